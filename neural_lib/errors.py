@@ -1,0 +1,13 @@
+"""The two kinds of failure that end a script with one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """What the user gave can't be used: an argument, a path, a file. The script ends with exit status 2."""
+
+    exit_status = 2
+
+
+class RunError(Exception):
+    """Something failed at run time that no argument could have foreseen. The script ends with exit status 1."""
+
+    exit_status = 1
