@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from neural_lib.lenet import LeNet
+from neural_lib.models import build_model
+
+
+def test_parameter_count():
+    assert sum(p.numel() for p in LeNet(1, 10).parameters()) == 431_080
+
+
+def test_the_tutorials_layers_and_state_dict():
+    layers = [name for name, _ in LeNet(numChannels=1, classes=10).named_children()]
+    assert layers == [
+        *("conv1", "relu1", "maxpool1", "conv2", "relu2", "maxpool2", "fc1", "relu3", "fc2", "logSoftmax"),
+    ]
+    shapes = {name: tuple(value.shape) for name, value in LeNet(1, 10).state_dict().items()}
+    assert shapes == {
+        "conv1.weight": (20, 1, 5, 5),
+        "conv1.bias": (20,),
+        "conv2.weight": (50, 20, 5, 5),
+        "conv2.bias": (50,),
+        "fc1.weight": (500, 800),
+        "fc1.bias": (500,),
+        "fc2.weight": (10, 500),
+        "fc2.bias": (10,),
+    }
+
+
+def test_forward_gives_log_probabilities():
+    log_probs = LeNet(1, 10)(torch.rand(3, 1, 28, 28))
+    assert log_probs.shape == (3, 10)
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(3))
+
+
+class TutorialLeNet(LeNet):
+    """The order of the tutorial's text: convolution, ReLU, pooling."""
+
+    def forward(self, x):
+        x = self.maxpool1(self.relu1(self.conv1(x)))
+        x = self.maxpool2(self.relu2(self.conv2(x)))
+        x = self.relu3(self.fc1(torch.flatten(x, 1)))
+        return self.logSoftmax(self.fc2(x))
+
+
+def test_pooling_before_relu_is_the_same_function_with_the_same_gradients():
+    torch.manual_seed(0)
+    ours, tutorial = LeNet(1, 10), TutorialLeNet(1, 10)
+    tutorial.load_state_dict(ours.state_dict())
+    images, labels = torch.randn(32, 1, 28, 28), torch.arange(32) % 10
+    outputs = [model(images) for model in (ours, tutorial)]
+    for output in outputs:
+        nn.functional.nll_loss(output, labels).backward()
+    assert torch.equal(*outputs)
+    for mine, theirs in zip(ours.parameters(), tutorial.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_channels_last_computes_the_same_and_keeps_the_state_dict():
+    torch.manual_seed(0)
+    plain = LeNet(1, 10)
+    fast = build_model("lenet", numChannels=1, classes=10)
+    fast.load_state_dict(plain.state_dict())
+    images = torch.randn(8, 1, 28, 28)
+    assert fast.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(fast(images), plain(images))
+
+
+@pytest.mark.parametrize("channels, size, parameters", [(3, 32, 657_080), (1, 16, 56_080)])
+def test_fc1_follows_the_image_size(channels, size, parameters):
+    model = LeNet(channels, 10, image_size=size)
+    assert model(torch.rand(2, channels, size, size)).shape == (2, 10)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_images_too_small_are_refused():
+    with pytest.raises(ValueError, match="at least 16 pixels, not 15"):
+        LeNet(1, 10, image_size=15)
