@@ -1,0 +1,114 @@
+"""What each data set is, and its images as tensors in memory.
+
+DATASETS is the one source of class names, checksums, statistics and licences. torch is imported where images are read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from neural_lib import downloads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One data set: sizes, names and where it is from."""
+
+    title: str  # as a plot names it
+    classes: tuple[str, ...]
+    train_size: int  # images
+    test_size: int
+    mean: tuple[float, ...]  # per channel, of the training images' pixels scaled to 0..1; see Normalisation
+    std: tuple[float, ...]
+    licence: str
+    source: str
+    channels: int = 1
+    image_size: int = 28  # pixels, height and width
+    glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
+    shift_note: str = ""  # why validation may promise more than the test set keeps
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of the files under <data>/<title>/raw
+
+    def written(self, label: int) -> str:
+        """The class name as a picture shows it: with its written character where it has one, "su す"."""
+        return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
+
+
+class Images(NamedTuple):
+    """One part of a data set: uint8 images (N, C, H, W) and int64 labels (N,)."""
+
+    images: "Tensor"
+    labels: "Tensor"
+
+
+DATASETS = {
+    "kmnist": DatasetInfo(
+        title="KMNIST",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        glyphs=("お", "き", "す", "つ", "な", "は", "ま", "や", "れ", "を"),
+        train_size=60_000,
+        test_size=10_000,
+        licence="CC BY-SA 4.0",
+        source='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
+        "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718",
+        mean=(0.1918,),  # of the 60,000 training images; tests/test_real_kmnist.py computes both again
+        std=(0.3483,),
+        shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
+        "from the training images overstates test accuracy",
+        # of the uncompressed files as published since February 2019; the older images differ, their labels don't
+        sha256={
+            "train-images-idx3-ubyte": "7112ba9ec422d98de4885262d4a4dff14cc4fefb81c11ace8bf563a8255df5c3",
+            "train-labels-idx1-ubyte": "2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b",
+            "t10k-images-idx3-ubyte": "76fbd229ce87db80dd281af5e6670de4ad0e42fb30a7bd643972994c47c1f42e",
+            "t10k-labels-idx1-ubyte": "a11dc742be8e781a40a92f53d6a4957e7b7d36df2faa097659131ebfd8fd60c6",
+        },
+    ),
+    "digits": DatasetInfo(
+        title="digits",
+        classes=tuple("0123456789"),
+        train_size=1_500,
+        test_size=297,
+        mean=(0.3119,),  # of the 1,500 training images, enlarged; tests/test_datasets.py computes both again
+        std=(0.3550,),
+        licence="CC BY 4.0",
+        source="scikit-learn's bundled load_digits: the test part of Alpaydin and Kaynak, Optical Recognition of "
+        "Handwritten Digits, UCI, doi:10.24432/C50P49",
+    ),
+}
+
+
+def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
+    """The training or the test images of the data set `name`, downloaded and verified first where that is needed.
+
+    Raises downloads.DownloadError where files are missing and no source delivers them, and UserError where a file in
+    place is not the official one.
+    """
+    info = DATASETS[name]
+    if name == "digits":
+        return _read_digits(info, train)
+    return _read_idx(downloads.ensure_files(info.title, info.sha256, data_dir), train)
+
+
+def _read_idx(raw_folder: Path, train: bool) -> Images:
+    # The readers behind torchvision's KMNIST class. The class itself would prefer processed/training.pt, which old
+    # versions of torchvision left behind and whose content nobody has verified.
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    part = "train" if train else "t10k"
+    images = read_image_file(str(raw_folder / f"{part}-images-idx3-ubyte"))
+    return Images(images.unsqueeze(1), read_label_file(str(raw_folder / f"{part}-labels-idx1-ubyte")))
+
+
+def _read_digits(info: DatasetInfo, train: bool) -> Images:
+    # 8x8 pixels of 0..16, enlarged; the last 297 are the test part, always the same ones
+    import torch
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)  # (N, 64) -> (N, 1, 8, 8)
+    images = torch.nn.functional.interpolate(images, size=info.image_size, mode="bicubic")  # -> (N, 1, 28, 28)
+    part = slice(None, info.train_size) if train else slice(info.train_size, None)
+    return Images(images.round().clamp(0, 255).to(torch.uint8)[part], torch.from_numpy(labels).long()[part])
