@@ -1,0 +1,81 @@
+"""The machine: which device computes, where randomness starts, and a clock that waits for the device.
+
+torch is imported inside the functions, so that a device that isn't there is refused before torch is loaded.
+"""
+
+import ctypes
+import os
+import platform
+import random
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from neural_lib.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def check_device(name: str) -> None:
+    """Raise UserError, without importing torch, where this machine can't have the device that was asked for."""
+    if name == "cuda" and not _gpu_driver_present():
+        raise UserError("--device cuda: no CUDA device or no NVIDIA driver on this machine; use --device auto or cpu")
+    if name == "mps" and (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        raise UserError("--device mps: only Macs with Apple silicon have it; use --device auto or cpu")
+
+
+def _gpu_driver_present() -> bool:
+    # The driver's own count; PyTorch's ROCm builds call AMD's GPUs "cuda" too, and those have /dev/kfd
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0:
+            return True
+    except OSError:
+        pass
+    return os.path.exists("/dev/kfd")
+
+
+def select_device(name: str) -> tuple["torch.device", str]:
+    """The device to compute on and, in words, why: 'auto' takes an accelerator where torch finds one.
+
+    Raises UserError where this build of torch can't use the device that was asked for.
+    """
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        if found is None:
+            return torch.device("cpu"), f"torch found no accelerator; {torch.get_num_threads()} threads"
+        return torch.device(found.type), f"torch found this accelerator: {_describe(found)}"
+    if name != "cpu" and (found is None or found.type != name):
+        raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
+    return torch.device(name), "as --device says"
+
+
+def _describe(device: "torch.device") -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's default generators, the last on every device."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def now(device: "torch.device") -> float:
+    """Seconds on a monotonic clock, read once everything queued on the device has been computed."""
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,143 @@
+"""train_one_epoch, evaluate, fit: the loop, and nothing but the loop.
+
+A loader yields (images, labels) ready for the model: float (N, C, H, W) and int64 (N,), both on the model's device.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neural_lib.errors import RunError
+from neural_lib.metrics import RunningScores
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
+
+
+class NonFiniteLossError(RunError):
+    """A training loss became NaN or infinite; `step` counts from 1 within its epoch, `epoch` is set by fit."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(loss, step)
+        self.loss, self.step, self.epoch = loss, step, 0
+
+    def __str__(self) -> str:
+        return f"the training loss became {self.loss} at epoch {self.epoch}, step {self.step}"
+
+
+class Evaluation(NamedTuple):
+    """What one pass over a loader gives; the classes are in the loader's order, on the CPU."""
+
+    loss: float  # mean per image, nats
+    accuracy: float  # 0 to 1
+    labels: Tensor  # (N,) true classes
+    predictions: Tensor  # (N,) most probable classes
+
+
+@dataclass
+class History:
+    """One value per finished epoch, under the tutorial's names."""
+
+    train_loss: list[float] = field(default_factory=list)
+    train_acc: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_acc: list[float] = field(default_factory=list)
+
+
+class Callback:
+    """What fit calls as it goes; every method does nothing until a subclass says otherwise."""
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Epoch `epoch`, counted from 1, begins."""
+
+    def on_batch_end(self, scores: RunningScores) -> None:
+        """A training batch has been learned; `scores` holds the epoch so far."""
+
+    def on_epoch_end(self, epoch: int, history: History) -> None:
+        """Epoch `epoch` was trained and validated; its figures are the last of `history`."""
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: Loader,
+    loss_fn: LossFunction,
+    optimizer: torch.optim.Optimizer,
+    callbacks: Iterable[Callback] = (),
+) -> RunningScores:
+    """Learn every batch of the loader once. Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late."""
+    model.train()
+    scores = RunningScores()
+    recent: list[Tensor] = []  # losses not looked at yet
+    step = 0
+    for step, (images, labels) in enumerate(loader, start=1):
+        optimizer.zero_grad()
+        log_probs = model(images)
+        loss = loss_fn(log_probs, labels)
+        loss.backward()
+        optimizer.step()
+
+        scores.update(loss, log_probs.detach(), labels)
+        recent.append(loss.detach())
+        if len(recent) == FINITE_CHECK_STEPS:
+            _raise_if_not_finite(recent, step)
+            recent.clear()
+        for callback in callbacks:
+            callback.on_batch_end(scores)
+    _raise_if_not_finite(recent, step)
+    return scores
+
+
+def _raise_if_not_finite(losses: list[Tensor], last_step: int) -> None:
+    values = torch.stack(losses).tolist() if losses else []  # one read for all
+    for step, value in enumerate(values, start=last_step - len(values) + 1):
+        if not math.isfinite(value):
+            raise NonFiniteLossError(value, step)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Loader, loss_fn: LossFunction) -> Evaluation:
+    """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
+    model.eval()
+    scores = RunningScores()
+    all_labels, all_predictions = [], []
+    for images, labels in loader:
+        log_probs = model(images)
+        scores.update(loss_fn(log_probs, labels), log_probs, labels)
+        all_labels.append(labels)
+        all_predictions.append(log_probs.argmax(dim=1))
+    return Evaluation(scores.loss, scores.accuracy, torch.cat(all_labels).cpu(), torch.cat(all_predictions).cpu())
+
+
+def fit(
+    model: nn.Module,
+    train_loader: Loader,
+    val_loader: Loader,
+    loss_fn: LossFunction,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    callbacks: Iterable[Callback] = (),
+) -> History:
+    """Train and validate `epochs` times; the callbacks see each step. Raises NonFiniteLossError, its epoch set."""
+    history = History()
+    for epoch in range(1, epochs + 1):
+        for callback in callbacks:
+            callback.on_epoch_begin(epoch)
+        try:
+            train = train_one_epoch(model, train_loader, loss_fn, optimizer, callbacks)
+        except NonFiniteLossError as error:
+            error.epoch = epoch
+            raise
+        val = evaluate(model, val_loader, loss_fn)
+        history.train_loss.append(train.loss)
+        history.train_acc.append(train.accuracy)
+        history.val_loss.append(val.loss)
+        history.val_acc.append(val.accuracy)
+        for callback in callbacks:
+            callback.on_epoch_end(epoch, history)
+    return history
