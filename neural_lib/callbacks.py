@@ -1,0 +1,85 @@
+"""What accompanies a training run: its progress on the terminal, and the best epoch's weights."""
+
+import logging
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from neural_lib.metrics import RunningScores
+from neural_lib.training import Callback, History
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """A bar over the images of an epoch, where stderr is a terminal, and the tutorial's three lines after it.
+
+    Used in a with block, so that an interrupted run leaves no half bar behind.
+    """
+
+    def __init__(self, epochs: int, train_size: int, quiet: bool = False) -> None:
+        self.epochs, self.train_size = epochs, train_size
+        self.disable = True if quiet else None  # None: tqdm's own look at whether stderr is a terminal
+        self.bar = tqdm(disable=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        self.bar = tqdm(
+            desc=f"epoch {epoch}/{self.epochs}",
+            total=self.train_size,
+            unit=" images",
+            unit_scale=True,
+            leave=False,
+            disable=self.disable,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt}{postfix}",
+        )
+
+    def on_batch_end(self, scores: RunningScores) -> None:
+        if self.bar.update(scores.count - self.bar.n):  # true a few times a second: only then are the sums read back
+            self.bar.set_postfix(loss=f"{scores.loss:.4f}", accuracy=f"{scores.accuracy:.4f}", refresh=False)
+
+    def on_epoch_end(self, epoch: int, history: History) -> None:
+        self.bar.close()
+        log.info(
+            "EPOCH: %d/%d\nTrain loss: %.6f, Train accuracy: %.4f\nVal loss: %.6f, Val accuracy: %.4f\n",
+            epoch, self.epochs,
+            history.train_loss[-1], history.train_acc[-1],
+            history.val_loss[-1], history.val_acc[-1],
+        )  # fmt: skip
+
+
+class BestEpoch(Callback):
+    """Keeps a copy of the weights of the epoch with the best validation accuracy, the earliest of equals.
+
+    `on_improved(best)` is called as soon as such an epoch ends, so that it can be saved while training goes on.
+    """
+
+    def __init__(self, model: nn.Module, on_improved: Callable[["BestEpoch"], None]) -> None:
+        self.model, self.on_improved = model, on_improved
+        self.epoch = 0  # from 1; 0 before the first epoch has ended
+        self.metrics: dict[str, float] = {}
+        self.state_dict: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, epoch: int, history: History) -> None:
+        if self.epoch and history.val_acc[-1] <= self.metrics["val_accuracy"]:
+            return
+        self.epoch = epoch
+        self.metrics = {
+            "epoch": epoch,
+            "train_loss": history.train_loss[-1],
+            "train_accuracy": history.train_acc[-1],
+            "val_loss": history.val_loss[-1],
+            "val_accuracy": history.val_acc[-1],
+        }
+        # contiguous: the file keeps values, not the memory layout that this machine computes in
+        self.state_dict = {
+            name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.model.state_dict().items()
+        }
+        self.on_improved(self)

@@ -1,0 +1,175 @@
+import os
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from neural_lib import checkpoint
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig
+from neural_lib.errors import UserError
+from neural_lib.lenet import LeNet
+from neural_lib.models import build_model
+
+
+@pytest.fixture
+def saved() -> Checkpoint:
+    torch.manual_seed(0)
+    arch_args = {"numChannels": 1, "classes": 10, "image_size": 28}
+    return Checkpoint(
+        arch="lenet",
+        arch_args=arch_args,
+        state_dict=build_model("lenet", **arch_args).state_dict(),
+        dataset="digits",
+        classes=list("0123456789"),
+        image_size=28,
+        mean=[0.3],
+        std=[0.4],
+        config=TrainConfig().to_dict(),
+        metrics={"epoch": 3, "val_accuracy": 0.5},
+    )
+
+
+def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp_path):
+    images = torch.rand(16, 1, 28, 28)
+    checkpoint.save(saved, tmp_path / "model.pth")
+    loaded = checkpoint.load(tmp_path / "model.pth")
+    with torch.inference_mode():
+        assert torch.equal(loaded.build_model()(images), saved.build_model()(images))
+    assert not loaded.build_model().training
+    for name in ("arch", "arch_args", "dataset", "classes", "image_size", "mean", "std", "config", "metrics"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert loaded.versions["torch"] == torch.__version__.split("+")[0] or loaded.versions["torch"] == torch.__version__
+
+
+def test_the_file_holds_tensors_and_plain_types_alone(saved, tmp_path):
+    checkpoint.save(saved, tmp_path / "model.pth")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert content["format"] == checkpoint.FORMAT and content["format_version"] == 1
+    assert LeNet(1, 10).load_state_dict(content["state_dict"]).missing_keys == []
+
+
+class Attack:
+    """What an attacker would put into a model file: unpickling it makes a folder."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def _whole_module(path, tmp_path):
+    torch.save(LeNet(1, 10), path)  # as the tutorial does
+
+
+def _malicious(path, tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "state_dict": Attack(tmp_path / "owned")}, path)
+
+
+def _malicious_pickle(path, tmp_path):
+    path.write_bytes(pickle.dumps(Attack(tmp_path / "owned")))
+
+
+def _malicious_legacy(path, tmp_path):
+    torch.save(Attack(tmp_path / "owned"), path, _use_new_zipfile_serialization=False)
+
+
+def _empty(path, tmp_path):
+    path.touch()
+
+
+def _text(path, tmp_path):
+    path.write_text("this is no model\n" * 100)
+
+
+def _state_dict_alone(path, tmp_path):
+    torch.save(LeNet(1, 10).state_dict(), path)
+
+
+def _folder(path, tmp_path):
+    path.mkdir()
+
+
+def _nothing(path, tmp_path):
+    pass
+
+
+@pytest.mark.parametrize("make, message", [
+    (_nothing, "no such file; train a network first"),
+    (_folder, "no such file"),
+    (_whole_module, "holds pickled Python objects.*nothing in it was run"),
+    (_malicious, "holds pickled Python objects.*nothing in it was run"),
+    (_malicious_pickle, "nothing in it was run"),
+    (_malicious_legacy, "nothing in it was run"),
+    (_empty, "is damaged, cut short or no checkpoint"),
+    (_text, "is damaged, cut short or no checkpoint"),
+    (_state_dict_alone, "is no checkpoint of train.py"),
+])  # fmt: skip
+def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, make, message):
+    path = tmp_path / "model.pth"
+    make(path, tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        checkpoint.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_attack_of_these_tests_is_a_real_one(tmp_path):
+    _malicious(tmp_path / "model.pth", tmp_path)
+    torch.load(tmp_path / "model.pth", weights_only=False)
+    assert (tmp_path / "owned").is_dir()
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.3, 0.999])
+def test_a_truncated_checkpoint_is_refused(saved, tmp_path, share):
+    path = tmp_path / "model.pth"
+    checkpoint.save(saved, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match="is damaged, cut short or no checkpoint"):
+        checkpoint.load(path)
+
+
+def test_a_later_format_is_refused_by_its_number(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
+    checkpoint.save(saved, tmp_path / "model.pth")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="has checkpoint format 2, and this version reads format 1"):
+        checkpoint.load(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("change, name", [({"classes": "0123456789"}, "classes"), ({"arch": None}, "arch")])
+def test_a_field_of_the_wrong_kind_is_named(saved, tmp_path, change, name):
+    checkpoint.save(replace(saved, **change), tmp_path / "model.pth")
+    with pytest.raises(UserError, match=f"its {name} are missing or of the wrong kind"):
+        checkpoint.load(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("change", [
+    {"arch": "unheard-of"},
+    {"arch_args": {"numChannels": 1, "classes": 7}},
+    {"arch_args": {"colour": "red"}},
+    {"state_dict": {}},
+])  # fmt: skip
+def test_weights_that_do_not_fit_their_network_are_refused(saved, change):
+    with pytest.raises(UserError, match="weights don't fit its network"):
+        replace(saved, **change).build_model()
+
+
+def test_an_interrupted_save_keeps_the_model_before(saved, tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    checkpoint.save(saved, path)
+    before = path.read_bytes()
+
+    def die_half_way(content, handle):
+        handle.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", die_half_way)
+    with pytest.raises(OSError):
+        checkpoint.save(saved, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.pth"]
