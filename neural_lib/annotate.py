@@ -1,0 +1,71 @@
+"""OpenCV drawing: arrays in, arrays out; no files, no windows. Colours are OpenCV's BGR."""
+
+import math
+
+import cv2
+import imutils
+import numpy as np
+
+TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, one square a pixel
+LINE_HEIGHT = 30  # pixels of one line of text below the image
+FONT_SIZE = 20  # pixels
+MARGIN = 6  # pixels on either side of a line
+GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
+
+# what cv2.imencode writes in the wheels of opencv-contrib-python
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def annotate(image: np.ndarray, predicted: str, probability: float, truth: str) -> np.ndarray:
+    """One image enlarged, with the predicted name and its probability below it.
+
+    image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1.
+    Returns uint8 BGR (tile height, TILE_WIDTH, 3): green text where right; red, with the truth below, where wrong.
+    """
+    right = predicted == truth
+    picture = _enlarged(image)
+    caption = np.full((2 * LINE_HEIGHT, TILE_WIDTH, 3), BACKGROUND, np.uint8)
+    _put_line(caption, f"{predicted}  {percent(probability)}", 0, GREEN if right else RED)
+    if not right:
+        _put_line(caption, f"truth: {truth}", 1, GREY)
+    return np.vstack((picture, caption))
+
+
+def montage(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles of one size side by side on one canvas, about as wide as high and at least 5 to a row where there are 5."""
+    height, width = tiles[0].shape[:2]
+    columns = min(len(tiles), max(5, math.ceil(math.sqrt(len(tiles) * height / width))))
+    rows = math.ceil(len(tiles) / columns)
+    framed = [cv2.copyMakeBorder(tile, 3, 3, 3, 3, cv2.BORDER_CONSTANT, value=(0, 0, 0)) for tile in tiles]
+    return imutils.build_montages(framed, (width + 6, height + 6), (columns, rows))[0]
+
+
+def encode(image: np.ndarray, suffix: str) -> bytes:
+    """The content of a picture file of the kind that `suffix` (one of SUFFIXES) names."""
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def percent(probability: float) -> str:
+    """A probability as the tiles and the log show it; '100.0%' is kept for what rounds to it."""
+    return f"{probability:.1%}"
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = (TILE_WIDTH, round(TILE_WIDTH * height / width))
+    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+    return cv2.resize(colour, size, interpolation=cv2.INTER_NEAREST)
+
+
+def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int]) -> None:
+    # "uni" is the font inside OpenCV 5 that holds Hiragana; the size shrinks until a long name fits
+    font, size, room = cv2.FontFace("uni"), FONT_SIZE, canvas.shape[1] - 2 * MARGIN
+    while _text_width(text, font, size) > room and size > 8:
+        size -= 1
+    baseline = line * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3
+    cv2.putText(canvas, text, (MARGIN, baseline), colour, font, size)
+
+
+def _text_width(text: str, font: "cv2.FontFace", size: int) -> int:
+    x, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size)
+    return x + width

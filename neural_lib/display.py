@@ -1,0 +1,58 @@
+"""Windows: whether this machine can show one, and showing images in it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+KEYS_TO_END = (ord("q"), 27)  # 27: Esc
+
+
+def is_available() -> bool:
+    """Whether a window can really be opened here.
+
+    OpenCV's Qt aborts the whole process where there is no display, and DISPLAY may name one that is gone; so a child
+    process opens a window first (0.3 s).
+    """
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    try:
+        probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]
+        return subprocess.run(probe, capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def show_one_by_one(images: list[np.ndarray], title: str) -> None:
+    """Show BGR images in one window; any key steps on, q, Esc or closing the window ends."""
+    import cv2
+
+    # the wheel ships Qt without fonts and says so at each start; windows without text need none
+    os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
+    cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
+    for image in images:
+        cv2.imshow(title, image)
+        if _wait_for_key(title) in KEYS_TO_END:
+            break
+    cv2.destroyAllWindows()
+
+
+def _wait_for_key(title: str) -> int:
+    import cv2
+
+    while True:  # in short waits, so that Ctrl-C and the window's own close button are noticed
+        key = cv2.waitKey(100)
+        if key >= 0:
+            return key & 0xFF
+        if not _is_open(title):
+            return KEYS_TO_END[0]
+
+
+def _is_open(title: str) -> bool:
+    import cv2
+
+    try:
+        return cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1
+    except cv2.error:  # Qt has ended together with its last window
+        return False

@@ -1,0 +1,67 @@
+import cv2
+import numpy as np
+import pytest
+
+from neural_lib import annotate
+
+IMAGE = np.tile(np.arange(28, dtype=np.uint8) * 9, (28, 1))
+CAPTION = annotate.TILE_WIDTH  # the first row below the picture
+
+
+def has_hue(tile, bgr) -> bool:
+    """Whether some pixel of the caption is of that colour, and not only of grey."""
+    return bool((tile[CAPTION:].reshape(-1, 3) == bgr).all(axis=1).any())
+
+
+def test_the_image_is_enlarged_and_unchanged():
+    tile = annotate.annotate(IMAGE, "su す", 0.998, "su す")
+    assert tile.dtype == np.uint8 and tile.shape == (168 + 60, 168, 3)
+    assert np.array_equal(tile[3:168:6, 3:168:6, 0], IMAGE)
+
+
+def test_right_is_green_and_wrong_is_red_with_the_truth():
+    right = annotate.annotate(IMAGE, "su す", 0.9, "su す")
+    wrong = annotate.annotate(IMAGE, "ki き", 0.9, "su す")
+    assert has_hue(right, annotate.GREEN) and not has_hue(right, annotate.RED)
+    assert has_hue(wrong, annotate.RED) and not has_hue(wrong, annotate.GREEN)
+    second_line = slice(CAPTION + annotate.LINE_HEIGHT, None)
+    assert right[second_line].std() == 0 and wrong[second_line].std() > 0
+
+
+def test_hiragana_is_really_drawn():
+    # another character, other pixels; and no two characters that come out as the same "unknown" box
+    drawn = {annotate.annotate(IMAGE, glyph, 1.0, glyph).tobytes() for glyph in "おきすつなはまやれを"}
+    assert len(drawn) == 10
+
+
+@pytest.mark.parametrize("name", ["T-shirt/top", "a very long class name indeed", "W" * 40])
+def test_a_long_name_stays_inside_the_tile(name):
+    tile = annotate.annotate(IMAGE, name, 1.0, "other " + name)
+    shorter = annotate.annotate(IMAGE, "W", 1.0, "W")
+    assert tile.shape == shorter.shape
+    if len(name) < 40:  # what even the smallest size can't fit is cut at the edge
+        assert (tile[CAPTION:, -annotate.MARGIN // 2 :] == annotate.BACKGROUND).all()
+
+
+def test_colour_images_are_taken_as_rgb():
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    tile = annotate.annotate(red, "a", 1.0, "a")
+    assert tile[0, 0].tolist() == [0, 0, 255]  # BGR
+    assert tile.shape == (168 + 60, 168, 3)
+
+
+@pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (4, 4, 1), (10, 5, 2), (12, 5, 3), (100, 12, 9)])
+def test_every_tile_is_on_the_montage(count, columns, rows):
+    tiles = [np.full((228, 168, 3), 50 + value % 200, np.uint8) for value in range(count)]
+    canvas = annotate.montage(tiles)
+    assert canvas.shape == (rows * 234, columns * 174, 3)
+    centres = canvas[117::234, 87::174, 0].ravel()
+    assert centres[:count].tolist() == [50 + value % 200 for value in range(count)]
+
+
+@pytest.mark.parametrize("suffix", annotate.SUFFIXES)
+def test_every_promised_ending_can_be_written(suffix):
+    picture = annotate.montage([annotate.annotate(IMAGE, "su す", 0.9, "su す")])
+    content = np.frombuffer(annotate.encode(picture, suffix), np.uint8)
+    assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == picture.shape
