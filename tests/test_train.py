@@ -1,0 +1,260 @@
+"""train.py from its command line to its files, on small data."""
+
+import math
+import os
+import re
+import sys
+from dataclasses import replace
+
+import cv2
+import made_up
+import pytest
+import torch
+
+import train
+from neural_lib import checkpoint, cli, datasets, downloads, plots
+from neural_lib.loaders import ImageTensors, Normalisation, make_loader
+from neural_lib.training import evaluate
+
+FAST = ("--epochs", 2, "--batch-size", 32, "--device", "cpu")
+
+
+@pytest.fixture
+def run_train(tmp_path, monkeypatch, capfd):
+    """Run train.main in this process and an empty folder; returns exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def test_the_command_line_makes_a_model_and_a_plot(run_script, tmp_path):
+    done = run_script(
+        "train.py", "--dataset", "digits", "--epochs", 1, "--model", "made/here/model.pth", "--plot", "made/plot.png"
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"\[INFO\] EPOCH: 1/1\nTrain loss: \d\.\d{6}, Train accuracy: \d\.\d{4}\n"
+        r"Val loss: \d\.\d{6}, Val accuracy: \d\.\d{4}\n", done.stdout
+    )  # fmt: skip
+    assert "total time taken to train the model: " in done.stdout
+    assert "macro avg" in done.stdout and re.search(r"test accuracy: 0\.\d{4}", done.stdout)
+    assert "\r" not in done.stderr  # no bar where stderr is no terminal
+    assert checkpoint.load(tmp_path / "made/here/model.pth").dataset == "digits"
+    assert cv2.imread(str(tmp_path / "made/plot.png")).std() > 0
+    assert sorted(os.listdir(tmp_path)) == ["made"]
+
+
+def test_kmnist_from_files_to_a_checkpoint_that_keeps_what_was_measured(run_train, kmnist_dir, tmp_path):
+    status, stdout, _ = run_train("--dataset", "kmnist", "--data", kmnist_dir, *FAST)
+    assert status == 0
+    assert "450 images to train on, 150 to validate, 100 to test" in stdout
+    saved = checkpoint.load("output/model.pth")
+    info = datasets.DATASETS["kmnist"]
+    assert saved.classes == list(info.classes) and saved.config["batch_size"] == 32
+
+    images, labels = datasets.load_images("kmnist", kmnist_dir, train=False)
+    test_set = ImageTensors(images, labels, Normalisation(tuple(saved.mean), tuple(saved.std)))
+    again = evaluate(saved.build_model(), make_loader(test_set, 32), torch.nn.NLLLoss())
+    assert again.accuracy == saved.metrics["test_accuracy"] > 0.5
+    assert again.loss == pytest.approx(saved.metrics["test_loss"], rel=1e-6)
+    assert f"test accuracy: {again.accuracy:.4f}" in stdout
+
+
+def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(run_script, tmp_path):
+    for name in ("first", "second"):
+        done = run_script("train.py", "-d", "digits", *FAST, "--quiet", "-m", f"{name}.pth", "-p", f"{name}.png")
+        assert done.returncode == 0, done.stderr
+    first, second = (checkpoint.load(tmp_path / f"{name}.pth") for name in ("first", "second"))
+    assert first.state_dict.keys() == second.state_dict.keys()
+    assert all(torch.equal(first.state_dict[name], second.state_dict[name]) for name in first.state_dict)
+    assert first.metrics == second.metrics
+
+
+def test_quiet_says_nothing_but_warnings(run_train, kmnist_dir):
+    status, stdout, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--epochs", 4, "--quiet")
+    assert (status, stdout) == (0, "")
+    assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
+
+
+@pytest.mark.parametrize("target, status", [(0.2, 0), (1.0, 1)])
+def test_the_accuracy_gate(run_train, target, status):
+    outcome, _, stderr = run_train("-d", "digits", *FAST, "--target-accuracy", target)
+    assert outcome == status
+    assert ("is below --target-accuracy 1.0" in stderr) is (status == 1)
+    assert os.path.exists("output/model.pth") and os.path.exists("output/plot.png")
+
+
+def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monkeypatch, tmp_path):
+    labels = made_up_kmnist["t10k-labels-idx1-ubyte"]
+    files = made_up_kmnist | {"t10k-labels-idx1-ubyte": labels[:8] + labels[:7:-1]}  # the test labels in another order
+    info = replace(datasets.DATASETS["kmnist"], sha256=made_up.sha256(files))
+    monkeypatch.setitem(datasets.DATASETS, "kmnist", info)
+    made_up.write_files(files, tmp_path / "data")
+    _, _, stderr = run_train("-d", "kmnist", *FAST)
+    assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
+
+
+# --- data that can't be had ---
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def unreachable(folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(downloads.SOURCES, "KMNIST", {"first.example": unreachable, "second.example": unreachable})
+
+
+def test_kmnist_asked_for_and_not_to_be_had_is_one_clear_error(run_train, no_network):
+    status, _, stderr = run_train("--dataset", "kmnist", *FAST)
+    assert status == 1
+    error = stderr.splitlines()[-1]
+    assert error.startswith("train.py: error: KMNIST could not be downloaded")
+    for said in ("first.example: no route to host", "second.example: no route", os.path.join("data", "KMNIST", "raw"),
+                 *made_up.make_files(), "--dataset digits"):  # fmt: skip
+        assert said in error
+    assert not os.path.exists("output/model.pth")
+
+
+def test_without_a_data_set_asked_for_the_run_goes_on_with_digits_and_says_so(run_train, no_network, monkeypatch):
+    titles = []
+    plot = plots.plot_history
+    monkeypatch.setattr(plots, "plot_history", lambda *args: titles.append(args[-1]) or plot(*args))
+    status, _, stderr = run_train(*FAST)
+    assert status == 0
+    warning = "this run uses digits, NOT kmnist, which could not be had"
+    assert warning.upper() in stderr.split("points apart")[0]
+    assert stderr.splitlines()[-1] == f"[WARNING] {warning}"
+    assert checkpoint.load("output/model.pth").dataset == "digits"
+    assert "digits" in titles[0]
+
+
+def test_a_batch_too_large_for_the_digits_is_told_then_too(run_train, no_network):
+    status, _, stderr = run_train("--batch-size", 2000)
+    assert status == 2
+    assert "--batch-size 2000 is larger than the 1,125 images of digits" in stderr.splitlines()[-1]
+
+
+def test_a_damaged_file_stops_the_run_even_without_a_data_set_asked_for(run_train, kmnist_dir):
+    path = kmnist_dir / "KMNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    status, _, stderr = run_train("--data", kmnist_dir)
+    assert status == 2
+    assert f"{path}: damaged" in stderr
+
+
+# --- a loss that becomes NaN ---
+
+
+class LossThatBreaks(torch.nn.NLLLoss):
+    """NaN from the n-th training batch on."""
+
+    batches, at = 0, 0
+
+    def forward(self, log_probs, labels):
+        if log_probs.requires_grad:
+            type(self).batches += 1
+        return super().forward(log_probs, labels) * (math.nan if self.batches >= self.at else 1)
+
+
+@pytest.mark.parametrize(
+    "at, epoch, step, kept", [(20, 2, 5, "output/model.pth keeps epoch 1"), (1, 1, 1, "was not written")]
+)
+def test_a_nan_loss_ends_the_run_and_keeps_the_last_good_model(
+    run_train, kmnist_dir, monkeypatch, at, epoch, step, kept
+):
+    monkeypatch.setattr(torch.nn, "NLLLoss", type("Loss", (LossThatBreaks,), {"at": at}))
+    status, _, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST)  # 15 steps an epoch
+    assert status == 1
+    assert f"the training loss became nan at epoch {epoch}, step {step}; " in stderr
+    assert kept in stderr and "lower --lr" in stderr
+    if epoch == 2:
+        saved = checkpoint.load("output/model.pth")
+        assert saved.metrics["epoch"] == 1 and all(value.isfinite().all() for value in saved.state_dict.values())
+    else:
+        assert not os.path.exists("output/model.pth")
+
+
+def test_a_learning_rate_far_too_high_ends_in_one_line(run_train):
+    status, _, stderr = run_train("-d", "digits", *FAST, "--lr", 1e30)
+    assert status == 1
+    assert re.fullmatch(r"train.py: error: the training loss became (nan|inf) at epoch 1, step \d+; .*\n", stderr)
+
+
+# --- refused before torch is loaded ---
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it would now raise ImportError
+import train
+from neural_lib import cli
+sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--epochs", "0"], "--epochs must be a whole number of at least 1, not 0"),
+    (["--epochs", "two"], "--epochs: invalid int value: 'two'"),
+    (["--batch-size", "0"], "--batch-size must be a whole number of at least 1, not 0"),
+    (["--batch-size", "45001"], "--batch-size 45001 is larger than the 45,000 images of kmnist"),
+    (["-d", "digits", "--batch-size", "1126"], "--batch-size 1126 is larger than the 1,125 images of digits"),
+    (["--lr", "0"], "--lr must be a finite number above 0, not 0.0"),
+    (["--lr", "nan"], "--lr must be a finite number above 0, not nan"),
+    (["--train-split", "1"], "--train-split must be between 0 and 1, both excluded, not 1.0"),
+    (["--train-split", "0.00001"], "--train-split 1e-05 leaves 0 of kmnist's 60,000 images"),
+    (["--seed", "-1"], "--seed must be a whole number from 0"),
+    (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
+    (["--dataset", "mnits"], "invalid choice: 'mnits'"),
+    (["--model", "."], "--model .: is a folder"),
+    (["--model", "a-file/model.pth"], "--model a-file/model.pth: can't write there"),
+    (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of picture; end the name in .png"),
+    (["--plot", "plot"], "--plot plot: can't write that kind of picture"),
+    (["--model", "same.png", "--plot", "same.png"], "--model and --plot are the same file"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch"),
+])  # fmt: skip
+def test_bad_arguments_are_refused_in_one_line_without_torch(run_python, tmp_path, arguments, message):
+    (tmp_path / "a-file").touch()
+    done = run_python("-c", WITHOUT_TORCH, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_refused_without_torch(run_python):
+    done = run_python("-c", WITHOUT_TORCH, "--device", "cuda")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("train.py: error: --device cuda: no CUDA device or no NVIDIA driver")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have MPS")
+def test_mps_without_a_mac_is_refused_without_torch(run_python):
+    assert run_python("-c", WITHOUT_TORCH, "--device", "mps").returncode == 2
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc, read-only even for root, is Linux's")
+def test_a_read_only_place_is_refused_without_torch(run_python):
+    done = run_python("-c", WITHOUT_TORCH, "--plot", "/proc/plot.png")
+    assert done.returncode == 2
+    assert "--plot /proc/plot.png: can't write there" in done.stderr
+
+
+def test_help_needs_no_torch(run_python):
+    done = run_python("-c", WITHOUT_TORCH, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_ctrl_c_is_one_line_and_130(run_train, monkeypatch, kmnist_dir):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    status, _, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST)
+    assert status == 130
+    assert stderr == "train.py: error: interrupted\n"
