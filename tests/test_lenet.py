@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from tutorial import TutorialLeNet
 
 from neural_lib.lenet import LeNet
 from neural_lib.models import build_model
@@ -32,16 +33,6 @@ def test_forward_gives_log_probabilities():
     log_probs = LeNet(1, 10)(torch.rand(3, 1, 28, 28))
     assert log_probs.shape == (3, 10)
     torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(3))
-
-
-class TutorialLeNet(LeNet):
-    """The order of the tutorial's text: convolution, ReLU, pooling."""
-
-    def forward(self, x):
-        x = self.maxpool1(self.relu1(self.conv1(x)))
-        x = self.maxpool2(self.relu2(self.conv2(x)))
-        x = self.relu3(self.fc1(torch.flatten(x, 1)))
-        return self.logSoftmax(self.fc2(x))
 
 
 def test_pooling_before_relu_is_the_same_function_with_the_same_gradients():
