@@ -43,7 +43,7 @@ class Progress(Callback):
 
     def on_batch_end(self, scores: RunningScores) -> None:
         if self.bar.update(scores.count - self.bar.n):  # true a few times a second: only then are the sums read back
-            self.bar.set_postfix(loss=f"{scores.loss:.4f}", accuracy=f"{scores.accuracy:.4f}", refresh=False)
+            self.bar.set_postfix_str(f"loss={scores.loss:.4f}, accuracy={scores.accuracy:.4f}", refresh=False)
 
     def on_epoch_end(self, epoch: int, history: History) -> None:
         self.bar.close()

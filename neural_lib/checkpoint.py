@@ -6,7 +6,7 @@ The file holds tensors and plain types alone, so that weights_only=True reads it
 
 import platform
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write the checkpoint to `path`, whole or not at all."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(checkpoint)
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION} | vars(checkpoint)
     with atomic_write(path) as handle:
         torch.save(content, handle)
 

@@ -48,6 +48,12 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         return _fail(prog, str(error), error.exit_status)
     except OSError as error:
         return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except ImportError as error:
+        return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):  # what torchvision says of a torch that it wasn't built for
+            raise
+        return _fail(prog, "torch and torchvision don't fit together; see Troubleshooting in README.md", 1)
     except MemoryError:
         return _fail(prog, "out of memory", 1)
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ class LoopbackServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        self.connection.settimeout(30)  # not the default that the code under test sets for its own sockets
         self.server.requested.append(self.path)
         page = self.server.pages.get(self.path, self.server.pages.get(self.path.rsplit("/", 1)[-1], 404))
         if page is HANG:

@@ -1,0 +1,55 @@
+import logging
+
+import pytest
+
+from neural_lib import cli
+from neural_lib.errors import RunError, UserError
+
+
+def ending_with(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("error, status, message", [
+    (UserError("--lr must\nbe more"), 2, "--lr must be more"),
+    (RunError("no route"), 1, "no route"),
+    (OSError(28, "No space left on device", "output/model.pth"), 1, "output/model.pth: No space left on device"),
+    (ImportError("libGL.so.1: cannot open"), 1,
+     "a package is missing or incomplete (libGL.so.1: cannot open); see Troubleshooting in README.md"),
+    (RuntimeError("operator torchvision::nms does not exist"), 1,
+     "torch and torchvision don't fit together; see Troubleshooting in README.md"),
+    (MemoryError(), 1, "out of memory"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+])  # fmt: skip
+def test_a_failure_is_one_line_and_a_status(capsys, error, status, message):
+    assert cli.run(ending_with(error), "script.py", []) == status
+    assert capsys.readouterr() == ("", f"script.py: error: {message}\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect of ours"), ValueError("another"), KeyError("and another")])
+def test_a_defect_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        cli.run(ending_with(error), "script.py", [])
+
+
+def test_a_missing_package_is_one_line(run_python):
+    code = (
+        "import sys; sys.modules['torch'] = None; import predict; from neural_lib import cli; "
+        "sys.exit(cli.run(predict.main, 'predict.py', ['--no-show']))"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 1
+    assert done.stderr.startswith("predict.py: error: a package is missing") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("quiet, out", [(False, "[INFO] hello\n"), (True, "")])
+def test_information_goes_to_stdout_and_warnings_to_stderr(capsys, quiet, out):
+    cli.set_up_logging(quiet)
+    log = logging.getLogger("neural_lib.some.module")
+    log.info("hello")
+    log.warning("careful")
+    log.error("failed")
+    assert capsys.readouterr() == (out, "[WARNING] careful\n[ERROR] failed\n")

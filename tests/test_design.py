@@ -1,0 +1,79 @@
+"""The rules of the house that a reader relies on: which module may import which, and a README that is true."""
+
+import ast
+import re
+
+import pytest
+from conftest import ROOT
+
+import predict
+import train
+
+# each module may import those before it, and no script
+MODULES = [
+    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "lenet", "models"),
+    *("downloads", "datasets", "loaders", "training", "callbacks", "checkpoint", "cli"),
+]
+README = (ROOT / "README.md").read_text()
+
+
+def imports_of(path, at_run_time=True) -> set[str]:
+    """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count at run time."""
+    tree = ast.parse(path.read_text())
+    ignored = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_run_time and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in ignored or not isinstance(node, ast.ImportFrom | ast.Import):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == "neural_lib":
+            found |= {alias.name for alias in node.names}
+        names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        found |= {name.removeprefix("neural_lib.") for name in names if name.startswith("neural_lib.")}
+        assert not {"train", "predict"} & set(names), f"{path} imports a script"
+    return found
+
+
+def test_every_module_has_its_place():
+    assert sorted(path.stem for path in (ROOT / "neural_lib").glob("*.py")) == sorted(["__init__", *MODULES])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    before = set(MODULES[: MODULES.index(module)])
+    assert imports_of(ROOT / "neural_lib" / f"{module}.py") <= before
+
+
+def test_predict_stays_clear_of_the_training_loop():
+    seen, waiting = set(), imports_of(ROOT / "predict.py")
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        waiting |= imports_of(ROOT / "neural_lib" / f"{module}.py") - seen
+    assert "checkpoint" in seen and not {"training", "callbacks"} & seen
+
+
+def test_only_the_checkpoint_saves_and_loads_with_torch():
+    for path in [*ROOT.glob("*.py"), *(ROOT / "neural_lib").glob("*.py")]:
+        uses = re.search(r"torch\.(save|load)\(", path.read_text())
+        assert bool(uses) is (path.stem == "checkpoint"), path
+
+
+def test_the_readmes_tree_is_the_disks():
+    tree = README.split("<!-- tree -->")[1]
+    told = set(re.findall(r"^ *([\w.]+\.py|[\w.]+/)(?= |$)", tree, re.MULTILINE))
+    on_disk = {path.name for folder in ("", "neural_lib", "tests") for path in (ROOT / folder).glob("*.py")}
+    assert told == on_disk - {"__init__.py"} | {"neural_lib/", "tests/", "output/"}
+
+
+@pytest.mark.parametrize("script", [train, predict])
+def test_the_readme_tells_every_option(script, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    options = set(re.findall(r"(--[a-z][a-z-]+)", capsys.readouterr().out)) - {"--help"}
+    missing = {option for option in options if option not in README}
+    assert not missing
