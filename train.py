@@ -53,7 +53,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def load_data(config: TrainConfig, args: argparse.Namespace):
+def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfig, list[datasets.Images], str]:
     """The training and test images, or the digits' where KMNIST can't be had and no data set was asked for.
 
     Returns the config with the data set that it came to, the two parts, and a warning where that is another one.

@@ -71,3 +71,16 @@ def run_python(tmp_path):
 def run_script(run_python):
     """Run a script's real command line."""
     return lambda script, *arguments, **environment: run_python(ROOT / script, *arguments, **environment)
+
+
+@pytest.fixture
+def run_without_torch(run_python):
+    """Run a script's main where importing torch is an error: what it still answers, it answers before that."""
+    code = """
+import sys
+sys.modules["torch"] = None
+script = __import__(sys.argv[1])
+from neural_lib import cli
+sys.exit(cli.run(script.main, f"{sys.argv[1]}.py", sys.argv[2:]))
+"""
+    return lambda script, *arguments: run_python("-c", code, script, *arguments)

@@ -35,12 +35,8 @@ def test_a_defect_keeps_its_traceback(error):
         cli.run(ending_with(error), "script.py", [])
 
 
-def test_a_missing_package_is_one_line(run_python):
-    code = (
-        "import sys; sys.modules['torch'] = None; import predict; from neural_lib import cli; "
-        "sys.exit(cli.run(predict.main, 'predict.py', ['--no-show']))"
-    )
-    done = run_python("-c", code)
+def test_a_missing_package_is_one_line(run_without_torch):
+    done = run_without_torch("predict", "--no-show")
     assert done.returncode == 1
     assert done.stderr.startswith("predict.py: error: a package is missing") and done.stderr.count("\n") == 1
 

@@ -80,15 +80,6 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
 
 
-WITHOUT_TORCH = """
-import sys
-sys.modules["torch"] = None  # importing it would now raise ImportError
-import predict
-from neural_lib import cli
-sys.exit(cli.run(predict.main, "predict.py", sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize("arguments, message", [
     (["--samples", "0"], "--samples must be from 1 to 1000, not 0"),
     (["--samples", "1001"], "--samples must be from 1 to 1000, not 1001"),
@@ -97,15 +88,15 @@ sys.exit(cli.run(predict.main, "predict.py", sys.argv[1:]))
     (["--output", "p.pdf"], "--output p.pdf: can't write that kind of picture; end the name in .png"),
     (["--show"], "--show: no display here to open a window on"),
 ])  # fmt: skip
-def test_bad_arguments_are_refused_in_one_line_without_torch(run_python, arguments, message):
+def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, arguments, message):
     if arguments == ["--show"] and sys.platform != "linux":
         pytest.skip("only Linux can be without a display here")
-    done = run_python("-c", WITHOUT_TORCH, *arguments)
+    done = run_without_torch("predict", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("predict.py: error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-def test_help_needs_no_torch(run_python):
-    done = run_python("-c", WITHOUT_TORCH, "--help")
+def test_help_needs_no_torch(run_without_torch):
+    done = run_without_torch("predict", "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,8 +1,11 @@
 """train.py from its command line to its files, on small data."""
 
+import contextlib
 import math
 import os
 import re
+import struct
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ import cv2
 import made_up
 import pytest
 import torch
+from conftest import ROOT
 
 import train
 from neural_lib import checkpoint, cli, datasets, downloads, plots
@@ -96,6 +100,30 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
     made_up.write_files(files, tmp_path / "data")
     _, _, stderr = run_train("-d", "kmnist", *FAST)
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
+def test_a_terminal_of_80_columns_gets_a_bar_that_goes_away(tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, ROOT / "train.py", "-d", "digits", "--epochs", "1", "-b", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=its_end)
+    os.close(its_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's answer to reading a terminal that nobody writes to any more
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    bars = [bar for bar in shown.decode().split("\r") if bar.startswith("epoch 1/1")]
+    assert any(re.search(r"% \|.*\| .*images/s, loss=\d\.\d{4}, accuracy=\d\.\d{4}", bar) for bar in bars)
+    assert max(map(len, bars)) <= 80
+    after = shown.decode().rsplit("epoch 1/1", 1)[1].split("\r")[1:]
+    assert after[0].strip() == ""  # blanked out, so that the log lines take its place
 
 
 # --- data that can't be had ---
@@ -187,14 +215,6 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train):
 
 # --- refused before torch is loaded ---
 
-WITHOUT_TORCH = """
-import sys
-sys.modules["torch"] = None  # importing it would now raise ImportError
-import train
-from neural_lib import cli
-sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
-"""
-
 
 @pytest.mark.parametrize("arguments, message", [
     (["--epochs", "0"], "--epochs must be a whole number of at least 1, not 0"),
@@ -216,9 +236,9 @@ sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
     (["--model", "same.png", "--plot", "same.png"], "--model and --plot are the same file"),
     (["--epoch", "3"], "unrecognized arguments: --epoch"),
 ])  # fmt: skip
-def test_bad_arguments_are_refused_in_one_line_without_torch(run_python, tmp_path, arguments, message):
+def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
     (tmp_path / "a-file").touch()
-    done = run_python("-c", WITHOUT_TORCH, *arguments)
+    done = run_without_torch("train", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("train.py: error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
@@ -226,26 +246,26 @@ def test_bad_arguments_are_refused_in_one_line_without_torch(run_python, tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_without_cuda_is_refused_without_torch(run_python):
-    done = run_python("-c", WITHOUT_TORCH, "--device", "cuda")
+def test_cuda_without_cuda_is_refused_without_torch(run_without_torch):
+    done = run_without_torch("train", "--device", "cuda")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("train.py: error: --device cuda: no CUDA device or no NVIDIA driver")
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac may have MPS")
-def test_mps_without_a_mac_is_refused_without_torch(run_python):
-    assert run_python("-c", WITHOUT_TORCH, "--device", "mps").returncode == 2
+def test_mps_without_a_mac_is_refused_without_torch(run_without_torch):
+    assert run_without_torch("train", "--device", "mps").returncode == 2
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc, read-only even for root, is Linux's")
-def test_a_read_only_place_is_refused_without_torch(run_python):
-    done = run_python("-c", WITHOUT_TORCH, "--plot", "/proc/plot.png")
+def test_a_read_only_place_is_refused_without_torch(run_without_torch):
+    done = run_without_torch("train", "--plot", "/proc/plot.png")
     assert done.returncode == 2
     assert "--plot /proc/plot.png: can't write there" in done.stderr
 
 
-def test_help_needs_no_torch(run_python):
-    done = run_python("-c", WITHOUT_TORCH, "--help")
+def test_help_needs_no_torch(run_without_torch):
+    done = run_without_torch("train", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
 
