@@ -9,7 +9,7 @@ import sys
 
 from neural_lib import cli, datasets, display, runtime
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_output
+from neural_lib.files import atomic_write, check_input, check_output
 
 MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 
@@ -43,12 +43,14 @@ def main(argv=None) -> int:
     cli.set_up_logging()
     runtime.check_device(args.device)
 
-    from neural_lib import annotate
-
-    output_path = check_output(args.output, "--output", annotate.SUFFIXES)
+    check_input(args.model, "--model", otherwise="train a network first, with train.py")
     show = args.show is not False and display.is_available()
     if args.show and not show:
         raise UserError("--show: no display here to open a window on; without --show the picture is only written")
+
+    from neural_lib import annotate
+
+    output_path = check_output(args.output, "--output", annotate.SUFFIXES)
 
     import numpy as np
     import torch
@@ -64,12 +66,16 @@ def main(argv=None) -> int:
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
 
     # images: N of the test set at random, none twice
-    info = datasets.DATASETS[saved.dataset]
+    info = datasets.DATASETS.get(saved.dataset)
+    if info is None:
+        raise UserError(
+            f"--model {args.model}: its data set {saved.dataset!r} is not one of {', '.join(datasets.DATASETS)}"
+        )
     if args.samples > info.test_size:
         raise UserError(f"--samples {args.samples}: {saved.dataset} has {info.test_size:,} test images; ask for fewer")
     images, labels = datasets.load_images(saved.dataset, args.data, train=False)
     chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False).tolist()
-    test_set = ImageTensors(images.to(device), labels, Normalisation(tuple(saved.mean), tuple(saved.std)))
+    test_set = ImageTensors(images, labels, Normalisation(saved.mean, saved.std), device)
 
     # predictions: one batch
     with torch.inference_mode():
@@ -77,7 +83,7 @@ def main(argv=None) -> int:
         probabilities, predictions = model(inputs).exp().max(dim=1)
 
     # annotation
-    tiles = []
+    annotations = []
     for index, truth, predicted, probability in zip(
         chosen, truths.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
     ):
@@ -88,17 +94,17 @@ def main(argv=None) -> int:
             annotate.percent(probability),
         )
         pixels = images[index].permute(1, 2, 0).squeeze(2).numpy()  # (C, H, W) -> (H, W, 3) or (H, W)
-        tiles.append(annotate.annotate(pixels, info.written(predicted), probability, info.written(truth)))
-    right = int((predictions.cpu() == truths.cpu()).sum())
+        annotations.append((pixels, saved.written(predicted), probability, saved.written(truth)))
+    right = int((predictions == truths).sum())
 
-    picture = annotate.encode(annotate.montage(tiles), output_path.suffix)
+    picture = annotate.encode(annotate.montage([annotate.annotate(*each) for each in annotations]), output_path.suffix)
     with atomic_write(output_path) as handle:
         handle.write(picture)
-    log.info("%d of %d right; wrote %s", right, len(tiles), output_path)
+    log.info("%d of %d right; wrote %s", right, len(annotations), output_path)
 
     if show:
         log.info("showing them one by one: any key steps on, q or Esc ends")
-        display.show_one_by_one(tiles, "prediction")
+        display.show_one_by_one((annotate.annotate(*each, scale=2) for each in annotations), "prediction")
     return 0
 
 

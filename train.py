@@ -6,6 +6,7 @@ python train.py --model output/model.pth --plot output/plot.png
 import argparse
 import logging
 import sys
+import textwrap
 from dataclasses import replace
 
 from neural_lib import cli, datasets, plots, runtime
@@ -14,6 +15,7 @@ from neural_lib.downloads import DownloadError
 from neural_lib.errors import RunError, UserError
 from neural_lib.files import atomic_write, check_output
 
+MODEL_SUFFIXES = (".pth", ".pt")
 FALLBACK = "digits"  # needs no network
 GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
 
@@ -58,15 +60,18 @@ def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfi
 
     Returns the config with the data set that it came to, the two parts, and a warning where that is another one.
     """
-    log.info("loading the %s dataset...", datasets.DATASETS[config.dataset].title)
+    info = datasets.DATASETS[config.dataset]
+    log.info("loading the %s dataset...", info.title)
     fell_back = ""
     try:
         parts = [datasets.load_images(config.dataset, args.data, train) for train in (True, False)]
     except DownloadError as error:
+        failure = f"{info.title} could not be had: {error}"
         if args.dataset is not None:
-            raise DownloadError(f"{error}; or train on the embedded digits with --dataset {FALLBACK}") from None
+            raise DownloadError(f"{failure}; or train on the embedded digits with --dataset {FALLBACK}") from None
         fell_back = f"this run uses {FALLBACK}, NOT {config.dataset}, which could not be had"
-        log.warning("%s\n%s\n%s\n%s", "=" * 70, error, fell_back.upper(), "=" * 70)
+        ruler = "=" * 78
+        log.warning("\n%s\n%s\n\n%s\n%s", ruler, fell_back.upper(), textwrap.fill(failure, 78), ruler)
         config = replace(config, dataset=FALLBACK)
         parts = [datasets.load_images(config.dataset, args.data, train) for train in (True, False)]
     return config, parts, fell_back
@@ -86,7 +91,7 @@ def main(argv=None) -> int:
     )
     config.split_sizes(datasets.DATASETS[config.dataset].train_size)
     runtime.check_device(args.device)
-    model_path = check_output(args.model, "--model")
+    model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
     if model_path.resolve() == plot_path.resolve():
         raise UserError(f"--model and --plot are the same file, {model_path}; give one of them another name")
@@ -107,9 +112,11 @@ def main(argv=None) -> int:
 
     # data
     config, parts, fell_back = load_data(config, args)
+    if fell_back and model_path.exists() and checkpoint.load(model_path).dataset != config.dataset:
+        raise RunError(f"{model_path} holds a network trained on other data, and {fell_back}; give another --model")
     info = datasets.DATASETS[config.dataset]
     normalisation = Normalisation(info.mean, info.std)
-    train_val, test_set = (ImageTensors(x.to(device), y.to(device), normalisation) for x, y in parts)
+    train_val, test_set = (ImageTensors(*part, normalisation, device) for part in parts)
 
     log.info("generating the train/validation split...")
     train_set, val_set = split(train_val, config)
@@ -125,22 +132,13 @@ def main(argv=None) -> int:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     loss_fn = torch.nn.NLLLoss()
 
-    def save(best: BestEpoch) -> None:
-        checkpoint.save(
-            checkpoint.Checkpoint(
-                arch=config.arch,
-                arch_args=arch_args,
-                state_dict=best.state_dict,
-                dataset=config.dataset,
-                classes=list(info.classes),
-                image_size=info.image_size,
-                mean=list(info.mean),
-                std=list(info.std),
-                config=config.to_dict(),
-                metrics=best.metrics,
-            ),
-            model_path,
-        )
+    run = checkpoint.for_run(config, info, arch_args)
+
+    def save(state_dict, metrics) -> None:
+        checkpoint.save(replace(run, state_dict=state_dict, metrics=metrics), model_path)
+
+    def kept() -> str:
+        return f"{model_path} keeps epoch {best.epoch}" if best.epoch else f"{model_path} was not written"
 
     # fit: each epoch that validates better than all before is saved at once
     log.info("training the network...")
@@ -152,15 +150,15 @@ def main(argv=None) -> int:
                 model, train_loader, val_loader, loss_fn, optimizer, config.epochs, callbacks=(progress, best)
             )
     except NonFiniteLossError as error:
-        kept = f"{model_path} keeps epoch {best.epoch}" if best.epoch else f"{model_path} was not written"
-        raise RunError(f"{error}; {kept}; try a lower --lr than {config.lr}") from None
+        raise RunError(f"{error}; {kept()}; try a lower --lr than {config.lr}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; {kept()}") from None
     log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
     # test, once, with the weights that are kept
     log.info("evaluating the network of epoch %d on the test set...", best.epoch)
     model.load_state_dict(best.state_dict)
     test = evaluate(model, test_loader, loss_fn)
-    best.metrics |= {"test_loss": test.loss, "test_accuracy": test.accuracy}
 
     # report
     every_class = range(len(info.classes))  # also one that neither occurs nor is predicted
@@ -170,19 +168,19 @@ def main(argv=None) -> int:
     log.info("classification report\n%s", report)
     log.info("test accuracy: %.4f", test.accuracy)
 
-    # plot and save
+    # save and plot
+    save(best.state_dict, best.metrics | {"test_loss": test.loss, "test_accuracy": test.accuracy})
     title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} (epoch {best.epoch})"
     with atomic_write(plot_path) as handle:
         plots.plot_history(history, best.epoch, title).savefig(handle, format=plot_path.suffix[1:])
-    save(best)
     log.info("wrote %s and %s", model_path, plot_path)
 
     # verdicts
-    val_accuracy, why = best.metrics["val_accuracy"], info.shift_note and f": {info.shift_note}"
-    gap = abs(val_accuracy - test.accuracy)
-    if gap > GAP_WORTH_A_WARNING:
+    gap = best.metrics["val_accuracy"] - test.accuracy
+    if abs(gap) > GAP_WORTH_A_WARNING:
+        why = f": {info.shift_note}" if info.shift_note and gap > 0 else ""
         apart = "validation accuracy %.4f and test accuracy %.4f are %.1f points apart%s"
-        log.warning(apart, val_accuracy, test.accuracy, 100 * gap, why)
+        log.warning(apart, best.metrics["val_accuracy"], test.accuracy, 100 * abs(gap), why)
     missed = args.target_accuracy is not None and test.accuracy < args.target_accuracy
     if missed:
         log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)

@@ -8,7 +8,7 @@ import numpy as np
 
 TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, one square a pixel
 LINE_HEIGHT = 30  # pixels of one line of text below the image
-FONT_SIZE = 20  # pixels
+FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
 
@@ -16,18 +16,18 @@ GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (3
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def annotate(image: np.ndarray, predicted: str, probability: float, truth: str) -> np.ndarray:
+def annotate(image: np.ndarray, predicted: str, probability: float, truth: str, scale: int = 1) -> np.ndarray:
     """One image enlarged, with the predicted name and its probability below it.
 
     image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1.
-    Returns uint8 BGR (tile height, TILE_WIDTH, 3): green text where right; red, with the truth below, where wrong.
+    Returns uint8 BGR, scale * TILE_WIDTH wide: green text where right; red, with the truth below it, where wrong.
     """
     right = predicted == truth
-    picture = _enlarged(image)
-    caption = np.full((2 * LINE_HEIGHT, TILE_WIDTH, 3), BACKGROUND, np.uint8)
-    _put_line(caption, f"{predicted}  {percent(probability)}", 0, GREEN if right else RED)
+    picture = _enlarged(image, scale * TILE_WIDTH)
+    caption = np.full((2 * scale * LINE_HEIGHT, scale * TILE_WIDTH, 3), BACKGROUND, np.uint8)
+    _put_line(caption, f"{predicted}  {percent(probability)}", 0, GREEN if right else RED, scale)
     if not right:
-        _put_line(caption, f"truth: {truth}", 1, GREY)
+        _put_line(caption, f"truth: {truth}", 1, GREY, scale)
     return np.vstack((picture, caption))
 
 
@@ -46,24 +46,23 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
 
 
 def percent(probability: float) -> str:
-    """A probability as the tiles and the log show it; '100.0%' is kept for what rounds to it."""
+    """A probability, 0 to 1, as the tiles and the log show it."""
     return f"{probability:.1%}"
 
 
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    size = (TILE_WIDTH, round(TILE_WIDTH * height / width))
+def _enlarged(image: np.ndarray, width: int) -> np.ndarray:
+    size = (width, round(width * image.shape[0] / image.shape[1]))
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
     return cv2.resize(colour, size, interpolation=cv2.INTER_NEAREST)
 
 
-def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int]) -> None:
+def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:
     # "uni" is the font inside OpenCV 5 that holds Hiragana; the size shrinks until a long name fits
-    font, size, room = cv2.FontFace("uni"), FONT_SIZE, canvas.shape[1] - 2 * MARGIN
-    while _text_width(text, font, size) > room and size > 8:
+    font, size, room = cv2.FontFace("uni"), scale * FONT_SIZE, canvas.shape[1] - 2 * scale * MARGIN
+    while _text_width(text, font, size) > room and size > scale * SMALLEST_FONT:
         size -= 1
-    baseline = line * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3
-    cv2.putText(canvas, text, (MARGIN, baseline), colour, font, size)
+    baseline = scale * (line * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3)
+    cv2.putText(canvas, text, (scale * MARGIN, baseline), colour, font, size)
 
 
 def _text_width(text: str, font: "cv2.FontFace", size: int) -> int:

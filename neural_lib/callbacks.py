@@ -58,10 +58,11 @@ class Progress(Callback):
 class BestEpoch(Callback):
     """Keeps a copy of the weights of the epoch with the best validation accuracy, the earliest of equals.
 
-    `on_improved(best)` is called as soon as such an epoch ends, so that it can be saved while training goes on.
+    `on_improved(state_dict, metrics)` is called as soon as such an epoch ends, so that it can be saved while training
+    goes on.
     """
 
-    def __init__(self, model: nn.Module, on_improved: Callable[["BestEpoch"], None]) -> None:
+    def __init__(self, model: nn.Module, on_improved: Callable[[dict[str, Tensor], dict[str, float]], None]) -> None:
         self.model, self.on_improved = model, on_improved
         self.epoch = 0  # from 1; 0 before the first epoch has ended
         self.metrics: dict[str, float] = {}
@@ -82,4 +83,4 @@ class BestEpoch(Callback):
         self.state_dict = {
             name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.model.state_dict().items()
         }
-        self.on_improved(self)
+        self.on_improved(self.state_dict, self.metrics)

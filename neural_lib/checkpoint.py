@@ -4,26 +4,34 @@ The file holds tensors and plain types alone, so that weights_only=True reads it
 (https://docs.pytorch.org/docs/stable/notes/serialization.html).
 """
 
+import io
 import platform
+import textwrap
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write
+from neural_lib.files import atomic_write, check_input
 from neural_lib.models import build_model
+
+if TYPE_CHECKING:
+    from neural_lib.datasets import DatasetInfo
 
 FORMAT = "neural_lib checkpoint"
 FORMAT_VERSION = 1
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "numpy")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+    # torch's own word names its build, such as 2.15.0+cpu, which the package's metadata leaves out
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": version("torchvision")}
 
 
 @dataclass(frozen=True)
@@ -40,26 +48,56 @@ class Checkpoint:
     std: list[float]
     config: dict  # TrainConfig.to_dict()
     metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
+    glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
     versions: dict = field(default_factory=_versions)
 
+    def written(self, label: int) -> str:
+        """The class name as a picture shows it, with its written character where it has one: "su す"."""
+        return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
+
     def build_model(self) -> nn.Module:
-        """The trained network, on the CPU and in evaluation mode. Raises UserError where the weights don't fit it."""
+        """The trained network, on the CPU and in evaluation mode.
+
+        Raises UserError where the weights don't fit it, or it doesn't turn such images into scores of such classes.
+        """
         try:
             model = build_model(self.arch, **self.arch_args)
             model.load_state_dict(self.state_dict)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            with torch.inference_mode():
+                outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
+            if outputs != len(self.classes):
+                raise ValueError(f"it tells {outputs} classes apart, and {len(self.classes)} are named")
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"the checkpoint's weights don't fit its network {self.arch!r} {self.arch_args}: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
+                f"{textwrap.shorten(str(error), 200)}; train it again"
             ) from None
-        return model.eval()
+        return model
+
+
+def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict) -> Checkpoint:
+    """What every checkpoint of a run says; dataclasses.replace adds the weights and their metrics."""
+    return Checkpoint(
+        arch=config.arch,
+        arch_args=arch_args,
+        state_dict={},
+        dataset=config.dataset,
+        classes=list(info.classes),
+        image_size=info.image_size,
+        mean=list(info.mean),
+        std=list(info.std),
+        config=config.to_dict(),
+        metrics={},
+        glyphs=list(info.glyphs),
+    )
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write the checkpoint to `path`, whole or not at all."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION} | vars(checkpoint)
+    content = io.BytesIO()  # torch.save's own writer meets a full disk with a second error that hides the first
+    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION} | vars(checkpoint), content)
     with atomic_write(path) as handle:
-        torch.save(content, handle)
+        handle.write(content.getbuffer())
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -67,13 +105,10 @@ def load(path: str | Path) -> Checkpoint:
 
     Raises UserError, naming the file, where it is missing, damaged or something else than a checkpoint.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--model {path}: no such file; train a network first (python train.py --model {path})")
+    check_input(path, "--model", otherwise="train a network first, with train.py")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what counts is said below
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"--model {path}: can't be read ({error.strerror or error})") from None
     except Exception as error:  # torch.load fails in many ways on a foreign file, and each means the same here
         raise UserError(
             f"--model {path}: {_what_is_wrong(error)}; nothing in it was run; give a file that train.py wrote"
@@ -95,9 +130,37 @@ def _checked(content: object, path: str | Path) -> Checkpoint:
             f"--model {path}: has checkpoint format {content.get('format_version')}, and this version "
             f"reads format {FORMAT_VERSION}; use the version of the project that wrote it"
         )
-    fields = {name: content.get(name) for name in Checkpoint.__dataclass_fields__}
-    kinds = {"arch": str, "dataset": str, "image_size": int, "classes": list, "mean": list, "std": list}
-    wrong = [name for name, value in fields.items() if not isinstance(value, kinds.get(name, dict))]
+    known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name in content}
+    try:
+        saved = Checkpoint(**known)
+    except TypeError:  # a field without a default is missing
+        raise UserError(f"--model {path}: is an incomplete checkpoint; train the network again") from None
+    wrong = [name for name, fits in _FIELDS_FIT.items() if not fits(getattr(saved, name), saved)]
     if wrong:
-        raise UserError(f"--model {path}: its {', '.join(wrong)} are missing or of the wrong kind; train it again")
-    return Checkpoint(**fields)
+        raise UserError(f"--model {path}: something else than a checkpoint's own in {', '.join(wrong)}; train it again")
+    return saved
+
+
+def _is_list(kind: type | tuple) -> Callable[[object, Checkpoint], bool]:
+    return lambda value, _: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is(kind: type) -> Callable[[object, Checkpoint], bool]:
+    return lambda value, _: isinstance(value, kind)
+
+
+# what a file may hold in each field; whether the weights fit the network is build_model's to say
+_FIELDS_FIT = {
+    "arch": _is(str),
+    "arch_args": _is(dict),
+    "state_dict": _is(dict),
+    "dataset": _is(str),
+    "classes": _is_list(str),
+    "image_size": lambda value, _: isinstance(value, int) and 1 <= value <= 4096,
+    "mean": _is_list(float),
+    "std": lambda value, saved: _is_list(float)(value, saved) and len(value) == len(saved.mean) > 0,
+    "config": _is(dict),
+    "metrics": _is(dict),
+    "glyphs": lambda value, saved: _is_list(str)(value, saved) and len(value) in (0, len(saved.classes)),
+    "versions": _is(dict),
+}

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -21,12 +22,22 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the options)")
 
 
+class _Handler(logging.StreamHandler):
+    """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
+
+    def handleError(self, record: logging.LogRecord) -> NoReturn:
+        raise  # noqa: PLE0704  called where an exception is being handled
+
+
 def set_up_logging(quiet: bool = False) -> None:
     """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr."""
     log = logging.getLogger("neural_lib")
     log.setLevel(logging.INFO)
     log.propagate = False
-    to_stdout, to_stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path in another script than the terminal's is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    to_stdout, to_stderr = _Handler(sys.stdout), _Handler(sys.stderr)
     to_stdout.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     to_stderr.setLevel(logging.WARNING)
     for handler in (to_stdout, to_stderr):
@@ -46,18 +57,31 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         return main(argv)
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status)
+    except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its exit goes nowhere
+        return 1
     except OSError as error:
         return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except ImportError as error:
-        return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):  # what torchvision says of a torch that it wasn't built for
+        if (error.name or "").startswith("neural_lib"):
             raise
-        return _fail(prog, "torch and torchvision don't fit together; see Troubleshooting in README.md", 1)
-    except MemoryError:
-        return _fail(prog, "out of memory", 1)
-    except KeyboardInterrupt:
-        return _fail(prog, "interrupted", 130)
+        return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
+    except (RuntimeError, MemoryError) as error:
+        reason = _known_reason(error)
+        if reason is None:
+            raise
+        return _fail(prog, reason, 1)
+    except KeyboardInterrupt as interruption:
+        return _fail(prog, f"interrupted{interruption.args[0] if interruption.args else ''}", 130)
+
+
+def _known_reason(error: Exception) -> str | None:
+    # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
+    if "torchvision::nms" in str(error):
+        return "torch and torchvision don't fit together; see Troubleshooting in README.md"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "out of memory; a smaller --batch-size or fewer --samples need less"
+    return None
 
 
 def _fail(prog: str, message: str, status: int) -> int:

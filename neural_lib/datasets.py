@@ -30,11 +30,9 @@ class DatasetInfo:
     image_size: int = 28  # pixels, height and width
     glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
     shift_note: str = ""  # why validation may promise more than the test set keeps
-    sha256: Mapping[str, str] = field(default_factory=dict)  # of the files under <data>/<title>/raw
-
-    def written(self, label: int) -> str:
-        """The class name as a picture shows it: with its written character where it has one, "su す"."""
-        return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
+    folder: str = ""  # torchvision's: the files are under <data>/<folder>/raw
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of those files
+    sources: Mapping[str, downloads.Fetch] = field(default_factory=dict)  # by host, in the order they are tried
 
 
 class Images(NamedTuple):
@@ -58,12 +56,18 @@ DATASETS = {
         std=(0.3483,),
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
+        folder="KMNIST",
         # of the uncompressed files as published since February 2019; the older images differ, their labels don't
         sha256={
             "train-images-idx3-ubyte": "7112ba9ec422d98de4885262d4a4dff14cc4fefb81c11ace8bf563a8255df5c3",
             "train-labels-idx1-ubyte": "2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b",
             "t10k-images-idx3-ubyte": "76fbd229ce87db80dd281af5e6670de4ad0e42fb30a7bd643972994c47c1f42e",
             "t10k-labels-idx1-ubyte": "a11dc742be8e781a40a92f53d6a4957e7b7d36df2faa097659131ebfd8fd60c6",
+        },
+        sources={
+            "codh.rois.ac.jp": downloads.from_torchvision("KMNIST"),
+            # the name and version that public code uses; whether it holds the corrected images, the checksums tell
+            "openml.org": downloads.from_openml("Kuzushiji-MNIST", 1, image_shape=(28, 28), test_size=10_000),
         },
     ),
     "digits": DatasetInfo(
@@ -89,17 +93,19 @@ def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
     info = DATASETS[name]
     if name == "digits":
         return _read_digits(info, train)
-    return _read_idx(downloads.ensure_files(info.title, info.sha256, data_dir), train)
+    folder = Path(data_dir) / info.folder / "raw"
+    downloads.ensure_files(folder, info.sha256, info.sources)
+    return _read_idx(folder, train)
 
 
-def _read_idx(raw_folder: Path, train: bool) -> Images:
+def _read_idx(folder: Path, train: bool) -> Images:
     # The readers behind torchvision's KMNIST class. The class itself would prefer processed/training.pt, which old
     # versions of torchvision left behind and whose content nobody has verified.
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     part = "train" if train else "t10k"
-    images = read_image_file(str(raw_folder / f"{part}-images-idx3-ubyte"))
-    return Images(images.unsqueeze(1), read_label_file(str(raw_folder / f"{part}-labels-idx1-ubyte")))
+    images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
+    return Images(images.unsqueeze(1), read_label_file(str(folder / f"{part}-labels-idx1-ubyte")))
 
 
 def _read_digits(info: DatasetInfo, train: bool) -> Images:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,13 +19,13 @@ def is_available() -> bool:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
     try:
-        probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]
+        probe = [sys.executable, "-P", "-c", "import cv2; cv2.namedWindow('probe')"]  # -P: no cv2.py of this folder
         return subprocess.run(probe, capture_output=True, timeout=20).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
-def show_one_by_one(images: list[np.ndarray], title: str) -> None:
+def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
     """Show BGR images in one window; any key steps on, q, Esc or closing the window ends."""
     import cv2
 

@@ -26,52 +26,58 @@ class DownloadError(RunError):
     """No source delivered the official files."""
 
 
-def ensure_files(title: str, sha256: Mapping[str, str], data_dir: str | Path) -> Path:
-    """Return the folder <data_dir>/<title>/raw once it holds the files named in `sha256`, each with that checksum.
+Fetch = Callable[[Path], Path]  # puts idx files somewhere under an empty folder and returns where they are
 
-    Missing files are downloaded. Raises DownloadError, naming every source and why it failed, where that can't be done,
-    and UserError for a file in place with another content: it is never replaced, since it may be the user's own.
+
+def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, Fetch]) -> None:
+    """Return once `folder` holds the files named in `sha256`, each with that checksum.
+
+    Missing files are fetched from the sources, in their order, each under its host's name. Raises DownloadError, naming
+    every source and why it failed, where that can't be done, and UserError for a file in place with another content: it
+    is never replaced, since it may be the user's own.
     """
-    raw_folder = Path(data_dir) / title / "raw"
-    missing = [name for name in sha256 if not (raw_folder / name).exists()]
+    folder = Path(folder)
+    missing = [name for name in sha256 if not (folder / name).exists()]
     for name in sha256:
-        if name not in missing and not _is_verified(raw_folder / name, sha256[name]):
+        if name not in missing and not _is_verified(folder / name, sha256[name]):
             raise UserError(
-                f"{raw_folder / name}: damaged, or not the official {title} file (another sha256); "
+                f"{folder / name}: damaged, or not the official file (another sha256); "
                 "delete it, and the next run downloads it again"
             )
     if missing:
-        _download(title, sha256, missing, raw_folder)
-    return raw_folder
+        _download(folder, sha256, missing, sources)
 
 
-def _download(title: str, sha256: Mapping[str, str], missing: list[str], raw_folder: Path) -> None:
+def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, Fetch]) -> None:
     try:
-        raw_folder.mkdir(parents=True, exist_ok=True)
-        scratch_folder = tempfile.TemporaryDirectory(prefix=".download-", dir=raw_folder.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch_folder = tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent)
     except OSError as error:
-        raise UserError(f"--data: {title} is not in {raw_folder} and can't be put there ({error.strerror})") from None
+        raise DownloadError(f"nothing can be put into {folder} ({error.strerror}); choose another --data") from None
     failures = []
     with scratch_folder as scratch:
-        for host, fetch in SOURCES[title].items():
-            log.info("downloading %s from %s...", title, host)
+        for host, fetch in sources.items():
+            log.info("downloading from %s...", host)
             try:
-                folder = _fetch_verified(fetch, Path(scratch) / host, sha256)
+                fetched = _fetch_verified(fetch, Path(scratch) / host, sha256)
             except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
                 reason = textwrap.shorten(str(error), 200) or type(error).__name__
-                log.warning("%s from %s failed: %s", title, host, reason)
+                log.info("downloading from %s failed: %s", host, reason)
                 failures.append(f"{host}: {reason}")
                 continue
             for name in missing:
-                os.replace(folder / name, raw_folder / name)
+                os.replace(fetched / name, folder / name)
             return
+    for empty in (folder, folder.parent):
+        with contextlib.suppress(OSError):  # not empty
+            empty.rmdir()
     raise DownloadError(
-        f"{title} could not be downloaded ({'; '.join(failures)}); "
-        f"put {', '.join(sha256)} (not gzipped) into {raw_folder} by hand"
+        f"no source delivered the files ({'; '.join(failures)}); put {', '.join(missing)} (not gzipped) into {folder} "
+        "by hand, or name the folder where the data sets are with --data"
     )
 
 
-def _fetch_verified(fetch: Callable[[Path], Path], folder: Path, sha256: Mapping[str, str]) -> Path:
+def _fetch_verified(fetch: Fetch, folder: Path, sha256: Mapping[str, str]) -> Path:
     folder.mkdir()
     with _network_timeout(TIMEOUT_S), _no_bars_in_logs(), warnings.catch_warnings(action="ignore"):
         fetched = fetch(folder)
@@ -81,38 +87,40 @@ def _fetch_verified(fetch: Callable[[Path], Path], folder: Path, sha256: Mapping
     return fetched
 
 
-# --- sources: each puts idx files into a folder and returns where they are ---
+# --- sources ---
 
 
-def fetch_kmnist_torchvision(folder: Path) -> Path:
-    """torchvision's own download of KMNIST from its mirror, whose gzip files it checks by md5."""
-    from torchvision.datasets import KMNIST
+def from_torchvision(class_name: str) -> Fetch:
+    """The download that torchvision's data set of that name does itself, from its mirrors, checked by md5."""
 
-    return Path(KMNIST(root=folder, download=True).raw_folder)
+    def fetch(folder: Path) -> Path:
+        from torchvision import datasets
+
+        return Path(getattr(datasets, class_name)(root=folder, download=True).raw_folder)
+
+    return fetch
 
 
-def fetch_kmnist_openml(folder: Path) -> Path:
-    """OpenML's table "Kuzushiji-MNIST" through scikit-learn, written back as idx files, training images first.
+def from_openml(name: str, version: int, image_shape: tuple[int, ...], test_size: int) -> Fetch:
+    """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 
-    parser="liac-arff" needs no pandas and, for the 70,000 rows, under a minute (tests/test_real_kmnist.py, -m slow).
-    The order of the rows is not documented: that the official checksums come out is what proves it.
+    That order, like whether the content is the official one, is a guess until the checksums of all files come out.
+    parser="liac-arff" needs no pandas and, for 70,000 rows, under a minute (tests/test_real_kmnist.py, -m slow).
     """
-    import numpy as np
-    from sklearn.datasets import fetch_openml
 
-    table = fetch_openml(
-        "Kuzushiji-MNIST", version=1, data_home=folder, as_frame=False, parser="liac-arff", n_retries=1
-    )
-    images = table.data.astype(np.uint8).reshape(-1, 28, 28)  # (70000, 784) -> (70000, 28, 28)
-    labels = table.target.astype(np.uint8)
-    test_size = len(labels) // 7  # 60,000 for training, 10,000 for the test
-    for part, rows in (("train", slice(None, -test_size)), ("t10k", slice(-test_size, None))):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images[rows]))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[rows]))
-    return folder
+    def fetch(folder: Path) -> Path:
+        import numpy as np
+        from sklearn.datasets import fetch_openml
 
+        table = fetch_openml(name, version=version, data_home=folder, as_frame=False, parser="liac-arff", n_retries=1)
+        images = table.data.astype(np.uint8).reshape(-1, *image_shape)  # (N, H * W) -> (N, H, W)
+        labels = table.target.astype(np.uint8)
+        for part, rows in (("train", slice(None, -test_size)), ("t10k", slice(-test_size, None))):
+            (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images[rows]))
+            (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[rows]))
+        return folder
 
-SOURCES = {"KMNIST": {"codh.rois.ac.jp": fetch_kmnist_torchvision, "openml.org": fetch_kmnist_openml}}
+    return fetch
 
 
 def idx_bytes(array) -> bytes:

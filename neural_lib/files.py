@@ -10,21 +10,34 @@ from typing import BinaryIO
 from neural_lib.errors import UserError
 
 
-def check_output(path: str | Path, option: str, suffixes: tuple[str, ...] = ()) -> Path:
-    """Return `path` as a Path that can be written; its missing parent folders are made.
+def check_input(path: str | Path, option: str, otherwise: str) -> None:
+    """Raise UserError, with the advice `otherwise`, where no file `path` can be opened for reading."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {path}: can't be read ({error.strerror or error}); {otherwise}") from None
 
-    `option` names the argument in the message; `suffixes` are the endings that can be written, any where it is empty.
-    Raises UserError where the path is a folder, ends otherwise or lies where nothing can be written.
+
+def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Path:
+    """Return where the file `path` is to be written; its missing parent folders are made, a link to a file is followed.
+
+    `option` names the argument in the message; `suffixes` are the endings that are allowed.
+    Raises UserError where the path is a folder or a device, ends otherwise or lies where nothing can be written.
     """
     path = Path(path)
-    if path.is_dir() or str(path) in ("", "."):
-        raise UserError(f"{option} {path}: is a folder; give the name of a file in it")
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise UserError(f"{option} {path}: can't write that kind of picture; end the name in {', '.join(suffixes)}")
     try:
+        if path.is_symlink():
+            path = path.resolve()
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device or a pipe"
+            raise UserError(f"{option} {path}: is {kind}; give the name of a file")
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"{option} {path}: can't write that kind of file; end the name in {', '.join(suffixes)}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path):  # a real try: permission bits say nothing about a read-only disk
-            pass
+        temporary = _temporary_beside(path)
+        _create(temporary).close()  # a real try: permission bits say nothing about a read-only disk
+        temporary.unlink()
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{option} {path}: can't write there ({reason}); choose another place") from None
@@ -39,24 +52,29 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     the old file stays as it was and the temporary one is removed.
     """
     path = Path(path)
-    with _temporary(path) as (handle, temporary):
-        yield handle
-        handle.flush()
-        os.fsync(handle.fileno())
-        os.replace(temporary, path)
+    temporary = _temporary_beside(path)
+    try:
+        with _create(temporary) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)  # after closing it: Windows renames no open file
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write to a full disk doesn't say which file it was
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     _fsync_folder(path.parent)
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _create(path: Path) -> BinaryIO:
     # os.open gives the permissions of any new file here; tempfile's would be 0600
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "w+b") as handle:
-            yield handle, temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    binary = getattr(os, "O_BINARY", 0)  # Windows' text mode would change line ends
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | binary, 0o666), "w+b")
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -1,36 +1,39 @@
 """The seeded train/validation split and the DataLoaders over images held in memory."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, random_split
 
 from neural_lib.config import TrainConfig
 
 
-class Normalisation(NamedTuple):
-    """Per-channel mean and standard deviation of pixels scaled to 0..1; what a network's input is made with."""
+class Normalisation(nn.Module):
+    """(pixel / 255 - mean) / std, the input that a network is trained on; mean and std per channel, of pixels 0..1."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # times 255, so that a pixel takes one subtraction and one division; (C,) -> (C, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 255)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) -> float32 of the same shape: (pixel / 255 - mean) / std."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)  # (C,) -> (C, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        # one division and one addition a pixel; folding 255 into them keeps the pass over memory short
-        return (images.float() - mean * 255).div_(std * 255).contiguous(memory_format=torch.channels_last)
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (N, C, H, W) -> float32 of the same shape, channels-last."""
+        return (images.float() - self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
 class ImageTensors(Dataset):
-    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of one device; items are normalised.
+    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`; items are normalised.
 
     A torch DataLoader fetches a whole batch through __getitems__: one gather instead of N decodings.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, normalisation: Normalisation) -> None:
-        self.images, self.labels, self.normalisation = images, labels, normalisation
+    def __init__(
+        self, images: Tensor, labels: Tensor, normalisation: Normalisation, device: torch.device | str = "cpu"
+    ) -> None:
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.normalisation = normalisation.to(device)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -18,7 +18,7 @@ class RunningScores:
     def update(self, loss: Tensor, log_probs: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss (), its log-probabilities (N, classes) and true classes (N,)."""
         count = labels.size(0)
-        wide = torch.float32 if loss.device.type == "mps" else torch.float64  # MPS has no float64
+        wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
         self.count += count
         self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
         self._correct = self._correct + (log_probs.argmax(dim=1) == labels).sum()

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
 
     from neural_lib.training import History
 
-# what matplotlib's Agg family writes (FigureCanvasBase.filetypes); named here so that no run waits for its import
-SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+# of what matplotlib writes (FigureCanvasBase.filetypes), all that knows transparency; named here so that no run waits
+# for its import
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 def plot_history(history: "History", best_epoch: int, title: str) -> "Figure":

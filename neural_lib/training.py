@@ -4,7 +4,7 @@ A loader yields (images, labels) ready for the model: float (N, C, H, W) and int
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,21 +14,26 @@ from torch import Tensor, nn
 from neural_lib.errors import RunError
 from neural_lib.metrics import RunningScores
 
-Loader = Iterable[tuple[Tensor, Tensor]]
+Loader = Iterable[tuple[Tensor, Tensor]]  # gone through once an epoch
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
 
 
 class NonFiniteLossError(RunError):
-    """A training loss became NaN or infinite; `step` counts from 1 within its epoch, `epoch` is set by fit."""
+    """A loss became NaN or infinite: of training at `step`, counted from 1 within its epoch, or of validation (step 0).
 
-    def __init__(self, loss: float, step: int) -> None:
+    `epoch` is set by fit.
+    """
+
+    def __init__(self, loss: float, step: int = 0) -> None:
         super().__init__(loss, step)
         self.loss, self.step, self.epoch = loss, step, 0
 
     def __str__(self) -> str:
-        return f"the training loss became {self.loss} at epoch {self.epoch}, step {self.step}"
+        if self.step:
+            return f"the training loss became {self.loss} at epoch {self.epoch}, step {self.step}"
+        return f"the validation loss became {self.loss} at epoch {self.epoch}"
 
 
 class Evaluation(NamedTuple):
@@ -68,7 +73,7 @@ def train_one_epoch(
     loader: Loader,
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> RunningScores:
     """Learn every batch of the loader once. Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late."""
     model.train()
@@ -121,7 +126,7 @@ def fit(
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
     epochs: int,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train and validate `epochs` times; the callbacks see each step. Raises NonFiniteLossError, its epoch set."""
     history = History()
@@ -130,10 +135,12 @@ def fit(
             callback.on_epoch_begin(epoch)
         try:
             train = train_one_epoch(model, train_loader, loss_fn, optimizer, callbacks)
+            val = evaluate(model, val_loader, loss_fn)
+            if not math.isfinite(val.loss):  # the epoch's last step can ruin the weights after its loss was taken
+                raise NonFiniteLossError(val.loss)
         except NonFiniteLossError as error:
             error.epoch = epoch
             raise
-        val = evaluate(model, val_loader, loss_fn)
         history.train_loss.append(train.loss)
         history.train_acc.append(train.accuracy)
         history.val_loss.append(val.loss)

@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,31 +11,47 @@ import loopback
 import made_up
 import pytest
 
-from neural_lib import datasets
+from neural_lib import datasets, downloads
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or writes the user's memory of verified files, and none finds a display by chance."""
+    """No test touches the user's memory of verified files, asks a proxy or finds a display by chance."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """No test inherits the handlers that another one set up: they write to a stream that is closed."""
+    yield
+    log = logging.getLogger("neural_lib")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
 def made_up_kmnist(monkeypatch) -> dict[str, bytes]:
     """Files that pass for the official KMNIST during a test; the test decides where they are."""
     files = made_up.make_files()
-    info = replace(
-        datasets.DATASETS["kmnist"],
+    openml = downloads.from_openml("Kuzushiji-MNIST", 1, image_shape=(28, 28), test_size=made_up.TEST_SIZE)
+    change_kmnist(
+        monkeypatch,
         sha256=made_up.sha256(files),
         train_size=made_up.TRAIN_SIZE,
         test_size=made_up.TEST_SIZE,
+        sources=datasets.DATASETS["kmnist"].sources | {"openml.org": openml},
     )
-    monkeypatch.setitem(datasets.DATASETS, "kmnist", info)
     return files
+
+
+def change_kmnist(monkeypatch, **changes) -> None:
+    """Let KMNIST be described otherwise until the test ends."""
+    monkeypatch.setitem(datasets.DATASETS, "kmnist", replace(datasets.DATASETS["kmnist"], **changes))
 
 
 @pytest.fixture

@@ -19,6 +19,12 @@ def test_the_image_is_enlarged_and_unchanged():
     assert np.array_equal(tile[3:168:6, 3:168:6, 0], IMAGE)
 
 
+def test_a_tile_for_the_window_is_the_same_at_twice_the_size():
+    tile = annotate.annotate(IMAGE, "ki き", 0.9, "su す", scale=2)
+    assert tile.shape == (2 * 228, 2 * 168, 3)
+    assert np.array_equal(tile[:336:2, ::2], annotate.annotate(IMAGE, "ki き", 0.9, "su す")[:168])
+
+
 def test_right_is_green_and_wrong_is_red_with_the_truth():
     right = annotate.annotate(IMAGE, "su す", 0.9, "su す")
     wrong = annotate.annotate(IMAGE, "ki き", 0.9, "su す")

@@ -25,7 +25,7 @@ def end_epochs(callback, val_accs, after=lambda epoch: None):
 ])  # fmt: skip
 def test_the_best_epochs_weights_are_kept(val_accs, best_epoch, improved):
     model, told = torch.nn.Linear(1, 1), []
-    best = BestEpoch(model, on_improved=lambda best: told.append(best.epoch))
+    best = BestEpoch(model, on_improved=lambda _, metrics: told.append(metrics["epoch"]))
     weights = {}
 
     def train(epoch):

@@ -21,7 +21,9 @@ def ending_with(error):
      "a package is missing or incomplete (libGL.so.1: cannot open); see Troubleshooting in README.md"),
     (RuntimeError("operator torchvision::nms does not exist"), 1,
      "torch and torchvision don't fit together; see Troubleshooting in README.md"),
-    (MemoryError(), 1, "out of memory"),
+    (MemoryError(), 1, "out of memory; a smaller --batch-size or fewer --samples need less"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried..."), 1,
+     "out of memory; a smaller --batch-size or fewer --samples need less"),
     (KeyboardInterrupt(), 130, "interrupted"),
 ])  # fmt: skip
 def test_a_failure_is_one_line_and_a_status(capsys, error, status, message):
@@ -29,16 +31,20 @@ def test_a_failure_is_one_line_and_a_status(capsys, error, status, message):
     assert capsys.readouterr() == ("", f"script.py: error: {message}\n")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a defect of ours"), ValueError("another"), KeyError("and another")])
+@pytest.mark.parametrize("error", [
+    RuntimeError("a defect of ours"),
+    ValueError("another"),
+    ImportError("cannot import name 'typo'", name="neural_lib.lenet"),
+])  # fmt: skip
 def test_a_defect_keeps_its_traceback(error):
     with pytest.raises(type(error)):
         cli.run(ending_with(error), "script.py", [])
 
 
 def test_a_missing_package_is_one_line(run_without_torch):
-    done = run_without_torch("predict", "--no-show")
+    done = run_without_torch("train", "-d", "digits")
     assert done.returncode == 1
-    assert done.stderr.startswith("predict.py: error: a package is missing") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train.py: error: a package is missing") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("quiet, out", [(False, "[INFO] hello\n"), (True, "")])

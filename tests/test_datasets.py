@@ -20,7 +20,7 @@ def test_kmnist_is_what_torchvision_says_it_is():
 
     assert list(DATASETS["kmnist"].classes) == KMNIST.classes
     assert set(DATASETS["kmnist"].sha256) == {name.removesuffix(".gz") for name, _ in KMNIST.resources}
-    assert DATASETS["kmnist"].written(2) == "su す"
+    assert DATASETS["kmnist"].folder == "KMNIST"
 
 
 def test_digits_need_nothing_and_have_a_fixed_test_part(tmp_path):
@@ -32,7 +32,6 @@ def test_digits_need_nothing_and_have_a_fixed_test_part(tmp_path):
         assert part.labels.shape == (size,)
         assert part.labels.unique().tolist() == list(range(10))
     assert torch.equal(load_images("digits", tmp_path, False).images, test.images)
-    assert info.written(7) == "7"
 
 
 def test_the_statistics_of_digits():
@@ -69,7 +68,7 @@ def test_a_damaged_file_is_named_and_left_alone(kmnist_dir, name, damage):
     path = kmnist_dir / "KMNIST" / "raw" / name
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
-    with pytest.raises(UserError, match=f"{name}: damaged, or not the official KMNIST file"):
+    with pytest.raises(UserError, match=f"{name}: damaged, or not the official file"):
         load_images("kmnist", kmnist_dir, train=True)
     assert path.read_bytes() == damaged
 

@@ -14,12 +14,12 @@ MODULES = [
     *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "lenet", "models"),
     *("downloads", "datasets", "loaders", "training", "callbacks", "checkpoint", "cli"),
 ]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def imports_of(path, at_run_time=True) -> set[str]:
     """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count at run time."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     ignored = {
         id(inner)
         for node in ast.walk(tree)
@@ -59,7 +59,7 @@ def test_predict_stays_clear_of_the_training_loop():
 
 def test_only_the_checkpoint_saves_and_loads_with_torch():
     for path in [*ROOT.glob("*.py"), *(ROOT / "neural_lib").glob("*.py")]:
-        uses = re.search(r"torch\.(save|load)\(", path.read_text())
+        uses = re.search(r"torch\.(save|load)\(", path.read_text(encoding="utf-8"))
         assert bool(uses) is (path.stem == "checkpoint"), path
 
 
@@ -71,9 +71,15 @@ def test_the_readmes_tree_is_the_disks():
 
 
 @pytest.mark.parametrize("script", [train, predict])
-def test_the_readme_tells_every_option(script, capsys):
+def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, capsys):
+    section = README.split(f"\n## {script.__name__}.py\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in section.splitlines() if row.startswith("| `-")]
+    told = {option for options, _ in rows for option in re.findall(r"`(-[-\w]+)`", options)}
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
-    options = set(re.findall(r"(--[a-z][a-z-]+)", capsys.readouterr().out)) - {"--help"}
-    missing = {option for option in options if option not in README}
-    assert not missing
+    has = set(re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", capsys.readouterr().out.split("\noptions:\n")[1]))
+    assert told == has - {"-h", "--help"}
+    defaults = script.parse_args([])
+    for options, default in rows:
+        value = getattr(defaults, re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
+        assert value in (None, False) or default.strip("`") == str(value), options

@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from neural_lib import display
 
@@ -45,79 +48,113 @@ def test_a_display_is_found(xvfb, monkeypatch):
 
 
 class Viewer:
-    """A process that shows three images in a window and then prints 'done'."""
+    """A process that opens a window of that title, and the hands and eyes of the person before it."""
 
-    CODE = (
-        "import numpy as np; from neural_lib.display import show_one_by_one; "
-        "show_one_by_one([np.full((300, 400, 3), grey, np.uint8) for grey in (60, 120, 180)], 'viewer'); "
-        "print('done')"
-    )
-
-    def __init__(self, display_name: str) -> None:
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        self.environment = os.environ | {"PYTHONPATH": root, "DISPLAY": display_name}
+    def __init__(self, display_name: str, title: str, *command: object, folder: Path | None = None) -> None:
+        self.title = title
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "DISPLAY": display_name}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.CODE],
+            [sys.executable, "-u", *map(str, command)],
+            cwd=folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.window = self.xdotool("search", "--sync", "--onlyvisible", "--name", "viewer").split()[0]
+        self.watchdog = threading.Timer(60, self.process.kill)  # no test waits for ever
+        self.watchdog.start()
 
-    def xdotool(self, *arguments: str) -> str:
-        command = ["xdotool", *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=20).stdout
+    def wait_for(self, line: str) -> None:
+        while (read := self.process.stdout.readline()) != f"{line}\n":
+            assert read, f"it ended before it said {line!r}: {self.process.stderr.read()}"
 
     def press(self, key: str) -> None:
-        self.xdotool("windowfocus", "--sync", self.window, "key", key)
-        time.sleep(0.3)  # the viewer looks for keys every 0.1 s
+        search = ["search", "--sync", "--onlyvisible", "--name", f"^{self.title}$"]
+        subprocess.run(
+            ["xdotool", *search, "windowfocus", "--sync", "key", key],
+            env=self.environment, check=True, capture_output=True, timeout=30,
+        )  # fmt: skip
+
+    def close_window(self) -> bool:
+        closing = subprocess.run(["wmctrl", "-c", self.title], env=self.environment, capture_output=True)
+        return closing.returncode == 0
 
     def is_open(self) -> bool:
         return self.process.poll() is None
 
-    def finish(self) -> tuple[str, str]:
-        try:
-            return self.process.communicate(timeout=10)
-        finally:
-            self.process.kill()
+    def finish(self) -> tuple[int, str, str]:
+        stdout, stderr = self.process.communicate()
+        self.watchdog.cancel()
+        return self.process.returncode, stdout, stderr
 
 
 @pytest.fixture
-def viewer(xvfb):
-    running = Viewer(xvfb)
-    yield running
-    running.process.kill()
+def open_viewer(xvfb):
+    """Open a Viewer on the virtual display; without a command of its own, it shows and tells three plain images."""
+    code = (
+        "import numpy as np; from neural_lib.display import show_one_by_one\n"
+        "def images():\n"
+        "    for number in range(3):\n"
+        "        print('image', number)\n"
+        "        yield np.full((300, 400, 3), 60 + 60 * number, np.uint8)\n"
+        "show_one_by_one(images(), 'viewer'); print('done')"
+    )
+    viewers = []
+
+    def open_viewer(title="viewer", *command, folder=None):
+        viewers.append(Viewer(xvfb, title, *(command or ("-c", code)), folder=folder))
+        return viewers[-1]
+
+    yield open_viewer
+    for viewer in viewers:
+        viewer.watchdog.cancel()
+        viewer.process.kill()
 
 
 @KEYS
-def test_a_key_steps_on_until_the_last_image(viewer):
-    for _ in range(2):
+def test_a_key_steps_on_until_the_last_image(open_viewer):
+    viewer = open_viewer()
+    for number in range(3):
+        viewer.wait_for(f"image {number}")
         viewer.press("space")
-        assert viewer.is_open()
-    viewer.press("space")
-    assert viewer.finish() == ("done\n", "")
+    assert viewer.finish() == (0, "done\n", "")
 
 
 @KEYS
 @pytest.mark.parametrize("key", ["q", "Escape"])
-def test_q_and_esc_end(viewer, key):
+def test_q_and_esc_end(open_viewer, key):
+    viewer = open_viewer()
+    viewer.wait_for("image 0")
     viewer.press("space")
+    viewer.wait_for("image 1")
     viewer.press(key)
-    assert viewer.finish()[0] == "done\n"
+    assert viewer.finish() == (0, "done\n", "")
 
 
-@KEYS
-def test_closing_the_window_ends(xvfb):
+def test_closing_the_window_ends(open_viewer, xvfb):
     if not (shutil.which("openbox") and shutil.which("wmctrl")):
         pytest.skip("openbox and wmctrl, which close a window as a person does, are not installed")
     manager = subprocess.Popen(["openbox"], env=os.environ | {"DISPLAY": xvfb}, stderr=subprocess.DEVNULL)
     try:
-        viewer = Viewer(xvfb)
-        closing = ["wmctrl", "-c", "viewer"]
-        while viewer.is_open() and subprocess.run(closing, env=viewer.environment, capture_output=True).returncode:
+        viewer = open_viewer()
+        viewer.wait_for("image 0")
+        while viewer.is_open() and not viewer.close_window():
             time.sleep(0.1)  # until openbox manages the window
-        assert viewer.finish() == ("done\n", "")
+        assert viewer.finish() == (0, "done\n", "")
     finally:
         manager.terminate()
         manager.wait()
+
+
+@pytest.mark.slow
+@KEYS
+def test_predict_shows_windows_where_it_can_and_may(open_viewer, xvfb, run_script, tmp_path):
+    done = run_script("train.py", "-d", "digits", "--epochs", 1, "--quiet")
+    assert done.returncode == 0, done.stderr
+    silent = run_script("predict.py", "--no-show", DISPLAY=xvfb)
+    assert silent.returncode == 0 and "showing" not in silent.stdout
+    for options in ([], ["--show"]):
+        viewer = open_viewer("prediction", ROOT / "predict.py", *options, folder=tmp_path)
+        viewer.wait_for("[INFO] showing them one by one: any key steps on, q or Esc ends")
+        viewer.press("q")
+        assert viewer.finish() == (0, "", "")

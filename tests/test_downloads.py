@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import logging
 import os
 
 import loopback
@@ -27,7 +28,6 @@ def sources(server, made_up_kmnist, monkeypatch):
     for name in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
         path = getattr(_openml, name).removeprefix("https://www.openml.org")
         monkeypatch.setattr(_openml, name, server.url + path)
-    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.5)
     return server
 
 
@@ -91,12 +91,13 @@ def test_the_first_source_serves(sources, made_up_kmnist, monkeypatch, tmp_path)
 
 
 def test_the_second_source_serves_after_the_first_failed(sources, made_up_kmnist, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     serve_openml(sources, made_up_kmnist)
     images, labels = load_images("kmnist", tmp_path, train=False)
     expected_images, expected_labels = made_up.make_images(made_up.TEST_SIZE, seed=1)
     assert np.array_equal(images.squeeze(1), expected_images) and np.array_equal(labels, expected_labels)
     assert left_in(tmp_path) == ALL_FILES
-    assert "codh.rois.ac.jp failed" in caplog.text and "404" in caplog.text
+    assert "downloading from codh.rois.ac.jp failed" in caplog.text and "404" in caplog.text
 
 
 def test_files_already_there_stay_when_the_others_are_fetched(sources, made_up_kmnist, monkeypatch, tmp_path):
@@ -129,11 +130,13 @@ def _one_missing(server, files, monkeypatch):
 
 
 def _hanging(server, files, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.5)
     serve_codh(server, files, monkeypatch)
     server.pages[f"{IMAGES}.gz"] = loopback.HANG
 
 
 def _hanging_openml(server, files, monkeypatch):
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.5)
     serve_openml(server, files)
     server.pages["/kmnist.arff"] = loopback.HANG
 
@@ -178,7 +181,7 @@ def test_a_bad_source_leaves_nothing_behind(sources, made_up_kmnist, monkeypatch
 
 def test_a_data_folder_that_cannot_be_made_is_named(sources, tmp_path):
     (tmp_path / "data").touch()
-    with pytest.raises(UserError, match="--data: KMNIST is not in .*data/KMNIST/raw and can't be put there"):
+    with pytest.raises(DownloadError, match="nothing can be put into .*KMNIST.*; choose another --data"):
         load_images("kmnist", tmp_path / "data", train=True)
 
 

@@ -1,10 +1,11 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_output
+from neural_lib.files import atomic_write, check_input, check_output
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -46,11 +47,29 @@ def test_an_ending_counts_in_any_case(tmp_path):
     assert check_output(tmp_path / "PLOT.PNG", "--plot", (".png",))
 
 
+def test_a_link_is_followed_not_replaced(tmp_path):
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "model.pth").symlink_to(tmp_path / "shelf" / "real.pth")
+    with atomic_write(check_output(tmp_path / "model.pth", "--model", (".pth",))) as handle:
+        handle.write(b"new")
+    assert (tmp_path / "model.pth").is_symlink()
+    assert (tmp_path / "shelf" / "real.pth").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are Unix's")
+def test_a_pipe_or_a_device_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="is a device or a pipe"):
+            check_output(path, "--model", (path.suffix,))
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
         ("", "is a folder"),
-        ("file/model.pth", "can't write there"),
+        ("file/plot.png", "can't write there"),
+        ("n" * 300 + ".png", "can't write there"),
         ("plot.xyz", r"end the name in \.png, \.pdf"),
         ("plot", r"end the name in"),
     ],
@@ -58,10 +77,22 @@ def test_an_ending_counts_in_any_case(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused(tmp_path, name, message):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
-        check_output(tmp_path / name, "--plot", () if "model" in name else (".png", ".pdf"))
+        check_output(tmp_path / name, "--plot", (".png", ".pdf"))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc, read-only even for root, is Linux's")
 def test_a_read_only_place_is_refused():
     with pytest.raises(UserError, match="--model /proc/model.pth: can't write there"):
-        check_output("/proc/model.pth", "--model")
+        check_output("/proc/model.pth", "--model", (".pth",))
+
+
+def test_an_error_in_writing_names_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "model.pth"):
+        raise OSError(28, "No space left on device")  # as a write does, without a name
+    assert caught.value.filename == str(tmp_path / "model.pth")
+
+
+def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path):
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
+        with pytest.raises(UserError, match=f"^--model {path}: can't be read \\({reason}\\); train first$"):
+            check_input(path, "--model", otherwise="train first")

@@ -13,7 +13,7 @@ def make_set(count: int = 100, channels: int = 1) -> ImageTensors:
     pixels = torch.randint(
         256, (count, channels, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    return ImageTensors(pixels, torch.arange(count), Normalisation((0.0,) * channels, (1.0,) * channels))
+    return ImageTensors(pixels, torch.arange(count), Normalisation([0.0] * channels, [1.0] * channels))
 
 
 def labels_of(loader) -> list[list[int]]:

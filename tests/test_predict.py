@@ -2,25 +2,42 @@
 
 import os
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import cv2
+import made_up
 import pytest
+import torch
+from conftest import change_kmnist
 
 import predict
 import train
-from neural_lib import cli, datasets
+from neural_lib import annotate, cli, datasets
 
 LINE = re.compile(r"\[INFO\] ground truth label: (\S+), predicted label: (\S+) \((\d+\.\d)%\)")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with the made-up KMNIST in data/ and a model trained on it in output/, made once."""
+    folder = tmp_path_factory.mktemp("trained")
+    files = made_up.make_files()
+    made_up.write_files(files, folder / "data")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        change_kmnist(monkeypatch, sha256=made_up.sha256(files), train_size=made_up.TRAIN_SIZE)
+        arguments = ["-d", "kmnist", "--epochs", "3", "--batch-size", "16", "--quiet"]
+        assert cli.run(train.main, "train.py", arguments) == 0
+    return folder
+
+
 @pytest.fixture
-def model(kmnist_dir, tmp_path, monkeypatch, capfd):
-    """output/model.pth in the current folder, trained on the made-up KMNIST in data/."""
+def model(trained, made_up_kmnist, tmp_path, monkeypatch) -> Path:
+    """output/model.pth in the current folder, and its data in data/."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    arguments = ["-d", "kmnist", "--epochs", "3", "--batch-size", "16", "--quiet"]
-    assert cli.run(train.main, "train.py", arguments) == 0
-    capfd.readouterr()
     return tmp_path / "output" / "model.pth"
 
 
@@ -55,8 +72,20 @@ def test_the_draw_is_seeded_and_repeats_no_image(model, run_predict):
     assert first == again != other
 
 
-def test_the_command_line(model, run_script, tmp_path):
-    # a process of its own can't be given the made-up checksums, so it goes as far as the data: its own model on digits
+def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, monkeypatch):
+    content = torch.load(model, weights_only=True)
+    names = [f"class-{number}" for number in range(10)]
+    torch.save(content | {"classes": names}, model)
+    drawn = []
+    monkeypatch.setattr(annotate, "annotate", lambda *args, draw=annotate.annotate: drawn.append(args) or draw(*args))
+    told = LINE.findall(run_predict()[1])
+    assert [(truth, predicted) for truth, predicted, _ in told] == [
+        (truth.split()[0], predicted.split()[0]) for _, predicted, _, truth in drawn
+    ]
+    assert {truth for truth, _, _ in told} <= set(names)
+
+
+def test_the_command_line(run_script, tmp_path):
     done = run_script("train.py", "-d", "digits", "--epochs", 1, "--quiet", "-m", "d.pth", "-p", "d.png")
     assert done.returncode == 0, done.stderr
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
@@ -67,16 +96,24 @@ def test_the_command_line(model, run_script, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--samples", 101], "--samples 101: kmnist has 100 test images; ask for fewer"),
-    (["--model", "nowhere.pth"], "--model nowhere.pth: no such file; train a network first"),
-    (["--model", "data"], "--model data: no such file"),
-    (["--data", "empty"], "KMNIST"),
+    (["--data", "empty"], "no source delivered the files"),
 ])  # fmt: skip
 def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkeypatch, arguments, message):
-    from neural_lib import downloads
-
-    monkeypatch.setitem(downloads.SOURCES, "KMNIST", {})
+    change_kmnist(monkeypatch, sources={})
     status, _, stderr = run_predict(*arguments)
     assert status in (1, 2)
+    assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"dataset": "unheard-of"}, "its data set 'unheard-of' is not one of kmnist, digits"),
+    ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
+    ({"mean": ["x"]}, "something else than a checkpoint's own in mean"),
+])  # fmt: skip
+def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predict, change, message):
+    torch.save(torch.load(model, weights_only=True) | change, model)
+    status, _, stderr = run_predict()
+    assert status == 2
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
 
 
@@ -84,17 +121,21 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
     (["--samples", "0"], "--samples must be from 1 to 1000, not 0"),
     (["--samples", "1001"], "--samples must be from 1 to 1000, not 1001"),
     (["--seed", "-1"], "--seed must be 0 or more"),
-    (["--output", "."], "--output .: is a folder"),
-    (["--output", "p.pdf"], "--output p.pdf: can't write that kind of picture; end the name in .png"),
-    (["--show"], "--show: no display here to open a window on"),
+    (["--model", "nowhere.pth"], "--model nowhere.pth: can't be read (No such file or directory); train a"),
+    (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
+    (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
+    (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
+    (["--model", "m.pth", "--show"], "--show: no display here to open a window on"),
 ])  # fmt: skip
-def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, arguments, message):
-    if arguments == ["--show"] and sys.platform != "linux":
+def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
+    (tmp_path / "m.pth").touch()
+    if "--show" in arguments and sys.platform != "linux":
         pytest.skip("only Linux can be without a display here")
     done = run_without_torch("predict", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("predict.py: error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert os.listdir(tmp_path) == ["m.pth"]
 
 
 def test_help_needs_no_torch(run_without_torch):

@@ -4,19 +4,20 @@ import contextlib
 import math
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+import threading
 
 import cv2
 import made_up
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, change_kmnist
 
 import train
-from neural_lib import checkpoint, cli, datasets, downloads, plots
+from neural_lib import checkpoint, cli, datasets, plots
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.training import evaluate
 
@@ -61,7 +62,7 @@ def test_kmnist_from_files_to_a_checkpoint_that_keeps_what_was_measured(run_trai
     assert saved.classes == list(info.classes) and saved.config["batch_size"] == 32
 
     images, labels = datasets.load_images("kmnist", kmnist_dir, train=False)
-    test_set = ImageTensors(images, labels, Normalisation(tuple(saved.mean), tuple(saved.std)))
+    test_set = ImageTensors(images, labels, Normalisation(saved.mean, saved.std))
     again = evaluate(saved.build_model(), make_loader(test_set, 32), torch.nn.NLLLoss())
     assert again.accuracy == saved.metrics["test_accuracy"] > 0.5
     assert again.loss == pytest.approx(saved.metrics["test_loss"], rel=1e-6)
@@ -79,9 +80,8 @@ def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(run_script, t
 
 
 def test_quiet_says_nothing_but_warnings(run_train, kmnist_dir):
-    status, stdout, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--epochs", 4, "--quiet")
-    assert (status, stdout) == (0, "")
-    assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
+    # four epochs are enough for the made-up images to be told apart without a mistake, and so without a warning
+    assert run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--epochs", 4, "--quiet") == (0, "", "")
 
 
 @pytest.mark.parametrize("target, status", [(0.2, 0), (1.0, 1)])
@@ -95,8 +95,7 @@ def test_the_accuracy_gate(run_train, target, status):
 def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monkeypatch, tmp_path):
     labels = made_up_kmnist["t10k-labels-idx1-ubyte"]
     files = made_up_kmnist | {"t10k-labels-idx1-ubyte": labels[:8] + labels[:7:-1]}  # the test labels in another order
-    info = replace(datasets.DATASETS["kmnist"], sha256=made_up.sha256(files))
-    monkeypatch.setitem(datasets.DATASETS, "kmnist", info)
+    change_kmnist(monkeypatch, sha256=made_up.sha256(files))
     made_up.write_files(files, tmp_path / "data")
     _, _, stderr = run_train("-d", "kmnist", *FAST)
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
@@ -110,15 +109,18 @@ def test_a_terminal_of_80_columns_gets_a_bar_that_goes_away(tmp_path):
 
     terminal, its_end = pty.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [sys.executable, ROOT / "train.py", "-d", "digits", "--epochs", "1", "-b", "1"]
+    command = [sys.executable, ROOT / "train.py", "-d", "digits", "--epochs", "1", "-b", "4"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=its_end)
     os.close(its_end)
+    watchdog = threading.Timer(100, process.kill)
+    watchdog.start()
     shown = b""
     with contextlib.suppress(OSError):  # Linux's answer to reading a terminal that nobody writes to any more
         while part := os.read(terminal, 4096):
             shown += part
     os.close(terminal)
-    assert process.wait(timeout=60) == 0
+    assert process.wait() == 0
+    watchdog.cancel()
     bars = [bar for bar in shown.decode().split("\r") if bar.startswith("epoch 1/1")]
     assert any(re.search(r"% \|.*\| .*images/s, loss=\d\.\d{4}, accuracy=\d\.\d{4}", bar) for bar in bars)
     assert max(map(len, bars)) <= 80
@@ -134,14 +136,14 @@ def no_network(monkeypatch):
     def unreachable(folder):
         raise OSError("no route to host")
 
-    monkeypatch.setitem(downloads.SOURCES, "KMNIST", {"first.example": unreachable, "second.example": unreachable})
+    change_kmnist(monkeypatch, sources={"first.example": unreachable, "second.example": unreachable})
 
 
 def test_kmnist_asked_for_and_not_to_be_had_is_one_clear_error(run_train, no_network):
     status, _, stderr = run_train("--dataset", "kmnist", *FAST)
     assert status == 1
     error = stderr.splitlines()[-1]
-    assert error.startswith("train.py: error: KMNIST could not be downloaded")
+    assert error.startswith("train.py: error: KMNIST could not be had: no source delivered the files (")
     for said in ("first.example: no route to host", "second.example: no route", os.path.join("data", "KMNIST", "raw"),
                  *made_up.make_files(), "--dataset digits"):  # fmt: skip
         assert said in error
@@ -156,15 +158,32 @@ def test_without_a_data_set_asked_for_the_run_goes_on_with_digits_and_says_so(ru
     assert status == 0
     warning = "this run uses digits, NOT kmnist, which could not be had"
     assert warning.upper() in stderr.split("points apart")[0]
+    assert max(map(len, stderr.split("points apart")[0].splitlines()[:-1])) <= 80
     assert stderr.splitlines()[-1] == f"[WARNING] {warning}"
     assert checkpoint.load("output/model.pth").dataset == "digits"
     assert "digits" in titles[0]
+
+
+def test_digits_nobody_asked_for_replace_no_network_trained_on_other_data(run_train, kmnist_dir, no_network):
+    assert run_train("--data", kmnist_dir, *FAST)[0] == 0
+    before = checkpoint.load("output/model.pth").metrics
+    status, _, stderr = run_train("--data", "a-wrong-folder", *FAST)
+    assert status == 1
+    assert "output/model.pth holds a network trained on other data" in stderr.splitlines()[-1].replace(os.sep, "/")
+    assert checkpoint.load("output/model.pth").metrics == before
 
 
 def test_a_batch_too_large_for_the_digits_is_told_then_too(run_train, no_network):
     status, _, stderr = run_train("--batch-size", 2000)
     assert status == 2
     assert "--batch-size 2000 is larger than the 1,125 images of digits" in stderr.splitlines()[-1]
+
+
+def test_a_data_folder_that_cannot_be_written_is_no_obstacle_to_the_digits(run_train, tmp_path):
+    (tmp_path / "a-file").touch()
+    status, _, stderr = run_train(*FAST, "--data", "a-file")
+    assert status == 0 and "nothing can be put into a-file" in stderr
+    assert run_train(*FAST, "--data", "a-file", "--dataset", "kmnist")[0] == 1
 
 
 def test_a_damaged_file_stops_the_run_even_without_a_data_set_asked_for(run_train, kmnist_dir):
@@ -207,10 +226,14 @@ def test_a_nan_loss_ends_the_run_and_keeps_the_last_good_model(
         assert not os.path.exists("output/model.pth")
 
 
-def test_a_learning_rate_far_too_high_ends_in_one_line(run_train):
-    status, _, stderr = run_train("-d", "digits", *FAST, "--lr", 1e30)
+@pytest.mark.parametrize("batch_size, loss", [(32, r"training loss became (nan|inf) at epoch 1, step \d+"),
+                                              (1125, r"validation loss became (nan|inf) at epoch 1")])  # fmt: skip
+def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, loss):
+    # in batches of all images the only training loss comes before the weights are ruined
+    status, _, stderr = run_train("-d", "digits", *FAST, "--lr", 1e30, "--batch-size", batch_size)
     assert status == 1
-    assert re.fullmatch(r"train.py: error: the training loss became (nan|inf) at epoch 1, step \d+; .*\n", stderr)
+    assert re.fullmatch(rf"train.py: error: the {loss}; output.model.pth was not written; .*\n", stderr)
+    assert not os.path.exists("output/model.pth")
 
 
 # --- refused before torch is loaded ---
@@ -231,9 +254,9 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train):
     (["--dataset", "mnits"], "invalid choice: 'mnits'"),
     (["--model", "."], "--model .: is a folder"),
     (["--model", "a-file/model.pth"], "--model a-file/model.pth: can't write there"),
-    (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of picture; end the name in .png"),
-    (["--plot", "plot"], "--plot plot: can't write that kind of picture"),
-    (["--model", "same.png", "--plot", "same.png"], "--model and --plot are the same file"),
+    (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of file; end the name in .png"),
+    (["--plot", "plot"], "--plot plot: can't write that kind of file"),
+    (["--model", "train.py"], "--model train.py: can't write that kind of file; end the name in .pth, .pt"),
     (["--epoch", "3"], "unrecognized arguments: --epoch"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
@@ -270,11 +293,50 @@ def test_help_needs_no_torch(run_without_torch):
     assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_ctrl_c_is_one_line_and_130(run_train, monkeypatch, kmnist_dir):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path):
+    command = [sys.executable, "-u", str(ROOT / "train.py"), "-d", "digits", "--epochs", "50"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 1)
 
-    monkeypatch.setattr(checkpoint, "save", interrupted)
-    status, _, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST)
-    assert status == 130
-    assert stderr == "train.py: error: interrupted\n"
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_gpu_trains_and_predicts(run_script):
+    for command in (["train.py", "-d", "digits", "--device", "cuda"], ["predict.py", "--device", "cuda", "--no-show"]):
+        done = run_script(*command)
+        assert done.returncode == 0, done.stderr
+        assert "on cuda" in done.stdout
+
+
+def test_ctrl_c_is_one_line_that_says_what_is_kept_and_130(tmp_path):
+    command = [sys.executable, "-u", str(ROOT / "train.py"), "-d", "digits", "--epochs", "1000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stdout.readline().startswith("[INFO] EPOCH: 2/"):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"train.py: error: interrupted; output.model.pth keeps epoch \d+\n", stderr)
+    assert checkpoint.load(tmp_path / "output" / "model.pth").metrics["epoch"] >= 1
+    assert sorted(os.listdir(tmp_path / "output")) == ["model.pth"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix's")
+def test_a_full_disk_is_one_line_that_names_the_file(run_python, tmp_path):
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "import train; from neural_lib import cli\n"
+        "sys.exit(cli.run(train.main, 'train.py', ['-d', 'digits', '--quiet']))"
+    )
+    done = run_python("-c", code)  # a model takes 1.7 MB
+    assert done.returncode == 1
+    assert done.stderr.startswith("train.py: error: output") and done.stderr.endswith("model.pth: File too large\n")
+    assert done.stderr.count("\n") == 1 and os.listdir(tmp_path / "output") == []
+
+
+@pytest.mark.slow
+def test_a_terminal_without_the_letters_of_a_path_still_shows_it(run_python):
+    done = run_python(ROOT / "train.py", "-d", "digits", "--epochs", 1, "--model", "お/m.pth", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "[INFO] wrote \\u304a/m.pth" in done.stdout.replace(os.sep, "/").replace("//u", "\\u")

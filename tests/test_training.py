@@ -49,6 +49,7 @@ def test_evaluating_changes_neither_weights_nor_what_is_learned_next(images):
     weights = []
     for evaluations in (0, 3):
         model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
+        model = nn.Sequential(model, nn.Dropout(0.2))  # which draws from torch's default generator
         for _ in range(2):
             train_one_epoch(model, train_loader, loss_fn, optimizer)
             for _ in range(evaluations):
@@ -102,6 +103,21 @@ def test_fit_tells_the_epoch_of_a_nan_loss(images):
     calls_per_epoch = len(train_loader) + len(val_loader)
     with pytest.raises(NonFiniteLossError, match="training loss became nan at epoch 2, step 3"):
         fit(model, train_loader, val_loader, LossThatBreaks(calls_per_epoch + 3), optimizer, epochs=3)
+
+
+def test_a_nan_validation_is_no_finished_epoch(images):
+    # nothing but the last step ruins the weights: its own loss was still a number
+    model, train_loader, val_loader, _, optimizer = make_run(images)
+    told = []
+
+    class Recorder(Callback):
+        def on_epoch_end(self, epoch, history):
+            told.append(epoch)
+
+    loss_fn = LossThatBreaks(len(train_loader) + 1)
+    with pytest.raises(NonFiniteLossError, match="validation loss became nan at epoch 1"):
+        fit(model, train_loader, val_loader, loss_fn, optimizer, epochs=1, callbacks=[Recorder()])
+    assert told == []
 
 
 def test_callbacks_see_each_epoch_and_each_batch(images):
