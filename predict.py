@@ -44,13 +44,13 @@ def main(argv=None) -> int:
     runtime.check_device(args.device)
 
     check_input(args.model, "--model", otherwise="train a network first, with train.py")
-    show = args.show is not False and display.is_available()
-    if args.show and not show:
-        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
 
     from neural_lib import annotate
 
     output_path = check_output(args.output, "--output", annotate.SUFFIXES)
+    show = args.show is not False and display.is_available()
+    if args.show and not show:
+        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
 
     import numpy as np
     import torch
@@ -71,6 +71,8 @@ def main(argv=None) -> int:
         raise UserError(
             f"--model {args.model}: its data set {saved.dataset!r} is not one of {', '.join(datasets.DATASETS)}"
         )
+    if not saved.fits(info):
+        raise UserError(f"--model {args.model}: its network is not for images like {saved.dataset}'s; train it again")
     if args.samples > info.test_size:
         raise UserError(f"--samples {args.samples}: {saved.dataset} has {info.test_size:,} test images; ask for fewer")
     images, labels = datasets.load_images(saved.dataset, args.data, train=False)

@@ -5,6 +5,7 @@ python train.py --model output/model.pth --plot output/plot.png
 
 import argparse
 import logging
+import os
 import sys
 import textwrap
 from dataclasses import replace
@@ -12,7 +13,7 @@ from dataclasses import replace
 from neural_lib import cli, datasets, plots, runtime
 from neural_lib.config import TrainConfig
 from neural_lib.downloads import DownloadError
-from neural_lib.errors import RunError, UserError
+from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.files import atomic_write, check_output
 
 MODEL_SUFFIXES = (".pth", ".pt")
@@ -69,12 +70,28 @@ def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfi
         failure = f"{info.title} could not be had: {error}"
         if args.dataset is not None:
             raise DownloadError(f"{failure}; or train on the embedded digits with --dataset {FALLBACK}") from None
+        if holds_something_else(args.model):
+            raise RunError(
+                f"{failure}; and {args.model} holds something else than a network trained on {FALLBACK}: "
+                f"to use these instead, give --dataset {FALLBACK} or another --model"
+            ) from None
         fell_back = f"this run uses {FALLBACK}, NOT {config.dataset}, which could not be had"
         ruler = "=" * 78
-        log.warning("\n%s\n%s\n\n%s\n%s", ruler, fell_back.upper(), textwrap.fill(failure, 78), ruler)
+        folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
+        log.warning("\n%s\n%s\n\n%s\n%s", ruler, fell_back.upper(), folded, ruler)
         config = replace(config, dataset=FALLBACK)
         parts = [datasets.load_images(config.dataset, args.data, train) for train in (True, False)]
     return config, parts, fell_back
+
+
+def holds_something_else(path: str) -> bool:
+    """Whether a run that nobody asked to use the digits would replace something else than a network trained on them."""
+    from neural_lib import checkpoint
+
+    try:
+        return os.path.exists(path) and checkpoint.load(path).dataset != FALLBACK
+    except UserError:
+        return True
 
 
 def main(argv=None) -> int:
@@ -93,8 +110,6 @@ def main(argv=None) -> int:
     runtime.check_device(args.device)
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
-    if model_path.resolve() == plot_path.resolve():
-        raise UserError(f"--model and --plot are the same file, {model_path}; give one of them another name")
 
     import torch
     from sklearn.metrics import classification_report
@@ -112,8 +127,6 @@ def main(argv=None) -> int:
 
     # data
     config, parts, fell_back = load_data(config, args)
-    if fell_back and model_path.exists() and checkpoint.load(model_path).dataset != config.dataset:
-        raise RunError(f"{model_path} holds a network trained on other data, and {fell_back}; give another --model")
     info = datasets.DATASETS[config.dataset]
     normalisation = Normalisation(info.mean, info.std)
     train_val, test_set = (ImageTensors(*part, normalisation, device) for part in parts)
@@ -147,12 +160,12 @@ def main(argv=None) -> int:
     try:
         with Progress(config.epochs, len(train_set), args.quiet) as progress:
             history = fit(
-                model, train_loader, val_loader, loss_fn, optimizer, config.epochs, callbacks=(progress, best)
+                model, train_loader, val_loader, loss_fn, optimizer, config.epochs, callbacks=(best, progress)
             )
     except NonFiniteLossError as error:
         raise RunError(f"{error}; {kept()}; try a lower --lr than {config.lr}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; {kept()}") from None
+        raise Interrupted(f"interrupted; {kept()}") from None
     log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
     # test, once, with the weights that are kept

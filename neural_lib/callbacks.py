@@ -71,8 +71,7 @@ class BestEpoch(Callback):
     def on_epoch_end(self, epoch: int, history: History) -> None:
         if self.epoch and history.val_acc[-1] <= self.metrics["val_accuracy"]:
             return
-        self.epoch = epoch
-        self.metrics = {
+        metrics = {
             "epoch": epoch,
             "train_loss": history.train_loss[-1],
             "train_accuracy": history.train_acc[-1],
@@ -80,7 +79,9 @@ class BestEpoch(Callback):
             "val_accuracy": history.val_acc[-1],
         }
         # contiguous: the file keeps values, not the memory layout that this machine computes in
-        self.state_dict = {
+        state_dict = {
             name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.model.state_dict().items()
         }
-        self.on_improved(self.state_dict, self.metrics)
+        self.on_improved(state_dict, metrics)
+        # last: an interruption before this line must not find an epoch that wasn't handed on
+        self.epoch, self.metrics, self.state_dict = epoch, metrics, state_dict

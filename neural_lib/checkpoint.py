@@ -8,7 +8,6 @@ import io
 import platform
 import textwrap
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +54,11 @@ class Checkpoint:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
 
+    def fits(self, info: "DatasetInfo") -> bool:
+        """Whether the network is for images and classes like those of the data set."""
+        own = (len(self.classes), len(self.mean), self.image_size)
+        return own == (len(info.classes), info.channels, info.image_size)
+
     def build_model(self) -> nn.Module:
         """The trained network, on the CPU and in evaluation mode.
 
@@ -67,7 +71,7 @@ class Checkpoint:
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
                 raise ValueError(f"it tells {outputs} classes apart, and {len(self.classes)} are named")
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
                 f"{textwrap.shorten(str(error), 200)}; train it again"
@@ -125,7 +129,7 @@ def _what_is_wrong(error: Exception) -> str:
 def _checked(content: object, path: str | Path) -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"--model {path}: holds data, but is no checkpoint of train.py; train a network first")
-    if content.get("format_version") != FORMAT_VERSION:
+    if str(content.get("format_version")) != str(FORMAT_VERSION):
         raise UserError(
             f"--model {path}: has checkpoint format {content.get('format_version')}, and this version "
             f"reads format {FORMAT_VERSION}; use the version of the project that wrote it"
@@ -135,32 +139,34 @@ def _checked(content: object, path: str | Path) -> Checkpoint:
         saved = Checkpoint(**known)
     except TypeError:  # a field without a default is missing
         raise UserError(f"--model {path}: is an incomplete checkpoint; train the network again") from None
-    wrong = [name for name, fits in _FIELDS_FIT.items() if not fits(getattr(saved, name), saved)]
-    if wrong:
+    if wrong := _wrong_fields(saved):
         raise UserError(f"--model {path}: something else than a checkpoint's own in {', '.join(wrong)}; train it again")
     return saved
 
 
-def _is_list(kind: type | tuple) -> Callable[[object, Checkpoint], bool]:
-    return lambda value, _: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+def _wrong_fields(saved: Checkpoint) -> list[str]:
+    # whether the weights fit the network is build_model's to say
+    right = {
+        "arch": isinstance(saved.arch, str),
+        "arch_args": isinstance(saved.arch_args, dict),
+        "state_dict": isinstance(saved.state_dict, dict) and all(isinstance(name, str) for name in saved.state_dict),
+        "dataset": isinstance(saved.dataset, str),
+        "classes": _is_list(saved.classes, str),
+        "image_size": isinstance(saved.image_size, int) and 1 <= saved.image_size <= 4096,
+        "mean": _is_list(saved.mean, float),
+        "std": _is_list(saved.std, float),
+        "config": isinstance(saved.config, dict),
+        "metrics": isinstance(saved.metrics, dict),
+        "glyphs": _is_list(saved.glyphs, str),
+        "versions": isinstance(saved.versions, dict),
+    }
+    wrong = [name for name, is_right in right.items() if not is_right]
+    if not wrong and len(saved.std) != len(saved.mean):
+        wrong.append("std")
+    if not wrong and len(saved.glyphs) not in (0, len(saved.classes)):
+        wrong.append("glyphs")
+    return wrong
 
 
-def _is(kind: type) -> Callable[[object, Checkpoint], bool]:
-    return lambda value, _: isinstance(value, kind)
-
-
-# what a file may hold in each field; whether the weights fit the network is build_model's to say
-_FIELDS_FIT = {
-    "arch": _is(str),
-    "arch_args": _is(dict),
-    "state_dict": _is(dict),
-    "dataset": _is(str),
-    "classes": _is_list(str),
-    "image_size": lambda value, _: isinstance(value, int) and 1 <= value <= 4096,
-    "mean": _is_list(float),
-    "std": lambda value, saved: _is_list(float)(value, saved) and len(value) == len(saved.mean) > 0,
-    "config": _is(dict),
-    "metrics": _is(dict),
-    "glyphs": lambda value, saved: _is_list(str)(value, saved) and len(value) in (0, len(saved.classes)),
-    "versions": _is(dict),
-}
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)

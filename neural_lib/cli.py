@@ -71,8 +71,8 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         if reason is None:
             raise
         return _fail(prog, reason, 1)
-    except KeyboardInterrupt as interruption:
-        return _fail(prog, f"interrupted{interruption.args[0] if interruption.args else ''}", 130)
+    except KeyboardInterrupt:
+        return _fail(prog, "interrupted", 130)
 
 
 def _known_reason(error: Exception) -> str | None:

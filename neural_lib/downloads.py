@@ -68,9 +68,6 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
             for name in missing:
                 os.replace(fetched / name, folder / name)
             return
-    for empty in (folder, folder.parent):
-        with contextlib.suppress(OSError):  # not empty
-            empty.rmdir()
     raise DownloadError(
         f"no source delivered the files ({'; '.join(failures)}); put {', '.join(missing)} (not gzipped) into {folder} "
         "by hand, or name the folder where the data sets are with --data"

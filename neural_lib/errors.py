@@ -1,4 +1,4 @@
-"""The two kinds of failure that end a script with one line instead of a traceback."""
+"""The kinds of failure that end a script with one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -11,3 +11,9 @@ class RunError(Exception):
     """Something failed at run time that no argument could have foreseen. The script ends with exit status 1."""
 
     exit_status = 1
+
+
+class Interrupted(RunError):
+    """The user pressed Ctrl-C; the message says what is kept. The script ends with exit status 130."""
+
+    exit_status = 130

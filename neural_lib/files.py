@@ -1,6 +1,7 @@
-"""Output files: tried before the long work, written whole or not at all."""
+"""Input and output files: tried before the long work; outputs are written whole or not at all."""
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from neural_lib.errors import UserError
 def check_input(path: str | Path, option: str, otherwise: str) -> None:
     """Raise UserError, with the advice `otherwise`, where no file `path` can be opened for reading."""
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait for somebody to write to it
+            raise UserError(f"{option} {path}: is a pipe, not a file; {otherwise}")
         with open(path, "rb"):
             pass
     except OSError as error:
@@ -28,7 +31,7 @@ def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Pa
     path = Path(path)
     try:
         if path.is_symlink():
-            path = path.resolve()
+            path = Path(os.path.realpath(path))  # Path.resolve answers a loop of links with a RuntimeError
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a device or a pipe"
             raise UserError(f"{option} {path}: is {kind}; give the name of a file")

@@ -9,7 +9,7 @@ CAPTION = annotate.TILE_WIDTH  # the first row below the picture
 
 
 def has_hue(tile, bgr) -> bool:
-    """Whether some pixel of the caption is of that colour, and not only of grey."""
+    """Whether some pixel of the caption is exactly of that colour."""
     return bool((tile[CAPTION:].reshape(-1, 3) == bgr).all(axis=1).any())
 
 

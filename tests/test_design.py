@@ -17,13 +17,13 @@ MODULES = [
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def imports_of(path, at_run_time=True) -> set[str]:
-    """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count at run time."""
+def imports_of(path) -> set[str]:
+    """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     ignored = {
         id(inner)
         for node in ast.walk(tree)
-        if at_run_time and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
     found = set()

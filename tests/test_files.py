@@ -92,6 +92,20 @@ def test_an_error_in_writing_names_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "model.pth")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are Unix's")
+def test_a_pipe_is_no_input(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe, not a file; train first"):
+        check_input(tmp_path / "pipe", "--model", otherwise="train first")
+
+
+def test_a_link_to_itself_leads_nowhere_and_is_replaced(tmp_path):
+    (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
+    with atomic_write(check_output(tmp_path / "loop.pth", "--model", (".pth",))) as handle:
+        handle.write(b"new")
+    assert (tmp_path / "loop.pth").read_bytes() == b"new"
+
+
 def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path):
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
         with pytest.raises(UserError, match=f"^--model {path}: can't be read \\({reason}\\); train first$"):

@@ -15,6 +15,7 @@ from conftest import change_kmnist
 import predict
 import train
 from neural_lib import annotate, cli, datasets
+from neural_lib.lenet import LeNet
 
 LINE = re.compile(r"\[INFO\] ground truth label: (\S+), predicted label: (\S+) \((\d+\.\d)%\)")
 
@@ -94,20 +95,22 @@ def test_the_command_line(run_script, tmp_path):
     assert cv2.imread(str(tmp_path / "new/folder/p.jpg")).std() > 0
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--samples", 101], "--samples 101: kmnist has 100 test images; ask for fewer"),
-    (["--data", "empty"], "no source delivered the files"),
+@pytest.mark.parametrize("arguments, expected, message", [
+    (["--samples", 101], 2, "--samples 101: kmnist has 100 test images; ask for fewer"),
+    (["--data", "empty"], 1, "no source delivered the files"),
 ])  # fmt: skip
-def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkeypatch, arguments, message):
+def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkeypatch, arguments, expected, message):
     change_kmnist(monkeypatch, sources={})
     status, _, stderr = run_predict(*arguments)
-    assert status in (1, 2)
+    assert status == expected
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("change, message", [
     ({"dataset": "unheard-of"}, "its data set 'unheard-of' is not one of kmnist, digits"),
     ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
+    ({"format_version": torch.ones(2)}, "has checkpoint format"),
+    ({"state_dict": {1: torch.ones(2)}}, "something else than a checkpoint's own in state_dict"),
     ({"mean": ["x"]}, "something else than a checkpoint's own in mean"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predict, change, message):
@@ -115,6 +118,28 @@ def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predic
     status, _, stderr = run_predict()
     assert status == 2
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arch_args", [
+    {"numChannels": 1, "classes": 2, "image_size": 28},
+    {"numChannels": 1, "classes": 10, "image_size": 32},
+    {"numChannels": 3, "classes": 10, "image_size": 28},
+])  # fmt: skip
+def test_a_network_for_other_images_is_told_in_one_line(model, run_predict, arch_args):
+    channels, classes = arch_args["numChannels"], arch_args["classes"]
+    change = {
+        "arch_args": arch_args,
+        "state_dict": LeNet(**arch_args).state_dict(),
+        "classes": list("0123456789")[:classes],
+        "glyphs": [],
+        "image_size": arch_args["image_size"],
+        "mean": [0.5] * channels,
+        "std": [0.5] * channels,
+    }
+    torch.save(torch.load(model, weights_only=True) | change, model)
+    status, _, stderr = run_predict()
+    assert status == 2 and stderr.count("\n") == 1
+    assert "its network is not for images like kmnist's" in stderr
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -125,7 +150,7 @@ def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predic
     (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
-    (["--model", "m.pth", "--show"], "--show: no display here to open a window on"),
+    (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
     (tmp_path / "m.pth").touch()
