@@ -1,6 +1,8 @@
-"""Show what a trained network sees in test images: predictions in the log, in one annotated picture, in a window.
+"""Show what a trained network sees in test images: in log, picture and window.
 
-python predict.py --model output/model.pth
+    python predict.py --model output/model.pth
+
+Data set, class names and network are those that the checkpoint names.
 """
 
 import argparse

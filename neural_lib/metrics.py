@@ -1,5 +1,7 @@
 """Counts and sums over samples, and what is read off them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,13 @@ class RunningScores:
     def accuracy(self) -> float:
         """Share of the images whose most probable class is the true one, 0 to 1."""
         return float(self._correct) / self.count
+
+
+def report(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str:
+    """scikit-learn's classification_report of true and predicted classes (N,), a line a class, as text."""
+    from sklearn.metrics import classification_report  # a second to import, and wanted once, at the end
+
+    every_class = range(len(classes))  # also one that neither occurs nor is predicted
+    return classification_report(
+        labels, predictions, labels=every_class, target_names=classes, digits=4, zero_division=0
+    )

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import nll_loss
 
-from neural_lib.metrics import RunningScores
+from neural_lib.metrics import RunningScores, report
 
 
 def test_sums_over_samples_whatever_the_batches():
@@ -24,3 +24,11 @@ def test_many_small_losses_are_not_lost_in_a_large_sum():
     for _ in range(1000):
         scores.update(torch.tensor(1.0), log_probs, labels)
     assert scores.loss * scores.count == 1e8 + 1000  # float32 would still say 1e8
+
+
+def test_the_report_has_a_line_for_every_class_also_one_that_never_occurs():
+    text = report(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), ["o", "ki", "su"])
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+    assert rows["o"] == ["1.0000", "0.5000", "0.6667", "2"]
+    assert rows["su"] == ["0.0000", "0.0000", "0.0000", "0"]
+    assert rows["accuracy"] == ["0.6667", "3"]

@@ -166,3 +166,4 @@ def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, 
 def test_help_needs_no_torch(run_without_torch):
     done = run_without_torch("predict", "--help")
     assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
