@@ -157,7 +157,8 @@ def _is_verified(path: Path, expected: str) -> bool:
     with contextlib.suppress(OSError):  # a cache that can't be written costs one more hash, no more
         memory_file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(memory_file) as handle:
-            handle.write(json.dumps(memory | {key: entry}, indent=1).encode())
+            still_there = {path: known for path, known in memory.items() if os.path.exists(path)}
+            handle.write(json.dumps(still_there | {key: entry}, indent=1).encode())
     return True
 
 

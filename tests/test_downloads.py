@@ -209,10 +209,19 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(kmnist_dir, monkey
 @pytest.mark.parametrize("memory", [b"", b"not json", b"[1]", b'{"a": 1}'])
 def test_a_damaged_memory_costs_a_hash_and_no_more(kmnist_dir, memory):
     path = downloads._memory_file()
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(memory)
     load_images("kmnist", kmnist_dir, train=True)
     assert str(kmnist_dir) in path.read_text()
+
+
+def test_the_memory_forgets_files_that_are_gone(kmnist_dir, tmp_path):
+    load_images("kmnist", kmnist_dir, train=True)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    load_images("kmnist", tmp_path / "moved", train=True)
+    remembered = [path for path in json.loads(downloads._memory_file().read_bytes()) if str(tmp_path) in path]
+    raw = tmp_path / "moved" / "KMNIST" / "raw"
+    assert sorted(remembered) == sorted(str(raw / name) for name in made_up.make_files())
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(kmnist_dir, tmp_path, monkeypatch):
