@@ -16,6 +16,12 @@ from neural_lib import datasets, downloads
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config):
+    # Threads gain nothing on images this small, and where another program is busy too they wait for each other: the suite
+    # took 230 s with two threads beside a benchmark, 94 s with one. Set before any test file imports torch.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_surroundings(tmp_path_factory):
     """No test touches the user's memory of verified files, asks a proxy or finds a display by chance."""
