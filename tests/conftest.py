@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
-    # Threads gain nothing on images this small, and where another program is busy too they wait for each other: the suite
-    # took 230 s with two threads beside a benchmark, 94 s with one. Set before any test file imports torch.
+    # Threads gain nothing on images this small, and beside another busy program they wait for each other: with two, the
+    # suite took three times as long beside a benchmark as alone. Set before any test file imports torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
