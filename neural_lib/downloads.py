@@ -38,12 +38,11 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
     """
     folder = Path(folder)
     missing = [name for name in sha256 if not (folder / name).exists()]
-    for name in sha256:
-        if name not in missing and not _is_verified(folder / name, sha256[name]):
-            raise UserError(
-                f"{folder / name}: damaged, or not the official file (another sha256); "
-                "delete it, and the next run downloads it again"
-            )
+    if wrong := _wrong_files({folder / name: sha256[name] for name in sha256 if name not in missing}):
+        raise UserError(
+            f"{', '.join(map(str, wrong))}: damaged, or not the official file (another sha256); "
+            "delete it, and the next run downloads it again"
+        )
     if missing:
         _download(folder, sha256, missing, sources)
 
@@ -144,22 +143,21 @@ def _no_bars_in_logs():
 # --- checksums, remembered in the user's cache folder so that an unchanged file is hashed once ---
 
 
-def _is_verified(path: Path, expected: str) -> bool:
-    status = path.stat()
-    entry = {"sha256": expected, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    memory_file = _memory_file()
-    memory = _read_memory(memory_file)
-    key = str(path.resolve())
-    if memory.get(key) == entry:
-        return True
-    if _sha256(path) != expected:
-        return False
-    with contextlib.suppress(OSError):  # a cache that can't be written costs one more hash, no more
-        memory_file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(memory_file) as handle:
-            still_there = {path: known for path, known in memory.items() if os.path.exists(path)}
-            handle.write(json.dumps(still_there | {key: entry}, indent=1).encode())
-    return True
+def _wrong_files(expected: Mapping[Path, str]) -> list[Path]:
+    memory = _read_memory()
+    wrong, verified = [], {}
+    for path, sha256 in expected.items():
+        status = path.stat()
+        key, entry = str(path.resolve()), {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        if memory.get(key) == entry:
+            continue
+        if _sha256(path) == sha256:
+            verified[key] = entry
+        else:
+            wrong.append(path)
+    if verified:
+        _write_memory(memory | verified)
+    return wrong
 
 
 def _memory_file() -> Path:
@@ -168,12 +166,20 @@ def _memory_file() -> Path:
     return Path(cache) / "neural_lib" / "verified.json"
 
 
-def _read_memory(path: Path) -> dict:
+def _read_memory() -> dict:
     try:
-        memory = json.loads(path.read_bytes())
+        memory = json.loads(_memory_file().read_bytes())
     except (OSError, ValueError):
         return {}
     return memory if isinstance(memory, dict) else {}
+
+
+def _write_memory(memory: dict) -> None:
+    still_there = {path: entry for path, entry in memory.items() if os.path.exists(path)}
+    with contextlib.suppress(OSError):  # a cache that can't be written costs one more hash, no more
+        _memory_file().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(_memory_file()) as handle:
+            handle.write(json.dumps(still_there, indent=1).encode())
 
 
 def _sha256(path: Path) -> str:

@@ -73,6 +73,15 @@ def test_a_damaged_file_is_named_and_left_alone(kmnist_dir, name, damage):
     assert path.read_bytes() == damaged
 
 
+def test_all_damaged_files_are_named_at_once(kmnist_dir):
+    raw = kmnist_dir / "KMNIST" / "raw"
+    names = ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    for name in names:
+        (raw / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{names[0]}, .*{names[1]}: damaged"):
+        load_images("kmnist", kmnist_dir, train=True)
+
+
 def test_what_old_torchvision_versions_left_behind_is_not_read(kmnist_dir):
     # KMNIST/processed/*.pt, which torchvision's class would prefer to the verified files
     processed = kmnist_dir / "KMNIST" / "processed"
