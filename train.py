@@ -65,11 +65,15 @@ def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfi
 
     Returns the config with the data set that it came to, the two parts, and a warning where that is another one.
     """
+
+    def read_both(name: str) -> list[datasets.Images]:
+        return [datasets.load_images(name, args.data, train) for train in (True, False)]
+
     info = datasets.DATASETS[config.dataset]
     log.info("loading the %s dataset...", info.title)
     fell_back = ""
     try:
-        parts = [datasets.load_images(config.dataset, args.data, train) for train in (True, False)]
+        parts = read_both(config.dataset)
     except DownloadError as error:
         failure = f"{info.title} could not be had: {error}"
         if args.dataset is not None:
@@ -84,7 +88,7 @@ def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfi
         folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
         log.warning("\n%s\n%s\n\n%s\n%s", ruler, fell_back.upper(), folded, ruler)
         config = replace(config, dataset=FALLBACK)
-        parts = [datasets.load_images(config.dataset, args.data, train) for train in (True, False)]
+        parts = read_both(FALLBACK)
     return config, parts, fell_back
 
 

@@ -26,7 +26,7 @@ class _Handler(logging.StreamHandler):
     """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:
-        raise  # noqa: PLE0704  called where an exception is being handled
+        raise  # what is being handled where logging calls this
 
 
 def set_up_logging(quiet: bool = False) -> None:

@@ -82,8 +82,11 @@ def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(run_script, t
 
 
 def test_quiet_says_nothing_but_warnings(run_train, kmnist_dir, monkeypatch):
-    monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", 1.0)
-    assert run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--quiet") == (0, "", "")
+    for gap, warnings in ((1.0, 0), (-1.0, 1)):  # no gap is worth a warning; every one is
+        monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", gap)
+        status, stdout, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--quiet")
+        assert (status, stdout, stderr.count("\n")) == (0, "", warnings)
+        assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
 
 
 @pytest.mark.parametrize("target, status", [(0.2, 0), (1.0, 1)])
