@@ -12,7 +12,7 @@ def build_model(arch: str, **arch_args) -> nn.Module:
     """Build the network `arch` with its own arguments, its weights laid out channels-last.
 
     Every network maps images (N, C, H, W) to log-probabilities (N, classes). channels_last is a memory layout alone: it
-    changes no value of the state_dict, and oneDNN and cuDNN convolve faster in it (tests/bench_train.py measures it).
+    changes no value of the state_dict, and on the CPU the convolutions take less time in it.
     Raises KeyError for an unknown name, TypeError or ValueError for arguments that the network does not take.
     """
     return ARCHS[arch](**arch_args).to(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 import predict
 import train
+from neural_lib import datasets
 
 # each module may import those before it, and no script
 MODULES = [
@@ -68,6 +69,15 @@ def test_the_readmes_tree_is_the_disks():
     told = set(re.findall(r"^ *([\w.]+\.py|[\w.]+/)(?= |$)", tree, re.MULTILINE))
     on_disk = {path.name for folder in ("", "neural_lib", "tests") for path in (ROOT / folder).glob("*.py")}
     assert told == on_disk - {"__init__.py"} | {"neural_lib/", "tests/", "output/"}
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_the_readme_tells_every_data_sets_size_licence_and_source(name):
+    info = datasets.DATASETS[name]
+    row = next(row for row in README.splitlines() if row.startswith(f"| `{name}` | {info.train_size:,} + "))
+    assert f"+ {info.test_size:,} images" in row and f"| {info.licence} |" in row
+    for reference in re.findall(r"doi:\S+?(?=;|$)|(?<=arXiv:)\d+\.\d+", info.source):
+        assert reference in row
 
 
 @pytest.mark.parametrize("script", [train, predict])
