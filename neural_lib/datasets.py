@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from neural_lib import downloads
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -99,13 +100,22 @@ def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
 
 
 def _read_idx(folder: Path, train: bool) -> Images:
-    # The readers behind torchvision's KMNIST class. The class itself would prefer processed/training.pt, which old
-    # versions of torchvision left behind and whose content nobody has verified.
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+    import torch
 
     part = "train" if train else "t10k"
-    images = read_image_file(str(folder / f"{part}-images-idx3-ubyte"))
-    return Images(images.unsqueeze(1), read_label_file(str(folder / f"{part}-labels-idx1-ubyte")))
+    images = torch.from_numpy(_idx_array(folder / f"{part}-images-idx3-ubyte"))
+    labels = torch.from_numpy(_idx_array(folder / f"{part}-labels-idx1-ubyte"))
+    return Images(images.unsqueeze(1), labels.long())  # (N, H, W) -> (N, 1, H, W)
+
+
+def _idx_array(path: Path) -> "np.ndarray":
+    # The inverse of downloads.idx_bytes, for files whose checksums are right. torchvision can read them, but its import
+    # takes a tenth of a short run, and its KMNIST class would prefer an unverified processed/training.pt.
+    import numpy as np
+
+    values = np.fromfile(path, dtype=np.uint8)
+    lengths = values[4 : 4 + 4 * values[3]].view(">i4")  # values[3]: the number of axes
+    return values[4 + 4 * values[3] :].reshape(lengths)
 
 
 def _read_digits(info: DatasetInfo, train: bool) -> Images:
