@@ -58,7 +58,7 @@ def main(argv=None) -> int:
     import torch
 
     from neural_lib import checkpoint
-    from neural_lib.loaders import ImageTensors, Normalisation
+    from neural_lib.loaders import Normalisation
 
     # network: everything about it comes from the checkpoint
     log.info("loading the model %s...", args.model)
@@ -79,12 +79,12 @@ def main(argv=None) -> int:
         raise UserError(f"--samples {args.samples}: {saved.dataset} has {info.test_size:,} test images; ask for fewer")
     images, labels = datasets.load_images(saved.dataset, args.data, train=False)
     chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False).tolist()
-    test_set = ImageTensors(images, labels, Normalisation(saved.mean, saved.std), device)
 
     # predictions: one batch
     with torch.inference_mode():
-        inputs, truths = test_set.__getitems__(chosen)
-        probabilities, predictions = model(inputs).exp().max(dim=1)
+        inputs = Normalisation(saved.mean, saved.std).to(device)(images[chosen].to(device))
+        probabilities, predictions = (each.cpu() for each in model(inputs).exp().max(dim=1))
+    truths = labels[chosen]
 
     # annotation
     annotations = []

@@ -12,10 +12,10 @@ import logging
 import os
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from neural_lib import cli, datasets, plots, runtime
-from neural_lib.config import TrainConfig
+from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
 from neural_lib.downloads import DownloadError
 from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.files import atomic_write, check_output
@@ -28,8 +28,7 @@ log = logging.getLogger("neural_lib")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    default = TrainConfig()
-    parser = cli.ArgumentParser(__doc__)
+    parser = cli.ArgumentParser(__doc__, epilog="recipes:\n" + describe_recipes())
     add = parser.add_argument
     add("-m", "--model", default="output/model.pth", help="checkpoint to write (%(default)s)")
     add("-p", "--plot", default="output/plot.png", help="learning curves to draw (%(default)s)")
@@ -37,27 +36,59 @@ def parse_args(argv=None) -> argparse.Namespace:
         "-d",
         "--dataset",
         choices=datasets.DATASETS,
-        help=f"data set; without this option {default.dataset}, or {FALLBACK} where that can't be downloaded",
+        help=f"data set; without this option {TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded",
     )
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
-    add("--epochs", type=int, default=default.epochs, help="passes over the training images (%(default)s)")
-    add("-b", "--batch-size", type=int, default=default.batch_size, help="images per optimizer step (%(default)s)")
-    add("--lr", type=float, default=default.lr, help="Adam's learning rate (%(default)s)")
     add(
-        "--train-split",
-        type=float,
-        default=default.train_split,
-        metavar="SHARE",
-        help="share of the training images to train on; the others validate (%(default)s)",
+        "-r",
+        "--recipe",
+        choices=RECIPES,
+        default="classic",
+        help="what the next options are if not given (%(default)s)",
     )
-    add("--seed", type=int, default=default.seed, help="of split, shuffle and initial weights (%(default)s)")
+
+    def hyper(*flags: str, help: str) -> None:
+        """An option for one hyper-parameter; type, choices and values are config's."""
+        name = flags[-1].removeprefix("--").replace("-", "_")
+        choices, kind = CHOICES.get(name), type(getattr(TrainConfig, name))
+        metavar = None if choices else {int: "N", float: "X"}[kind]
+        values = values_of_recipes(name)
+        add(*flags, type=kind, choices=choices, metavar=metavar, help=f"{help} ({values})".replace("%", "%%"))
+
+    hyper("--epochs", help="passes over the training images")
+    hyper("-b", "--batch-size", help="images per optimizer step")
+    hyper("--optimizer", help="how gradients become steps; sgd with momentum 0.9")
+    hyper("--lr", help="learning rate, the highest one of a schedule")
+    hyper("--schedule", help="of the learning rate, from step to step")
+    hyper("--weight-decay", help="pull of the weights towards 0")
+    hyper("--label-smoothing", help="share of the target spread over all classes")
+    hyper("--dropout", help="share of a linear layer's inputs dropped in training")
+    hyper("--rotation", help="turn training images by up to so many degrees")
+    hyper("--scale", help="stretch or shrink them by up to this share")
+    hyper("--shear", help="slant them by up to this slope")
+    hyper("--shift", help="move them by up to so many pixels each way")
+    hyper("--elastic", help="bend them by so many pixels, standard deviation")
+    hyper("--precision", help="auto: bf16 where processor or GPU have it natively")
+    hyper("--train-split", help="share to train on; the other images validate")
+    hyper("--seed", help="of split, shuffle, distortions and initial weights")
     add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
-    add("--target-accuracy", type=float, metavar="SHARE", help="exit with status 1 below this test accuracy")
+    add("--compile", action="store_true", help="torch.compile the network: a minute's wait, then faster epochs")
+    add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
     add("--quiet", action="store_true", help="print warnings and errors alone")
     args = parser.parse_args(argv)
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         parser.error(f"--target-accuracy must be above 0 and at most 1 (0.94 is 94 %), not {args.target_accuracy}")
     return args
+
+
+def describe_recipes() -> str:
+    return "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
+
+
+def chosen_config(args: argparse.Namespace) -> TrainConfig:
+    """The recipe's configuration; an option that was given wins over it."""
+    given = {field.name: getattr(args, field.name, None) for field in fields(TrainConfig)}
+    return RECIPES[args.recipe].config(**{name: value for name, value in given.items() if value is not None})
 
 
 def load_data(config: TrainConfig, args: argparse.Namespace) -> tuple[TrainConfig, list[datasets.Images], str]:
@@ -106,52 +137,62 @@ def main(argv=None) -> int:
     # arguments: everything that can be refused is refused here, before torch is loaded
     args = parse_args(argv)
     cli.set_up_logging(args.quiet)
-    config = TrainConfig(
-        dataset=args.dataset or TrainConfig.dataset,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        train_split=args.train_split,
-        seed=args.seed,
-    )
-    config.split_sizes(datasets.DATASETS[config.dataset].train_size)
+    config = chosen_config(args)
+    info = datasets.DATASETS[config.dataset]
+    config.split_sizes(info.train_size)
+    config.check_image_size(info.image_size)
     runtime.check_device(args.device)
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
 
+    runtime.tune_for_cpu()
     import torch
 
     from neural_lib import checkpoint
+    from neural_lib.augment import RandomDistortion
     from neural_lib.callbacks import BestEpoch, Progress
     from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
     from neural_lib.metrics import report
     from neural_lib.models import build_model
+    from neural_lib.optim import build_loss, build_optimizer, build_scheduler
     from neural_lib.training import NonFiniteLossError, evaluate, fit
 
-    # seed and device
+    # seed, device and precision
+    log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(str(config), 76), "    "))
     runtime.seed_everything(config.seed)
     device, reason = runtime.select_device(args.device)
     log.info("computing on %s (%s)", device, reason)
+    precision, reason = runtime.select_precision(config.precision, device)
+    log.info("precision: %s (%s)", str(precision).removeprefix("torch."), reason)
+    if precision == torch.bfloat16 and not runtime.computes_bfloat16(device):
+        log.warning("--precision bf16: the %s only emulates bfloat16; fp32 may be faster", device)
 
     # data
     config, parts, fell_back = load_data(config, args)
     info = datasets.DATASETS[config.dataset]
-    normalisation = Normalisation(info.mean, info.std)
-    train_val, test_set = (ImageTensors(*part, normalisation, device) for part in parts)
+    train_val, test_set = (ImageTensors(*part, device) for part in parts)
 
     log.info("generating the train/validation split...")
     train_set, val_set = split(train_val, config)
-    train_loader = make_loader(train_set, config.batch_size, shuffle_seed=config.seed)
-    val_loader = make_loader(val_set, config.batch_size)
-    test_loader = make_loader(test_set, config.batch_size)
+    normalise = Normalisation(info.mean, info.std).to(device)
+    prepare = normalise
+    if config.distorts():
+        prepare = torch.nn.Sequential(RandomDistortion(config, info.image_size, device), normalise)
+    train_loader = make_loader(train_set, config.batch_size, prepare, shuffle_seed=config.seed)
+    val_loader = make_loader(val_set, config.batch_size, normalise)
+    test_loader = make_loader(test_set, config.batch_size, normalise)
     log.info("%d images to train on, %d to validate, %d to test", len(train_set), len(val_set), len(test_set))
 
     # model
     log.info("initializing the %s model...", config.arch)
     arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
-    model = build_model(config.arch, **arch_args).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
-    loss_fn = torch.nn.NLLLoss()
+    model = build_model(config.arch, **arch_args, dropout=config.dropout).to(device)
+    optimizer = build_optimizer(model.parameters(), config)
+    scheduler = build_scheduler(optimizer, config, len(train_loader))
+    loss_fn = build_loss(config)
+    if args.compile:
+        log.info("torch.compile: the first batches take a minute or so...")
+        model.compile()
 
     run = checkpoint.for_run(config, info, arch_args)
 
@@ -162,14 +203,17 @@ def main(argv=None) -> int:
         return f"{model_path} keeps epoch {best.epoch}" if best.epoch else f"{model_path} was not written"
 
     # fit: each epoch that validates better than all before is saved at once
+    if harder := config.regularisation():
+        log.info("training, not validation, is with %s", ", ".join(harder))
     log.info("training the network...")
     best = BestEpoch(model, on_improved=save)
     start = runtime.now(device)
     try:
         with Progress(config.epochs, len(train_set), args.quiet) as progress:
             history = fit(
-                model, train_loader, val_loader, loss_fn, optimizer, config.epochs, callbacks=(best, progress)
-            )
+                model, train_loader, val_loader, loss_fn, optimizer, config.epochs,
+                scheduler, precision, callbacks=(best, progress),
+            )  # fmt: skip
     except NonFiniteLossError as error:
         raise RunError(f"{error}; {kept()}; try a lower --lr than {config.lr}") from None
     except KeyboardInterrupt:
@@ -179,7 +223,7 @@ def main(argv=None) -> int:
     # test, once, with the weights that are kept
     log.info("evaluating the network of epoch %d on the test set...", best.epoch)
     model.load_state_dict(best.state_dict)
-    test = evaluate(model, test_loader, loss_fn)
+    test = evaluate(model, test_loader, precision)
 
     # report
     log.info("classification report\n%s", report(test.labels, test.predictions, info.classes))
@@ -188,6 +232,8 @@ def main(argv=None) -> int:
     # save and plot
     save(best.state_dict, best.metrics | {"test_loss": test.loss, "test_accuracy": test.accuracy})
     title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} (epoch {best.epoch})"
+    if harder:
+        title += f"\ntraining with {', '.join(harder)}"
     with atomic_write(plot_path) as handle:
         plots.plot_history(history, best.epoch, title).savefig(handle, format=plot_path.suffix[1:])
     log.info("wrote %s and %s", model_path, plot_path)

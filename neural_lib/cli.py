@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -79,6 +80,8 @@ def _known_reason(error: Exception) -> str | None:
     # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
     if "torchvision::nms" in str(error):
         return "torch and torchvision don't fit together; see Troubleshooting in README.md"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "out of memory; a smaller --batch-size or fewer --samples need less"
     return None

@@ -1,9 +1,15 @@
-"""TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be."""
+"""TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be; and the named recipes."""
 
 import math
 from dataclasses import asdict, dataclass
 
 from neural_lib.errors import UserError
+
+CHOICES = {
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("constant", "one-cycle"),
+    "precision": ("auto", "fp32", "bf16"),
+}
 
 
 @dataclass(frozen=True)
@@ -17,21 +23,42 @@ class TrainConfig:
     arch: str = "lenet"  # a name in models.ARCHS
     epochs: int = 10  # passes over the training images
     batch_size: int = 64  # images per optimizer step
-    lr: float = 1e-3  # Adam's step size, no unit
+    optimizer: str = "adam"  # optim.build_optimizer says what each is
+    lr: float = 1e-3  # step size, no unit; the highest one where a schedule varies it
+    schedule: str = "constant"  # of the learning rate, from step to step
+    weight_decay: float = 0.0  # L2 penalty with adam and sgd; share of each weight, times lr, with adamw
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes, in training
+    dropout: float = 0.0  # share of the inputs of each linear layer that is dropped, in training
+    rotation: float = 0.0  # degrees; this and the next four distort the training images, see augment.py
+    scale: float = 0.0  # share of the height and of the width
+    shear: float = 0.0  # horizontal pixels per vertical pixel
+    shift: float = 0.0  # pixels
+    elastic: float = 0.0  # pixels, standard deviation
+    precision: str = "fp32"  # of the network's arithmetic; weights are float32 always
     train_split: float = 0.75  # share of the training images that is trained on; the rest validates
-    seed: int = 42  # of the split, the shuffle and the initial weights
+    seed: int = 42  # of the split, the shuffle, the distortions and the initial weights
 
     def __post_init__(self) -> None:
-        self._require("epochs", _is_int(self.epochs) and self.epochs >= 1, "a whole number of at least 1")
-        self._require("batch_size", _is_int(self.batch_size) and self.batch_size >= 1, "a whole number of at least 1")
+        for name, known in CHOICES.items():
+            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
         self._require("lr", 0 < self.lr < math.inf, "a finite number above 0")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number of at least 0")
+        for name in ("label_smoothing", "dropout", "scale"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees")
+        self._require("shear", 0 <= self.shear <= 1, "from 0 to 1")
+        for name in ("shift", "elastic"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "a finite number of pixels, at least 0")
         self._require("train_split", 0 < self.train_split < 1, "between 0 and 1, both excluded")
         # NumPy's legacy generator takes 32 bits, the narrowest of the generators that are seeded
         self._require("seed", _is_int(self.seed) and 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
 
     def _require(self, name: str, holds: bool, requirement: str) -> None:
         if not holds:
-            raise UserError(f"--{name.replace('_', '-')} must be {requirement}, not {getattr(self, name)}")
+            raise UserError(f"{_flag(name)} must be {requirement}, not {getattr(self, name)}")
 
     def split_sizes(self, count: int) -> tuple[int, int]:
         """How many of `count` images train and how many validate, as int(count * train_split) and the rest.
@@ -51,10 +78,95 @@ class TrainConfig:
             )
         return train, count - train
 
+    def check_image_size(self, size: int) -> None:
+        """Raise UserError where images of `size` x `size` pixels would be moved so far that little is left of them."""
+        for name in ("shift", "elastic"):
+            if getattr(self, name) > size / 4:
+                raise UserError(
+                    f"{_flag(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
+                    f"at most {size / 4:g}"
+                )
+
+    def distorts(self) -> bool:
+        """Whether training images are to be distorted."""
+        return any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
+
     def to_dict(self) -> dict:
         """The values as plain types, for the checkpoint."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """The values in force, all but the data set and the network: "epochs=10, batch_size=64, ..."."""
+        return ", ".join(f"{name}={value}" for name, value in asdict(self).items() if name not in ("dataset", "arch"))
+
+    def regularisation(self) -> list[str]:
+        """What makes training harder than validation, in words; its scores are the lower for it."""
+        in_force = {
+            "distorted images": self.distorts(),
+            "dropout": self.dropout > 0,
+            "label smoothing": self.label_smoothing > 0,
+        }
+        return [what for what, is_on in in_force.items() if is_on]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
 
 def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of hyper-parameters; what it doesn't name is TrainConfig's default."""
+
+    about: str  # one line
+    values: dict
+
+    def config(self, **own) -> TrainConfig:
+        """The recipe's configuration, with the caller's `own` values where the two differ."""
+        return TrainConfig(**self.values | own)
+
+
+# Chosen on the validation images of KMNIST
+RECIPES = {
+    "classic": Recipe("the tutorial's hyper-parameters", {}),
+    "fast": Recipe(
+        "the tutorial's accuracy, as soon as possible",
+        {
+            "epochs": 2,
+            "optimizer": "adamw",
+            "lr": 3e-3,
+            "schedule": "one-cycle",
+            "weight_decay": 0.01,
+            "precision": "auto",
+        },
+    ),
+    "best": Recipe(
+        "the most that LeNet can give",
+        {
+            "epochs": 25,
+            "batch_size": 128,
+            "optimizer": "adamw",
+            "lr": 3e-3,
+            "schedule": "one-cycle",
+            "weight_decay": 0.01,
+            "label_smoothing": 0.1,
+            "dropout": 0.3,
+            "rotation": 10.0,
+            "scale": 0.15,
+            "shear": 0.15,
+            "shift": 2.0,
+            "elastic": 0.7,
+            "precision": "auto",
+        },
+    ),
+}
+
+
+def values_of_recipes(name: str) -> str:
+    """The hyper-parameter's value in each recipe, as --help shows it: "10; fast 2, best 25"."""
+    default = getattr(TrainConfig(), name)
+    others = [f"{key} {recipe.values[name]}" for key, recipe in RECIPES.items() if name in recipe.values]
+    return f"{default}; {', '.join(others)}" if others else f"{default}"

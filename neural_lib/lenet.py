@@ -7,11 +7,12 @@ from torch import Tensor, nn
 class LeNet(nn.Module):
     """Two 5x5 convolutions with 2x2 max-pooling, then two linear layers: 431,080 parameters for 1x28x28 and 10 classes.
 
-    numChannels: channels of an image. classes: number of classes. image_size: its height and width in pixels.
+    numChannels: channels of an image. classes: number of classes. image_size: its height and width in pixels. dropout:
+    probability that an input of a linear layer is dropped in training; the tutorial's network has none.
     Raises ValueError for images under 16 pixels, of which the second pooling would leave nothing.
     """
 
-    def __init__(self, numChannels: int, classes: int, image_size: int = 28) -> None:
+    def __init__(self, numChannels: int, classes: int, image_size: int = 28, dropout: float = 0.0) -> None:
         super().__init__()
         side = ((image_size - 4) // 2 - 4) // 2  # 28 -> conv 24 -> pool 12 -> conv 8 -> pool 4
         if side < 1:
@@ -25,6 +26,7 @@ class LeNet(nn.Module):
         self.relu2 = nn.ReLU()
         self.maxpool2 = nn.MaxPool2d(kernel_size=2, stride=2)
 
+        self.dropout = nn.Dropout(dropout)
         self.fc1 = nn.Linear(50 * side * side, 500)
         self.relu3 = nn.ReLU()
         self.fc2 = nn.Linear(500, classes)
@@ -36,5 +38,6 @@ class LeNet(nn.Module):
         x = self.relu1(self.maxpool1(self.conv1(x)))  # (N, C, 28, 28) -> (N, 20, 12, 12)
         x = self.relu2(self.maxpool2(self.conv2(x)))  # (N, 20, 12, 12) -> (N, 50, 4, 4)
         x = torch.flatten(x, 1)  # (N, 50, 4, 4) -> (N, 800)
-        x = self.relu3(self.fc1(x))  # (N, 800) -> (N, 500)
-        return self.logSoftmax(self.fc2(x))  # (N, 500) -> (N, classes)
+        x = self.relu3(self.fc1(self.dropout(x)))  # (N, 800) -> (N, 500)
+        x = self.fc2(self.dropout(x))  # (N, 500) -> (N, classes)
+        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16

@@ -1,10 +1,10 @@
 """The seeded train/validation split and the DataLoaders over images held in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, random_split
+from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
 from neural_lib.config import TrainConfig
 
@@ -19,49 +19,65 @@ class Normalisation(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W) -> float32 of the same shape, channels-last."""
+        """Pixels 0..255 of any dtype, (N, C, H, W) -> float32 of the same shape, channels-last."""
         return (images.float() - self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
 class ImageTensors(Dataset):
-    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`; items are normalised.
+    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
 
-    A torch DataLoader fetches a whole batch through __getitems__: one gather instead of N decodings.
+    An index of many is a whole batch: one gather instead of N decodings.
     """
 
-    def __init__(
-        self, images: Tensor, labels: Tensor, normalisation: Normalisation, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> None:
         self.images, self.labels = images.to(device), labels.to(device)
-        self.normalisation = normalisation.to(device)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.__getitems__([index])
-        return images[0], labels[0]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.tensor(indices, device=self.images.device)
-        return self.normalisation(self.images[chosen]), self.labels[chosen]
+    def __getitem__(self, index: int | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
 
 
-def split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset]:
+def split(dataset: ImageTensors, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
     """The part to train on and the part to validate on, drawn from the config's seed as the tutorial draws them."""
-    return tuple(random_split(dataset, config.split_sizes(len(dataset)), torch.Generator().manual_seed(config.seed)))
+    generator = torch.Generator().manual_seed(config.seed)
+    parts = random_split(range(len(dataset)), config.split_sizes(len(dataset)), generator)
+    return tuple(ImageTensors(*dataset[part.indices]) for part in parts)
 
 
-def make_loader(dataset: Dataset, batch_size: int, shuffle_seed: int | None = None) -> DataLoader:
+class BatchIndices(Sampler[Tensor]):
+    """The indices of each batch (batch_size,), in order or, given a generator, in a new random order each epoch.
+
+    An epoch's order is drawn on the CPU, the same for every device, and moved to the images in one piece: a transfer
+    for each batch would make the CPU wait for the device each time.
+    """
+
+    def __init__(self, dataset: ImageTensors, batch_size: int, generator: torch.Generator | None = None) -> None:
+        self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        count = len(self.dataset)
+        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
+        yield from order.to(self.dataset.images.device).split(self.batch_size)
+
+
+def make_loader(
+    dataset: ImageTensors, batch_size: int, transform: Callable[[Tensor], Tensor], shuffle_seed: int | None = None
+) -> DataLoader:
     """A DataLoader of whole batches (the last may be shorter), in a new seeded order each epoch where a seed is given.
 
-    The order is drawn on the CPU from a generator of its own: the same on every device, untouched by evaluation.
+    transform: uint8 images (N, C, H, W) -> the network's input; it is given a whole batch.
     """
-    # without a generator of its own, starting to iterate would draw from torch's default one
+    # a generator of its own even where nothing is shuffled: starting to iterate would draw from torch's default one
     generator = torch.Generator().manual_seed(shuffle_seed or 0)
-    shuffle = shuffle_seed is not None
-    return DataLoader(dataset, batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_fetched)
+    indices = BatchIndices(dataset, batch_size, None if shuffle_seed is None else generator)
 
+    def transformed(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return transform(images), labels
 
-def _as_fetched(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
+    return DataLoader(dataset, batch_size=None, sampler=indices, collate_fn=transformed, generator=generator)

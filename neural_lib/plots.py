@@ -32,7 +32,7 @@ def plot_history(history: "History", best_epoch: int, title: str) -> "Figure":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
-    loss_axes.set_ylabel("loss (mean NLL per image, nats)")
+    loss_axes.set_ylabel("loss (mean per image, nats)")
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.set_ylabel("accuracy")
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))

@@ -1,4 +1,4 @@
-"""The machine: which device computes, where randomness starts, and a clock that waits for the device.
+"""The machine: which device computes and how precisely, where randomness starts, and a clock that waits for the device.
 
 torch is imported inside the functions, so that a device that isn't there is refused before torch is loaded.
 """
@@ -17,6 +17,29 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+SPIN_COUNT = "2000"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def tune_for_cpu() -> None:
+    """Let torch's threads and memory fit short steps on the CPU; to be called before torch is imported.
+
+    GNU OpenMP's threads spin while they wait for each other, which takes the time of whatever else runs. glibc's malloc
+    hands freed memory back to the system, and each step of training has it mapped and zeroed again, page by page. What
+    the user's environment says of either stays.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+    if platform.libc_ver()[0] == "glibc" and not {
+        "MALLOC_TRIM_THRESHOLD_",
+        "MALLOC_MMAP_THRESHOLD_",
+        "GLIBC_TUNABLES",
+    } & set(os.environ):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc takes
 
 
 def check_device(name: str) -> None:
@@ -60,6 +83,39 @@ def _describe(device: "torch.device") -> str:
     import torch
 
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+def select_precision(name: str, device: "torch.device") -> tuple["torch.dtype", str]:
+    """The type that the network's layers compute in and, in words, why: 'auto' takes bfloat16 where that is native.
+
+    name: one of config.CHOICES["precision"]; fp32 and bf16 are taken at their word.
+    """
+    import torch
+
+    if name == "auto":
+        if computes_bfloat16(device):
+            return torch.bfloat16, f"the {device} computes it natively"
+        return torch.float32, f"the {device} would only emulate bfloat16"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name], "as --precision says"
+
+
+def computes_bfloat16(device: "torch.device") -> bool:
+    """Whether the device has instructions for bfloat16: CUDA from Ampere on, a CPU with AVX512-BF16 or AMX."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
+        return any(has.get(instructions) for instructions in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def autocast(device: "torch.device", dtype: "torch.dtype") -> "torch.autocast":
+    """A context in which layers compute in bfloat16, where dtype is that; their weights stay float32."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def seed_everything(seed: int) -> None:

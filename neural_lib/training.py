@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neural_lib.errors import RunError
 from neural_lib.metrics import RunningScores
+from neural_lib.runtime import autocast
 
 Loader = Iterable[tuple[Tensor, Tensor]]  # gone through once an epoch
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +41,7 @@ class NonFiniteLossError(RunError):
 class Evaluation(NamedTuple):
     """What one pass over a loader gives; the classes are in the loader's order, on the CPU."""
 
-    loss: float  # mean per image, nats
+    loss: float  # mean negative log-likelihood per image, nats
     accuracy: float  # 0 to 1
     labels: Tensor  # (N,) true classes
     predictions: Tensor  # (N,) most probable classes
@@ -47,7 +49,10 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class History:
-    """One value per finished epoch, under the tutorial's names."""
+    """One value per finished epoch, under the tutorial's names.
+
+    train_*: of the training loss, on the images as they were learned, while the weights changed. val_*: evaluate's.
+    """
 
     train_loss: list[float] = field(default_factory=list)
     train_acc: list[float] = field(default_factory=list)
@@ -73,19 +78,28 @@ def train_one_epoch(
     loader: Loader,
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    precision: torch.dtype = torch.float32,
     callbacks: Sequence[Callback] = (),
 ) -> RunningScores:
-    """Learn every batch of the loader once. Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late."""
+    """Learn every batch of the loader once; the scheduler, where there is one, steps after each.
+
+    precision: of the forward and the backward pass; weights, loss and optimizer are float32 always.
+    Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late.
+    """
     model.train()
     scores = RunningScores()
     recent: list[Tensor] = []  # losses not looked at yet
     step = 0
     for step, (images, labels) in enumerate(loader, start=1):
         optimizer.zero_grad()
-        log_probs = model(images)
+        with autocast(images.device, precision):
+            log_probs = model(images)
         loss = loss_fn(log_probs, labels)
         loss.backward()
         optimizer.step()
+        if scheduler:
+            scheduler.step()
 
         scores.update(loss, log_probs.detach(), labels)
         recent.append(loss.detach())
@@ -106,16 +120,17 @@ def _raise_if_not_finite(losses: list[Tensor], last_step: int) -> None:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Loader, loss_fn: LossFunction) -> Evaluation:
+def evaluate(model: nn.Module, loader: Loader, precision: torch.dtype = torch.float32) -> Evaluation:
     """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
     model.eval()
     scores = RunningScores()
     all_labels, all_predictions = [], []
-    for images, labels in loader:
-        log_probs = model(images)
-        scores.update(loss_fn(log_probs, labels), log_probs, labels)
-        all_labels.append(labels)
-        all_predictions.append(log_probs.argmax(dim=1))
+    with autocast(next(model.parameters()).device, precision):  # around the loop: weights are converted once
+        for images, labels in loader:
+            log_probs = model(images)
+            scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
+            all_labels.append(labels)
+            all_predictions.append(log_probs.argmax(dim=1))
     return Evaluation(scores.loss, scores.accuracy, torch.cat(all_labels).cpu(), torch.cat(all_predictions).cpu())
 
 
@@ -126,6 +141,8 @@ def fit(
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
     epochs: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    precision: torch.dtype = torch.float32,
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train and validate `epochs` times; the callbacks see each step. Raises NonFiniteLossError, its epoch set."""
@@ -134,8 +151,8 @@ def fit(
         for callback in callbacks:
             callback.on_epoch_begin(epoch)
         try:
-            train = train_one_epoch(model, train_loader, loss_fn, optimizer, callbacks)
-            val = evaluate(model, val_loader, loss_fn)
+            train = train_one_epoch(model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks)
+            val = evaluate(model, val_loader, precision)
             if not math.isfinite(val.loss):  # the epoch's last step can ruin the weights after its loss was taken
                 raise NonFiniteLossError(val.loss)
         except NonFiniteLossError as error:

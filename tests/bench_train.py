@@ -1,58 +1,295 @@
-"""How long an epoch takes, training and validation: the tutorial's plain loop against train.py's, on real KMNIST.
+"""How long training takes: the tutorial's plain loop against train.py's, on the real KMNIST.
 
-    python tests/bench_train.py --data data --pairs 5
+    python tests/bench_train.py --data data --rounds 5
+    python tests/bench_train.py --data data --rounds 5 --busy       # beside a process that keeps one core busy
+    python tests/bench_train.py --data data --rounds 0 --seeds 5    # time to the tutorial's accuracy alone
 
-Both run in this one process, in turn, so that a busy machine slows both; one epoch of each comes first and is not
-counted. Included: loading of batches, training on 45,000 images, validation on 15,000. Not included: imports, reading
-the files, the test set. The training batches alone, nothing computed, are timed beside it. Prints a table and, as the
-last line, the same as JSON.
+Epochs: each loop has a process of its own, the plain one with nothing but torch's defaults, and they run in turn, one
+at a time, so that a busy machine slows all of them; one epoch of each comes first and isn't counted. Included: loading
+of batches, training on 45,000 images, validation on 15,000. Not included: imports, reading the files, the test set.
+GFLOP/s count the multiplications and additions of convolutions and linear layers (torch's FlopCounterMode), and are
+compared with a 2048 x 2048 matrix product of the same type.
+
+Time to accuracy: the plain loop from scratch, until it has reached --target on the test set, and train.py --recipe fast
+as a whole, again in turn. Prints tables and, as the last line, the same as JSON.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tutorial import PlainLoop
-
 from neural_lib import datasets, runtime
-from neural_lib.callbacks import BestEpoch, Progress
-from neural_lib.config import TrainConfig
-from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
-from neural_lib.models import build_model
-from neural_lib.training import fit
+from neural_lib.config import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+PEAK_SIZE = 2048  # of the matrices whose product is the machine's peak
+MOST_PLAIN_EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One kind of loop to be timed."""
+
+    recipe: str = ""  # none: the tutorial's plain loop
+    precision: str = "fp32"
+    tuned: bool = True  # with runtime.tune_for_cpu
+
+    def config(self, seed: int):
+        return RECIPES[self.recipe].config(seed=seed, precision=self.precision)
+
+
+LOOPS = {
+    "plain": Loop(tuned=False),
+    "classic": Loop("classic"),
+    "classic untuned": Loop("classic", tuned=False),
+    "classic bf16": Loop("classic", precision="bf16"),
+    "best": Loop("best", precision="auto"),
+}
+
+
+# --- in a loop's own process ---
 
 
 class OurLoop:
-    """What train.py builds, with its default options, less the saving of the best epoch."""
+    """What train.py builds, less the saving of the best epoch."""
 
-    def __init__(self, data_dir: str, seed: int, device: torch.device) -> None:
-        config = TrainConfig(seed=seed)
+    def __init__(self, config, data_dir: str, device) -> None:
+        import torch
+
+        from neural_lib.augment import RandomDistortion
+        from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
+        from neural_lib.models import build_model
+        from neural_lib.optim import build_loss, build_optimizer, build_scheduler
+
         info = datasets.DATASETS["kmnist"]
-        images, labels = datasets.load_images("kmnist", data_dir, train=True)
-        everything = ImageTensors(images, labels, Normalisation(info.mean, info.std), device)
-        train_set, val_set = split(everything, config)
-        self.train_loader = make_loader(train_set, config.batch_size, shuffle_seed=seed)
-        self.val_loader = make_loader(val_set, config.batch_size)
-        torch.manual_seed(seed)
-        self.model = build_model(config.arch, numChannels=1, classes=10).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
-        self.loss_fn = torch.nn.NLLLoss()
+        train_set, val_set = split(ImageTensors(*datasets.load_images("kmnist", data_dir, True), device), config)
+        normalise = Normalisation(info.mean, info.std).to(device)
+        prepare = (
+            torch.nn.Sequential(RandomDistortion(config, 28, device), normalise) if config.distorts() else normalise
+        )
+        self.train_loader = make_loader(train_set, config.batch_size, prepare, shuffle_seed=config.seed)
+        self.val_loader = make_loader(val_set, config.batch_size, normalise)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.arch, numChannels=1, classes=10, dropout=config.dropout).to(device)
+        self.optimizer = build_optimizer(self.model.parameters(), config)
+        self.scheduler = build_scheduler(self.optimizer, config, len(self.train_loader))
+        self.loss_fn = build_loss(config)
+        self.precision, _ = runtime.select_precision(config.precision, device)
 
     def run_epoch(self) -> float:
         """Train and validate once, with train.py's own callbacks; returns the validation accuracy."""
+        from neural_lib.callbacks import BestEpoch, Progress
+        from neural_lib.training import fit
+
         best = BestEpoch(self.model, on_improved=lambda state_dict, metrics: None)
         with Progress(epochs=1, train_size=45_000) as progress:
             arguments = (self.model, self.train_loader, self.val_loader, self.loss_fn, self.optimizer)
-            return fit(*arguments, epochs=1, callbacks=(progress, best)).val_acc[-1]
+            history = fit(*arguments, 1, self.scheduler, self.precision, callbacks=(progress, best))
+        return history.val_acc[-1]
+
+
+def work(name: str, args: argparse.Namespace) -> None:
+    """Time an epoch for each line on stdin; answer each with a line of JSON."""
+    kind = LOOPS[name]
+    if kind.tuned:
+        runtime.tune_for_cpu()
+    import torch
+
+    device, _ = runtime.select_device(args.device)
+    if kind.recipe:
+        loop = OurLoop(kind.config(seed=42), args.data, device)
+        precision = loop.precision
+    else:
+        from tutorial import PlainLoop
+
+        loop, precision = PlainLoop(args.data, 42, device), torch.float32
+    facts = {
+        "flop": flop_of_an_epoch(loop.model, device),
+        "peak_flops": peak_flops(device, precision),
+        "precision": str(precision).removeprefix("torch."),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(facts), flush=True)
+    for _ in sys.stdin:
+        start = runtime.now(device)
+        accuracy = loop.run_epoch()
+        middle = runtime.now(device)
+        for _ in loop.train_loader:
+            pass
+        answer = {"epoch": middle - start, "loading": runtime.now(device) - middle, "val_accuracy": accuracy}
+        print(json.dumps(answer | {"memory": peak_memory(device)}), flush=True)
+
+
+def flop_of_an_epoch(model, device) -> float:
+    """Of 45,000 images forward and backward, and 15,000 forward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    images = torch.zeros(10, 1, 28, 28, device=device)
+    with FlopCounterMode(display=False) as training:
+        model(images).sum().backward()
+    with FlopCounterMode(display=False) as evaluation, torch.no_grad():
+        model(images)
+    return 4_500 * training.get_total_flops() + 1_500 * evaluation.get_total_flops()
+
+
+def peak_flops(device, dtype) -> float:
+    """Of the best of 10 products of two square matrices."""
+    import torch
+
+    matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(10):
+        start = runtime.now(device)
+        matrix @ matrix
+        seconds.append(runtime.now(device) - start)
+    return 2 * PEAK_SIZE**3 / min(seconds)
+
+
+def peak_memory(device) -> float:
+    """Bytes: what torch held of the device's memory at most, or the process of the machine's."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reach_target(seed: int, args: argparse.Namespace) -> None:
+    """Train the plain loop from scratch until it has the target accuracy on the test set; one line of JSON."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import KMNIST
+    from torchvision.transforms import ToTensor
+    from tutorial import PlainLoop
+
+    from neural_lib.training import evaluate
+
+    device, _ = runtime.select_device(args.device)
+    loop = PlainLoop(args.data, seed, device)
+    test_loader = DataLoader(KMNIST(args.data, train=False, transform=ToTensor()), batch_size=250)
+    on_device = [(images.to(device), labels.to(device)) for images, labels in test_loader]
+    setup, seconds, accuracies = time.time() - args.started, [], []
+    while len(seconds) < MOST_PLAIN_EPOCHS:
+        start = runtime.now(device)
+        loop.run_epoch()
+        seconds.append(runtime.now(device) - start)
+        accuracies.append(evaluate(loop.model, on_device).accuracy)
+    epochs = next((n for n, accuracy in enumerate(accuracies, start=1) if accuracy >= args.target), None)
+    print(json.dumps({
+        "train": sum(seconds[:epochs]), "total": setup + sum(seconds[:epochs]), "epochs": epochs,
+        "ten_epochs": sum(seconds), "test_accuracy": accuracies[(epochs or 0) - 1], "last_accuracy": accuracies[-1],
+    }))  # fmt: skip
+
+
+# --- in the parent ---
+
+
+def start(*arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def time_epochs(names: list[str], args: argparse.Namespace) -> tuple[dict, dict]:
+    """What each loop says of itself, and what it answered in each counted round."""
+    common = ("--data", args.data, "--device", args.device)
+    workers = {name: start("--worker", name, *common) for name in names}
+    facts = {}
+    for name, worker in workers.items():
+        facts[name] = json.loads(worker.stdout.readline())
+    answers = {name: [] for name in names}
+    for turn in range(args.rounds + 1):
+        for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:  # none is always the last
+            worker.stdin.write("epoch\n")
+            worker.stdin.flush()
+            answer = json.loads(worker.stdout.readline())
+            if turn:  # the first warms up
+                answers[name].append(answer)
+                print(f"{name:16} epoch {turn}: {answer['epoch']:6.2f} s", file=sys.stderr, flush=True)
+    for worker in workers.values():
+        worker.communicate()
+    return facts, answers
+
+
+def show_epochs(facts: dict, answers: dict) -> dict:
+    """Print the table; returns it, a row for each loop."""
+    print(f"{'loop':16}{'median s':>9}{'min':>7}{'max':>7}{'images/s':>9}{'batches s':>10}"
+          f"{'GFLOP/s':>8}{'of peak':>8}{'MB':>6}{'times as fast as plain':>26}")  # fmt: skip
+    rows = {}
+    for name, got in answers.items():
+        seconds = [answer["epoch"] for answer in got]
+        median = statistics.median(seconds)
+        speedups = [plain["epoch"] / own for plain, own in zip(answers["plain"], seconds, strict=True)]
+        flops = facts[name]["flop"] / median
+        row = rows[name] = {
+            **facts[name],
+            "seconds": [round(value, 3) for value in seconds],
+            "loading_seconds": round(statistics.median(answer["loading"] for answer in got), 3),
+            "share_of_peak": round(flops / facts[name]["peak_flops"], 3),
+            "memory_mb": round(max(answer["memory"] for answer in got) / 1e6),
+            "speedup_median": round(statistics.median(speedups), 3),
+            "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)],
+        }
+        print(f"{name:16}{median:9.2f}{min(seconds):7.2f}{max(seconds):7.2f}{60_000 / median:9.0f}"
+              f"{row['loading_seconds']:10.2f}{flops / 1e9:8.0f}{row['share_of_peak']:8.0%}{row['memory_mb']:6}"
+              f"{row['speedup_median']:10.2f} ({min(speedups):.2f} to {max(speedups):.2f})")  # fmt: skip
+    return rows
+
+
+def time_to_target(args: argparse.Namespace) -> list[dict]:
+    """One row for each seed: the plain loop's and fast's seconds and accuracies."""
+    rows = []
+    for seed in range(1, args.seeds + 1):
+        common = ("--data", args.data, "--device", args.device, "--target", args.target)
+        plain = start("--plain-seed", seed, "--started", time.time(), *common)
+        row = {"seed": seed, "plain": json.loads(plain.communicate()[0])}
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
+            options = ("--data", args.data, "--device", args.device, "--dataset", "kmnist", "--seed", str(seed))
+            began = time.perf_counter()
+            command = [sys.executable, str(ROOT / "train.py"), "--recipe", "fast", *options, *outputs]
+            log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            row["fast"] = {
+                "train": float(re.search(r"train the model: ([\d.]+)s", log)[1]),
+                "total": time.perf_counter() - began,
+                "test_accuracy": float(re.search(r"test accuracy: ([\d.]+)", log)[1]),
+            }
+        print(f"seed {seed}: {json.dumps(row)}", file=sys.stderr, flush=True)
+        rows.append(row)
+    return rows
+
+
+def show_targets(rows: list[dict], target: float) -> None:
+    def spread(values: list[float]) -> str:
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{statistics.mean(values):.2%} +- {deviation * 100:.2f}"
+
+    reached = [row["plain"]["epochs"] for row in rows]
+    for name, label in (("plain", f"plain, to {target:.1%}"), ("fast", "--recipe fast, whole")):
+        train, total = (statistics.median(row[name][kind] for row in rows) for kind in ("train", "total"))
+        accuracy = spread([row[name]["test_accuracy"] for row in rows])
+        print(f"{label:24}{train:8.1f} s of training{total:8.1f} s with imports; test accuracy {accuracy}")
+    print(f"plain: reached after epochs {reached}; all {MOST_PLAIN_EPOCHS} epochs take "
+          f"{statistics.median(row['plain']['ten_epochs'] for row in rows):.1f} s and reach "
+          f"{spread([row['plain']['last_accuracy'] for row in rows])}")  # fmt: skip
+    ratios = [row["plain"]["ten_epochs"] / row["fast"]["train"] for row in rows]
+    print(f"plain's {MOST_PLAIN_EPOCHS} epochs take {statistics.median(ratios):.1f} times fast's training "
+          f"({min(ratios):.1f} to {max(ratios):.1f}), seed by seed, n = {len(rows)}")  # fmt: skip
 
 
 def processor_name() -> str:
@@ -62,53 +299,49 @@ def processor_name() -> str:
     return names[0] if names else platform.processor()
 
 
+def compare(args: argparse.Namespace) -> None:
+    result = {
+        "benchmark": "training on KMNIST",
+        "busy": args.busy,
+        "processor": processor_name(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.busy else None
+    try:
+        if args.rounds:
+            names = ["plain", *(name for name in args.loops if name != "plain")]
+            result["epochs"] = show_epochs(*time_epochs(names, args))
+        if args.seeds:
+            result["to_target"] = time_to_target(args)
+            show_targets(result["to_target"], args.target)
+    finally:
+        if busy:
+            busy.kill()
+    print(json.dumps(result))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data", help="folder that holds KMNIST (data)")
-    parser.add_argument("--pairs", type=int, default=5, help="counted epochs of each loop (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="counted epochs of each loop (5)")
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS), help="those beside plain (all)")
+    parser.add_argument("--busy", action="store_true", help="keep one core busy with another process meanwhile")
+    parser.add_argument("--seeds", type=int, default=0, help="runs to the target accuracy, of each (0)")
+    parser.add_argument("--target", type=float, default=0.944, help="that accuracy on the test set (0.944)")
     parser.add_argument("--device", choices=runtime.DEVICES, default="auto")
+    # what the processes that this one starts are told
+    parser.add_argument("--worker", choices=LOOPS, help=argparse.SUPPRESS)
+    parser.add_argument("--plain-seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
-
-    device, _ = runtime.select_device(args.device)
-    loops = {"plain": PlainLoop(args.data, 42, device), "ours": OurLoop(args.data, 42, device)}
-    seconds = {name: [] for name in loops}
-    loading = {name: [] for name in loops}  # the training batches alone, nothing computed
-    accuracies = {}
-    for turn in range(args.pairs + 1):
-        for name, loop in list(loops.items())[:: 1 if turn % 2 else -1]:  # neither is always the second
-            start = runtime.now(device)
-            accuracies[name] = loop.run_epoch()
-            middle = runtime.now(device)
-            for _ in loop.train_loader:
-                pass
-            if turn:  # the first warms up
-                seconds[name].append(middle - start)
-                loading[name].append(runtime.now(device) - middle)
-                print(f"{name:5} epoch {turn}: {seconds[name][-1]:6.2f} s", file=sys.stderr, flush=True)
-
-    print(f"{'loop':8}{'median s':>10}{'min':>8}{'max':>8}{'images/s':>10}{'batches alone s':>17}{'val accuracy':>14}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(
-            f"{name:8}{median:10.2f}{min(values):8.2f}{max(values):8.2f}{60_000 / median:10.0f}"
-            f"{statistics.median(loading[name]):17.2f}{accuracies[name]:14.4f}"
-        )
-    ratios = [ours / plain for plain, ours in zip(*seconds.values(), strict=True)]
-    print(f"ours / plain, pair by pair: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
-    result = {
-        "benchmark": "epoch of training and validation",
-        "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
-        "loading_seconds": {name: [round(value, 3) for value in values] for name, values in loading.items()},
-        "ratio_median": round(statistics.median(ratios), 4),
-        "device": str(device),
-        "processor": processor_name(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(json.dumps(result))
+    if args.worker:
+        work(args.worker, args)
+    elif args.plain_seed is not None:
+        reach_target(args.plain_seed, args)
+    else:
+        compare(args)
 
 
 if __name__ == "__main__":

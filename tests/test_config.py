@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from neural_lib.config import TrainConfig
+from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
 from neural_lib.errors import UserError
 
 
@@ -14,6 +14,17 @@ from neural_lib.errors import UserError
         ("lr", [0.0, -1e-3, math.inf, math.nan]),
         ("train_split", [0.0, 1.0, -0.5, 75.0, math.nan]),
         ("seed", [-1, 2**32]),
+        ("weight_decay", [-0.1, math.inf, math.nan]),
+        ("label_smoothing", [-0.1, 1.0, math.nan]),
+        ("dropout", [-0.1, 1.0, math.nan]),
+        ("rotation", [-1.0, 181.0, math.nan]),
+        ("scale", [-0.1, 1.0, math.nan]),
+        ("shear", [-0.1, 1.1, math.nan]),
+        ("shift", [-1.0, math.inf, math.nan]),
+        ("elastic", [-1.0, math.inf, math.nan]),
+        ("optimizer", ["adamax"]),
+        ("schedule", ["cosine"]),
+        ("precision", ["fp16"]),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(name, values):
@@ -47,3 +58,46 @@ def test_a_part_too_small_is_refused(values, message):
 def test_one_part_is_never_empty():
     with pytest.raises(UserError, match="--train-split"):
         TrainConfig(batch_size=1).split_sizes(1)
+
+
+def test_an_unknown_choice_is_answered_with_the_known_ones():
+    for name, known in CHOICES.items():
+        with pytest.raises(UserError, match=", ".join(known)):
+            TrainConfig(**{name: "something"})
+
+
+@pytest.mark.parametrize("name", ["shift", "elastic"])
+def test_images_are_not_moved_out_of_their_frame(name):
+    TrainConfig(**{name: 7.0}).check_image_size(28)
+    with pytest.raises(UserError, match=f"--{name} 7.5 is too far for kmnist's images of 28 pixels: at most 7"):
+        TrainConfig(**{name: 7.5}).check_image_size(28)
+
+
+def test_the_classic_recipe_is_the_default_and_the_tutorials():
+    assert RECIPES["classic"].config() == TrainConfig()
+    tutorial = {
+        "epochs": 10,
+        "batch_size": 64,
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "train_split": 0.75,
+        "precision": "fp32",
+    }
+    assert TrainConfig().to_dict().items() >= tutorial.items()
+    assert TrainConfig().schedule == "constant" and not TrainConfig().distorts()
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_is_a_valid_configuration_of_which_any_value_can_be_replaced(recipe):
+    assert recipe.config().to_dict().items() >= recipe.values.items()
+    assert recipe.config(epochs=3, lr=0.5) == TrainConfig(**recipe.values | {"epochs": 3, "lr": 0.5})
+
+
+@pytest.mark.parametrize("name", ["rotation", "scale", "shear", "shift", "elastic"])
+def test_any_range_alone_distorts(name):
+    assert TrainConfig(**{name: 0.1}).distorts()
+
+
+def test_the_values_of_a_hyper_parameter_by_recipe():
+    assert values_of_recipes("train_split") == "0.75"
+    assert values_of_recipes("epochs").startswith(f"10; fast {RECIPES['fast'].config().epochs}, best ")

@@ -9,11 +9,12 @@ from conftest import ROOT
 import predict
 import train
 from neural_lib import datasets
+from neural_lib.config import RECIPES, TrainConfig
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "lenet", "models"),
-    *("downloads", "datasets", "loaders", "training", "callbacks", "checkpoint", "cli"),
+    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "augment", "lenet", "models"),
+    *("downloads", "datasets", "loaders", "optim", "training", "callbacks", "checkpoint", "cli"),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -89,7 +90,24 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
         script.parse_args(["--help"])
     has = set(re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", capsys.readouterr().out.split("\noptions:\n")[1]))
     assert told == has - {"-h", "--help"}
-    defaults = script.parse_args([])
+    given = vars(script.parse_args([]))
+    defaults = TrainConfig().to_dict() | {name: value for name, value in given.items() if value is not None}
     for options, default in rows:
-        value = getattr(defaults, re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
-        assert value in (None, False) or default.strip("`") == str(value), options
+        value = defaults.get(re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
+        if "--dataset" not in options:  # which falls back
+            assert (
+                value in (None, False) or default.strip("`") == f"{value:g}" if isinstance(value, float) else str(value)
+            ), options
+
+
+def test_the_readme_tells_what_each_recipe_is():
+    table = README.split("\n| option | `classic`")[1].split("\n\n")[0]
+    names = ["classic", *re.findall(r"`(\w+)`", table.splitlines()[0])]
+    assert names == list(RECIPES)
+    for row in table.splitlines()[2:]:
+        option, *values = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        for name, told in zip(names, values, strict=True):
+            value = getattr(RECIPES[name].config(), option.removeprefix("--").replace("-", "_"))
+            assert told == (f"{value:g}" if isinstance(value, float) else str(value)), (name, option)
+    differing = {name for recipe in RECIPES.values() for name in recipe.values}
+    assert {row.split("|")[1].strip(" `-").replace("-", "_") for row in table.splitlines()[2:]} == differing

@@ -14,7 +14,7 @@ def test_parameter_count():
 def test_the_tutorials_layers_and_state_dict():
     layers = [name for name, _ in LeNet(numChannels=1, classes=10).named_children()]
     assert layers == [
-        *("conv1", "relu1", "maxpool1", "conv2", "relu2", "maxpool2", "fc1", "relu3", "fc2", "logSoftmax"),
+        *("conv1", "relu1", "maxpool1", "conv2", "relu2", "maxpool2", "dropout", "fc1", "relu3", "fc2", "logSoftmax"),
     ]
     shapes = {name: tuple(value.shape) for name, value in LeNet(1, 10).state_dict().items()}
     assert shapes == {
@@ -56,6 +56,23 @@ def test_channels_last_computes_the_same_and_keeps_the_state_dict():
     images = torch.randn(8, 1, 28, 28)
     assert fast.conv2.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(fast(images), plain(images))
+
+
+def test_dropout_drops_inputs_of_both_linear_layers_in_training_alone():
+    torch.manual_seed(0)
+    model, plain = LeNet(1, 10, dropout=0.4), LeNet(1, 10)
+    plain.load_state_dict(model.state_dict())  # no parameters of its own
+    dropped = {}
+    for name in ("fc1", "fc2"):
+        getattr(model, name).register_forward_pre_hook(
+            lambda _, inputs, name=name: dropped.update({name: (inputs[0] == 0).double().mean().item()})
+        )
+    images = torch.rand(64, 1, 28, 28)
+    assert torch.equal(model.eval()(images), plain(images))
+    silent = dropped.copy()  # ReLU's zeros
+    model.train()(images)
+    for name, share in silent.items():
+        assert dropped[name] == pytest.approx(share + (1 - share) * 0.4, abs=0.03)
 
 
 @pytest.mark.parametrize("channels, size, parameters", [(3, 32, 657_080), (1, 16, 56_080)])

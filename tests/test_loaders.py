@@ -7,13 +7,13 @@ from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
 
+AS_TO_TENSOR = Normalisation([0.0], [1.0])  # pixels / 255
 
-def make_set(count: int = 100, channels: int = 1) -> ImageTensors:
+
+def make_set(count: int = 100) -> ImageTensors:
     """Images that are known by their labels: 0, 1, 2, ..."""
-    pixels = torch.randint(
-        256, (count, channels, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    return ImageTensors(pixels, torch.arange(count), Normalisation([0.0] * channels, [1.0] * channels))
+    pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageTensors(pixels, torch.arange(count))
 
 
 def labels_of(loader) -> list[list[int]]:
@@ -22,18 +22,18 @@ def labels_of(loader) -> list[list[int]]:
 
 def test_the_split_is_random_splits_with_the_seed():
     everything = make_set()
-    train, val = split(everything, TrainConfig(seed=42))
+    parts = split(everything, TrainConfig(seed=42))
     expected = random_split(range(100), [75, 25], torch.Generator().manual_seed(42))
-    assert [train.indices, val.indices] == [part.indices for part in expected]
-    assert sorted([*train.indices, *val.indices]) == list(range(100))
+    assert [part.labels.tolist() for part in parts] == [part.indices for part in expected]
+    assert all(torch.equal(part.images, everything.images[part.labels]) for part in parts)
 
 
 def test_the_split_depends_on_its_seed_alone():
     torch.manual_seed(1)
-    first = split(make_set(), TrainConfig(seed=7))[0].indices
+    first = split(make_set(), TrainConfig(seed=7))[0].labels
     torch.manual_seed(2)
-    assert split(make_set(), TrainConfig(seed=7))[0].indices == first
-    assert split(make_set(), TrainConfig(seed=8))[0].indices != first
+    assert torch.equal(split(make_set(), TrainConfig(seed=7))[0].labels, first)
+    assert not torch.equal(split(make_set(), TrainConfig(seed=8))[0].labels, first)
 
 
 def test_a_batch_larger_than_the_training_part_is_refused():
@@ -42,17 +42,18 @@ def test_a_batch_larger_than_the_training_part_is_refused():
 
 
 def test_a_loader_is_torchs_own_and_gives_every_image_once():
-    loader = make_loader(make_set(), 32, shuffle_seed=0)
+    loader = make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed=0)
     assert type(loader) is DataLoader
     batches = labels_of(loader)
-    assert [len(batch) for batch in batches] == [32, 32, 32, 4]
+    assert [len(batch) for batch in batches] == [32, 32, 32, 4] and len(loader) == 4
     assert sorted(sum(batches, [])) == list(range(100))
+    assert len(make_loader(make_set(96), 32, AS_TO_TENSOR)) == 3
 
 
 def test_only_a_seeded_loader_shuffles_anew_each_epoch_and_repeatably():
-    still = make_loader(make_set(), 32)
+    still = make_loader(make_set(), 32, AS_TO_TENSOR)
     assert sum(labels_of(still), []) == list(range(100))
-    first, again = (make_loader(make_set(), 32, shuffle_seed=5) for _ in range(2))
+    first, again = (make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed=5) for _ in range(2))
     epochs = [labels_of(first), labels_of(first)]
     assert epochs[0] != epochs[1]
     assert epochs == [labels_of(again), labels_of(again)]
@@ -61,17 +62,23 @@ def test_only_a_seeded_loader_shuffles_anew_each_epoch_and_repeatably():
 @pytest.mark.parametrize("shuffle_seed", [None, 3])
 def test_loading_draws_nothing_from_torchs_default_generator(shuffle_seed):
     state = torch.get_rng_state()
-    labels_of(make_loader(make_set(), 32, shuffle_seed))
+    labels_of(make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_batch_is_what_decoding_each_image_would_give():
     dataset = make_set(10)
-    images, labels = dataset.__getitems__([3, 1, 2])
-    assert labels.tolist() == [3, 1, 2]
-    for image, index in zip(images, (3, 1, 2), strict=True):
-        assert torch.equal(image, to_tensor(dataset.images[index][0].numpy()))  # torchvision's ToTensor
-        assert torch.equal(image, dataset[index][0])
+    images, labels = next(iter(make_loader(dataset, 10, AS_TO_TENSOR, shuffle_seed=1)))
+    assert labels.tolist() != list(range(10))
+    for image, label in zip(images, labels, strict=True):
+        assert torch.equal(image, to_tensor(dataset.images[label][0].numpy()))  # torchvision's ToTensor
+
+
+def test_the_transform_gets_the_pixels_of_a_whole_batch():
+    seen = []
+    list(make_loader(make_set(10), 4, lambda images: seen.append(images) or images))
+    assert [images.shape[0] for images in seen] == [4, 4, 2]
+    assert torch.equal(torch.cat(seen), make_set(10).images)
 
 
 def test_normalisation_is_per_channel():

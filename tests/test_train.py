@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,8 +19,10 @@ import torch
 from conftest import ROOT, change_kmnist
 
 import train
-from neural_lib import checkpoint, cli, datasets, plots
+from neural_lib import checkpoint, cli, datasets, plots, runtime
+from neural_lib.config import RECIPES, TrainConfig
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
+from neural_lib.models import build_model
 from neural_lib.training import evaluate
 
 FAST = ("--epochs", 2, "--batch-size", 32, "--device", "cpu")
@@ -63,8 +66,8 @@ def test_kmnist_from_files_to_a_checkpoint_that_keeps_what_was_measured(run_trai
     assert saved.classes == list(info.classes) and saved.config["batch_size"] == 32
 
     images, labels = datasets.load_images("kmnist", kmnist_dir, train=False)
-    test_set = ImageTensors(images, labels, Normalisation(saved.mean, saved.std))
-    again = evaluate(saved.build_model(), make_loader(test_set, 32), torch.nn.NLLLoss())
+    test_loader = make_loader(ImageTensors(images, labels), 32, Normalisation(saved.mean, saved.std))
+    again = evaluate(saved.build_model(), test_loader)
     assert again.accuracy == saved.metrics["test_accuracy"] > 0.5
     assert again.loss == pytest.approx(saved.metrics["test_loss"], rel=1e-6)
     assert f"test accuracy: {again.accuracy:.4f}" in stdout
@@ -79,6 +82,87 @@ def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(run_script, t
     assert first.state_dict.keys() == second.state_dict.keys()
     assert all(torch.equal(first.state_dict[name], second.state_dict[name]) for name in first.state_dict)
     assert first.metrics == second.metrics
+
+
+# --- recipes ---
+
+
+def said_in_force(stdout: str) -> dict[str, str]:
+    block = stdout.split("[INFO] recipe ")[1].split("[INFO]")[0]
+    return dict(re.findall(r"(\w+)=([^,\s]+)", block))
+
+
+def test_an_option_wins_over_the_recipe_and_the_log_tells_the_values_in_force(run_train):
+    status, stdout, _ = run_train("-d", "digits", "--recipe", "best", "--epochs", 1, "--rotation", 0, "--device", "cpu")
+    assert status == 0
+    expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0)
+    assert checkpoint.load("output/model.pth").config == expected.to_dict()
+    assert said_in_force(stdout).items() <= {name: str(value) for name, value in expected.to_dict().items()}.items()
+    assert said_in_force(stdout).keys() == expected.to_dict().keys() - {"dataset", "arch"}
+    assert max(map(len, stdout.split("recipe ")[1].split("[INFO]")[0].splitlines())) <= 80
+    assert "training, not validation, is with distorted images, dropout, label smoothing" in stdout
+
+
+def test_without_a_recipe_it_is_the_classic_one(run_train):
+    run_train("-d", "digits", *FAST)
+    assert (
+        checkpoint.load("output/model.pth").config == TrainConfig(dataset="digits", epochs=2, batch_size=32).to_dict()
+    )
+
+
+@pytest.mark.parametrize("recipe", ["fast", "best"])
+def test_the_other_recipes_learn_and_repeat_themselves_bit_for_bit(run_train, kmnist_dir, recipe):
+    weights = []
+    for name in ("first", "second"):
+        arguments = ("--recipe", recipe, "--epochs", 8, "--batch-size", 16, "-m", f"{name}.pth", "--quiet")
+        assert run_train("-d", "kmnist", "--data", kmnist_dir, *arguments)[0] == 0
+        weights.append(checkpoint.load(f"{name}.pth"))
+    assert weights[0].metrics["test_accuracy"] > 0.9
+    assert all(torch.equal(weights[0].state_dict[key], weights[1].state_dict[key]) for key in weights[0].state_dict)
+
+
+def test_networks_of_all_recipes_fit_into_each_other():
+    shapes = [
+        {
+            name: value.shape
+            for name, value in build_model("lenet", numChannels=1, classes=10, dropout=d).state_dict().items()
+        }
+        for d in {recipe.config().dropout for recipe in RECIPES.values()} | {0.0, 0.5}
+    ]
+    assert all(each == shapes[0] for each in shapes)
+
+
+def test_emulated_bfloat16_works_and_warns(run_train, monkeypatch):
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
+    status, _, stderr = run_train("-d", "digits", *FAST, "--precision", "bf16")
+    assert status == 0
+    assert "[WARNING] --precision bf16: the cpu only emulates bfloat16; fp32 may be faster\n" in stderr
+
+
+def test_auto_precision_without_native_bfloat16_is_fp32_and_no_warning(run_train, monkeypatch):
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
+    status, stdout, stderr = run_train("-d", "digits", *FAST, "--precision", "auto")
+    assert status == 0 and "bf16" not in stderr
+    assert "precision: float32 (the cpu would only emulate bfloat16)" in stdout
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_saved_like_any_other(run_train):
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler here")
+    assert run_train("-d", "digits", *FAST, "--compile")[0] == 0
+    saved = checkpoint.load("output/model.pth")
+    assert saved.state_dict.keys() == saved.build_model().state_dict().keys()
+    assert saved.metrics["test_accuracy"] > 0.5
+
+
+@pytest.mark.slow
+def test_no_compiler_is_one_line(run_script, tmp_path):
+    empty = {"PATH": str(tmp_path), "CXX": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = run_script("train.py", "-d", "digits", *FAST, "--compile", **empty)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("train.py: error: --compile: torch.compile fails here") and "leave that option out" in error
 
 
 def test_quiet_says_nothing_but_warnings(run_train, kmnist_dir, monkeypatch):
@@ -262,6 +346,15 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, lo
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
     (["--dataset", "mnits"], "invalid choice: 'mnits'"),
+    (["--optimizer", "adamax"], "--optimizer: invalid choice: 'adamax'"),
+    (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
+    (["--rotation", "200"], "--rotation must be from 0 to 180 degrees, not 200.0"),
+    (["--scale", "1"], "--scale must be at least 0 and below 1, not 1.0"),
+    (["--shear", "-0.1"], "--shear must be from 0 to 1, not -0.1"),
+    (["--shift", "8"], "--shift 8.0 is too far for kmnist's images of 28 pixels: at most 7"),
+    (["--elastic", "nan"], "--elastic must be a finite number of pixels"),
+    (["--dropout", "1"], "--dropout must be at least 0 and below 1, not 1.0"),
+    (["--label-smoothing", "-1"], "--label-smoothing must be at least 0 and below 1, not -1.0"),
     (["--model", "."], "--model .: is a folder"),
     (["--model", "a-file/model.pth"], "--model a-file/model.pth: can't write there"),
     (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of file; end the name in .png"),
@@ -276,6 +369,12 @@ def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, 
     assert done.stderr.startswith("train.py: error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert not (tmp_path / "data").exists()
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones(run_without_torch):
+    done = run_without_torch("train", "--recipe", "slow")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--recipe: invalid choice: 'slow'" in done.stderr and all(name in done.stderr for name in RECIPES)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -301,6 +400,8 @@ def test_help_needs_no_torch(run_without_torch):
     done = run_without_torch("train", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+    for name, recipe in RECIPES.items():
+        assert re.search(rf"^  {name} +{re.escape(recipe.about)}$", done.stdout, re.MULTILINE)
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path):

@@ -10,13 +10,13 @@ from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
 from neural_lib.models import build_model
 from neural_lib.training import FINITE_CHECK_STEPS, Callback, NonFiniteLossError, evaluate, fit, train_one_epoch
 
+NORMALISE = Normalisation((0.2,), (0.3,))
+
 
 @pytest.fixture
 def images() -> ImageTensors:
     pixels, labels = made_up.make_images(300, seed=0)
-    return ImageTensors(
-        torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long(), Normalisation((0.2,), (0.3,))
-    )
+    return ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
 
 
 def make_run(images, seed=42, lr=1e-3):
@@ -24,7 +24,8 @@ def make_run(images, seed=42, lr=1e-3):
     train_set, val_set = split(images, TrainConfig(seed=seed, batch_size=32))
     model = build_model("lenet", numChannels=1, classes=10)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    return model, make_loader(train_set, 32, shuffle_seed=seed), make_loader(val_set, 32), nn.NLLLoss(), optimizer
+    loaders = make_loader(train_set, 32, NORMALISE, shuffle_seed=seed), make_loader(val_set, 32, NORMALISE)
+    return model, *loaders, nn.NLLLoss(), optimizer
 
 
 def test_it_learns(images):
@@ -53,14 +54,14 @@ def test_evaluating_changes_neither_weights_nor_what_is_learned_next(images):
         for _ in range(2):
             train_one_epoch(model, train_loader, loss_fn, optimizer)
             for _ in range(evaluations):
-                evaluate(model, val_loader, loss_fn)
+                evaluate(model, val_loader)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_evaluate_scores_every_image_once_whatever_the_batch_size(images):
-    model, *_, loss_fn, _ = make_run(images)
-    whole, odd = (evaluate(model, make_loader(images, size), loss_fn) for size in (300, 7))
+    model = make_run(images)[0]
+    whole, odd = (evaluate(model, make_loader(images, size, NORMALISE)) for size in (300, 7))
     assert torch.equal(odd.labels, images.labels)
     assert torch.equal(odd.predictions, whole.predictions)
     assert odd.accuracy == whole.accuracy == (whole.predictions == whole.labels).double().mean().item()
@@ -71,7 +72,7 @@ def test_dropout_and_the_like_are_on_in_training_and_off_in_evaluation(images):
     model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
     train_one_epoch(model, train_loader, loss_fn, optimizer)
     assert model.training
-    evaluate(model, val_loader, loss_fn)
+    evaluate(model, val_loader)
     assert not model.training
 
 
@@ -90,7 +91,7 @@ class LossThatBreaks(nn.NLLLoss):
 @pytest.mark.parametrize("at", [1, FINITE_CHECK_STEPS, FINITE_CHECK_STEPS + 1])
 def test_a_nan_loss_is_told_with_its_step_soon_after(images, at):
     model, _, _, _, optimizer = make_run(images)
-    loader = make_loader(images, 2, shuffle_seed=0)  # 150 steps
+    loader = make_loader(images, 2, NORMALISE, shuffle_seed=0)  # 150 steps
     loss_fn = LossThatBreaks(at)
     with pytest.raises(NonFiniteLossError) as caught:
         train_one_epoch(model, loader, loss_fn, optimizer)
@@ -100,24 +101,57 @@ def test_a_nan_loss_is_told_with_its_step_soon_after(images, at):
 
 def test_fit_tells_the_epoch_of_a_nan_loss(images):
     model, train_loader, val_loader, _, optimizer = make_run(images)
-    calls_per_epoch = len(train_loader) + len(val_loader)
     with pytest.raises(NonFiniteLossError, match="training loss became nan at epoch 2, step 3"):
-        fit(model, train_loader, val_loader, LossThatBreaks(calls_per_epoch + 3), optimizer, epochs=3)
+        fit(model, train_loader, val_loader, LossThatBreaks(len(train_loader) + 3), optimizer, epochs=3)
 
 
 def test_a_nan_validation_is_no_finished_epoch(images):
     # nothing but the last step ruins the weights: its own loss was still a number
-    model, train_loader, val_loader, _, optimizer = make_run(images)
+    model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
     told = []
 
-    class Recorder(Callback):
+    class Ruin(Callback):
+        def on_batch_end(self, scores):
+            if scores.count == len(train_loader.dataset):
+                model.fc2.bias.data[0] = math.nan
+
         def on_epoch_end(self, epoch, history):
             told.append(epoch)
 
-    loss_fn = LossThatBreaks(len(train_loader) + 1)
     with pytest.raises(NonFiniteLossError, match="validation loss became nan at epoch 1"):
-        fit(model, train_loader, val_loader, loss_fn, optimizer, epochs=1, callbacks=[Recorder()])
+        fit(model, train_loader, val_loader, loss_fn, optimizer, epochs=1, callbacks=[Ruin()])
     assert told == []
+
+
+def test_a_scheduler_steps_after_each_batch(images):
+    model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
+    rates = []
+
+    class Recorder(Callback):
+        def on_batch_end(self, scores):
+            rates.append(scheduler.get_last_lr()[0])
+
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, total_iters=16)
+    fit(model, train_loader, val_loader, loss_fn, optimizer, 2, scheduler, callbacks=[Recorder()])
+    assert len(rates) == 16  # 8 batches an epoch
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(1e-3 / 2)
+
+
+def test_bfloat16_is_for_the_layers_and_nothing_else(images):
+    seen = {}
+    model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
+    for name in ("conv1", "conv2", "fc1", "fc2", "logSoftmax"):
+        getattr(model, name).register_forward_hook(lambda *args, name=name: seen.update({name: args[2].dtype}))
+    for precision in (torch.bfloat16, torch.float32):
+        train_one_epoch(model, train_loader, loss_fn, optimizer, precision=precision)
+        in_training = seen.copy()
+        evaluate(model, val_loader, precision)
+        assert in_training == seen == dict.fromkeys(seen, precision) | {"logSoftmax": torch.float32}
+    assert all(weight.dtype == weight.grad.dtype == torch.float32 for weight in model.parameters())
+
+
+def test_bfloat16_learns_as_well(images):
+    assert fit(*make_run(images), epochs=4, precision=torch.bfloat16).val_acc[-1] > 0.9
 
 
 def test_callbacks_see_each_epoch_and_each_batch(images):

@@ -1,0 +1,52 @@
+"""Random distortions of a whole batch of images at once, drawn from a generator of their own."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neural_lib.config import TrainConfig
+
+CONTROL_POINTS = 5  # a side, of the elastic field: 7 pixels apart on 28, so that strokes bend and don't fray
+
+
+class RandomDistortion(nn.Module):
+    """Rotates, scales, shears, shifts and bends each image by amounts of its own, in one resampling.
+
+    The amounts are uniform from minus to plus the config's `rotation` (degrees), `scale` (share; height and width each
+    for itself), `shear` (horizontal pixels per vertical one) and `shift` (pixels; each way for itself), about the
+    centre. `elastic` is the standard deviation, in pixels, of displacements drawn at coarse control points and
+    interpolated smoothly between them, as Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1) do. What lies outside
+    of an image is 0.
+    """
+
+    def __init__(self, config: TrainConfig, image_size: int, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.rotation, self.scale, self.shear = math.radians(config.rotation), config.scale, config.shear
+        self.shift, self.elastic = (pixels * 2 / image_size for pixels in (config.shift, config.elastic))  # half images
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        # what each control point adds to each pixel: interpolation is linear, and one product is its fastest form
+        points = torch.eye(CONTROL_POINTS**2).view(-1, 1, CONTROL_POINTS, CONTROL_POINTS)
+        weights = functional.interpolate(points, (image_size, image_size), mode="bicubic", align_corners=True)
+        self.register_buffer("weights", weights.flatten(1).to(device))  # (25, 1, H, W) -> (25, H * W)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) of any dtype and scale -> float32 images of the same shape and scale."""
+        count, _, height, width = images.shape
+        grid = functional.affine_grid(self._affine(count), list(images.shape), align_corners=False)
+        if self.elastic:
+            noise = torch.randn(count * 2, len(self.weights), device=grid.device, generator=self.generator)
+            bend = (noise @ self.weights).view(count, 2, height, width)  # (N * 2, 25) -> (N, 2, H, W)
+            grid += self.elastic * bend.permute(0, 2, 3, 1)  # -> (N, H, W, 2)
+        return functional.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
+
+    def _affine(self, count: int) -> Tensor:
+        # (N, 2, 3): rotation @ shear @ scaling, then the shift; takes a point of the result to a point of the image
+        random = torch.rand(count, 6, device=self.generator.device, generator=self.generator) * 2 - 1  # -1..1
+        angle, scale_x, scale_y, shear, shift_x, shift_y = random.unbind(1)
+        cos, sin = (angle * self.rotation).cos(), (angle * self.rotation).sin()
+        scale_x, scale_y, shear = 1 + scale_x * self.scale, 1 + scale_y * self.scale, shear * self.shear
+        x_row = [cos * scale_x, (cos * shear - sin) * scale_y, shift_x * self.shift]
+        y_row = [sin * scale_x, (sin * shear + cos) * scale_y, shift_y * self.shift]
+        return torch.stack(x_row + y_row, dim=1).view(count, 2, 3)
