@@ -151,7 +151,7 @@ def main(argv=None) -> int:
     from neural_lib import checkpoint
     from neural_lib.augment import RandomDistortion
     from neural_lib.callbacks import BestEpoch, Progress
-    from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
+    from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader, split
     from neural_lib.metrics import report
     from neural_lib.models import build_model
     from neural_lib.optim import build_loss, build_optimizer, build_scheduler
@@ -179,8 +179,8 @@ def main(argv=None) -> int:
     if config.distorts():
         prepare = torch.nn.Sequential(RandomDistortion(config, info.image_size, device), normalise)
     train_loader = make_loader(train_set, config.batch_size, prepare, shuffle_seed=config.seed)
-    val_loader = make_loader(val_set, config.batch_size, normalise)
-    test_loader = make_loader(test_set, config.batch_size, normalise)
+    val_loader = make_loader(val_set, EVAL_BATCH_SIZE, normalise)
+    test_loader = make_loader(test_set, EVAL_BATCH_SIZE, normalise)
     log.info("%d images to train on, %d to validate, %d to test", len(train_set), len(val_set), len(test_set))
 
     # model
@@ -220,10 +220,10 @@ def main(argv=None) -> int:
         raise Interrupted(f"interrupted; {kept()}") from None
     log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
-    # test, once, with the weights that are kept
+    # test, once, with the weights that are kept and in float32, as whoever loads them will compute
     log.info("evaluating the network of epoch %d on the test set...", best.epoch)
     model.load_state_dict(best.state_dict)
-    test = evaluate(model, test_loader, precision)
+    test = evaluate(model, test_loader)
 
     # report
     log.info("classification report\n%s", report(test.labels, test.predictions, info.classes))

@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
 from neural_lib.config import TrainConfig
 
+EVAL_BATCH_SIZE = 250  # images; scoring needs no gradients, so more fit at once, with fewer calls for each image
+
 
 class Normalisation(nn.Module):
     """(pixel / 255 - mean) / std, the input that a network is trained on; mean and std per channel, of pixels 0..1."""

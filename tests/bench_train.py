@@ -68,7 +68,7 @@ class OurLoop:
         import torch
 
         from neural_lib.augment import RandomDistortion
-        from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
+        from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader, split
         from neural_lib.models import build_model
         from neural_lib.optim import build_loss, build_optimizer, build_scheduler
 
@@ -79,7 +79,7 @@ class OurLoop:
             torch.nn.Sequential(RandomDistortion(config, 28, device), normalise) if config.distorts() else normalise
         )
         self.train_loader = make_loader(train_set, config.batch_size, prepare, shuffle_seed=config.seed)
-        self.val_loader = make_loader(val_set, config.batch_size, normalise)
+        self.val_loader = make_loader(val_set, EVAL_BATCH_SIZE, normalise)
         torch.manual_seed(config.seed)
         self.model = build_model(config.arch, numChannels=1, classes=10, dropout=config.dropout).to(device)
         self.optimizer = build_optimizer(self.model.parameters(), config)
@@ -208,10 +208,10 @@ def start(*arguments: object, **options) -> subprocess.Popen:
 def time_epochs(names: list[str], args: argparse.Namespace) -> tuple[dict, dict]:
     """What each loop says of itself, and what it answered in each counted round."""
     common = ("--data", args.data, "--device", args.device)
-    workers = {name: start("--worker", name, *common) for name in names}
-    facts = {}
-    for name, worker in workers.items():
-        facts[name] = json.loads(worker.stdout.readline())
+    workers, facts = {}, {}
+    for name in names:
+        workers[name] = start("--worker", name, *common)
+        facts[name] = json.loads(workers[name].stdout.readline())  # not until then does the next one start
     answers = {name: [] for name in names}
     for turn in range(args.rounds + 1):
         for name, worker in list(workers.items())[:: 1 if turn % 2 else -1]:  # none is always the last
