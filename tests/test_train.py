@@ -100,7 +100,7 @@ def test_an_option_wins_over_the_recipe_and_the_log_tells_the_values_in_force(ru
     assert said_in_force(stdout).items() <= {name: str(value) for name, value in expected.to_dict().items()}.items()
     assert said_in_force(stdout).keys() == expected.to_dict().keys() - {"dataset", "arch"}
     assert max(map(len, stdout.split("recipe ")[1].split("[INFO]")[0].splitlines())) <= 80
-    assert "training, not validation, is with distorted images, dropout, label smoothing" in stdout
+    assert "training, not validation, is with distorted images, label smoothing" in stdout
 
 
 def test_without_a_recipe_it_is_the_classic_one(run_train):
