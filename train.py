@@ -57,7 +57,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     hyper("--epochs", help="passes over the training images")
     hyper("-b", "--batch-size", help="images per optimizer step")
-    hyper("--optimizer", help="how gradients become steps; sgd with momentum 0.9")
+    hyper("--optimizer", help="how gradients become steps")
     hyper("--lr", help="learning rate, the highest one of a schedule")
     hyper("--schedule", help="of the learning rate, from step to step")
     hyper("--weight-decay", help="pull of the weights towards 0")
@@ -70,7 +70,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     hyper("--elastic", help="bend them by so many pixels, standard deviation")
     hyper("--precision", help="auto: bf16 where processor or GPU have it natively")
     hyper("--train-split", help="share to train on; the other images validate")
-    hyper("--seed", help="of split, shuffle, distortions and initial weights")
+    hyper("--seed", help="of everything that is drawn by chance")
     add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
     add("--compile", action="store_true", help="torch.compile the network: a minute's wait, then faster epochs")
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
@@ -158,14 +158,15 @@ def main(argv=None) -> int:
     from neural_lib.training import NonFiniteLossError, evaluate, fit
 
     # seed, device and precision
-    log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(str(config), 76), "    "))
     runtime.seed_everything(config.seed)
     device, reason = runtime.select_device(args.device)
     log.info("computing on %s (%s)", device, reason)
     precision, reason = runtime.select_precision(config.precision, device)
-    log.info("precision: %s (%s)", str(precision).removeprefix("torch."), reason)
-    if precision == torch.bfloat16 and not runtime.computes_bfloat16(device):
-        log.warning("--precision bf16: the %s only emulates bfloat16; fp32 may be faster", device)
+    log.info("precision: %s (%s)", precision, reason)
+    if precision == "bf16" and not runtime.computes_bfloat16(device):
+        log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
+    config = replace(config, precision=precision)
+    log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(str(config), 76), "    "))
 
     # data
     config, parts, fell_back = load_data(config, args)

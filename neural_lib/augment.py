@@ -15,10 +15,10 @@ class RandomDistortion(nn.Module):
     """Rotates, scales, shears, shifts and bends each image by amounts of its own, in one resampling.
 
     The amounts are uniform from minus to plus the config's `rotation` (degrees), `scale` (share; height and width each
-    for itself), `shear` (horizontal pixels per vertical one) and `shift` (pixels; each way for itself), about the
-    centre. `elastic` is the standard deviation, in pixels, of displacements drawn at coarse control points and
-    interpolated smoothly between them, as Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1) do. What lies outside
-    of an image is 0.
+    for itself), `shear` (horizontal pixels per vertical one) and `shift` (pixels; each way for itself), the first three
+    about the centre. `elastic` is the standard deviation, in pixels, of displacements drawn at coarse control points
+    and interpolated smoothly between them, as Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1) do. What lies
+    outside of an image is 0.
     """
 
     def __init__(self, config: TrainConfig, image_size: int, device: torch.device | str = "cpu") -> None:
@@ -42,11 +42,12 @@ class RandomDistortion(nn.Module):
         return functional.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
 
     def _affine(self, count: int) -> Tensor:
-        # (N, 2, 3): rotation @ shear @ scaling, then the shift; takes a point of the result to a point of the image
+        # (N, 2, 3): takes a point of the result to the point of the image that is seen there
         random = torch.rand(count, 6, device=self.generator.device, generator=self.generator) * 2 - 1  # -1..1
         angle, scale_x, scale_y, shear, shift_x, shift_y = random.unbind(1)
         cos, sin = (angle * self.rotation).cos(), (angle * self.rotation).sin()
         scale_x, scale_y, shear = 1 + scale_x * self.scale, 1 + scale_y * self.scale, shear * self.shear
-        x_row = [cos * scale_x, (cos * shear - sin) * scale_y, shift_x * self.shift]
-        y_row = [sin * scale_x, (sin * shear + cos) * scale_y, shift_y * self.shift]
-        return torch.stack(x_row + y_row, dim=1).view(count, 2, 3)
+        rows = [cos / scale_x, (cos * shear - sin) / scale_y, sin / scale_x, (sin * shear + cos) / scale_y]
+        linear = torch.stack(rows, dim=1).view(count, 2, 2)  # rotation @ shear @ scaling
+        shift = torch.stack([shift_x, shift_y], dim=1).unsqueeze(2) * self.shift  # (N, 2, 1), in the result
+        return torch.cat([linear, linear @ shift], dim=2)

@@ -33,10 +33,10 @@ class TrainConfig:
     scale: float = 0.0  # share of the height and of the width
     shear: float = 0.0  # horizontal pixels per vertical pixel
     shift: float = 0.0  # pixels
-    elastic: float = 0.0  # pixels, standard deviation
-    precision: str = "fp32"  # of the network's arithmetic; weights are float32 always
+    elastic: float = 0.0  # pixels, standard deviation at the control points
+    precision: str = "fp32"  # of the network's layers; weights are float32 always
     train_split: float = 0.75  # share of the training images that is trained on; the rest validates
-    seed: int = 42  # of the split, the shuffle, the distortions and the initial weights
+    seed: int = 42  # of the split, the shuffle, the distortions, dropout and the initial weights
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -79,12 +79,12 @@ class TrainConfig:
         return train, count - train
 
     def check_image_size(self, size: int) -> None:
-        """Raise UserError where images of `size` x `size` pixels would be moved so far that little is left of them."""
-        for name in ("shift", "elastic"):
-            if getattr(self, name) > size / 4:
+        """Raise UserError where images of `size` x `size` pixels would be moved out of the frame or bent into folds."""
+        for name, most in (("shift", size / 4), ("elastic", size / 14)):
+            if getattr(self, name) > most:
                 raise UserError(
                     f"{_flag(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
-                    f"at most {size / 4:g}"
+                    f"at most {most:g}"
                 )
 
     def distorts(self) -> bool:

@@ -45,7 +45,7 @@ def split(dataset: ImageTensors, config: TrainConfig) -> tuple[ImageTensors, Ima
     """The part to train on and the part to validate on, drawn from the config's seed as the tutorial draws them."""
     generator = torch.Generator().manual_seed(config.seed)
     parts = random_split(range(len(dataset)), config.split_sizes(len(dataset)), generator)
-    return tuple(ImageTensors(*dataset[part.indices]) for part in parts)
+    return tuple(ImageTensors(*dataset[part.indices], dataset.images.device) for part in parts)
 
 
 class BatchIndices(Sampler[Tensor]):

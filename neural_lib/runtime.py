@@ -23,6 +23,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # half the time of OpenMP's own 300,000 (2 cores of an AMD EPYC, torch 2.15; tests/bench_train.py --busy)
 SPIN_COUNT = "2000"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_AT_MOST = 1 << 30  # bytes of freed memory; far more than a step's, so in effect all of it
+MAPPED_FROM = 1 << 25  # bytes; mallopt(3)'s greatest value for a single piece of memory to be kept at all
 
 
 def tune_for_cpu() -> None:
@@ -34,11 +36,12 @@ def tune_for_cpu() -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
-    by_user = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ)
-    if platform.libc_ver()[0] == "glibc" and not by_user:
+    by_user = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
+    by_user = by_user or "_threshold" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and not by_user:
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc takes
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_AT_MOST)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
 
 
 def check_device(name: str) -> None:
@@ -84,22 +87,24 @@ def _describe(device: "torch.device") -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
-def select_precision(name: str, device: "torch.device") -> tuple["torch.dtype", str]:
-    """The type that the network's layers compute in and, in words, why: 'auto' takes bfloat16 where that is native.
+def select_precision(name: str, device: "torch.device") -> tuple[str, str]:
+    """'fp32' or 'bf16', for the network's layers, and why: 'auto' takes bf16 where that is known to be native.
 
     name: one of config.CHOICES["precision"]; fp32 and bf16 are taken at their word.
     """
-    import torch
-
-    if name == "auto":
-        if computes_bfloat16(device):
-            return torch.bfloat16, f"the {device} computes it natively"
-        return torch.float32, f"the {device} would only emulate bfloat16"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name], "as --precision says"
+    if name != "auto":
+        return name, "as --precision says"
+    if computes_bfloat16(device):
+        return "bf16", f"the {device} computes it natively"
+    return "fp32", f"the {device} isn't known to compute bf16 natively"
 
 
 def computes_bfloat16(device: "torch.device") -> bool:
-    """Whether the device has instructions for bfloat16: CUDA from Ampere on, a CPU with AVX512-BF16 or AMX."""
+    """Whether the device is known to have instructions for bfloat16.
+
+    CUDA has them from Ampere on, x86 with AVX512-BF16 or AMX. Others may have them as well; whether they make torch
+    faster there hasn't been seen.
+    """
     import torch
 
     if device.type == "cuda":
@@ -110,11 +115,11 @@ def computes_bfloat16(device: "torch.device") -> bool:
     return False
 
 
-def autocast(device: "torch.device", dtype: "torch.dtype") -> "torch.autocast":
-    """A context in which layers compute in bfloat16, where dtype is that; their weights stay float32."""
+def autocast(device: "torch.device", precision: str) -> "torch.autocast":
+    """A context in which layers compute in bfloat16, where precision is 'bf16'; their weights stay float32."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def seed_everything(seed: int) -> None:

@@ -79,12 +79,12 @@ def train_one_epoch(
     loss_fn: LossFunction,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    precision: torch.dtype = torch.float32,
+    precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
 ) -> RunningScores:
     """Learn every batch of the loader once; the scheduler, where there is one, steps after each.
 
-    precision: of the forward and the backward pass; weights, loss and optimizer are float32 always.
+    precision: 'fp32' or 'bf16', of the forward and the backward pass; weights, loss and optimizer are float32 always.
     Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late.
     """
     model.train()
@@ -119,13 +119,13 @@ def _raise_if_not_finite(losses: list[Tensor], last_step: int) -> None:
             raise NonFiniteLossError(value, step)
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: Loader, precision: torch.dtype = torch.float32) -> Evaluation:
+@torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
+def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evaluation:
     """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
     model.eval()
     scores = RunningScores()
     all_labels, all_predictions = [], []
-    with autocast(next(model.parameters()).device, precision):  # around the loop: weights are converted once
+    with autocast(next(model.parameters()).device, precision):
         for images, labels in loader:
             log_probs = model(images)
             scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
@@ -142,7 +142,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     epochs: int,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    precision: torch.dtype = torch.float32,
+    precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train and validate `epochs` times; the callbacks see each step. Raises NonFiniteLossError, its epoch set."""

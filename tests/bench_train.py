@@ -16,6 +16,7 @@ as a whole, again in turn. Prints tables and, as the last line, the same as JSON
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -33,6 +34,7 @@ from neural_lib import datasets, runtime
 from neural_lib.config import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_ROUNDS = 99
 PEAK_SIZE = 2048  # of the matrices whose product is the machine's peak
 MOST_PLAIN_EPOCHS = 10
 
@@ -46,7 +48,7 @@ class Loop:
     tuned: bool = True  # with runtime.tune_for_cpu
 
     def config(self, seed: int):
-        return RECIPES[self.recipe].config(seed=seed, precision=self.precision)
+        return RECIPES[self.recipe].config(seed=seed, precision=self.precision, epochs=MOST_ROUNDS + 1)
 
 
 LOOPS = {
@@ -113,11 +115,11 @@ def work(name: str, args: argparse.Namespace) -> None:
     else:
         from tutorial import PlainLoop
 
-        loop, precision = PlainLoop(args.data, 42, device), torch.float32
+        loop, precision = PlainLoop(args.data, 42, device), "fp32"
     facts = {
         "flop": flop_of_an_epoch(loop.model, device),
         "peak_flops": peak_flops(device, precision),
-        "precision": str(precision).removeprefix("torch."),
+        "precision": precision,
         "device": str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -146,10 +148,11 @@ def flop_of_an_epoch(model, device) -> float:
     return 4_500 * training.get_total_flops() + 1_500 * evaluation.get_total_flops()
 
 
-def peak_flops(device, dtype) -> float:
+def peak_flops(device, precision: str) -> float:
     """Of the best of 10 products of two square matrices."""
     import torch
 
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
     seconds = []
     for _ in range(10):
@@ -165,8 +168,10 @@ def peak_memory(device) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    import resource
-
+    try:
+        import resource  # Unix's
+    except ImportError:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -241,12 +246,12 @@ def show_epochs(facts: dict, answers: dict) -> dict:
             "seconds": [round(value, 3) for value in seconds],
             "loading_seconds": round(statistics.median(answer["loading"] for answer in got), 3),
             "share_of_peak": round(flops / facts[name]["peak_flops"], 3),
-            "memory_mb": round(max(answer["memory"] for answer in got) / 1e6),
+            "memory_mb": round(max(answer["memory"] for answer in got) / 1e6, 1),
             "speedup_median": round(statistics.median(speedups), 3),
             "speedup_range": [round(min(speedups), 3), round(max(speedups), 3)],
         }
         print(f"{name:16}{median:9.2f}{min(seconds):7.2f}{max(seconds):7.2f}{60_000 / median:9.0f}"
-              f"{row['loading_seconds']:10.2f}{flops / 1e9:8.0f}{row['share_of_peak']:8.0%}{row['memory_mb']:6}"
+              f"{row['loading_seconds']:10.2f}{flops / 1e9:8.0f}{row['share_of_peak']:8.0%}{row['memory_mb']:6.0f}"
               f"{row['speedup_median']:10.2f} ({min(speedups):.2f} to {max(speedups):.2f})")  # fmt: skip
     return rows
 
@@ -336,6 +341,8 @@ def main() -> None:
     parser.add_argument("--plain-seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not 0 <= args.rounds <= MOST_ROUNDS:
+        parser.error(f"--rounds must be from 0 to {MOST_ROUNDS}")
     if args.worker:
         work(args.worker, args)
     elif args.plain_seed is not None:

@@ -66,8 +66,14 @@ def test_shifts_are_uniform_and_bounded_in_pixels():
 def test_scales_are_bounded_shares_of_height_and_width():
     images = smooth_images(2000)
     share = areas(RandomDistortion(TrainConfig(scale=0.2), SIZE)(images)) / areas(images)
-    # the result takes a pixel from 0.8 to 1.2 times as far from the centre, in height and in width
-    assert 1 / 1.2**2 - 0.05 < share.min() < 0.8 and 1.3 < share.max() < 1 / 0.8**2 + 0.05
+    assert 0.8**2 - 0.05 < share.min() < 0.75 and 1.35 < share.max() < 1.2**2 + 0.05
+
+
+def test_shifts_are_pixels_of_the_result_whatever_the_scale(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))  # every amount at its positive end
+    images = smooth_images(1)
+    scaled, both = (RandomDistortion(TrainConfig(scale=0.5, shift=shift), SIZE)(images) for shift in (0, 3))
+    torch.testing.assert_close(both[..., :-3, :-3], scaled[..., 3:, 3:], atol=0.1, rtol=0)
 
 
 def test_rotations_turn_about_the_centre_by_at_most_so_many_degrees():

@@ -66,11 +66,13 @@ def test_an_unknown_choice_is_answered_with_the_known_ones():
             TrainConfig(**{name: "something"})
 
 
-@pytest.mark.parametrize("name", ["shift", "elastic"])
-def test_images_are_not_moved_out_of_their_frame(name):
-    TrainConfig(**{name: 7.0}).check_image_size(28)
-    with pytest.raises(UserError, match=f"--{name} 7.5 is too far for kmnist's images of 28 pixels: at most 7"):
-        TrainConfig(**{name: 7.5}).check_image_size(28)
+@pytest.mark.parametrize("name, most", [("shift", 7), ("elastic", 2)])
+def test_images_are_neither_moved_out_of_their_frame_nor_folded(name, most):
+    TrainConfig(**{name: float(most)}).check_image_size(28)
+    with pytest.raises(
+        UserError, match=f"--{name} {most}.5 is too far for kmnist's images of 28 pixels: at most {most}"
+    ):
+        TrainConfig(**{name: most + 0.5}).check_image_size(28)
 
 
 def test_the_classic_recipe_is_the_default_and_the_tutorials():

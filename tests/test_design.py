@@ -19,6 +19,10 @@ MODULES = [
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def shown(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def imports_of(path) -> set[str]:
     """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -95,9 +99,7 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
     for options, default in rows:
         value = defaults.get(re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
         if "--dataset" not in options:  # which falls back
-            assert (
-                value in (None, False) or default.strip("`") == f"{value:g}" if isinstance(value, float) else str(value)
-            ), options
+            assert value in (None, False) or default.strip("`") == shown(value), options
 
 
 def test_the_readme_tells_what_each_recipe_is():
@@ -108,6 +110,6 @@ def test_the_readme_tells_what_each_recipe_is():
         option, *values = (cell.strip(" `") for cell in row.strip("|").split("|"))
         for name, told in zip(names, values, strict=True):
             value = getattr(RECIPES[name].config(), option.removeprefix("--").replace("-", "_"))
-            assert told == (f"{value:g}" if isinstance(value, float) else str(value)), (name, option)
+            assert told == shown(value), (name, option)
     differing = {name for recipe in RECIPES.values() for name in recipe.values}
     assert {row.split("|")[1].strip(" `-").replace("-", "_") for row in table.splitlines()[2:]} == differing

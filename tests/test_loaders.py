@@ -36,6 +36,13 @@ def test_the_split_depends_on_its_seed_alone():
     assert not torch.equal(split(make_set(), TrainConfig(seed=8))[0].labels, first)
 
 
+def test_the_parts_stay_on_their_device():
+    elsewhere = ImageTensors(*make_set()[range(100)], "meta")  # torch's device without values
+    for part in split(elsewhere, TrainConfig()):
+        loader = make_loader(part, 32, Normalisation([0.0], [1.0]).to("meta"), shuffle_seed=0)
+        assert {tensor.device.type for batch in loader for tensor in batch} == {"meta"}
+
+
 def test_a_batch_larger_than_the_training_part_is_refused():
     with pytest.raises(UserError, match="--batch-size 76"):
         split(make_set(), TrainConfig(batch_size=76))

@@ -95,7 +95,8 @@ def said_in_force(stdout: str) -> dict[str, str]:
 def test_an_option_wins_over_the_recipe_and_the_log_tells_the_values_in_force(run_train):
     status, stdout, _ = run_train("-d", "digits", "--recipe", "best", "--epochs", 1, "--rotation", 0, "--device", "cpu")
     assert status == 0
-    expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0)
+    precision, _ = runtime.select_precision("auto", torch.device("cpu"))
+    expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0, precision=precision)
     assert checkpoint.load("output/model.pth").config == expected.to_dict()
     assert said_in_force(stdout).items() <= {name: str(value) for name, value in expected.to_dict().items()}.items()
     assert said_in_force(stdout).keys() == expected.to_dict().keys() - {"dataset", "arch"}
@@ -114,11 +115,49 @@ def test_without_a_recipe_it_is_the_classic_one(run_train):
 def test_the_other_recipes_learn_and_repeat_themselves_bit_for_bit(run_train, kmnist_dir, recipe):
     weights = []
     for name in ("first", "second"):
-        arguments = ("--recipe", recipe, "--epochs", 8, "--batch-size", 16, "-m", f"{name}.pth", "--quiet")
+        arguments = ("--recipe", recipe, *FAST, "-m", f"{name}.pth", "--quiet")
         assert run_train("-d", "kmnist", "--data", kmnist_dir, *arguments)[0] == 0
         weights.append(checkpoint.load(f"{name}.pth"))
     assert weights[0].metrics["test_accuracy"] > 0.9
     assert all(torch.equal(weights[0].state_dict[key], weights[1].state_dict[key]) for key in weights[0].state_dict)
+
+
+ONE_EPOCH = ("-d", "digits", "--epochs", 1, "--device", "cpu", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def plain_weights(tmp_path_factory):
+    """Of one epoch with no option but those."""
+    path = tmp_path_factory.mktemp("plain")
+    arguments = (*ONE_EPOCH, "-m", path / "model.pth", "-p", path / "plot.png")
+    assert cli.run(train.main, "train.py", [str(argument) for argument in arguments]) == 0
+    return checkpoint.load(path / "model.pth").state_dict
+
+
+@pytest.mark.parametrize(
+    "option, value, same",
+    [
+        ("--seed", 42, True),
+        ("--seed", 43, False),
+        ("--optimizer", "sgd", False),
+        ("--optimizer", "adamw", True),  # without weight decay it is Adam
+        ("--lr", 2e-3, False),
+        ("--schedule", "one-cycle", False),
+        ("--weight-decay", 0.1, False),
+        ("--label-smoothing", 0.2, False),
+        ("--dropout", 0.5, False),
+        ("--rotation", 20, False),
+        ("--scale", 0.2, False),
+        ("--shear", 0.2, False),
+        ("--shift", 2, False),
+        ("--elastic", 1, False),
+        ("--precision", "bf16", False),
+    ],
+)
+def test_every_option_has_its_effect_on_the_weights(run_train, plain_weights, option, value, same):
+    assert run_train(*ONE_EPOCH, option, value)[0] == 0
+    weights = checkpoint.load("output/model.pth").state_dict
+    assert torch.equal(weights["fc2.weight"], plain_weights["fc2.weight"]) is same
 
 
 def test_networks_of_all_recipes_fit_into_each_other():
@@ -136,14 +175,14 @@ def test_emulated_bfloat16_works_and_warns(run_train, monkeypatch):
     monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
     status, _, stderr = run_train("-d", "digits", *FAST, "--precision", "bf16")
     assert status == 0
-    assert "[WARNING] --precision bf16: the cpu only emulates bfloat16; fp32 may be faster\n" in stderr
+    assert "[WARNING] --precision bf16: the cpu isn't known to compute it natively; fp32 may be faster\n" in stderr
 
 
 def test_auto_precision_without_native_bfloat16_is_fp32_and_no_warning(run_train, monkeypatch):
     monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
     status, stdout, stderr = run_train("-d", "digits", *FAST, "--precision", "auto")
     assert status == 0 and "bf16" not in stderr
-    assert "precision: float32 (the cpu would only emulate bfloat16)" in stdout
+    assert "precision: fp32 (the cpu isn't known to compute bf16 natively)" in stdout
 
 
 @pytest.mark.slow

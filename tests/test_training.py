@@ -142,16 +142,16 @@ def test_bfloat16_is_for_the_layers_and_nothing_else(images):
     model, train_loader, val_loader, loss_fn, optimizer = make_run(images)
     for name in ("conv1", "conv2", "fc1", "fc2", "logSoftmax"):
         getattr(model, name).register_forward_hook(lambda *args, name=name: seen.update({name: args[2].dtype}))
-    for precision in (torch.bfloat16, torch.float32):
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         train_one_epoch(model, train_loader, loss_fn, optimizer, precision=precision)
         in_training = seen.copy()
         evaluate(model, val_loader, precision)
-        assert in_training == seen == dict.fromkeys(seen, precision) | {"logSoftmax": torch.float32}
+        assert in_training == seen == dict.fromkeys(seen, dtype) | {"logSoftmax": torch.float32}
     assert all(weight.dtype == weight.grad.dtype == torch.float32 for weight in model.parameters())
 
 
 def test_bfloat16_learns_as_well(images):
-    assert fit(*make_run(images), epochs=4, precision=torch.bfloat16).val_acc[-1] > 0.9
+    assert fit(*make_run(images), epochs=4, precision="bf16").val_acc[-1] > 0.9
 
 
 def test_callbacks_see_each_epoch_and_each_batch(images):
