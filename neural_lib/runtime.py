@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-# turns of a loop. On an idle machine 1000 cost 7 % of a bf16 epoch and 2000 3 %; beside a busy process both took about
-# half the time of OpenMP's own 300,000 (2 cores of an AMD EPYC, torch 2.15; tests/bench_train.py --busy)
+# turns of a loop, instead of OpenMP's own 300,000. On an idle machine 1000 cost 7 % of a bf16 step and 2000 3 %; beside
+# a busy process an epoch takes 18 s with 2000 and 23 s without (2 cores of an AMD EPYC; tests/bench_train.py --busy)
 SPIN_COUNT = "2000"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_AT_MOST = 1 << 30  # bytes of freed memory; far more than a step's, so in effect all of it

@@ -2,7 +2,7 @@
 
     python tests/bench_train.py --data data --rounds 5
     python tests/bench_train.py --data data --rounds 5 --busy       # beside a process that keeps one core busy
-    python tests/bench_train.py --data data --rounds 0 --seeds 5    # time to the tutorial's accuracy alone
+    python tests/bench_train.py --data data --rounds 0 --seeds 5    # whole runs, half an hour on 2 cores
 
 Epochs: each loop has a process of its own, the plain one with nothing but torch's defaults, and they run in turn, one
 at a time, so that a busy machine slows all of them; one epoch of each comes first and isn't counted. Included: loading
@@ -10,8 +10,9 @@ of batches, training on 45,000 images, validation on 15,000. Not included: impor
 GFLOP/s count the multiplications and additions of convolutions and linear layers (torch's FlopCounterMode), and are
 compared with a 2048 x 2048 matrix product of the same type.
 
-Time to accuracy: the plain loop from scratch, until it has reached --target on the test set, and train.py --recipe fast
-as a whole, again in turn. Prints tables and, as the last line, the same as JSON.
+Whole runs: for each seed the plain loop for 10 epochs from scratch, and when it has reached --target on the test set,
+then train.py with each recipe, from its command line to its files. Prints tables and, as the last line, the same as
+JSON.
 """
 
 import argparse
@@ -30,13 +31,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import datasets, runtime
+from neural_lib import datasets, runtime  # and no torch: each process loads it after its own preparations
 from neural_lib.config import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_ROUNDS = 99
 PEAK_SIZE = 2048  # of the matrices whose product is the machine's peak
-MOST_PLAIN_EPOCHS = 10
+PLAIN_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ def peak_memory(device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def reach_target(seed: int, args: argparse.Namespace) -> None:
-    """Train the plain loop from scratch until it has the target accuracy on the test set; one line of JSON."""
+def train_plainly(seed: int, args: argparse.Namespace) -> None:
+    """Train the plain loop from scratch, scoring it on the test set after each epoch; one line of JSON."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import KMNIST
     from torchvision.transforms import ToTensor
@@ -188,17 +189,17 @@ def reach_target(seed: int, args: argparse.Namespace) -> None:
     device, _ = runtime.select_device(args.device)
     loop = PlainLoop(args.data, seed, device)
     test_loader = DataLoader(KMNIST(args.data, train=False, transform=ToTensor()), batch_size=250)
-    on_device = [(images.to(device), labels.to(device)) for images, labels in test_loader]
+    test_set = [(images.to(device), labels.to(device)) for images, labels in test_loader]
     setup, seconds, accuracies = time.time() - args.started, [], []
-    while len(seconds) < MOST_PLAIN_EPOCHS:
+    while len(seconds) < PLAIN_EPOCHS:
         start = runtime.now(device)
         loop.run_epoch()
         seconds.append(runtime.now(device) - start)
-        accuracies.append(evaluate(loop.model, on_device).accuracy)
+        accuracies.append(evaluate(loop.model, test_set).accuracy)
     epochs = next((n for n, accuracy in enumerate(accuracies, start=1) if accuracy >= args.target), None)
     print(json.dumps({
-        "train": sum(seconds[:epochs]), "total": setup + sum(seconds[:epochs]), "epochs": epochs,
-        "ten_epochs": sum(seconds), "test_accuracy": accuracies[(epochs or 0) - 1], "last_accuracy": accuracies[-1],
+        "ten_epochs": round(sum(seconds), 2), "test_accuracy": accuracies[-1], "epochs": epochs,
+        "train": round(sum(seconds[:epochs]), 2), "total": round(setup + sum(seconds[:epochs]), 2),
     }))  # fmt: skip
 
 
@@ -256,45 +257,57 @@ def show_epochs(facts: dict, answers: dict) -> dict:
     return rows
 
 
-def time_to_target(args: argparse.Namespace) -> list[dict]:
-    """One row for each seed: the plain loop's and fast's seconds and accuracies."""
+def time_runs(args: argparse.Namespace) -> list[dict]:
+    """One row for each seed: seconds and accuracies of the plain loop and of each recipe, one after the other."""
+    from neural_lib import checkpoint
+
     rows = []
     for seed in range(1, args.seeds + 1):
-        common = ("--data", args.data, "--device", args.device, "--target", args.target)
-        plain = start("--plain-seed", seed, "--started", time.time(), *common)
+        common = ("--data", args.data, "--device", args.device)
+        plain = start("--plain-seed", seed, "--started", time.time(), "--target", args.target, *common)
         row = {"seed": seed, "plain": json.loads(plain.communicate()[0])}
-        with tempfile.TemporaryDirectory() as folder:
-            outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
-            options = ("--data", args.data, "--device", args.device, "--dataset", "kmnist", "--seed", str(seed))
-            began = time.perf_counter()
-            command = [sys.executable, str(ROOT / "train.py"), "--recipe", "fast", *options, *outputs]
-            log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            row["fast"] = {
-                "train": float(re.search(r"train the model: ([\d.]+)s", log)[1]),
-                "total": time.perf_counter() - began,
-                "test_accuracy": float(re.search(r"test accuracy: ([\d.]+)", log)[1]),
-            }
-        print(f"seed {seed}: {json.dumps(row)}", file=sys.stderr, flush=True)
+        for recipe in args.recipes:
+            with tempfile.TemporaryDirectory() as folder:
+                outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
+                options = (*common, "--dataset", "kmnist", "--seed", str(seed), "--recipe", recipe)
+                began = time.perf_counter()
+                command = [sys.executable, str(ROOT / "train.py"), *options, *outputs]
+                log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                row[recipe] = {
+                    "train": float(re.search(r"train the model: ([\d.]+)s", log)[1]),
+                    "total": round(time.perf_counter() - began, 2),
+                    "val_accuracy": checkpoint.load(f"{folder}/model.pth").metrics["val_accuracy"],
+                    "test_accuracy": float(re.search(r"test accuracy: ([\d.]+)", log)[1]),
+                }
+        print(json.dumps(row), file=sys.stderr, flush=True)
         rows.append(row)
     return rows
 
 
-def show_targets(rows: list[dict], target: float) -> None:
-    def spread(values: list[float]) -> str:
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.mean(values):.2%} +- {deviation * 100:.2f}"
+def show_runs(rows: list[dict], args: argparse.Namespace) -> None:
+    def mean(values: list[float]) -> str:
+        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+        return f"{statistics.mean(values):8.2%} +-{deviation * 100:5.2f}"
 
+    def median(values: list[float]) -> str:
+        return f"{statistics.median(values):7.1f} ({min(values):.1f} to {max(values):.1f})"
+
+    print(f"\nwhole runs, n = {len(rows)} seeds: mean and standard deviation, median and range")
+    ten_epochs = [row["plain"]["ten_epochs"] for row in rows]
+    accuracies = [row["plain"]["test_accuracy"] for row in rows]
+    print(f"plain, {PLAIN_EPOCHS} epochs: test {mean(accuracies)}, {median(ten_epochs)} s")
     reached = [row["plain"]["epochs"] for row in rows]
-    for name, label in (("plain", f"plain, to {target:.1%}"), ("fast", "--recipe fast, whole")):
-        train, total = (statistics.median(row[name][kind] for row in rows) for kind in ("train", "total"))
-        accuracy = spread([row[name]["test_accuracy"] for row in rows])
-        print(f"{label:24}{train:8.1f} s of training{total:8.1f} s with imports; test accuracy {accuracy}")
-    print(f"plain: reached after epochs {reached}; all {MOST_PLAIN_EPOCHS} epochs take "
-          f"{statistics.median(row['plain']['ten_epochs'] for row in rows):.1f} s and reach "
-          f"{spread([row['plain']['last_accuracy'] for row in rows])}")  # fmt: skip
-    ratios = [row["plain"]["ten_epochs"] / row["fast"]["train"] for row in rows]
-    print(f"plain's {MOST_PLAIN_EPOCHS} epochs take {statistics.median(ratios):.1f} times fast's training "
-          f"({min(ratios):.1f} to {max(ratios):.1f}), seed by seed, n = {len(rows)}")  # fmt: skip
+    to_target = [row["plain"]["train"] for row in rows if row["plain"]["epochs"]]
+    print(f"plain, to {args.target:.1%} test accuracy: after epochs {reached}"
+          + (f", {median(to_target)} s" if to_target else ""))  # fmt: skip
+    for recipe in args.recipes:
+        runs = [row[recipe] for row in rows]
+        print(f"{recipe}: validation {mean([run['val_accuracy'] for run in runs])}, "
+              f"test {mean([run['test_accuracy'] for run in runs])}")  # fmt: skip
+        print(f"    training {median([run['train'] for run in runs])} s, "
+              f"whole command {median([run['total'] for run in runs])} s")  # fmt: skip
+        ratios = [ten / run["train"] for ten, run in zip(ten_epochs, runs, strict=True)]
+        print(f"    plain's {PLAIN_EPOCHS} epochs take {median(ratios)} times as long, seed by seed")
 
 
 def processor_name() -> str:
@@ -319,8 +332,8 @@ def compare(args: argparse.Namespace) -> None:
             names = ["plain", *(name for name in args.loops if name != "plain")]
             result["epochs"] = show_epochs(*time_epochs(names, args))
         if args.seeds:
-            result["to_target"] = time_to_target(args)
-            show_targets(result["to_target"], args.target)
+            result["runs"] = time_runs(args)
+            show_runs(result["runs"], args)
     finally:
         if busy:
             busy.kill()
@@ -333,7 +346,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted epochs of each loop (5)")
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS), help="those beside plain (all)")
     parser.add_argument("--busy", action="store_true", help="keep one core busy with another process meanwhile")
-    parser.add_argument("--seeds", type=int, default=0, help="runs to the target accuracy, of each (0)")
+    parser.add_argument("--seeds", type=int, default=0, help="whole runs of plain and of each recipe (0)")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="those recipes (all)")
     parser.add_argument("--target", type=float, default=0.944, help="that accuracy on the test set (0.944)")
     parser.add_argument("--device", choices=runtime.DEVICES, default="auto")
     # what the processes that this one starts are told
@@ -346,7 +360,7 @@ def main() -> None:
     if args.worker:
         work(args.worker, args)
     elif args.plain_seed is not None:
-        reach_target(args.plain_seed, args)
+        train_plainly(args.plain_seed, args)
     else:
         compare(args)
 
