@@ -110,7 +110,8 @@ def _read_idx(folder: Path, train: bool) -> Images:
 
 def _idx_array(path: Path) -> "np.ndarray":
     # The inverse of downloads.idx_bytes, for files whose checksums are right. torchvision can read them, but its import
-    # takes a tenth of a short run, and its KMNIST class would prefer an unverified processed/training.pt.
+    # takes another 0.4 s after torch's (warm; 2 cores), and its KMNIST class would prefer an unverified
+    # processed/training.pt, which old versions of torchvision left behind.
     import numpy as np
 
     values = np.fromfile(path, dtype=np.uint8)

@@ -24,7 +24,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 SPIN_COUNT = "2000"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_AT_MOST = 1 << 30  # bytes of freed memory; far more than a step's, so in effect all of it
-MAPPED_FROM = 1 << 25  # bytes; mallopt(3)'s greatest value for a single piece of memory to be kept at all
+MAPPED_FROM = 1 << 25  # bytes, the greatest that mallopt(3) documents; a larger piece is mapped anew each time
 
 
 def tune_for_cpu() -> None:
