@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from neural_lib.metrics import RunningScores
-from neural_lib.training import Callback, History
+from neural_lib.runs import RunManager
+from neural_lib.training import Callback, Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +46,40 @@ class Progress(Callback):
         if self.bar.update(scores.count - self.bar.n):  # true a few times a second: only then are the sums read back
             self.bar.set_postfix_str(f"loss={scores.loss:.4f}, accuracy={scores.accuracy:.4f}", refresh=False)
 
-    def on_epoch_end(self, epoch: int, history: History) -> None:
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
         self.bar.close()
         log.info(
             "EPOCH: %d/%d\nTrain loss: %.6f, Train accuracy: %.4f\nVal loss: %.6f, Val accuracy: %.4f\n",
-            epoch, self.epochs,
-            history.train_loss[-1], history.train_acc[-1],
-            history.val_loss[-1], history.val_acc[-1],
+            epoch, self.epochs, train.loss, train.accuracy, val.loss, val.accuracy,
         )  # fmt: skip
+
+
+def runs_bar(runs: int, finished: int, quiet: bool = False) -> tqdm:
+    """A bar over the runs of a grid, where stderr is a terminal and there are several."""
+    return tqdm(
+        desc="runs",
+        total=runs,
+        initial=finished,
+        leave=False,
+        disable=True if quiet or runs == 1 else None,
+        dynamic_ncols=True,
+        bar_format="{desc} {n}/{total} |{bar}| {elapsed}<{remaining}",
+    )
+
+
+class Recorder(Callback):
+    """Tells a RunManager of each epoch."""
+
+    def __init__(self, manager: RunManager) -> None:
+        self.manager = manager
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        self.manager.begin_epoch()
+
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        self.manager.scores = train  # the sums that training has made already
+        self.manager.track_validation(val)
+        self.manager.end_epoch()
 
 
 class BestEpoch(Callback):
@@ -62,26 +89,29 @@ class BestEpoch(Callback):
     goes on.
     """
 
-    def __init__(self, model: nn.Module, on_improved: Callable[[dict[str, Tensor], dict[str, float]], None]) -> None:
+    def __init__(
+        self, model: nn.Module, on_improved: Callable[[dict[str, Tensor], dict[str, float]], None] | None = None
+    ) -> None:
         self.model, self.on_improved = model, on_improved
         self.epoch = 0  # from 1; 0 before the first epoch has ended
         self.metrics: dict[str, float] = {}
         self.state_dict: dict[str, Tensor] = {}
 
-    def on_epoch_end(self, epoch: int, history: History) -> None:
-        if self.epoch and history.val_acc[-1] <= self.metrics["val_accuracy"]:
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        if self.epoch and val.accuracy <= self.metrics["val_accuracy"]:
             return
         metrics = {
             "epoch": epoch,
-            "train_loss": history.train_loss[-1],
-            "train_accuracy": history.train_acc[-1],
-            "val_loss": history.val_loss[-1],
-            "val_accuracy": history.val_acc[-1],
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
+            "val_loss": val.loss,
+            "val_accuracy": val.accuracy,
         }
         # contiguous: the file keeps values, not the memory layout that this machine computes in
         state_dict = {
             name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.model.state_dict().items()
         }
-        self.on_improved(state_dict, metrics)
+        if self.on_improved:
+            self.on_improved(state_dict, metrics)
         # last: an interruption before this line must not find an epoch that wasn't handed on
         self.epoch, self.metrics, self.state_dict = epoch, metrics, state_dict

@@ -11,13 +11,20 @@ from typing import NoReturn
 from neural_lib.errors import RunError, UserError
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's own, but the values of an option that takes several are "N ..." instead of "N [N ...]"."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{action.metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but a wrong argument is answered with one line, and no option may be cut short."""
 
     def __init__(self, doc: str, **kwargs) -> None:
-        super().__init__(
-            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs
-        )
+        super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
@@ -25,6 +32,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
 class _Handler(logging.StreamHandler):
     """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):  # progress bars make room for the line
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:
         raise  # what is being handled where logging calls this
@@ -68,15 +81,15 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
             raise
         return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
     except (RuntimeError, MemoryError) as error:
-        reason = _known_reason(error)
-        if reason is None:
-            raise
-        return _fail(prog, reason, 1)
+        return _fail(prog, reason_of(error), 1)
     except KeyboardInterrupt:
         return _fail(prog, "interrupted", 130)
 
 
-def _known_reason(error: Exception) -> str | None:
+def reason_of(error: Exception) -> str:
+    """Why a run failed, in one line for its user; raises an error that is a defect of the project again."""
+    if isinstance(error, RunError):
+        return str(error)
     # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
     if "torchvision::nms" in str(error):
         return "torch and torchvision don't fit together; see Troubleshooting in README.md"
@@ -84,7 +97,7 @@ def _known_reason(error: Exception) -> str | None:
         return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "out of memory; a smaller --batch-size or fewer --samples need less"
-    return None
+    raise error
 
 
 def _fail(prog: str, message: str, status: int) -> int:

@@ -1,6 +1,7 @@
 """TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be; and the named recipes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from neural_lib.errors import UserError
@@ -23,6 +24,7 @@ class TrainConfig:
     arch: str = "lenet"  # a name in models.ARCHS
     epochs: int = 10  # passes over the training images
     batch_size: int = 64  # images per optimizer step
+    shuffle: bool = True  # whether each epoch sees the training images in a new order
     optimizer: str = "adam"  # optim.build_optimizer says what each is
     lr: float = 1e-3  # step size, no unit; the highest one where a schedule varies it
     schedule: str = "constant"  # of the learning rate, from step to step
@@ -41,6 +43,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        self._require("shuffle", isinstance(self.shuffle, bool), "on or off")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
@@ -58,7 +61,7 @@ class TrainConfig:
 
     def _require(self, name: str, holds: bool, requirement: str) -> None:
         if not holds:
-            raise UserError(f"{_flag(name)} must be {requirement}, not {getattr(self, name)}")
+            raise UserError(f"{flag_of(name)} must be {requirement}, not {getattr(self, name)}")
 
     def split_sizes(self, count: int) -> tuple[int, int]:
         """How many of `count` images train and how many validate, as int(count * train_split) and the rest.
@@ -83,7 +86,7 @@ class TrainConfig:
         for name, most in (("shift", size / 4), ("elastic", size / 14)):
             if getattr(self, name) > most:
                 raise UserError(
-                    f"{_flag(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
+                    f"{flag_of(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
                     f"at most {most:g}"
                 )
 
@@ -97,7 +100,7 @@ class TrainConfig:
 
     def __str__(self) -> str:
         """The values in force, all but the data set and the network: "epochs=10, batch_size=64, ..."."""
-        return ", ".join(f"{name}={value}" for name, value in asdict(self).items() if name not in ("dataset", "arch"))
+        return in_words({name: value for name, value in asdict(self).items() if name not in ("dataset", "arch")})
 
     def regularisation(self) -> list[str]:
         """What makes training harder than validation, in words; its scores are the lower for it."""
@@ -109,7 +112,22 @@ class TrainConfig:
         return [what for what, is_on in in_force.items() if is_on]
 
 
-def _flag(name: str) -> str:
+def shown(value: object) -> str:
+    """A hyper-parameter's value as a person writes it: 0.01, 64, on."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return str(value)
+
+
+def in_words(values: Mapping[str, object]) -> str:
+    """Hyper-parameters and their values: "lr=0.01, batch_size=100"."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+
+
+def flag_of(name: str) -> str:
+    """The option that sets a hyper-parameter: "--batch-size"."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -173,6 +191,6 @@ RECIPES = {
 
 def values_of_recipes(name: str) -> str:
     """The hyper-parameter's value in each recipe, as --help shows it: "10; fast 1, best 25"."""
-    default = getattr(TrainConfig(), name)
-    others = [f"{key} {recipe.values[name]}" for key, recipe in RECIPES.items() if name in recipe.values]
-    return f"{default}; {', '.join(others)}" if others else f"{default}"
+    default = shown(getattr(TrainConfig(), name))
+    others = [f"{key} {shown(recipe.values[name])}" for key, recipe in RECIPES.items() if name in recipe.values]
+    return f"{default}; {', '.join(others)}" if others else default

@@ -53,7 +53,7 @@ DATASETS = {
         licence="CC BY-SA 4.0",
         source='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
         "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718",
-        mean=(0.1918,),  # of the 60,000 training images; tests/test_real_kmnist.py computes both again
+        mean=(0.1918,),  # of the 60,000 training images; tests/test_real_data.py computes both again
         std=(0.3483,),
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
@@ -69,6 +69,30 @@ DATASETS = {
             "codh.rois.ac.jp": downloads.from_torchvision("KMNIST"),
             # the name and version that public code uses; whether it holds the corrected images, the checksums tell
             "openml.org": downloads.from_openml("Kuzushiji-MNIST", 1, image_shape=(28, 28), test_size=10_000),
+        },
+    ),
+    "fashion-mnist": DatasetInfo(
+        title="Fashion-MNIST",
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        train_size=60_000,
+        test_size=10_000,
+        licence="MIT",
+        source="Zalando Research; Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+        mean=(0.2860,),  # of the 60,000 training images; tests/test_real_data.py computes both again
+        std=(0.3530,),
+        folder="FashionMNIST",
+        sha256={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        sources={
+            "fashion-mnist.s3-website.eu-central-1.amazonaws.com": downloads.from_torchvision("FashionMNIST"),
+            "openml.org": downloads.from_openml("Fashion-MNIST", 1, image_shape=(28, 28), test_size=10_000),
         },
     ),
     "digits": DatasetInfo(

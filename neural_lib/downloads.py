@@ -101,7 +101,7 @@ def from_openml(name: str, version: int, image_shape: tuple[int, ...], test_size
     """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 
     That order, like whether the content is the official one, is a guess until the checksums of all files come out.
-    parser="liac-arff" needs no pandas and, for 70,000 rows, under a minute (tests/test_real_kmnist.py, -m slow).
+    parser="liac-arff" needs no pandas and, for 70,000 rows, under a minute (tests/test_real_data.py, -m slow).
     """
 
     def fetch(folder: Path) -> Path:

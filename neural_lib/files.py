@@ -47,6 +47,23 @@ def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Pa
     return path
 
 
+def check_output_folder(path: str | Path, option: str) -> Path:
+    """Return the folder `path`, with its parents made where it is missing.
+
+    Raises UserError where no file can be made in it.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(path / "try")
+        _create(temporary).close()
+        temporary.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{option} {path}: can't write there ({reason}); choose another place") from None
+    return path
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for binary writing; it takes the name `path` when the block ends well.

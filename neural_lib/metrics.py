@@ -19,11 +19,18 @@ class RunningScores:
 
     def update(self, loss: Tensor, log_probs: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss (), its log-probabilities (N, classes) and true classes (N,)."""
-        count = labels.size(0)
-        wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
-        self.count += count
-        self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
+        self.add_correct(log_probs, labels)
+        self.add_loss(loss, labels.size(0))
+
+    def add_correct(self, log_probs: Tensor, labels: Tensor) -> None:
+        """Add a batch's predictions alone, as log-probabilities or logits (N, classes), and its true classes (N,)."""
+        self.count += labels.size(0)
         self._correct = self._correct + (log_probs.argmax(dim=1) == labels).sum()
+
+    def add_loss(self, loss: Tensor, count: int) -> None:
+        """Add the mean loss () of `count` images alone."""
+        wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
+        self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
 
     @property
     def loss(self) -> float:
@@ -34,6 +41,11 @@ class RunningScores:
     def accuracy(self) -> float:
         """Share of the images whose most probable class is the true one, 0 to 1."""
         return float(self._correct) / self.count
+
+
+def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """How many images of each true class (rows) were predicted as which class (columns): (classes, classes), int64."""
+    return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
 
 
 def report(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str:

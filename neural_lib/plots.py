@@ -1,39 +1,141 @@
-"""History and results as matplotlib figures. matplotlib is imported where a figure is drawn."""
+"""Results as matplotlib figures. matplotlib is imported where a figure is drawn."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from collections.abc import Mapping, Sequence
 
-    from neural_lib.training import History
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from neural_lib.records import Records
 
 # of what matplotlib writes (FigureCanvasBase.filetypes), all that knows transparency; named here so that no run waits
 # for its import
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
+LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
 
-def plot_history(history: "History", best_epoch: int, title: str) -> "Figure":
-    """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1."""
+class Scale(NamedTuple):
+    """What colours many runs: a hyper-parameter and its value in each run."""
+
+    name: str
+    values: "Mapping[int, float]"  # by run
+
+
+def plot_results(records: "Records", title: str) -> "Figure":
+    """What a command's runs gave: the curves of a single run, or those of all finished runs of a grid."""
+    best = records.best()
+    if records.count == 1:
+        return plot_history(records.rows_of[1], best["epoch"], title)
+    runs = {run: records.rows_of[run] for run in sorted(records.finished)}
+    names = {run: records.name(run) for run in runs}
+    scale = Scale(*found) if (found := records.scale()) else None
+    return plot_runs(runs, names, best["run"], title, scale)
+
+
+def plot_history(rows: "Sequence[Mapping[str, float]]", best_epoch: int, title: str) -> "Figure":
+    """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1.
+
+    rows: an epoch each, as records.MEASURES names its figures.
+    """
+    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
+    for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+        for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
+            name = f"{part}_{kind}"
+            axes.plot(
+                range(1, len(rows) + 1), [row[name] for row in rows], label=name, color=colour, **_marks(len(rows))
+            )
+        axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
+        axes.legend()
+    loss_axes.set_ylim(bottom=0)
+    return figure
+
+
+def plot_runs(
+    runs: "Mapping[int, Sequence[Mapping[str, float]]]",
+    names: "Mapping[int, str]",
+    best: int,
+    title: str,
+    scale: "Scale | None" = None,
+) -> "Figure":
+    """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
+
+    Up to MOST_IN_LEGEND runs have a colour and a line of the legend each. More are coloured by `scale`, or all alike
+    where there is none.
+    """
+    longest = max(len(rows) for rows in runs.values())
+    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=6, of="validation ")
+    many = len(runs) > MOST_IN_LEGEND
+    colours = _by_scale(figure, scale) if many and scale else _by_number(runs, many)
+    for run in sorted(runs, key=lambda run: run == best):  # the best last, above the others
+        style = {"color": colours[run], "linewidth": 3 if run == best else 1.2, **_marks(longest)}
+        name = f"{names[run]} (best)" if run == best else names[run]
+        for axes, measure in ((loss_axes, "val_loss"), (accuracy_axes, "val_accuracy")):
+            epochs = range(1, len(runs[run]) + 1)
+            axes.plot(epochs, [row[measure] for row in runs[run]], label=f"run {run}: {name}", **style)
+    entries = dict(zip(sorted(runs, key=lambda run: run == best), loss_axes.get_lines(), strict=True))
+    shown = [entries[run] for run in runs if not many or run == best]
+    figure.legend(handles=shown, loc="outside lower center", ncols=1 if many else 2, fontsize="small", frameon=False)
+    return figure
+
+
+def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
+    # a figure and its two axes
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
     figure.suptitle(title)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    epochs = range(1, len(history.train_loss) + 1)
-    marker = "o" if len(epochs) <= 30 else None  # one epoch alone is a point, and a line through it is nothing
-
-    for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "acc")):
-        for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
-            name = f"{part}_{kind}"
-            axes.plot(epochs, getattr(history, name), label=name, color=colour, marker=marker, markersize=4)
-        axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
+    for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend()
-    loss_axes.set_ylabel("loss (mean per image, nats)")
-    loss_axes.set_ylim(bottom=0)
-    accuracy_axes.set_ylabel("accuracy")
+    loss_axes.set_ylabel(f"{of}loss (mean per image, nats)")
+    accuracy_axes.set_ylabel(f"{of}accuracy")
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    return figure, loss_axes, accuracy_axes
+
+
+def _marks(epochs: int) -> dict:
+    # one epoch alone is a point, and a line through it is nothing
+    return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
+
+
+def _by_number(runs: "Mapping[int, object]", many: bool) -> dict:
+    return {run: "tab:blue" if many else f"C{index}" for index, run in enumerate(runs)}
+
+
+def _by_scale(figure: "Figure", scale: Scale) -> dict:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+
+    low, high = min(scale.values.values()), max(scale.values.values())
+    norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
+    mappable = ScalarMappable(norm, "viridis")
+    figure.colorbar(mappable, ax=figure.axes, label=scale.name)
+    return {run: mappable.to_rgba(value) for run, value in scale.values.items()}
+
+
+def plot_confusion(matrix: "Tensor", classes: "Sequence[str]", title: str) -> "Figure":
+    """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row."""
+    from matplotlib.figure import Figure
+
+    counts = matrix.tolist()
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    figure = Figure(figsize=(8, 7.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, (own_counts, own_shares) in enumerate(zip(counts, shares, strict=True)):
+        for column, (count, share) in enumerate(zip(own_counts, own_shares, strict=True)):
+            if count:
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{count}\n{share:.1%}", ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
     return figure

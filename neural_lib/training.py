@@ -69,8 +69,8 @@ class Callback:
     def on_batch_end(self, scores: RunningScores) -> None:
         """A training batch has been learned; `scores` holds the epoch so far."""
 
-    def on_epoch_end(self, epoch: int, history: History) -> None:
-        """Epoch `epoch` was trained and validated; its figures are the last of `history`."""
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        """Epoch `epoch` was trained, with these scores, and validated with those."""
 
 
 def train_one_epoch(
@@ -163,5 +163,5 @@ def fit(
         history.val_loss.append(val.loss)
         history.val_acc.append(val.accuracy)
         for callback in callbacks:
-            callback.on_epoch_end(epoch, history)
+            callback.on_epoch_end(epoch, train, val)
     return history

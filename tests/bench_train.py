@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -65,40 +65,23 @@ LOOPS = {
 
 
 class OurLoop:
-    """What train.py builds, less the saving of the best epoch."""
+    """train.py's experiment, an epoch at a time, less the saving of the best one."""
 
     def __init__(self, config, data_dir: str, device) -> None:
-        import torch
+        from neural_lib.experiment import Experiment
+        from neural_lib.loaders import ImageTensors
 
-        from neural_lib.augment import RandomDistortion
-        from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader, split
-        from neural_lib.models import build_model
-        from neural_lib.optim import build_loss, build_optimizer, build_scheduler
-
-        info = datasets.DATASETS["kmnist"]
-        train_set, val_set = split(ImageTensors(*datasets.load_images("kmnist", data_dir, True), device), config)
-        normalise = Normalisation(info.mean, info.std).to(device)
-        prepare = (
-            torch.nn.Sequential(RandomDistortion(config, 28, device), normalise) if config.distorts() else normalise
-        )
-        self.train_loader = make_loader(train_set, config.batch_size, prepare, shuffle_seed=config.seed)
-        self.val_loader = make_loader(val_set, EVAL_BATCH_SIZE, normalise)
-        torch.manual_seed(config.seed)
-        self.model = build_model(config.arch, numChannels=1, classes=10, dropout=config.dropout).to(device)
-        self.optimizer = build_optimizer(self.model.parameters(), config)
-        self.scheduler = build_scheduler(self.optimizer, config, len(self.train_loader))
-        self.loss_fn = build_loss(config)
         self.precision, _ = runtime.select_precision(config.precision, device)
+        images = ImageTensors(*datasets.load_images("kmnist", data_dir, train=True), device)
+        experiment = Experiment(replace(config, precision=self.precision), datasets.DATASETS["kmnist"], images)
+        self.experiment, self.model, self.train_loader = experiment, experiment.model, experiment.train_loader
 
     def run_epoch(self) -> float:
         """Train and validate once, with train.py's own callbacks; returns the validation accuracy."""
         from neural_lib.callbacks import BestEpoch, Progress
-        from neural_lib.training import fit
 
-        best = BestEpoch(self.model, on_improved=lambda state_dict, metrics: None)
         with Progress(epochs=1, train_size=45_000) as progress:
-            arguments = (self.model, self.train_loader, self.val_loader, self.loss_fn, self.optimizer)
-            history = fit(*arguments, 1, self.scheduler, self.precision, callbacks=(progress, best))
+            history = self.experiment.fit([progress, BestEpoch(self.model)], epochs=1)
         return history.val_acc[-1]
 
 

@@ -11,7 +11,8 @@ import loopback
 import made_up
 import pytest
 
-from neural_lib import datasets, downloads
+import train
+from neural_lib import cli, datasets, downloads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +97,18 @@ def run_python(tmp_path):
 def run_script(run_python):
     """Run a script's real command line."""
     return lambda script, *arguments, **environment: run_python(ROOT / script, *arguments, **environment)
+
+
+@pytest.fixture
+def run_train(tmp_path, monkeypatch, capfd):
+    """Run train.main in this process and an empty folder; returns exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])
+        return status, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -15,12 +15,15 @@ def test_every_data_set_is_described():
         assert info.licence and info.source
 
 
-def test_kmnist_is_what_torchvision_says_it_is():
-    from torchvision.datasets import KMNIST
+@pytest.mark.parametrize("name, theirs", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_a_data_set_is_what_torchvision_says_it_is(name, theirs):
+    from torchvision import datasets
 
-    assert list(DATASETS["kmnist"].classes) == KMNIST.classes
-    assert set(DATASETS["kmnist"].sha256) == {name.removesuffix(".gz") for name, _ in KMNIST.resources}
-    assert DATASETS["kmnist"].folder == "KMNIST"
+    info, theirs = DATASETS[name], getattr(datasets, theirs)
+    assert list(info.classes) == theirs.classes
+    assert set(info.sha256) == {file.removesuffix(".gz") for file, _ in theirs.resources}
+    assert info.folder == theirs.__name__
+    assert list(info.sources)[0] == theirs.mirrors[0].split("/")[2]  # the host that a failure is reported with
 
 
 def test_digits_need_nothing_and_have_a_fixed_test_part(tmp_path):

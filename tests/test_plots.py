@@ -6,22 +6,22 @@ import pytest
 from matplotlib.backend_bases import FigureCanvasBase
 
 from neural_lib import plots
-from neural_lib.plots import plot_history
-from neural_lib.training import History
+from neural_lib.plots import MOST_IN_LEGEND, Scale, plot_confusion, plot_history, plot_runs
+
+MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
-def make_history(epochs: int) -> History:
-    values = [0.1 + 0.8 / (epoch + 1) for epoch in range(epochs)]
-    return History(values, values, values, values)
+def make_rows(epochs: int, offset: float = 0.0) -> list[dict]:
+    return [dict.fromkeys(MEASURES, 0.1 + 0.8 / (epoch + 1) + offset) for epoch in range(epochs)]
 
 
 def test_the_four_curves_on_two_axes():
-    figure = plot_history(make_history(3), best_epoch=2, title="LeNet on KMNIST")
+    figure = plot_history(make_rows(3), best_epoch=2, title="LeNet on KMNIST")
     assert figure.get_suptitle() == "LeNet on KMNIST"
     labels = [[line.get_label() for line in axes.get_lines()] for axes in figure.axes]
     assert labels == [
         ["train_loss", "val_loss", "saved: epoch 2"],
-        ["train_acc", "val_acc", "saved: epoch 2"],
+        ["train_accuracy", "val_accuracy", "saved: epoch 2"],
     ]
     for axes in figure.axes:
         assert list(axes.get_lines()[0].get_xdata()) == [1, 2, 3]
@@ -30,7 +30,7 @@ def test_the_four_curves_on_two_axes():
 
 @pytest.mark.parametrize("epochs", [1, 2, 10, 200])
 def test_epochs_are_whole_numbers(epochs):
-    figure = plot_history(make_history(epochs), 1, "")
+    figure = plot_history(make_rows(epochs), 1, "")
     figure.canvas.draw()
     for axes in figure.axes:
         shown = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
@@ -41,13 +41,68 @@ def test_epochs_are_whole_numbers(epochs):
 def test_every_promised_ending_can_be_written(suffix):
     assert suffix[1:] in FigureCanvasBase.filetypes
     target = io.BytesIO()
-    plot_history(make_history(2), 1, "title").savefig(target, format=suffix[1:])
+    plot_history(make_rows(2), 1, "title").savefig(target, format=suffix[1:])
     assert len(target.getvalue()) > 1000
 
 
 def test_the_picture_is_not_blank():
     target = io.BytesIO()
-    plot_history(make_history(5), 3, "title").savefig(target, format="png")
+    plot_history(make_rows(5), 3, "title").savefig(target, format="png")
     picture = cv2.imdecode(np.frombuffer(target.getvalue(), np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (540, 1200, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def drawn(figure) -> np.ndarray:
+    target = io.BytesIO()
+    figure.savefig(target, format="png")
+    return cv2.imdecode(np.frombuffer(target.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def make_runs(count: int) -> tuple[dict, dict]:
+    runs = {run: make_rows(3, offset=run / 100) for run in range(1, count + 1)}
+    return runs, {run: f"lr={run / 1000:g}, batch_size=100, shuffle=on" for run in runs}
+
+
+@pytest.mark.parametrize("count", [2, 8, MOST_IN_LEGEND])
+def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count):
+    figure = plot_runs(*make_runs(count), best=2, title="a grid")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [
+        f"run {run}: lr={run / 1000:g}, batch_size=100, shuffle=on" + " (best)" * (run == 2)
+        for run in range(1, count + 1)
+    ]
+    for axes in figure.axes:
+        lines = axes.get_lines()
+        assert len(lines) == len({line.get_color() for line in lines}) == count
+        thick = [line.get_label() for line in lines if line.get_linewidth() > 2]
+        assert len(thick) == 1 and thick[0].startswith("run 2:")
+    picture = drawn(figure)
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= picture.shape[1] and legend.y0 >= 0  # nothing of it is cut off
+
+
+def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
+    runs, names = make_runs(MOST_IN_LEGEND + 10)
+    figure = plot_runs(runs, names, best=3, title="", scale=Scale("lr", {run: run / 1000 for run in runs}))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run 3: {names[3]} (best)"]
+    loss_axes, accuracy_axes, colour_bar = figure.axes
+    assert colour_bar.get_ylabel() == "lr" and colour_bar.get_yscale() == "log"  # 0.001 to 0.02
+    assert len({line.get_color() for line in loss_axes.get_lines()}) == len(runs)
+    assert len(drawn(plot_runs(runs, names, best=3, title="")).shape) == 3  # also without any number to colour by
+
+
+def test_runs_that_ended_at_different_epochs_are_drawn_to_their_ends():
+    runs = {1: make_rows(2), 2: make_rows(5)}
+    figure = plot_runs(runs, {1: "epochs=2", 2: "epochs=5"}, best=2, title="")
+    assert sorted(len(line.get_xdata()) for line in figure.axes[0].get_lines()) == [2, 5]
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
+    import torch
+
+    figure = plot_confusion(torch.tensor([[3, 1], [0, 0]]), ["T-shirt/top", "Bag"], "validation")
+    (axes,) = figure.axes
+    assert {text.get_text() for text in axes.texts} == {"3\n75.0%", "1\n25.0%"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["T-shirt/top", "Bag"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")

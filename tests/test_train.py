@@ -20,24 +20,12 @@ from conftest import ROOT, change_kmnist
 
 import train
 from neural_lib import checkpoint, cli, datasets, plots, runtime
-from neural_lib.config import RECIPES, TrainConfig
+from neural_lib.config import RECIPES, TrainConfig, shown
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.models import build_model
 from neural_lib.training import evaluate
 
 FAST = ("--epochs", 2, "--batch-size", 32, "--device", "cpu")
-
-
-@pytest.fixture
-def run_train(tmp_path, monkeypatch, capfd):
-    """Run train.main in this process and an empty folder; returns exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])
-        return status, *capfd.readouterr()
-
-    return run
 
 
 def test_the_command_line_makes_a_model_and_a_plot(run_script, tmp_path):
@@ -98,7 +86,7 @@ def test_an_option_wins_over_the_recipe_and_the_log_tells_the_values_in_force(ru
     precision, _ = runtime.select_precision("auto", torch.device("cpu"))
     expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0, precision=precision)
     assert checkpoint.load("output/model.pth").config == expected.to_dict()
-    assert said_in_force(stdout).items() <= {name: str(value) for name, value in expected.to_dict().items()}.items()
+    assert said_in_force(stdout).items() <= {name: shown(value) for name, value in expected.to_dict().items()}.items()
     assert said_in_force(stdout).keys() == expected.to_dict().keys() - {"dataset", "arch"}
     assert max(map(len, stdout.split("recipe ")[1].split("[INFO]")[0].splitlines())) <= 80
     assert "training, not validation, is with distorted images, label smoothing" in stdout
@@ -139,6 +127,7 @@ def plain_weights(tmp_path_factory):
     [
         ("--seed", 42, True),
         ("--seed", 43, False),
+        ("--shuffle", "off", False),
         ("--optimizer", "sgd", False),
         ("--optimizer", "adamw", True),  # without weight decay it is Adam
         ("--lr", 2e-3, False),
@@ -365,7 +354,8 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, lo
     # in batches of all images the only training loss comes before the weights are ruined
     status, _, stderr = run_train("-d", "digits", *FAST, "--lr", 1e30, "--batch-size", batch_size)
     assert status == 1
-    assert re.fullmatch(rf"train.py: error: the {loss}; output.model.pth was not written; .*\n", stderr)
+    advice = r"try a lower --lr than 1e\+30; output.model.pth was not written"
+    assert re.fullmatch(rf"train.py: error: the {loss}; {advice}\n", stderr)
     assert not os.path.exists("output/model.pth")
 
 
@@ -385,6 +375,8 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, lo
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
     (["--dataset", "mnits"], "invalid choice: 'mnits'"),
+    (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
+    (["--arch", "alexnet"], "-a/--arch: invalid choice: 'alexnet'"),
     (["--optimizer", "adamax"], "--optimizer: invalid choice: 'adamax'"),
     (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
     (["--rotation", "200"], "--rotation must be from 0 to 180 degrees, not 200.0"),
@@ -472,7 +464,7 @@ def test_ctrl_c_is_one_line_that_says_what_is_kept_and_130(tmp_path):
     assert process.returncode == 130
     kept = re.fullmatch(r"train.py: error: interrupted; output.model.pth keeps epoch (\d+)\n", stderr)
     assert checkpoint.load(tmp_path / "output" / "model.pth").metrics["epoch"] == int(kept[1])
-    assert sorted(os.listdir(tmp_path / "output")) == ["model.pth"]
+    assert sorted(os.listdir(tmp_path / "output")) == ["model.pth", "results.csv", "results.json"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix's")

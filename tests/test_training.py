@@ -115,7 +115,7 @@ def test_a_nan_validation_is_no_finished_epoch(images):
             if scores.count == len(train_loader.dataset):
                 model.fc2.bias.data[0] = math.nan
 
-        def on_epoch_end(self, epoch, history):
+        def on_epoch_end(self, epoch, train, val):
             told.append(epoch)
 
     with pytest.raises(NonFiniteLossError, match="validation loss became nan at epoch 1"):
@@ -164,9 +164,9 @@ def test_callbacks_see_each_epoch_and_each_batch(images):
         def on_batch_end(self, scores):
             seen.append(scores.count)
 
-        def on_epoch_end(self, epoch, history):
-            seen.append(f"end {epoch} {len(history.val_acc)}")
+        def on_epoch_end(self, epoch, train, val):
+            seen.append(f"end {epoch} {train.count} {len(val.labels)}")
 
     fit(*make_run(images), epochs=2, callbacks=[Recorder(), Callback()])
     batches = [32, 64, 96, 128, 160, 192, 224, 225]  # images so far; 225 of 300 are trained on
-    assert seen == ["begin 1", *batches, "end 1 1", "begin 2", *batches, "end 2 2"]
+    assert seen == ["begin 1", *batches, "end 1 225 75", "begin 2", *batches, "end 2 225 75"]

@@ -1,0 +1,134 @@
+"""TensorBoard's records of a grid of runs. tensorboard is imported where a board is made, and never without one."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neural_lib.config import in_words, shown
+
+if TYPE_CHECKING:
+    from torch import nn, optim
+    from torch.utils.data import DataLoader
+
+    from neural_lib.training import Evaluation
+
+SAMPLES = 32  # images shown of each run
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's own name for them
+LONGEST_NAME = 200  # characters of a folder's name; most file systems take 255 bytes
+
+
+class Board:
+    """What is told of each run and epoch; this one keeps nothing of it."""
+
+    def begin_run(self, label: Mapping[str, object], network: "nn.Module | None" = None,
+                  loader: "DataLoader | None" = None, optimizer: "optim.Optimizer | None" = None) -> None:  # fmt: skip
+        """A run begins. label: the hyper-parameters that tell it from others."""
+
+    def end_epoch(
+        self, epoch: int, count: int, measures: Mapping[str, float | None], val: "Evaluation | None" = None
+    ) -> None:
+        """An epoch has ended. count: images trained on. measures: those of records.MEASURES. val: validation's."""
+
+    def end_run(self, best: Mapping[str, object]) -> None:
+        """The run has ended well. best: the row of its best epoch."""
+
+    def close(self) -> None:
+        """No more of this run, however it ended."""
+
+
+class TensorBoard(Board):
+    """A folder for each run, named after its hyper-parameters, under `logdir`; what an earlier such run left goes.
+
+    Training's and validation's figures are in folders of their own with the same names, `loss` and `accuracy`, so that
+    TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names.
+    """
+
+    def __init__(self, logdir: str | Path, classes: Sequence[str], prefix: str = "") -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.logdir, self.classes, self.prefix = Path(logdir), classes, prefix
+        self.new_writer = SummaryWriter
+        self.writers: dict[str, SummaryWriter] = {}
+
+    def begin_run(self, label, network=None, loader=None, optimizer=None) -> None:
+        self.label, self.network, self.optimizer = dict(label), network, optimizer
+        folder = self.logdir / folder_name(label, self.prefix)
+        self.writers = {}
+        for part in ("", "train", "val"):
+            for stale in (folder / part).glob(EVENT_FILES):
+                stale.unlink()
+            self.writers[part] = self.new_writer(str(folder / part))
+        self.best_val, self.best_accuracy = None, -1.0
+        if network is not None and loader is not None:
+            self._add_images(loader)
+            self._add_graph(loader)
+
+    def _add_images(self, loader: "DataLoader") -> None:
+        from torchvision.utils import make_grid  # half a second to import
+
+        # from the data set: going through the loader would draw from its generator
+        images = loader.dataset.images[:SAMPLES].float() / 255
+        self.writers[""].add_image("images", make_grid(images, nrow=8, pad_value=0.5))
+
+    def _add_graph(self, loader: "DataLoader") -> None:
+        training = self.network.training
+        image = loader.dataset.images[:1].float()  # as it is: distorting it would draw from the run's generator
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit's remarks on its age
+            self.writers[""].add_graph(self.network.eval(), image)  # eval: dropout would draw as well
+        self.network.train(training)
+
+    def end_epoch(self, epoch, count, measures, val=None) -> None:
+        for part in ("train", "val"):
+            for name in ("loss", "accuracy"):
+                if (value := measures[f"{part}_{name}"]) is not None:
+                    self.writers[part].add_scalar(name, value, epoch)
+        seen = count + (len(val.labels) if val else 0)
+        self.writers[""].add_scalar("images_per_second", seen / max(measures["epoch_duration"], 1e-3), epoch)
+        if self.optimizer is not None:
+            self.writers[""].add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], epoch)
+        if self.network is not None:
+            for name, parameter in self.network.named_parameters():
+                self.writers[""].add_histogram(name, parameter, epoch)
+                if parameter.grad is not None:
+                    self.writers[""].add_histogram(f"{name}.grad", parameter.grad, epoch)
+        for writer in self.writers.values():
+            writer.flush()  # so that it is seen while the next epoch runs
+        if val and val.accuracy > self.best_accuracy:
+            self.best_val, self.best_accuracy = val, val.accuracy
+
+    def end_run(self, best) -> None:
+        if self.best_val:
+            from neural_lib.metrics import confusion_matrix
+            from neural_lib.plots import plot_confusion
+
+            matrix = confusion_matrix(self.best_val.labels, self.best_val.predictions, len(self.classes))
+            figure = plot_confusion(matrix, self.classes, f"validation, epoch {best['epoch']}")
+            self.writers[""].add_figure("confusion_matrix", figure, best["epoch"])
+        measures = {f"best/{name}": best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "epoch")}
+        known = {name: value for name, value in measures.items() if value is not None}
+        values = {name: shown(value) if isinstance(value, bool) else value for name, value in self.label.items()}
+        own_folder = "."
+        self.writers[""].add_hparams(values, known, run_name=own_folder, global_step=best["epoch"])
+        self.close()
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}
+
+
+def folder_name(label: Mapping[str, object], prefix: str) -> str:
+    """A run's folder: "lr=0.01,batch_size=100"."""
+    name = ",".join(part for part in (prefix, in_words(label).replace(", ", ",")) if part) or "run"
+    if len(name) <= LONGEST_NAME:
+        return name
+    import hashlib
+
+    return f"{name[:LONGEST_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def open_board(logdir: str | Path | None, classes: Sequence[str], prefix: str = "") -> Board:
+    """A TensorBoard under `logdir`, or a Board that keeps nothing where that is None."""
+    return Board() if logdir is None else TensorBoard(logdir, classes, prefix)

@@ -1,0 +1,55 @@
+"""Everything that one training run consists of, built from its configuration."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from neural_lib import runtime
+from neural_lib.augment import RandomDistortion
+from neural_lib.config import TrainConfig, shown
+from neural_lib.datasets import DatasetInfo
+from neural_lib.errors import RunError
+from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader, split
+from neural_lib.models import build_model
+from neural_lib.optim import build_loss, build_optimizer, build_scheduler
+from neural_lib.training import Callback, History, NonFiniteLossError, fit
+
+
+class Experiment:
+    """Loaders, network, optimizer, schedule and loss of one run, on the device that holds the images.
+
+    images: those to train and to validate on. The run's randomness starts here, so that a run among others is the same
+    as the run alone.
+    """
+
+    def __init__(self, config: TrainConfig, info: DatasetInfo, images: ImageTensors) -> None:
+        device = images.images.device
+        runtime.seed_everything(config.seed)
+        self.config = config
+        self.train_set, self.val_set = split(images, config)
+        normalise = Normalisation(info.mean, info.std).to(device)
+        prepare = normalise
+        if config.distorts():
+            prepare = nn.Sequential(RandomDistortion(config, info.image_size, device), normalise)
+        shuffle_seed = config.seed if config.shuffle else None
+        self.train_loader = make_loader(self.train_set, config.batch_size, prepare, shuffle_seed)
+        self.val_loader = make_loader(self.val_set, EVAL_BATCH_SIZE, normalise)
+
+        self.arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
+        self.model = build_model(config.arch, **self.arch_args, dropout=config.dropout).to(device)
+        self.optimizer = build_optimizer(self.model.parameters(), config)
+        self.scheduler = build_scheduler(self.optimizer, config, len(self.train_loader))
+        self.loss_fn = build_loss(config)
+
+    def fit(self, callbacks: Sequence[Callback] = (), epochs: int | None = None) -> History:
+        """Train and validate, for as many epochs as the configuration has or as are given.
+
+        Raises RunError, with advice, where a loss becomes NaN or infinite.
+        """
+        try:
+            return fit(
+                self.model, self.train_loader, self.val_loader, self.loss_fn, self.optimizer,
+                epochs or self.config.epochs, self.scheduler, self.config.precision, callbacks,
+            )  # fmt: skip
+        except NonFiniteLossError as error:
+            raise RunError(f"{error}; try a lower --lr than {shown(self.config.lr)}") from None

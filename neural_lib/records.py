@@ -1,0 +1,196 @@
+"""The records of a grid of runs: a row for each run and epoch, which are finished, which failed and why."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from neural_lib.config import in_words
+from neural_lib.errors import UserError
+from neural_lib.files import atomic_write, check_output
+from neural_lib.results import csv_text, differences, json_text, read_json
+
+MEASURES = (
+    "train_loss",  # mean per image, nats
+    "train_accuracy",  # 0 to 1
+    "val_loss",
+    "val_accuracy",
+    "epoch_duration",  # seconds, of training and validation
+    "run_duration",  # seconds since the run began
+)
+
+
+class Spread(NamedTuple):
+    """The best validation accuracies of runs that differ in their seed alone."""
+
+    hyperparameters: dict  # those that vary otherwise
+    mean: float
+    deviation: float  # standard deviation of the sample
+    count: int
+
+
+class Records:
+    """What is known of a grid's runs, which are counted from 1; every change is written to both files, each whole.
+
+    folder: where results.csv and results.json are. hyperparameters: of each run, all that is to be recorded. order:
+    those that are named first where runs are told apart.
+    """
+
+    def __init__(
+        self, folder: str | Path, hyperparameters: Sequence[Mapping[str, object]], order: Iterable[str] = ()
+    ) -> None:
+        self.csv_path, self.json_path = Path(folder) / "results.csv", Path(folder) / "results.json"
+        self.asked = [dict(each) for each in hyperparameters]  # what makes this grid the same as another
+        self.hyperparameters = self.asked  # as they are recorded
+        first, *others = self.asked
+        names = dict.fromkeys([*order, *first])
+        self.varying = [name for name in names if any(other[name] != first[name] for other in others)]
+        self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
+        self.finished: list[int] = []
+        self.failures: dict[int, str] = {}  # why a run failed
+
+    @property
+    def count(self) -> int:
+        """The number of runs in the grid."""
+        return len(self.asked)
+
+    def set_in_force(self, hyperparameters: Sequence[Mapping[str, object]]) -> None:
+        """Say what the hyper-parameters came to, such as a precision that was left to the machine to choose.
+
+        Another data set than was asked for makes another grid; nothing else does.
+        """
+        self.hyperparameters = [dict(each) for each in hyperparameters]
+        for asked, now in zip(self.asked, self.hyperparameters, strict=True):
+            if "dataset" in now:
+                asked["dataset"] = now["dataset"]
+
+    @property
+    def rows(self) -> list[dict]:
+        """All rows, in the order of runs and epochs."""
+        return [row for run in sorted(self.rows_of) for row in self.rows_of[run]]
+
+    def common(self) -> dict:
+        """The hyper-parameters that are the same in all runs, all but data set and network."""
+        own = self.hyperparameters[0].items()
+        return {name: value for name, value in own if name not in (*self.varying, "dataset", "arch")}
+
+    def label(self, run: int) -> dict:
+        """What tells this run from the others."""
+        return {name: self.asked[run - 1][name] for name in self.varying}
+
+    def name(self, run: int) -> str:
+        """The same in words: "lr=0.01, batch_size=100"."""
+        return in_words(self.label(run))
+
+    # --- what happens ---
+
+    def add(self, run: int, epoch: int, measures: Mapping[str, float]) -> None:
+        """An epoch has ended."""
+        row = {"run": run, "epoch": epoch, **measures, **self.hyperparameters[run - 1]}
+        self.rows_of.setdefault(run, []).append(row)
+        self.write()
+
+    def finish(self, run: int) -> None:
+        """A run has ended well."""
+        self.finished.append(run)
+        self.write()
+
+    def fail(self, run: int, reason: str) -> None:
+        """A run has failed; its epochs stay recorded."""
+        self.failures[run] = reason
+        self.write()
+
+    def discard(self, run: int) -> None:
+        """A run begins, perhaps once more: what is known of it is of an earlier attempt."""
+        self.rows_of.pop(run, None)
+        self.failures.pop(run, None)
+
+    # --- what is asked ---
+
+    def best_of(self, run: int) -> dict:
+        """The run's epoch with the best validation accuracy, the earliest of equals."""
+        return max(self.rows_of[run], key=judged_by)
+
+    def best(self) -> dict | None:
+        """The best epoch of the finished run that validated best, the earliest of equals; None if none has finished."""
+        rows = [self.best_of(run) for run in sorted(self.finished)]
+        return max(rows, key=judged_by, default=None)
+
+    def scale(self) -> tuple[str, dict[int, float]] | None:
+        """The number among the varying hyper-parameters that has the most values, and its value in each run."""
+        by_name = {name: {run: self.label(run)[name] for run in range(1, self.count + 1)} for name in self.varying}
+        numbers = {
+            name: values
+            for name, values in by_name.items()
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
+        }
+        return max(numbers.items(), key=lambda item: len(set(item[1].values())), default=None)
+
+    def spreads(self) -> list[Spread]:
+        """Mean and deviation over the seeds, for each two or more finished runs that differ in nothing else."""
+        groups: dict[str, list[dict]] = {}
+        for run in sorted(self.finished):
+            others = {name: value for name, value in self.label(run).items() if name != "seed"}
+            groups.setdefault(json.dumps(others), []).append(self.best_of(run))
+        found = []
+        for others, rows in groups.items():
+            values = [judged_by(row) for row in rows]
+            if len(values) > 1:
+                found.append(Spread(json.loads(others), statistics.mean(values), statistics.stdev(values), len(values)))
+        return found
+
+    # --- the files ---
+
+    def write(self) -> None:
+        """Write results.csv and results.json."""
+        hyperparameters = list(self.hyperparameters[0])
+        failures = [
+            {"run": run, **self.hyperparameters[run - 1], "failure": reason} for run, reason in self.failures.items()
+        ]
+        table = csv_text(["run", "epoch", *MEASURES, *hyperparameters, "failure"], self.rows + failures)
+        with atomic_write(self.csv_path) as handle:
+            handle.write(table.encode())
+        content = json_text(finished=self.finished, failures=self.failures, runs=self.asked, rows=self.rows)
+        with atomic_write(self.json_path) as handle:
+            handle.write(content.encode())
+
+    def open(self, resume: bool, replace: bool) -> None:
+        """Try whether the files can be written; take over what is in them or make sure that it may be replaced."""
+        check_output(self.csv_path, "--model's results", (".csv",))
+        check_output(self.json_path, "--model's results", (".json",))
+        if resume:
+            self.resume()
+        elif not replace:
+            self.refuse_to_replace()
+
+    def resume(self) -> None:
+        """Take over what results.json, where there is one, holds of this very grid.
+
+        Raises UserError where it is of another grid, naming the difference, or can't be read.
+        """
+        if (found := read_json(self.json_path)) is None:
+            return
+        if told := differences(found["runs"], self.asked):
+            raise UserError(
+                f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or "
+                "another --model, or leave --resume out to start anew"
+            )
+        self.finished = found["finished"]
+        for row in found["rows"]:
+            self.rows_of.setdefault(row["run"], []).append(row)
+        self.failures = {int(run): reason for run, reason in found["failures"].items()}
+
+    def refuse_to_replace(self) -> None:
+        """Raise UserError where results.json holds finished runs of a grid that was interrupted."""
+        found = read_json(self.json_path)
+        if found and found["finished"] and len(found["finished"]) + len(found["failures"]) < len(found["runs"]):
+            raise UserError(
+                f"{self.json_path} holds {len(found['finished'])} finished runs of an interrupted grid of "
+                f"{len(found['runs'])}: go on with --resume, give another --model, or replace them with --yes"
+            )
+
+
+def judged_by(row: Mapping[str, float | None]) -> float:
+    """The accuracy that an epoch is judged by: validation's, or training's where nothing was validated."""
+    return row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]

@@ -1,0 +1,60 @@
+"""results.csv and results.json: how a grid's records are written and read again."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from neural_lib.config import flag_of, shown
+from neural_lib.errors import UserError
+
+FORMAT = "neural_lib results"
+FORMAT_VERSION = 1
+CONTENT = ("finished", "failures", "runs", "rows")  # see records.Records
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+    """A line of names, then one for each row; what a row lacks is empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def json_text(**content: object) -> str:
+    """An object that says what it is; of a list of objects each has a line, so that a person can read it too."""
+
+    def text(value: object) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
+        return json.dumps(value)
+
+    whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+    return "{\n" + ",\n".join(f' "{name}": {text(value)}' for name, value in whole.items()) + "\n}\n"
+
+
+def read_json(path: str | Path) -> dict | None:
+    """What json_text wrote, None where there is no such file. Raises UserError where it is something else."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION) or not content["runs"]:
+            raise ValueError
+        return {key: content[key] for key in CONTENT}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(f"{path}: is no results file of this version; delete it, or give another --model") from None
+
+
+def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:
+    """What tells two grids apart, by the values of each hyper-parameter: "--lr 0.01 there, 0.1 here"."""
+
+    def values(runs: Sequence[Mapping[str, object]], name: str) -> str:
+        return " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
+
+    names = dict.fromkeys([*there[0], *here[0]])
+    told = [(name, values(there, name), values(here, name)) for name in names]
+    differing = [f"{flag_of(name)} {old} there, {new} here" for name, old, new in told if old != new]
+    return differing or (["their runs are in another order"] if list(there) != list(here) else [])

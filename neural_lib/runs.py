@@ -1,0 +1,183 @@
+"""RunBuilder and RunManager, after the structured experiment that this project comes from: a grid of runs.
+
+params = {"lr": [0.01, 0.001], "batch_size": [100, 1000]}
+manager = RunManager(params, "output")
+for run in manager.runs:
+    loader, network, optimizer = ...  # from run.lr and run.batch_size
+    with manager.run(run, network, loader):
+        for _ in range(3):
+            with manager.epoch():
+                for images, labels in loader:
+                    ...  # learn them
+                    manager.track_loss(loss, len(labels))
+                    manager.track_num_correct(log_probs, labels)
+"""
+
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neural_lib.board import Board
+from neural_lib.config import flag_of, shown
+from neural_lib.errors import UserError
+from neural_lib.records import Records
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn, optim
+
+    from neural_lib.metrics import RunningScores
+    from neural_lib.training import Evaluation
+
+
+class RunBuilder:
+    """From values to runs."""
+
+    @staticmethod
+    def get_runs(params: Mapping[str, Sequence]) -> list[tuple]:
+        """A named tuple Run for each combination of values; those of the last name vary fastest.
+
+        Raises UserError for a name without values or with the same value twice.
+        """
+        for name, values in params.items():
+            if not values:
+                raise UserError(f"{flag_of(name)} needs at least one value")
+            if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+                raise UserError(f"{flag_of(name)} {shown(twice[0])} is given twice; each run is made once")
+        Run = namedtuple("Run", params)
+        return [Run(*values) for values in product(*params.values())]
+
+
+class RunManager:
+    """Goes through the runs of a grid, epoch by epoch, and keeps their records: results.csv, results.json, the board.
+
+    params: as RunBuilder takes them. folder: where the records go. hyperparameters: of each run, all that is recorded;
+    without it the values in params. board: what is told of each epoch besides. now: a clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Sequence],
+        folder: str | Path,
+        hyperparameters: Sequence[Mapping[str, object]] | None = None,
+        board: Board | None = None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runs = RunBuilder.get_runs(params)
+        self.records = Records(folder, hyperparameters or [run._asdict() for run in self.runs], order=params)
+        self.board, self.now = board or Board(), now
+        self.number = 0  # of the run that is under way, from 1
+        self.epoch_count = 0
+        self.scores: RunningScores | None = None  # of the epoch that is under way
+        self.val: Evaluation | None = None
+
+    def number_of(self, run: tuple) -> int:
+        """The run's place among all, from 1."""
+        return self.runs.index(run) + 1
+
+    def take_over(self, config: Mapping[str, object], metrics: Mapping[str, float]) -> int:
+        """Check that a saved network is the best of the runs that have finished, and return its run's number.
+
+        config, metrics: what its checkpoint says. A run that was interrupted between the saving of its network and its
+        last record has finished too, and is recorded so. Raises UserError where the network is none of the runs'.
+        """
+        rows = [row for row in self.records.rows if all(row.get(name) == value for name, value in config.items())]
+        same = [
+            row for row in rows if all(row[name] == metrics.get(name) for name in ("epoch", "val_accuracy", "val_loss"))
+        ]
+        if not same:
+            raise UserError(
+                "--resume: --model is not the network of a run in "
+                f"{self.records.json_path}; leave --resume out to start anew"
+            )
+        number = same[0]["run"]
+        if number not in self.records.finished:
+            self.records.finish(number)
+        return number
+
+    def unfinished(self) -> list[tuple]:
+        """The runs that have not ended well yet, in their order."""
+        return [run for number, run in enumerate(self.runs, start=1) if number not in self.records.finished]
+
+    def begin_run(
+        self,
+        run: tuple,
+        network: "nn.Module | None" = None,
+        loader: object = None,
+        optimizer: "optim.Optimizer | None" = None,
+    ) -> None:
+        """A run begins; what an earlier attempt at it left in the records is dropped."""
+        self.number, self.epoch_count = self.number_of(run), 0
+        self.records.discard(self.number)
+        label = self.records.label(self.number) or run._asdict()
+        self.board.begin_run(label, network, loader, optimizer)
+        self.run_start = self.now()
+
+    def end_run(self) -> None:
+        """The run has ended well."""
+        self.board.end_run(self.records.best_of(self.number))
+        self.records.finish(self.number)
+
+    def fail_run(self, run: tuple, reason: str) -> None:
+        """The run has failed, perhaps before it began: this is recorded, and others may follow."""
+        self.board.close()
+        self.records.fail(self.number_of(run), reason)
+
+    def begin_epoch(self) -> None:
+        """An epoch begins, counted from 1 in each run."""
+        from neural_lib.metrics import RunningScores
+
+        self.epoch_count += 1
+        self.scores, self.val = RunningScores(), None
+        self.epoch_start = self.now()
+
+    def track_loss(self, loss: "Tensor", count: int) -> None:
+        """The mean loss of a batch of `count` images: the epoch's loss is weighted by images, not by batches."""
+        self.scores.add_loss(loss, count)
+
+    def track_num_correct(self, log_probs: "Tensor", labels: "Tensor") -> None:
+        """A batch's predictions (N, classes), as log-probabilities or logits, and its true classes (N,)."""
+        self.scores.add_correct(log_probs, labels)
+
+    def track_validation(self, val: "Evaluation") -> None:
+        """What validation gave after this epoch, where there is one; it decides which epoch and which run are best."""
+        self.val = val
+
+    def end_epoch(self) -> None:
+        """The epoch has ended: its row goes into the records."""
+        end = self.now()
+        measures = {
+            "train_loss": self.scores.loss,
+            "train_accuracy": self.scores.accuracy,
+            "val_loss": self.val.loss if self.val else None,
+            "val_accuracy": self.val.accuracy if self.val else None,
+            "epoch_duration": round(end - self.epoch_start, 3),
+            "run_duration": round(end - self.run_start, 3),
+        }
+        self.records.add(self.number, self.epoch_count, measures)
+        self.board.end_epoch(self.epoch_count, self.scores.count, measures, self.val)
+
+    def save(self) -> None:
+        """Write both files; end_epoch, end_run and fail_run do so by themselves."""
+        self.records.write()
+
+    @contextmanager
+    def run(self, run: tuple, *watched: object) -> Iterator[None]:
+        """begin_run and, unless the block raises, end_run."""
+        self.begin_run(run, *watched)
+        try:
+            yield
+        except BaseException:
+            self.board.close()
+            raise
+        self.end_run()
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """begin_epoch and, unless the block raises, end_epoch."""
+        self.begin_epoch()
+        yield
+        self.end_epoch()

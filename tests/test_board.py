@@ -1,0 +1,144 @@
+"""TensorBoard's files, read back with its own reader."""
+
+import pytest
+import torch
+from torch import nn
+
+from neural_lib.board import LONGEST_NAME, Board, TensorBoard, folder_name, open_board
+from neural_lib.loaders import ImageTensors, Normalisation, make_loader
+from neural_lib.models import build_model
+from neural_lib.records import MEASURES
+from neural_lib.training import Evaluation
+
+CLASSES = [str(number) for number in range(10)]
+
+
+def read(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+def scalars(folder, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+
+
+def one_run(board: Board, label: dict, dropout: float = 0.5) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model("lenet", numChannels=1, classes=10, dropout=dropout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    dataset = ImageTensors(torch.arange(40 * 784).view(40, 1, 28, 28).to(torch.uint8), torch.arange(40) % 10)
+    loader = make_loader(dataset, 8, Normalisation((0.2,), (0.3,)), shuffle_seed=1)
+    board.begin_run(label, model, loader, optimizer)
+    for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.25)):
+        for images, labels in loader:
+            optimizer.zero_grad()
+            nn.functional.nll_loss(model(images), labels).backward()
+            optimizer.step()
+        measures = dict.fromkeys(MEASURES, epoch / 10) | {"val_accuracy": accuracy, "epoch_duration": 2.0}
+        predictions = torch.full((20,), epoch)
+        board.end_epoch(epoch, 40, measures, Evaluation(0.5, accuracy, torch.arange(20) % 10, predictions))
+    board.end_run({"epoch": 2, "train_accuracy": 0.2, "val_accuracy": 0.75, "val_loss": 0.2})
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One run's folder."""
+    logdir = tmp_path_factory.mktemp("runs")
+    one_run(TensorBoard(logdir, CLASSES), {"lr": 0.25, "shuffle": True})
+    (folder,) = logdir.iterdir()
+    return folder
+
+
+def test_the_folder_is_named_after_the_hyper_parameters(folder):
+    assert folder.name == "lr=0.25,shuffle=on"
+
+
+def test_training_and_validation_share_a_chart(folder):
+    assert read(folder / "train").Tags()["scalars"] == read(folder / "val").Tags()["scalars"] == ["loss", "accuracy"]
+    assert scalars(folder / "val", "accuracy") == [(1, 0.5), (2, 0.75), (3, 0.25)]
+    assert scalars(folder / "train", "loss") == [(epoch, pytest.approx(epoch / 10)) for epoch in (1, 2, 3)]
+
+
+def test_speed_and_learning_rate(folder):
+    assert scalars(folder, "images_per_second") == [(epoch, 30.0) for epoch in (1, 2, 3)]  # 40 + 20 in 2 s
+    assert scalars(folder, "learning_rate") == [(epoch, 0.25) for epoch in (1, 2, 3)]
+
+
+def test_every_parameter_and_its_gradient_has_a_histogram_each_epoch(folder):
+    tags = read(folder).Tags()["histograms"]
+    names = [name for name, _ in build_model("lenet", numChannels=1, classes=10).named_parameters()]
+    assert sorted(tags) == sorted([*names, *(f"{name}.grad" for name in names)])
+    assert [event.step for event in read(folder).Histograms("conv1.weight.grad")] == [1, 2, 3]
+    assert read(folder).Histograms("fc1.weight")[0].histogram_value.num == 500 * 800
+
+
+def test_sample_images_the_graph_and_the_best_epochs_confusion_matrix(folder):
+    events = read(folder)
+    assert events.Tags()["images"] == ["images", "confusion_matrix"]
+    (samples,), (confusion,) = events.Images("images"), events.Images("confusion_matrix")
+    assert (samples.width, samples.height) == (8 * 30 + 2, 4 * 30 + 2)  # 32 images with a border of 2 pixels
+    assert confusion.step == 2 and confusion.width > 500
+    nodes = {node.name for node in events.Graph().node}
+    assert any("conv1" in name for name in nodes) and any("fc2" in name for name in nodes)
+
+
+def test_hyper_parameters_and_what_they_led_to(folder):
+    events = read(folder)
+    assert {tag: scalars(folder, tag) for tag in events.Tags()["scalars"] if tag.startswith("best/")} == {
+        "best/val_accuracy": [(2, 0.75)],
+        "best/val_loss": [(2, pytest.approx(0.2))],
+        "best/train_accuracy": [(2, pytest.approx(0.2))],
+        "best/epoch": [(2, 2.0)],
+    }
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert given["lr"].number_value == 0.25 and given["shuffle"].string_value == "on"
+
+
+def test_what_an_earlier_attempt_left_is_replaced(tmp_path):
+    for _ in range(2):
+        one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25})
+    assert len(scalars(tmp_path / "lr=0.25" / "val", "loss")) == 3
+    (tmp_path / "lr=0.25" / "mine.txt").touch()
+    one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25})
+    assert (tmp_path / "lr=0.25" / "mine.txt").exists()
+
+
+def test_looking_changes_nothing_that_is_learned(tmp_path):
+    watched = one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}).state_dict()
+    unwatched = one_run(Board(), {}).state_dict()
+    assert all(torch.equal(watched[name], unwatched[name]) for name in watched)
+
+
+def test_a_run_without_network_or_validation_is_logged_too(tmp_path):
+    board = TensorBoard(tmp_path, CLASSES)
+    board.begin_run({})
+    measures = dict.fromkeys(MEASURES) | {"train_loss": 0.5, "train_accuracy": 0.5, "epoch_duration": 1.0}
+    board.end_epoch(1, 10, measures)
+    board.end_run({"epoch": 1, "train_accuracy": 0.5, "val_accuracy": None, "val_loss": None})
+    assert scalars(tmp_path / "run" / "train", "loss") == [(1, 0.5)]
+    assert read(tmp_path / "run" / "val").Tags()["scalars"] == []
+
+
+def test_without_a_folder_nothing_is_kept_and_nothing_is_imported(run_python):
+    code = (
+        "from neural_lib.board import open_board; open_board(None, []).begin_run({}); import sys; print(*sys.modules)"
+    )
+    modules = run_python("-c", code).stdout.split()
+    assert "neural_lib.board" in modules and not {"tensorboard", "torch"} & set(modules)
+
+
+def test_names_of_folders():
+    assert folder_name({"lr": 0.001, "shuffle": False}, "") == "lr=0.001,shuffle=off"
+    assert folder_name({"epochs": 3}, "best") == "best,epochs=3" and folder_name({}, "") == "run"
+    long = [folder_name({f"hyper_parameter_{name}": value for name in range(20)}, "") for value in (1, 2)]
+    assert long[0] != long[1] and max(map(len, long)) <= LONGEST_NAME + 9
+
+
+def test_a_board_with_a_folder_is_tensorboards(tmp_path):
+    assert isinstance(open_board(tmp_path, CLASSES), TensorBoard)

@@ -1,0 +1,350 @@
+"""train.py with grids of runs, from the command line to the records, interruptions among it."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import ROOT
+from test_board import scalars
+
+from neural_lib import checkpoint, experiment
+from neural_lib.experiment import Experiment
+
+SMALL = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 2, "--batch-size", 64, "--device", "cpu")
+GRID = (*SMALL, "--lr", 0.001, 0.01, "--seed", 1, 2)
+
+
+def content(folder: str = "output") -> dict:
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def rows() -> list[dict]:
+    return content()["rows"]
+
+
+def without_durations(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if not name.endswith("_duration")} for row in rows]
+
+
+def table_of(stdout: str) -> list[list[str]]:
+    return [line.split() for line in stdout.split("the runs, by validation accuracy\n")[1].splitlines()[2:]]
+
+
+def test_table_csv_json_tensorboard_and_model_agree(run_train):
+    status, stdout, _ = run_train(*GRID, "--logdir", "runs")
+    assert status == 0
+    found = rows()
+    assert [(row["run"], row["lr"], row["seed"], row["epoch"]) for row in found] == [
+        (1, 0.001, 1, 1), (1, 0.001, 1, 2), (2, 0.001, 2, 1), (2, 0.001, 2, 2),
+        (3, 0.01, 1, 1), (3, 0.01, 1, 2), (4, 0.01, 2, 1), (4, 0.01, 2, 2),
+    ]  # fmt: skip
+    for text, row in zip(csv.DictReader(Path("output/results.csv").read_text().splitlines()), found, strict=True):
+        assert text == {name: str(value) for name, value in row.items()} | {"failure": ""}
+
+    best = {
+        run: max((row for row in found if row["run"] == run), key=lambda row: row["val_accuracy"])
+        for run in (1, 2, 3, 4)
+    }
+    ranked = sorted(best.values(), key=lambda row: (-row["val_accuracy"], row["run"]))
+    table = table_of(stdout)
+    for shown, row in zip(table, ranked, strict=False):
+        figures = [f"{row[name]:.4f}" for name in ("val_accuracy", "val_loss", "train_accuracy")]
+        assert shown[:7] == [str(row["run"]), f"{row['lr']:g}", str(row["seed"]), *figures, str(row["epoch"])]
+    for line in stdout.split("over the seeds\n")[1].splitlines()[:2]:
+        lr, mean = re.match(r" +lr=(\S+): (\S+) \+- \S+ \(n = 2\)", line).groups()
+        accuracies = [row["val_accuracy"] for row in best.values() if f"{row['lr']:g}" == lr]
+        assert mean == f"{sum(accuracies) / 2:.4f}"
+
+    for row in found:
+        folder = f"runs/lr={row['lr']:g},seed={row['seed']}"
+        for part in ("train", "val"):
+            for name in ("loss", "accuracy"):
+                logged = dict(scalars(f"{folder}/{part}", name))[row["epoch"]]
+                assert logged == pytest.approx(row[f"{part}_{name}"], rel=1e-6)  # TensorBoard keeps float32
+    assert dict(scalars("runs/lr=0.01,seed=1", "best/val_accuracy")) == pytest.approx(
+        {best[3]["epoch"]: best[3]["val_accuracy"]}
+    )
+
+    saved = checkpoint.load("output/model.pth")
+    assert {name: ranked[0][name] for name in saved.config} == saved.config
+    assert all(saved.metrics[name] == ranked[0][name] for name in ("epoch", "val_loss", "val_accuracy", "train_loss"))
+    assert f"test accuracy: {saved.metrics['test_accuracy']:.4f}" in stdout and stdout.count("test accuracy") == 1
+    assert cv2.imread("output/plot.png").std() > 0
+
+
+def test_the_best_run_of_a_grid_is_the_same_run_alone(run_train):
+    run_train(*GRID)
+    best = checkpoint.load("output/model.pth")
+    run_train(*SMALL, "--lr", best.config["lr"], "--seed", best.config["seed"], "-m", "alone/model.pth")
+    alone = checkpoint.load("alone/model.pth")
+    assert (alone.config, alone.metrics) == (best.config, best.metrics)
+    assert all(torch.equal(alone.state_dict[name], best.state_dict[name]) for name in best.state_dict)
+    assert len(content("alone")["rows"]) == 2  # a single run has its records too
+
+
+def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
+    from neural_lib import training
+
+    scored = []
+    evaluate = training.evaluate
+    monkeypatch.setattr(
+        training,
+        "evaluate",
+        lambda model, loader, *rest: scored.append(len(loader.dataset)) or evaluate(model, loader, *rest),
+    )
+    run_train(*GRID)
+    assert scored.count(375) == 8 and scored.count(297) == 1  # validation and test images of the digits
+
+
+def test_quiet_is_quiet_for_a_grid_too(run_train):
+    status, stdout, stderr = run_train(*GRID, "--quiet")
+    assert (status, stdout) == (0, "") and "points apart" in stderr
+
+
+def test_tensorboard_is_not_imported_without_a_folder_for_it(run_python):
+    code = "import sys, train; train.main(sys.argv[1:]); print([name for name in sys.modules if 'tensorboard' in name])"
+    done = run_python("-c", code, *SMALL)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+# --- runs that fail ---
+
+
+def test_a_run_that_fails_is_recorded_and_the_grid_goes_on(run_train):
+    status, stdout, stderr = run_train(*SMALL, "--lr", 1e30, 0.01, "--logdir", "runs")
+    assert status == 1
+    assert re.search(r"\[ERROR\] run 1 failed: the training loss became \w+ at epoch 1, step \d+; try a lower", stderr)
+    assert re.search(r"\[ERROR\] 1 of 2 runs failed; output.results.json tells why\n", stderr)
+    assert content()["finished"] == [2] and "try a lower --lr" in content()["failures"]["1"]
+    first, *_, last = csv.DictReader(Path("output/results.csv").read_text().splitlines())
+    assert first["run"] == "2" and last["run"] == "1" and "became" in last["failure"] and last["val_loss"] == ""
+    assert table_of(stdout)[1] == ["1", "1e+30", "failed"]
+    assert checkpoint.load("output/model.pth").config["lr"] == 0.01
+
+
+def test_out_of_memory_is_a_failure_like_another_and_a_defect_is_not(run_train, monkeypatch):
+    build_model = experiment.build_model
+
+    def build(arch, **arch_args):
+        if arch == "lenet":
+            raise error
+        return build_model(arch, **arch_args)
+
+    monkeypatch.setattr(experiment, "build_model", build)
+    arguments = ("-d", "digits", "--epochs", 1, "--arch", "lenet", "lenet-slim")
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+    assert run_train(*arguments)[0] == 1
+    assert content()["failures"]["1"].startswith("out of memory; a smaller --batch-size")
+    error = RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_train(*arguments)
+
+
+def test_where_all_runs_fail_the_last_reason_is_told(run_train):
+    status, _, stderr = run_train(*SMALL, "--lr", 1e29, 1e30)
+    assert status == 1
+    assert re.fullmatch(
+        r"train.py: error: all 2 runs failed, the last one because the training loss became .*; "
+        r"try a lower --lr than 1e\+30; output.model.pth was not written", stderr.splitlines()[-1]
+    )  # fmt: skip
+    assert not os.path.exists("output/model.pth") and len(content()["failures"]) == 2
+
+
+# --- interruptions ---
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Let Ctrl-C come in the n-th run, after its first epoch; counts from 1 the runs that are begun."""
+    begun = []
+    fit = Experiment.fit
+
+    def arrange(number: int) -> list:
+        def interrupted(self, callbacks=(), epochs=None):
+            begun.append(self.config)
+            fit(self, callbacks, epochs=1 if len(begun) == number else None)
+            if len(begun) == number:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Experiment, "fit", interrupted)
+        return begun
+
+    return arrange
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
+    run_train(*GRID, "-m", "whole/model.pth")
+    begun = interrupt(3)
+    status, _, stderr = run_train(*GRID)
+    assert status == 130
+    assert re.fullmatch(
+        r"train.py: error: interrupted; output.model.pth keeps epoch \d of run [12]; "
+        r"the same command with --resume goes on\n", stderr
+    )  # fmt: skip
+    assert [row["run"] for row in rows()] == [1, 1, 2, 2, 3]
+    assert content()["finished"] == [1, 2]
+
+    status, stdout, _ = run_train(*GRID, "--resume")
+    assert status == 0 and "2 of 4 runs had finished; output" in stdout
+    assert [(config.lr, config.seed) for config in begun] == [(0.001, 1), (0.001, 2), (0.01, 1), (0.01, 1), (0.01, 2)]
+    assert without_durations(rows()) == without_durations(content("whole")["rows"])
+    whole, resumed = checkpoint.load("whole/model.pth"), checkpoint.load("output/model.pth")
+    assert whole.metrics == resumed.metrics
+    assert all(torch.equal(whole.state_dict[name], resumed.state_dict[name]) for name in whole.state_dict)
+
+    status, again, _ = run_train(*GRID, "--resume")  # nothing is left to do but to tell the results
+    assert status == 0 and len(begun) == 5
+    assert table_of(again) == table_of(stdout)
+
+
+def test_the_network_of_a_finished_run_is_not_replaced_before_its_successor_has_finished(run_train, interrupt):
+    interrupt(2)
+    assert run_train(*SMALL, "--lr", 0.0001, 0.01)[0] == 130  # one epoch of the second is better than two of the first
+    first, second = rows()[:2], rows()[2:]
+    assert max(row["val_accuracy"] for row in first) < second[0]["val_accuracy"]
+    assert checkpoint.load("output/model.pth").config["lr"] == 0.0001
+
+
+def test_a_new_grid_does_not_replace_an_interrupted_one_unasked(run_train, interrupt):
+    interrupt(2)
+    run_train(*GRID)
+    before = Path("output/results.json").read_text()
+    status, _, stderr = run_train(*SMALL)
+    assert status == 2 and "holds 1 finished runs of an interrupted grid of 4" in stderr
+    assert Path("output/results.json").read_text() == before
+    assert run_train(*SMALL, "--yes")[0] == 0
+    assert len(rows()) == 2
+
+
+def test_a_failed_run_is_tried_again_on_resume(run_train, monkeypatch):
+    build_model = experiment.build_model
+    monkeypatch.setattr(experiment, "build_model", lambda arch, **rest: (_ for _ in ()).throw(MemoryError()))
+    assert run_train(*SMALL, "--lr", 0.001, 0.01)[0] == 1
+    monkeypatch.setattr(experiment, "build_model", build_model)
+    assert run_train(*SMALL, "--lr", 0.001, 0.01, "--resume")[0] == 0
+    assert content()["failures"] == {}
+
+
+def test_resume_is_refused_where_something_does_not_fit(run_train, run_without_torch, interrupt, tmp_path):
+    interrupt(2)
+    run_train(*GRID)
+    other = [str(argument) for argument in (*SMALL, "--lr", 0.001, 0.02, "--seed", 1, 2, "--resume")]
+    done = run_without_torch("train", *other)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "another grid: --lr 0.001 0.01 there, 0.001 0.02 here; give the same command" in done.stderr
+    run_train(*SMALL, "-m", "other/model.pth")
+    os.replace("other/model.pth", "output/model.pth")
+    status, _, stderr = run_train(*GRID, "--resume")
+    assert status == 2 and "--resume: --model is not the network of a run in output" in stderr
+    (tmp_path / "output" / "results.json").write_text("{}")
+    done = run_without_torch("train", *map(str, GRID), "--resume")
+    assert done.returncode == 2 and "results.json: is no results file of this version" in done.stderr
+
+
+def test_a_place_for_tensorboard_that_cannot_be_written_is_refused_without_torch(run_without_torch, tmp_path):
+    (tmp_path / "a-file").touch()
+    done = run_without_torch("train", "--logdir", "a-file/runs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("train.py: error: --logdir a-file") and "can't write there" in done.stderr
+
+
+def killed_at_random(command: list[str], folder, kills: int, seconds: float, seed: int) -> list[list[int]]:
+    """Run a grid, kill it `kills` times at random moments and resume it; the runs that had finished at each kill.
+
+    What is left after each kill is whole, and no finished run is ever lost.
+    """
+    chance = random.Random(seed)
+    finished_then = []
+    path = folder / "output" / "results.json"
+    for _ in range(kills):
+        process = subprocess.Popen([*command, "--resume"], cwd=folder, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=chance.uniform(0, seconds))
+        process.kill()
+        process.wait()
+        found = json.loads(path.read_text()) if path.exists() else {"finished": [], "rows": []}
+        lines = path.with_suffix(".csv").read_text().splitlines() if path.exists() else ["names"]
+        assert len(lines) - 1 in (len(found["rows"]), len(found["rows"]) + 1)  # the CSV is written first
+        assert not finished_then or set(finished_then[-1]) <= set(found["finished"])
+        if found["finished"]:
+            checkpoint.load(folder / "output" / "model.pth")
+        finished_then.append(found["finished"])
+    return finished_then
+
+
+@pytest.mark.slow
+def test_a_grid_killed_at_random_moments_loses_no_finished_run(run_script, tmp_path):
+    grid = [*map(str, GRID), "--quiet", "--epochs", "8"]
+    command = [sys.executable, str(ROOT / "train.py"), *grid]
+    whole = run_script("train.py", *grid, "-m", "whole/model.pth")
+    assert whole.returncode == 0, whole.stderr
+    started = time.monotonic()
+    assert run_script("train.py", *grid, "-m", "again/model.pth").returncode == 0
+    killed_at_random(command, tmp_path, kills=5, seconds=time.monotonic() - started, seed=0)
+    last = run_script("train.py", *grid, "--resume")
+    assert last.returncode == 0, last.stderr
+    contents = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "output")]
+    assert without_durations(contents[0]["rows"]) == without_durations(contents[1]["rows"])
+    models = [checkpoint.load(tmp_path / name / "model.pth") for name in ("whole", "output")]
+    assert models[0].metrics == models[1].metrics
+    assert sorted(os.listdir(tmp_path / "output"))[-4:] == ["model.pth", "plot.png", "results.csv", "results.json"]
+
+
+# --- on a terminal ---
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
+def test_a_terminal_gets_a_bar_for_the_grid_and_one_for_the_epoch(tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, ROOT / "train.py", "-d", "digits", "--epochs", "1", "-b", "4", "--seed", "1", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=its_end, stderr=its_end)
+    os.close(its_end)
+    watchdog = threading.Timer(100, process.kill)
+    watchdog.start()
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's answer to reading a terminal that nobody writes to any more
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait() == 0
+    watchdog.cancel()
+    pieces = re.split(r"[\r\n]|\x1b\[A", shown.decode())
+    assert any(re.match(r"runs 1/2 \|.*\| \d\d:\d\d<\d\d:\d\d", piece) for piece in pieces)
+    assert any(re.match(r"epoch 1/1 .*images/s, loss=\d", piece) for piece in pieces)
+    assert max(map(len, pieces)) <= 80
+    table = shown.decode().split("by validation accuracy")[1]
+    assert "runs " not in table and "epoch 1/1" not in table  # the bars have gone by then
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
+def test_ctrl_c_in_a_grid_is_one_line_and_130(tmp_path):
+    command = [sys.executable, "-u", str(ROOT / "train.py"), *map(str, GRID), "--epochs", "30"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("[INFO] run 2 of 4: lr=0.001, seed=2") for line in lines)
+    assert any(line.startswith("[INFO] EPOCH: 1/30") for line in lines)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert re.fullmatch(
+        r"train.py: error: interrupted; .* keeps epoch \d+ of run 1; the same .* --resume goes on\n", stderr
+    )

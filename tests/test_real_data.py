@@ -1,0 +1,59 @@
+"""On the real KMNIST and Fashion-MNIST, where they are in ../shared/data or data/; never downloaded for a test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, change_kmnist
+from test_downloads import left_in, serve_openml
+
+from neural_lib.datasets import DATASETS, load_images
+
+DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
+REAL = ["kmnist", "fashion-mnist"]
+
+
+def folder_with(name: str) -> Path:
+    info = DATASETS[name]
+    for folder in DATA_DIRS:
+        if all((folder / info.folder / "raw" / file).exists() for file in info.sha256):
+            return folder
+    pytest.skip(f"the real {info.title} is in neither ../shared/data nor data/")
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", REAL)
+def test_what_is_read_is_what_torchvision_reads(name, train):
+    from torchvision import datasets
+
+    info, data_dir = DATASETS[name], folder_with(name)
+    size = info.train_size if train else info.test_size
+    images, labels = load_images(name, data_dir, train)  # official checksums, or this raises
+    theirs = getattr(datasets, info.folder)(data_dir, train=train)
+    assert images.shape == (size, 1, 28, 28) and images.dtype == torch.uint8
+    assert torch.equal(images.squeeze(1), theirs.data) and torch.equal(labels, theirs.targets)
+    assert labels.bincount().tolist() == [size // 10] * 10
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_statistics(name):
+    info = DATASETS[name]
+    pixels = load_images(name, folder_with(name), train=True).images.double() / 255
+    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=5e-5)
+    assert pixels.std().item() == pytest.approx(info.std[0], abs=5e-5)
+
+
+@pytest.mark.slow
+def test_a_whole_table_in_openmls_format_gives_the_official_files(server, monkeypatch, tmp_path):
+    # 70,000 rows through scikit-learn's reader, about a minute; what the live OpenML sends, no test here can tell
+    from sklearn.datasets import _openml
+
+    info, data_dir = DATASETS["kmnist"], folder_with("kmnist")
+    for name in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
+        monkeypatch.setattr(_openml, name, getattr(_openml, name).replace("https://www.openml.org", server.url))
+    serve_openml(server, {name: (data_dir / "KMNIST" / "raw" / name).read_bytes() for name in info.sha256})
+    change_kmnist(monkeypatch, sources={"openml.org": info.sources["openml.org"]})
+    images, labels = load_images("kmnist", tmp_path, train=False)
+    assert np.array_equal(labels, load_images("kmnist", data_dir, train=False).labels)
+    assert left_in(tmp_path) == sorted(f"KMNIST/raw/{name}" for name in info.sha256)
