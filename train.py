@@ -20,7 +20,7 @@ from functools import partial
 from neural_lib import cli, datasets, options, plots, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
-from neural_lib.errors import Interrupted, RunError
+from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.fallback import FALLBACK, load_data
 from neural_lib.files import atomic_write, check_output, check_output_folder
 from neural_lib.runs import RunManager
@@ -61,7 +61,7 @@ def main(argv=None) -> int:
     runtime.check_device(args.device)
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
-    logdir = check_output_folder(args.logdir, "--logdir") if args.logdir else None
+    logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
     records.open(args.resume, replace=args.yes)
@@ -97,7 +97,10 @@ def main(argv=None) -> int:
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     kept = f"{model_path} was not written"  # what is left if the next run ends early
     if records.finished:
-        saved = checkpoint.load(model_path)
+        try:
+            saved = checkpoint.load(model_path)
+        except UserError as error:
+            raise UserError(f"--resume: {records.json_path} holds finished runs, but {error}") from None
         kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
         log.info("%d of %d runs had finished; %s", len(records.finished), records.count, kept)
 
@@ -108,10 +111,11 @@ def main(argv=None) -> int:
 
     def train_run(run: tuple) -> None:
         config = configs[manager.number_of(run) - 1]
-        log.info("initializing the %s model...", config.arch)
         experiment = Experiment(config, info, train_val)
         train_size, val_size = len(experiment.train_set), len(experiment.val_set)
-        log.info("%d images to train on, %d to validate, %d to test", train_size, val_size, len(test_set))
+        if not is_grid:
+            log.info("initialized the %s model", config.arch)
+            log.info("%d images to train on, %d to validate, %d to test", train_size, val_size, len(test_set))
         if harder := config.regularisation():
             log.info("training, not validation, is with %s", ", ".join(harder))
         if args.compile:
@@ -155,7 +159,8 @@ def main(argv=None) -> int:
 
     # test, once, the network that validated best, and in float32, as whoever loads it will compute
     saved = checkpoint.load(model_path)
-    log.info("evaluating the network of epoch %d on the test set...", saved.metrics["epoch"])
+    epoch = f"run {records.best()['run']}, " * is_grid + f"epoch {saved.metrics['epoch']}"
+    log.info("evaluating the network of %s on the test set...", epoch)
     test_loader = make_loader(test_set, EVAL_BATCH_SIZE, Normalisation(saved.mean, saved.std).to(device))
     model = saved.build_model().to(device)
     test = evaluate(model, test_loader)
@@ -171,7 +176,6 @@ def main(argv=None) -> int:
     log.info("test accuracy: %.4f", test.accuracy)
 
     # plot
-    epoch = f"run {records.best()['run']}, " * is_grid + f"epoch {saved.metrics['epoch']}"
     title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} ({epoch})"
     if harder := configs[records.best()["run"] - 1].regularisation():
         title += f"\ntraining with {', '.join(harder)}"

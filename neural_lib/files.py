@@ -52,6 +52,8 @@ def check_output_folder(path: str | Path, option: str) -> Path:
 
     Raises UserError where no file can be made in it.
     """
+    if not str(path):
+        raise UserError(f"{option} needs the name of a folder")
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

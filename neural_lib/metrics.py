@@ -1,5 +1,6 @@
 """Counts and sums over samples, and what is read off them."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,8 @@ class RunningScores:
     """
 
     def __init__(self) -> None:
-        self.count = 0  # images
+        self.count = 0  # images whose predictions were counted
+        self._loss_count = 0  # and whose losses were
         self._loss_sum: Tensor | float = 0.0
         self._correct: Tensor | int = 0
 
@@ -29,18 +31,19 @@ class RunningScores:
 
     def add_loss(self, loss: Tensor, count: int) -> None:
         """Add the mean loss () of `count` images alone."""
+        self._loss_count += count
         wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
         self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
 
     @property
     def loss(self) -> float:
-        """Mean loss per image, in nats."""
-        return float(self._loss_sum) / self.count
+        """Mean loss per image, in nats; NaN where there was none."""
+        return float(self._loss_sum) / self._loss_count if self._loss_count else math.nan
 
     @property
     def accuracy(self) -> float:
-        """Share of the images whose most probable class is the true one, 0 to 1."""
-        return float(self._correct) / self.count
+        """Share of the images whose most probable class is the true one, 0 to 1; NaN where there was none."""
+        return float(self._correct) / self.count if self.count else math.nan
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:

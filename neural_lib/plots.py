@@ -1,5 +1,6 @@
 """Results as matplotlib figures. matplotlib is imported where a figure is drawn."""
 
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # for its import
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
+WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
 
@@ -62,23 +64,33 @@ def plot_runs(
 ) -> "Figure":
     """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
 
-    Up to MOST_IN_LEGEND runs have a colour and a line of the legend each. More are coloured by `scale`, or all alike
-    where there is none.
+    Up to MOST_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
+    others are coloured by `scale`, or all alike where there is none.
     """
-    longest = max(len(rows) for rows in runs.values())
-    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=6, of="validation ")
     many = len(runs) > MOST_IN_LEGEND
+    entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
+    columns = 1 if many or max(map(len, entries.values())) > WIDEST_OF_TWO else 2
+    lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
+    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
     colours = _by_scale(figure, scale) if many and scale else _by_number(runs, many)
-    for run in sorted(runs, key=lambda run: run == best):  # the best last, above the others
-        style = {"color": colours[run], "linewidth": 3 if run == best else 1.2, **_marks(longest)}
-        name = f"{names[run]} (best)" if run == best else names[run]
+    longest = max(len(rows) for rows in runs.values())
+    plain, emphasised = {"linewidth": 0.8 if many else 1.2}, {"linewidth": 3, "zorder": 3}
+    if many:
+        colours[best] = "black"
+    for run, rows in runs.items():
+        style = {"color": colours[run], **(emphasised if run == best else plain)}
+        style |= {} if many and longest > 1 else _marks(longest)
         for axes, measure in ((loss_axes, "val_loss"), (accuracy_axes, "val_accuracy")):
-            epochs = range(1, len(runs[run]) + 1)
-            axes.plot(epochs, [row[measure] for row in runs[run]], label=f"run {run}: {name}", **style)
-    entries = dict(zip(sorted(runs, key=lambda run: run == best), loss_axes.get_lines(), strict=True))
-    shown = [entries[run] for run in runs if not many or run == best]
-    figure.legend(handles=shown, loc="outside lower center", ncols=1 if many else 2, fontsize="small", frameon=False)
+            epochs = range(1, len(rows) + 1)
+            axes.plot(epochs, [row[measure] for row in rows], label=entries.get(run, "_"), **style)
+    handles = [line for line in loss_axes.get_lines() if line.get_label() != "_"]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     return figure
+
+
+def _entry(run: int, name: str, is_best: bool) -> str:
+    # a run's line in a legend, folded where it is wider than the figure
+    return textwrap.fill(f"run {run}: {name}{' (best)' if is_best else ''}", WIDEST_OF_ONE, subsequent_indent="    ")
 
 
 def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:

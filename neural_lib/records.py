@@ -44,6 +44,8 @@ class Records:
         self.asked = [dict(each) for each in hyperparameters]  # what makes this grid the same as another
         self.hyperparameters = self.asked  # as they are recorded
         first, *others = self.asked
+        if taken := {"run", "epoch", "failure", *MEASURES} & set(first):
+            raise ValueError(f"a hyper-parameter can't have the name of a column: {', '.join(sorted(taken))}")
         names = dict.fromkeys([*order, *first])
         self.varying = [name for name in names if any(other[name] != first[name] for other in others)]
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
@@ -118,14 +120,17 @@ class Records:
         return max(rows, key=judged_by, default=None)
 
     def scale(self) -> tuple[str, dict[int, float]] | None:
-        """The number among the varying hyper-parameters that has the most values, and its value in each run."""
+        """The number among the varying hyper-parameters that has the most values, and its value in each run.
+
+        The seed only where no other number varies: runs of different seeds are meant to look alike.
+        """
         by_name = {name: {run: self.label(run)[name] for run in range(1, self.count + 1)} for name in self.varying}
         numbers = {
             name: values
             for name, values in by_name.items()
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
         }
-        return max(numbers.items(), key=lambda item: len(set(item[1].values())), default=None)
+        return max(numbers.items(), key=lambda item: (item[0] != "seed", len(set(item[1].values()))), default=None)
 
     def spreads(self) -> list[Spread]:
         """Mean and deviation over the seeds, for each two or more finished runs that differ in nothing else."""
@@ -173,8 +178,8 @@ class Records:
             return
         if told := differences(found["runs"], self.asked):
             raise UserError(
-                f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or "
-                "another --model, or leave --resume out to start anew"
+                f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or a "
+                "--model in another folder, or start anew with --yes instead of --resume"
             )
         self.finished = found["finished"]
         for row in found["rows"]:
@@ -187,7 +192,7 @@ class Records:
         if found and found["finished"] and len(found["finished"]) + len(found["failures"]) < len(found["runs"]):
             raise UserError(
                 f"{self.json_path} holds {len(found['finished'])} finished runs of an interrupted grid of "
-                f"{len(found['runs'])}: go on with --resume, give another --model, or replace them with --yes"
+                f"{len(found['runs'])}: go on with --resume, give a --model in another folder, or replace it with --yes"
             )
 
 

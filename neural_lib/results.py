@@ -45,7 +45,9 @@ def read_json(path: str | Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError):
-        raise UserError(f"{path}: is no results file of this version; delete it, or give another --model") from None
+        raise UserError(
+            f"{path}: is no results file of this version; delete it, or give a --model in another folder"
+        ) from None
 
 
 def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:

@@ -18,6 +18,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class RunManager:
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runs = RunBuilder.get_runs(params)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         self.records = Records(folder, hyperparameters or [run._asdict() for run in self.runs], order=params)
         self.board, self.now = board or Board(), now
         self.number = 0  # of the run that is under way, from 1
@@ -90,8 +92,8 @@ class RunManager:
         ]
         if not same:
             raise UserError(
-                "--resume: --model is not the network of a run in "
-                f"{self.records.json_path}; leave --resume out to start anew"
+                f"--resume: --model is not the network of a run in {self.records.json_path}; "
+                "give the model that it was, or start anew with --yes instead of --resume"
             )
         number = same[0]["run"]
         if number not in self.records.finished:
@@ -147,7 +149,7 @@ class RunManager:
         self.val = val
 
     def end_epoch(self) -> None:
-        """The epoch has ended: its row goes into the records."""
+        """The epoch has ended: its row goes into the records; what is no finite number is nothing there."""
         end = self.now()
         measures = {
             "train_loss": self.scores.loss,
@@ -157,6 +159,7 @@ class RunManager:
             "epoch_duration": round(end - self.epoch_start, 3),
             "run_duration": round(end - self.run_start, 3),
         }
+        measures = {name: value if value is not None and isfinite(value) else None for name, value in measures.items()}
         self.records.add(self.number, self.epoch_count, measures)
         self.board.end_epoch(self.epoch_count, self.scores.count, measures, self.val)
 

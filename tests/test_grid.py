@@ -247,6 +247,8 @@ def test_resume_is_refused_where_something_does_not_fit(run_train, run_without_t
     assert "another grid: --lr 0.001 0.01 there, 0.001 0.02 here; give the same command" in done.stderr
     run_train(*SMALL, "-m", "other/model.pth")
     os.replace("other/model.pth", "output/model.pth")
+    status, _, stderr = run_train(*GRID, "--resume", "-m", "output/other.pth")
+    assert status == 2 and "results.json holds finished runs, but --model output" in stderr
     status, _, stderr = run_train(*GRID, "--resume")
     assert status == 2 and "--resume: --model is not the network of a run in output" in stderr
     (tmp_path / "output" / "results.json").write_text("{}")

@@ -64,6 +64,20 @@ def make_runs(count: int) -> tuple[dict, dict]:
     return runs, {run: f"lr={run / 1000:g}, batch_size=100, shuffle=on" for run in runs}
 
 
+def assert_legend_is_whole(figure) -> None:
+    picture = drawn(figure)
+    legend = figure.legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= picture.shape[1] and legend.y0 >= 0
+    assert legend.height < picture.shape[0] / 2
+
+
+def test_a_legend_of_long_names_is_not_cut_off():
+    runs, _ = make_runs(MOST_IN_LEGEND)
+    name = "optimizer=adamw, lr=0.000503968, weight_decay=0.05, label_smoothing=0.05, rotation=10, scale=0.1, shear=0.1"
+    for names in ({run: name for run in runs}, {run: f"{name}, elastic=0.5, {name}" for run in runs}):
+        assert_legend_is_whole(plot_runs(runs, names, best=1, title=""))
+
+
 @pytest.mark.parametrize("count", [2, 8, MOST_IN_LEGEND])
 def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count):
     figure = plot_runs(*make_runs(count), best=2, title="a grid")
@@ -77,9 +91,7 @@ def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count)
         assert len(lines) == len({line.get_color() for line in lines}) == count
         thick = [line.get_label() for line in lines if line.get_linewidth() > 2]
         assert len(thick) == 1 and thick[0].startswith("run 2:")
-    picture = drawn(figure)
-    legend = figure.legends[0].get_window_extent()
-    assert legend.x0 >= 0 and legend.x1 <= picture.shape[1] and legend.y0 >= 0  # nothing of it is cut off
+    assert_legend_is_whole(figure)
 
 
 def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
@@ -89,6 +101,7 @@ def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
     loss_axes, accuracy_axes, colour_bar = figure.axes
     assert colour_bar.get_ylabel() == "lr" and colour_bar.get_yscale() == "log"  # 0.001 to 0.02
     assert len({line.get_color() for line in loss_axes.get_lines()}) == len(runs)
+    assert [line.get_linewidth() > 2 for line in accuracy_axes.get_lines()] == [run == 3 for run in runs]
     assert len(drawn(plot_runs(runs, names, best=3, title="")).shape) == 3  # also without any number to colour by
 
 

@@ -135,13 +135,19 @@ def test_mean_and_deviation_over_the_seeds(tmp_path):
 
 
 @pytest.mark.parametrize("values, name", [
-    ({"lr": [0.1, 0.2, 0.1], "seed": [1, 2, 3]}, "seed"),
+    ({"arch": ["a", "b", "a"], "seed": [1, 2, 3]}, "seed"),
+    ({"lr": [0.1, 0.2, 0.1], "seed": [1, 2, 3]}, "lr"),
     ({"lr": [0.1, 0.2, 0.3], "shuffle": [True, False, True]}, "lr"),
     ({"arch": ["a", "b", "c"], "shuffle": [True, False, True]}, None),
 ])  # fmt: skip
 def test_many_runs_are_coloured_by_the_number_with_the_most_values(tmp_path, values, name):
     scale = Records(tmp_path, grid(**values)).scale()
     assert scale == (name and (name, dict(enumerate(values.get(name, []), start=1))))
+
+
+def test_no_hyper_parameter_can_have_a_columns_name(tmp_path):
+    with pytest.raises(ValueError, match="the name of a column: epoch, val_loss"):
+        Records(tmp_path, grid(epoch=[1], val_loss=[1], lr=[1]))
 
 
 def test_a_thousand_runs_are_no_burden(tmp_path):

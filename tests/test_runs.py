@@ -1,4 +1,5 @@
 import csv
+import math
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch import nn
 
 from neural_lib.board import Board
 from neural_lib.errors import UserError
+from neural_lib.results import read_json
 from neural_lib.runs import RunBuilder, RunManager
 from neural_lib.training import Evaluation
 
@@ -118,6 +120,18 @@ def test_validation_is_what_a_run_is_judged_by(tmp_path):
                 one_epoch(manager, accuracy)
     assert (manager.records.best()["run"], manager.records.best()["epoch"]) == (1, 2)
     assert manager.records.best()["val_loss"] == 0.25 and manager.records.best()["train_accuracy"] == 1.0
+
+
+def test_what_was_not_tracked_or_is_no_number_is_nothing_in_the_records(tmp_path):
+    manager = RunManager({}, tmp_path / "made" / "here")
+    with manager.run(manager.runs[0]):
+        for loss in (None, math.nan):
+            with manager.epoch():
+                if loss:
+                    manager.track_loss(torch.tensor(loss), 2)
+                manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
+    rows = read_json(tmp_path / "made" / "here" / "results.json")["rows"]
+    assert [(row["train_loss"], row["val_accuracy"], row["train_accuracy"]) for row in rows] == [(None, None, 1.0)] * 2
 
 
 def test_a_run_that_fails_is_not_finished_and_its_reason_is_kept(tmp_path):
