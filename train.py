@@ -41,7 +41,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-d", "--dataset", choices=datasets.DATASETS, help=f"data set; without this option {fallback}")
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
     add("--resume", action="store_true", help="go on where the same command was interrupted")
-    add("--yes", action="store_true", help="allow a very large grid, and to replace an interrupted one")
+    add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")
     add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
@@ -64,7 +64,7 @@ def main(argv=None) -> int:
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
-    records.open(args.resume, replace=args.yes)
+    records.open(args.resume)
 
     runtime.tune_for_cpu()
 
@@ -89,6 +89,7 @@ def main(argv=None) -> int:
     data = load_data(configs[0].dataset, args.data, args.dataset is not None, model_path, begun=bool(records.finished))
     info = datasets.DATASETS[data.dataset]
     configs = [replace(config, dataset=data.dataset) for config in configs]
+    options.check_fit(configs, info)
     records.set_in_force([config.to_dict() for config in configs])
     train_val, test_set = ImageTensors(*data.train, device), ImageTensors(*data.test, device)
 
@@ -118,24 +119,23 @@ def main(argv=None) -> int:
             log.info("%d images to train on, %d to validate, %d to test", train_size, val_size, len(test_set))
         if harder := config.regularisation():
             log.info("training, not validation, is with %s", ", ".join(harder))
-        if args.compile:
-            log.info("torch.compile: the first batches wait for the compiler...")
-            experiment.model.compile()
 
         # an epoch better than all before is saved at once, but in the place of a finished run's network only when its
         # own run has finished
         described = checkpoint.for_run(config, info, experiment.arch_args)
         best = BestEpoch(experiment.model, on_improved=None if records.finished else partial(save, described))
-        log.info("training the network...")
+        watched = experiment.model, experiment.train_loader, experiment.optimizer
         with (
-            manager.run(run, experiment.model, experiment.train_loader, experiment.optimizer),
+            manager.run(run, *watched, on_best=lambda: save(described, best.state_dict, best.metrics)),
             Progress(config.epochs, train_size, args.quiet) as progress,
         ):
+            log.info("training the network...")
+            if args.compile:
+                log.info("torch.compile: the first batches wait for the compiler...")
+                experiment.model.compile()
             start = runtime.now(device)
-            experiment.fit([best, progress, Recorder(manager)])
+            experiment.fit([Recorder(manager), best, progress])
             log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
-            if records.finished and best.metrics["val_accuracy"] > records.best()["val_accuracy"]:
-                save(described, best.state_dict, best.metrics)
 
     try:
         with runs_bar(records.count, len(records.finished), args.quiet) as bar:
@@ -151,7 +151,8 @@ def main(argv=None) -> int:
                         log.error("run %d failed: %s", number, cli.reason_of(error))
                 bar.update()
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on" if records.finished else ""
+        digits = f" --dataset {data.dataset}" if data.warning else ""
+        goes_on = f"; the same command with{digits} --resume goes on" if records.finished else ""
         raise Interrupted(f"interrupted; {kept}{goes_on}") from None
     if not records.finished:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""

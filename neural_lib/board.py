@@ -1,5 +1,9 @@
 """TensorBoard's records of a grid of runs. tensorboard is imported where a board is made, and never without one."""
 
+import itertools
+import json
+import logging
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +12,12 @@ from typing import TYPE_CHECKING
 from neural_lib.config import in_words, shown
 
 if TYPE_CHECKING:
-    from torch import nn, optim
+    from torch import Tensor, nn, optim
     from torch.utils.data import DataLoader
 
     from neural_lib.training import Evaluation
+
+log = logging.getLogger(__name__)
 
 SAMPLES = 32  # images shown of each run
 EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's own name for them
@@ -21,9 +27,15 @@ LONGEST_NAME = 200  # characters of a folder's name; most file systems take 255 
 class Board:
     """What is told of each run and epoch; this one keeps nothing of it."""
 
-    def begin_run(self, label: Mapping[str, object], network: "nn.Module | None" = None,
-                  loader: "DataLoader | None" = None, optimizer: "optim.Optimizer | None" = None) -> None:  # fmt: skip
-        """A run begins. label: the hyper-parameters that tell it from others."""
+    def begin_run(
+        self,
+        label: Mapping[str, object],
+        hyperparameters: Mapping[str, object],
+        network: "nn.Module | None" = None,
+        loader: "DataLoader | None" = None,
+        optimizer: "optim.Optimizer | None" = None,
+    ) -> None:
+        """A run begins. label: those of its hyper-parameters that tell it from others."""
 
     def end_epoch(
         self, epoch: int, count: int, measures: Mapping[str, float | None], val: "Evaluation | None" = None
@@ -38,7 +50,10 @@ class Board:
 
 
 class TensorBoard(Board):
-    """A folder for each run, named after its hyper-parameters, under `logdir`; what an earlier such run left goes.
+    """A folder for each run, named after its hyper-parameters, under `logdir`.
+
+    What an earlier run with the very same ones left there is replaced. Where another run has a folder of that name,
+    this one's is numbered; hyperparameters.json in the folder tells.
 
     Training's and validation's figures are in folders of their own with the same names, `loss` and `accuracy`, so that
     TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names.
@@ -51,32 +66,45 @@ class TensorBoard(Board):
         self.new_writer = SummaryWriter
         self.writers: dict[str, SummaryWriter] = {}
 
-    def begin_run(self, label, network=None, loader=None, optimizer=None) -> None:
+    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None) -> None:
         self.label, self.network, self.optimizer = dict(label), network, optimizer
-        folder = self.logdir / folder_name(label, self.prefix)
-        self.writers = {}
+        folder = self._own_folder(folder_name(label, self.prefix), hyperparameters)
+        self.writers = {part: self.new_writer(str(folder / part)) for part in ("", "train", "val")}
+        self.best_val, self.best_accuracy = None, -1.0
+        # from the data set: going through the loader would draw from its generator
+        images = getattr(getattr(loader, "dataset", None), "images", None)
+        if images is not None:
+            self._add_images(images[:SAMPLES])
+            if network is not None:
+                self._add_graph(images[:1].float())
+
+    def _own_folder(self, name: str, hyperparameters: Mapping[str, object]) -> Path:
+        own = json.dumps(dict(hyperparameters), indent=1, default=str) + "\n"
+        for number in itertools.count(1):
+            folder = self.logdir / (name if number == 1 else f"{name},{number}")
+            described = folder / "hyperparameters.json"
+            if not folder.exists() or (described.exists() and described.read_text(encoding="utf-8") == own):
+                break
         for part in ("", "train", "val"):
             for stale in (folder / part).glob(EVENT_FILES):
                 stale.unlink()
-            self.writers[part] = self.new_writer(str(folder / part))
-        self.best_val, self.best_accuracy = None, -1.0
-        if network is not None and loader is not None:
-            self._add_images(loader)
-            self._add_graph(loader)
+        folder.mkdir(parents=True, exist_ok=True)
+        described.write_text(own, encoding="utf-8")
+        return folder
 
-    def _add_images(self, loader: "DataLoader") -> None:
+    def _add_images(self, images: "Tensor") -> None:
         from torchvision.utils import make_grid  # half a second to import
 
-        # from the data set: going through the loader would draw from its generator
-        images = loader.dataset.images[:SAMPLES].float() / 255
-        self.writers[""].add_image("images", make_grid(images, nrow=8, pad_value=0.5))
+        self.writers[""].add_image("images", make_grid(images.float() / 255, nrow=8, pad_value=0.5))
 
-    def _add_graph(self, loader: "DataLoader") -> None:
+    def _add_graph(self, image: "Tensor") -> None:
         training = self.network.training
-        image = loader.dataset.images[:1].float()  # as it is: distorting it would draw from the run's generator
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit's remarks on its age
-            self.writers[""].add_graph(self.network.eval(), image)  # eval: dropout would draw as well
+            try:
+                self.writers[""].add_graph(self.network.eval(), image)  # eval: dropout would draw from its generator
+            except RuntimeError as error:  # of a network that torch.jit can't trace
+                log.warning("TensorBoard will not show the network's graph: %s", textwrap.shorten(str(error), 200))
         self.network.train(training)
 
     def end_epoch(self, epoch, count, measures, val=None) -> None:

@@ -95,7 +95,8 @@ def reason_of(error: Exception) -> str:
         return "torch and torchvision don't fit together; see Troubleshooting in README.md"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # the last one is cuBLAS's and cuDNN's
+    if isinstance(error, MemoryError) or any(each in str(error) for each in words):
         return "out of memory; a smaller --batch-size or fewer --samples need less"
     raise error
 

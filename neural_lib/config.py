@@ -98,10 +98,6 @@ class TrainConfig:
         """The values as plain types, for the checkpoint."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        """The values in force, all but the data set and the network: "epochs=10, batch_size=64, ..."."""
-        return in_words({name: value for name, value in asdict(self).items() if name not in ("dataset", "arch")})
-
     def regularisation(self) -> list[str]:
         """What makes training harder than validation, in words; its scores are the lower for it."""
         in_force = {

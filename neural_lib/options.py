@@ -2,9 +2,10 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
-from neural_lib.datasets import DATASETS
+from neural_lib.datasets import DATASETS, DatasetInfo
 from neural_lib.errors import UserError
 from neural_lib.models import ARCHS
 from neural_lib.runs import RunBuilder
@@ -87,7 +88,12 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     info = DATASETS[args.dataset or TrainConfig.dataset]
     own = {"dataset": args.dataset} if args.dataset else {}
     configs = [RECIPES[args.recipe].config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
+    check_fit(configs, info)
+    return configs
+
+
+def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
+    """Raise UserError where one of the configurations can't be with a data set of this size."""
     for config in configs:
         config.split_sizes(info.train_size)
         config.check_image_size(info.image_size)
-    return configs

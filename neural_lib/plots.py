@@ -33,8 +33,8 @@ def plot_results(records: "Records", title: str) -> "Figure":
         return plot_history(records.rows_of[1], best["epoch"], title)
     runs = {run: records.rows_of[run] for run in sorted(records.finished)}
     names = {run: records.name(run) for run in runs}
-    scale = Scale(*found) if (found := records.scale()) else None
-    return plot_runs(runs, names, best["run"], title, scale)
+    by_accuracy = "best validation accuracy", {run: records.best_of(run)["val_accuracy"] for run in runs}
+    return plot_runs(runs, names, best["run"], title, Scale(*records.scale() or by_accuracy))
 
 
 def plot_history(rows: "Sequence[Mapping[str, float]]", best_epoch: int, title: str) -> "Figure":
@@ -60,19 +60,19 @@ def plot_runs(
     names: "Mapping[int, str]",
     best: int,
     title: str,
-    scale: "Scale | None" = None,
+    scale: Scale,
 ) -> "Figure":
     """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
 
     Up to MOST_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
-    others are coloured by `scale`, or all alike where there is none.
+    others are coloured by `scale`.
     """
     many = len(runs) > MOST_IN_LEGEND
     entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
     columns = 1 if many or max(map(len, entries.values())) > WIDEST_OF_TWO else 2
     lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
-    colours = _by_scale(figure, scale) if many and scale else _by_number(runs, many)
+    colours = _by_scale(figure, scale) if many else {run: f"C{index}" for index, run in enumerate(runs)}
     longest = max(len(rows) for rows in runs.values())
     plain, emphasised = {"linewidth": 0.8 if many else 1.2}, {"linewidth": 3, "zorder": 3}
     if many:
@@ -114,10 +114,6 @@ def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
 def _marks(epochs: int) -> dict:
     # one epoch alone is a point, and a line through it is nothing
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
-
-
-def _by_number(runs: "Mapping[int, object]", many: bool) -> dict:
-    return {run: "tab:blue" if many else f"C{index}" for index, run in enumerate(runs)}
 
 
 def _by_scale(figure: "Figure", scale: Scale) -> dict:

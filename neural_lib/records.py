@@ -9,7 +9,7 @@ from typing import NamedTuple
 from neural_lib.config import in_words
 from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_output
-from neural_lib.results import csv_text, differences, json_text, read_json
+from neural_lib.results import check_is_ours, csv_text, differences, json_text, read_json
 
 MEASURES = (
     "train_loss",  # mean per image, nats
@@ -60,9 +60,18 @@ class Records:
     def set_in_force(self, hyperparameters: Sequence[Mapping[str, object]]) -> None:
         """Say what the hyper-parameters came to, such as a precision that was left to the machine to choose.
 
-        Another data set than was asked for makes another grid; nothing else does.
+        Another data set than was asked for makes another grid; nothing else does. Raises UserError where runs that have
+        finished were trained with something else.
         """
         self.hyperparameters = [dict(each) for each in hyperparameters]
+        for run in self.finished:
+            recorded, now = self.rows_of[run][0], self.hyperparameters[run - 1]
+            if other := {name: value for name, value in now.items() if recorded[name] != value}:
+                before = {name: recorded[name] for name in other}
+                raise UserError(
+                    f"--resume: run {run} was trained with {in_words(before)}, and here it would be {in_words(other)}; "
+                    "go on where it began, or start anew in another folder"
+                )
         for asked, now in zip(self.asked, self.hyperparameters, strict=True):
             if "dataset" in now:
                 asked["dataset"] = now["dataset"]
@@ -96,6 +105,7 @@ class Records:
     def finish(self, run: int) -> None:
         """A run has ended well."""
         self.finished.append(run)
+        self.failures.pop(run, None)
         self.write()
 
     def fail(self, run: int, reason: str) -> None:
@@ -115,8 +125,8 @@ class Records:
         return max(self.rows_of[run], key=judged_by)
 
     def best(self) -> dict | None:
-        """The best epoch of the finished run that validated best, the earliest of equals; None if none has finished."""
-        rows = [self.best_of(run) for run in sorted(self.finished)]
+        """The best epoch of the finished run that validated best, of equals the first to finish; None without any."""
+        rows = [self.best_of(run) for run in self.finished]
         return max(rows, key=judged_by, default=None)
 
     def scale(self) -> tuple[str, dict[int, float]] | None:
@@ -160,13 +170,18 @@ class Records:
         with atomic_write(self.json_path) as handle:
             handle.write(content.encode())
 
-    def open(self, resume: bool, replace: bool) -> None:
-        """Try whether the files can be written; take over what is in them or make sure that it may be replaced."""
+    def open(self, resume: bool) -> None:
+        """Try whether the files can be written; take over what is in them or make sure that it may be replaced.
+
+        Raises UserError where they are somebody else's, of another grid that is to be resumed, or of an interrupted one
+        that is not.
+        """
         check_output(self.csv_path, "--model's results", (".csv",))
         check_output(self.json_path, "--model's results", (".json",))
+        check_is_ours(self.csv_path, first="run,epoch,")
         if resume:
             self.resume()
-        elif not replace:
+        else:
             self.refuse_to_replace()
 
     def resume(self) -> None:
@@ -179,7 +194,7 @@ class Records:
         if told := differences(found["runs"], self.asked):
             raise UserError(
                 f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or a "
-                "--model in another folder, or start anew with --yes instead of --resume"
+                "--model in another folder, or delete that file to start anew"
             )
         self.finished = found["finished"]
         for row in found["rows"]:
@@ -188,11 +203,13 @@ class Records:
 
     def refuse_to_replace(self) -> None:
         """Raise UserError where results.json holds finished runs of a grid that was interrupted."""
-        found = read_json(self.json_path)
-        if found and found["finished"] and len(found["finished"]) + len(found["failures"]) < len(found["runs"]):
+        if (found := read_json(self.json_path)) is None:
+            return
+        finished, failed, count = (len(found[key]) for key in ("finished", "failures", "runs"))
+        if finished and finished + failed < count:
             raise UserError(
-                f"{self.json_path} holds {len(found['finished'])} finished runs of an interrupted grid of "
-                f"{len(found['runs'])}: go on with --resume, give a --model in another folder, or replace it with --yes"
+                f"{self.json_path} is of an interrupted grid, {finished} of {count} runs have finished: go on with "
+                "--resume, give a --model in another folder, or delete that file"
             )
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from neural_lib.errors import UserError
 
 FORMAT = "neural_lib results"
 FORMAT_VERSION = 1
+MOST_TOLD = 60  # characters of a hyper-parameter's values, in a message
 CONTENT = ("finished", "failures", "runs", "rows")  # see records.Records
 
 
@@ -28,7 +30,7 @@ def json_text(**content: object) -> str:
 
     def text(value: object) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
+            return "[\n" + ",\n".join(f"  {json.dumps(item, default=str)}" for item in value) + "\n ]"
         return json.dumps(value)
 
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
@@ -39,7 +41,8 @@ def read_json(path: str | Path) -> dict | None:
     """What json_text wrote, None where there is no such file. Raises UserError where it is something else."""
     try:
         content = json.loads(Path(path).read_bytes())
-        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION) or not content["runs"]:
+        known = (content["format"], content["format_version"]) == (FORMAT, FORMAT_VERSION)
+        if not known or not content["runs"] or not all(isinstance(each, dict) for each in content["runs"]):
             raise ValueError
         return {key: content[key] for key in CONTENT}
     except FileNotFoundError:
@@ -50,11 +53,23 @@ def read_json(path: str | Path) -> dict | None:
         ) from None
 
 
+def check_is_ours(csv_path: str | Path, first: str) -> None:
+    """Raise UserError where there is a CSV file that begins with other columns than `first`."""
+    try:
+        with open(csv_path, encoding="utf-8", errors="replace") as handle:
+            start = handle.read(len(first))
+    except FileNotFoundError:
+        return
+    if start not in (first, ""):
+        raise UserError(f"{csv_path}: is no results file of train.py; move it, or give a --model in another folder")
+
+
 def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:
     """What tells two grids apart, by the values of each hyper-parameter: "--lr 0.01 there, 0.1 here"."""
 
     def values(runs: Sequence[Mapping[str, object]], name: str) -> str:
-        return " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
+        told = " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
+        return textwrap.shorten(told, MOST_TOLD, placeholder=" ...")
 
     names = dict.fromkeys([*there[0], *here[0]])
     told = [(name, values(there, name), values(here, name)) for name in names]

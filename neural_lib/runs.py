@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from neural_lib.board import Board
 from neural_lib.config import flag_of, shown
 from neural_lib.errors import UserError
-from neural_lib.records import Records
+from neural_lib.records import Records, judged_by
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -93,12 +93,22 @@ class RunManager:
         if not same:
             raise UserError(
                 f"--resume: --model is not the network of a run in {self.records.json_path}; "
-                "give the model that it was, or start anew with --yes instead of --resume"
+                "give the one that it was, or start anew without --resume"
             )
         number = same[0]["run"]
-        if number not in self.records.finished:
+        if number not in self.records.finished and self.is_best(number):
             self.records.finish(number)
+        if self.records.best()["run"] != number:
+            raise UserError(
+                f"--resume: --model is the network of run {number}, and of those in {self.records.json_path} "
+                f"run {self.records.best()['run']} is best; give that one, or start anew without --resume"
+            )
         return number
+
+    def is_best(self, number: int) -> bool:
+        """Whether the run's best epoch is better than those of all runs that have finished."""
+        best = self.records.best()
+        return best is None or judged_by(self.records.best_of(number)) > judged_by(best)
 
     def unfinished(self) -> list[tuple]:
         """The runs that have not ended well yet, in their order."""
@@ -115,12 +125,17 @@ class RunManager:
         self.number, self.epoch_count = self.number_of(run), 0
         self.records.discard(self.number)
         label = self.records.label(self.number) or run._asdict()
-        self.board.begin_run(label, network, loader, optimizer)
+        self.board.begin_run(label, self.records.hyperparameters[self.number - 1], network, loader, optimizer)
         self.run_start = self.now()
 
-    def end_run(self) -> None:
-        """The run has ended well."""
+    def end_run(self, on_best: Callable[[], None] | None = None) -> None:
+        """The run has ended well. on_best: called if it is the best so far, before the records say that it has ended.
+
+        In this order, because whatever fails or is interrupted then leaves a run that is simply not finished yet.
+        """
         self.board.end_run(self.records.best_of(self.number))
+        if on_best and self.is_best(self.number):
+            on_best()
         self.records.finish(self.number)
 
     def fail_run(self, run: tuple, reason: str) -> None:
@@ -150,10 +165,10 @@ class RunManager:
 
     def end_epoch(self) -> None:
         """The epoch has ended: its row goes into the records; what is no finite number is nothing there."""
+        train = {"train_loss": self.scores.loss, "train_accuracy": self.scores.accuracy}  # waits for the device
         end = self.now()
         measures = {
-            "train_loss": self.scores.loss,
-            "train_accuracy": self.scores.accuracy,
+            **train,
             "val_loss": self.val.loss if self.val else None,
             "val_accuracy": self.val.accuracy if self.val else None,
             "epoch_duration": round(end - self.epoch_start, 3),
@@ -168,7 +183,7 @@ class RunManager:
         self.records.write()
 
     @contextmanager
-    def run(self, run: tuple, *watched: object) -> Iterator[None]:
+    def run(self, run: tuple, *watched: object, on_best: Callable[[], None] | None = None) -> Iterator[None]:
         """begin_run and, unless the block raises, end_run."""
         self.begin_run(run, *watched)
         try:
@@ -176,7 +191,7 @@ class RunManager:
         except BaseException:
             self.board.close()
             raise
-        self.end_run()
+        self.end_run(on_best)
 
     @contextmanager
     def epoch(self) -> Iterator[None]:

@@ -4,16 +4,15 @@ import shutil
 from typing import TYPE_CHECKING
 
 from neural_lib.config import in_words, shown
+from neural_lib.records import Records, judged_by
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from neural_lib.records import Records
-
 MOST_ROWS = 40  # of a table on a terminal; results.csv has all
 
 
-def runs_table(records: "Records", width: int | None = None) -> str:
+def runs_table(records: Records, width: int | None = None) -> str:
     """The grid's runs, the best validation accuracy first and those that failed last.
 
     width: of the terminal, in characters; as it is where not given. Where columns of their own don't fit, all
@@ -29,7 +28,7 @@ def runs_table(records: "Records", width: int | None = None) -> str:
     return _rendered(table, width) + rest
 
 
-def spreads_text(records: "Records") -> str:
+def spreads_text(records: Records) -> str:
     """A line for each group of runs that differ in their seed alone: mean, standard deviation, number."""
     lines = [
         f"{in_words(each.hyperparameters) or 'all'}: {each.mean:.4f} +- {each.deviation:.4f} (n = {each.count})"
@@ -38,7 +37,7 @@ def spreads_text(records: "Records") -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _table(records: "Records", columns: dict[str, list[str]]) -> "Table":
+def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -56,15 +55,19 @@ def _table(records: "Records", columns: dict[str, list[str]]) -> "Table":
             for names in columns.values()
         ]
 
-    ranked = sorted(records.finished, key=lambda run: (-records.best_of(run)["val_accuracy"], run))
+    ranked = sorted(records.finished, key=lambda run: -judged_by(records.best_of(run)))  # equals as they finished
     for run in ranked[:MOST_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
-        figures = [f"{row[name]:.4f}" for name in ("val_accuracy", "val_loss", "train_accuracy")]
+        figures = [_figure(row[name]) for name in ("val_accuracy", "val_loss", "train_accuracy")]
         table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
     for run in sorted(records.failures)[:MOST_ROWS]:
         table.add_row(str(run), *own(run), "failed")
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _widest(table: "Table") -> int:
@@ -80,4 +83,5 @@ def _rendered(table: "Table", width: int) -> str:
 
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # for terminals without that letter
+    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n")

@@ -1,5 +1,7 @@
 """TensorBoard's files, read back with its own reader."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def one_run(board: Board, label: dict, dropout: float = 0.5) -> nn.Module:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
     dataset = ImageTensors(torch.arange(40 * 784).view(40, 1, 28, 28).to(torch.uint8), torch.arange(40) % 10)
     loader = make_loader(dataset, 8, Normalisation((0.2,), (0.3,)), shuffle_seed=1)
-    board.begin_run(label, model, loader, optimizer)
+    board.begin_run(label, {**label, "epochs": 3, "dropout": dropout}, model, loader, optimizer)
     for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.25)):
         for images, labels in loader:
             optimizer.zero_grad()
@@ -109,6 +111,35 @@ def test_what_an_earlier_attempt_left_is_replaced(tmp_path):
     assert (tmp_path / "lr=0.25" / "mine.txt").exists()
 
 
+def test_another_run_with_the_same_name_keeps_its_folder(tmp_path):
+    for dropout in (0.5, 0.1, 0.5):
+        one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}, dropout)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["lr=0.25", "lr=0.25,2"]
+    for name, dropout in (("lr=0.25", 0.5), ("lr=0.25,2", 0.1)):
+        assert json.loads((tmp_path / name / "hyperparameters.json").read_text())["dropout"] == dropout
+        assert len(scalars(tmp_path / name / "val", "loss")) == 3
+
+
+def test_a_network_that_cannot_be_traced_is_a_warning(tmp_path, caplog, monkeypatch):
+    board = TensorBoard(tmp_path, CLASSES)
+
+    def add_graph(*_):
+        raise RuntimeError("it can't be traced")
+
+    monkeypatch.setattr(board.new_writer, "add_graph", add_graph)
+    one_run(board, {"lr": 0.25})
+    assert caplog.messages == ["TensorBoard will not show the network's graph: it can't be traced"]
+    assert len(scalars(tmp_path / "lr=0.25" / "val", "loss")) == 3
+
+
+def test_a_loader_of_somebody_elses_data_set_is_no_trouble(tmp_path):
+    board = TensorBoard(tmp_path, CLASSES)
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 1, 28, 28), torch.zeros(4).long())
+    board.begin_run({"lr": 1}, {"lr": 1}, nn.Linear(2, 2), torch.utils.data.DataLoader(data))
+    board.close()
+    assert read(tmp_path / "lr=1").Tags()["images"] == []
+
+
 def test_looking_changes_nothing_that_is_learned(tmp_path):
     watched = one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}).state_dict()
     unwatched = one_run(Board(), {}).state_dict()
@@ -117,7 +148,7 @@ def test_looking_changes_nothing_that_is_learned(tmp_path):
 
 def test_a_run_without_network_or_validation_is_logged_too(tmp_path):
     board = TensorBoard(tmp_path, CLASSES)
-    board.begin_run({})
+    board.begin_run({}, {})
     measures = dict.fromkeys(MEASURES) | {"train_loss": 0.5, "train_accuracy": 0.5, "epoch_duration": 1.0}
     board.end_epoch(1, 10, measures)
     board.end_run({"epoch": 1, "train_accuracy": 0.5, "val_accuracy": None, "val_loss": None})
@@ -126,9 +157,7 @@ def test_a_run_without_network_or_validation_is_logged_too(tmp_path):
 
 
 def test_without_a_folder_nothing_is_kept_and_nothing_is_imported(run_python):
-    code = (
-        "from neural_lib.board import open_board; open_board(None, []).begin_run({}); import sys; print(*sys.modules)"
-    )
+    code = "import sys; from neural_lib import board; board.open_board(None, []).begin_run({}, {}); print(*sys.modules)"
     modules = run_python("-c", code).stdout.split()
     assert "neural_lib.board" in modules and not {"tensorboard", "torch"} & set(modules)
 

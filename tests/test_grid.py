@@ -20,7 +20,8 @@ import torch
 from conftest import ROOT
 from test_board import scalars
 
-from neural_lib import checkpoint, experiment
+from neural_lib import checkpoint, datasets, experiment
+from neural_lib.downloads import DownloadError
 from neural_lib.experiment import Experiment
 
 SMALL = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 2, "--batch-size", 64, "--device", "cpu")
@@ -112,12 +113,6 @@ def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
 def test_quiet_is_quiet_for_a_grid_too(run_train):
     status, stdout, stderr = run_train(*GRID, "--quiet")
     assert (status, stdout) == (0, "") and "points apart" in stderr
-
-
-def test_tensorboard_is_not_imported_without_a_folder_for_it(run_python):
-    code = "import sys, train; train.main(sys.argv[1:]); print([name for name in sys.modules if 'tensorboard' in name])"
-    done = run_python("-c", code, *SMALL)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 # --- runs that fail ---
@@ -218,15 +213,59 @@ def test_the_network_of_a_finished_run_is_not_replaced_before_its_successor_has_
     assert checkpoint.load("output/model.pth").config["lr"] == 0.0001
 
 
-def test_a_new_grid_does_not_replace_an_interrupted_one_unasked(run_train, interrupt):
+def test_a_new_command_does_not_replace_an_interrupted_grid(run_train, interrupt):
     interrupt(2)
     run_train(*GRID)
     before = Path("output/results.json").read_text()
     status, _, stderr = run_train(*SMALL)
-    assert status == 2 and "holds 1 finished runs of an interrupted grid of 4" in stderr
+    assert status == 2 and "is of an interrupted grid, 1 of 4 runs have finished: go on with --resume" in stderr
     assert Path("output/results.json").read_text() == before
-    assert run_train(*SMALL, "--yes")[0] == 0
+    assert run_train(*SMALL, "-m", "another/model.pth")[0] == 0
+    Path("output/results.json").unlink()
+    assert run_train(*SMALL)[0] == 0
     assert len(rows()) == 2
+
+
+def test_an_epochs_record_is_written_before_its_network(run_train, monkeypatch):
+    # the other way round, an interruption would leave the new command's network with the old command's records
+    run_train(*SMALL, "--lr", 0.01)
+    first = checkpoint.load("output/model.pth").config
+    monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert run_train(*SMALL, "--lr", 0.02)[0] == 130
+    assert [row["lr"] for row in rows()] == [0.02] and content()["finished"] == []
+    assert checkpoint.load("output/model.pth").config == first
+
+
+def test_a_fallback_to_another_data_set_is_checked_before_the_first_run(run_train, monkeypatch):
+    monkeypatch.setattr(datasets, "load_images", unreachable(datasets.load_images))
+    status, _, stderr = run_train("--epochs", 1, "--batch-size", 100, 2000)
+    assert status == 2 and stderr.endswith(
+        "--batch-size 2000 is larger than the 1,125 images of digits that are trained on\n"
+    )
+    assert not os.path.exists("output/results.json")
+
+
+def unreachable(load_images):
+    """load_images where nothing but the digits can be had."""
+
+    def load(name, data_dir, train):
+        if name != "digits":
+            raise DownloadError("no source delivered the files")
+        return load_images(name, data_dir, train)
+
+    return load
+
+
+def test_a_grid_that_fell_back_says_how_it_goes_on(run_train, interrupt, monkeypatch):
+    monkeypatch.setattr(datasets, "load_images", unreachable(datasets.load_images))
+    interrupt(2)
+    grid = ("--epochs", 1, "--arch", "lenet-slim", "--seed", 1, 2)
+    status, _, stderr = run_train(*grid)
+    assert status == 130 and stderr.endswith("the same command with --dataset digits --resume goes on\n")
+    status, _, stderr = run_train(*grid, "--resume")
+    assert status == 2 and "another grid: --dataset digits there, kmnist here" in stderr
+    assert run_train(*grid, "--resume", "--dataset", "digits")[0] == 0
+    assert content()["finished"] == [1, 2]
 
 
 def test_a_failed_run_is_tried_again_on_resume(run_train, monkeypatch):
@@ -278,8 +317,8 @@ def killed_at_random(command: list[str], folder, kills: int, seconds: float, see
         process.kill()
         process.wait()
         found = json.loads(path.read_text()) if path.exists() else {"finished": [], "rows": []}
-        lines = path.with_suffix(".csv").read_text().splitlines() if path.exists() else ["names"]
-        assert len(lines) - 1 in (len(found["rows"]), len(found["rows"]) + 1)  # the CSV is written first
+        table = list(csv.reader(path.with_suffix(".csv").read_text().splitlines())) if path.exists() else []
+        assert all(len(row) == len(table[0]) for row in table)
         assert not finished_then or set(finished_then[-1]) <= set(found["finished"])
         if found["finished"]:
             checkpoint.load(folder / "output" / "model.pth")
@@ -302,7 +341,8 @@ def test_a_grid_killed_at_random_moments_loses_no_finished_run(run_script, tmp_p
     assert without_durations(contents[0]["rows"]) == without_durations(contents[1]["rows"])
     models = [checkpoint.load(tmp_path / name / "model.pth") for name in ("whole", "output")]
     assert models[0].metrics == models[1].metrics
-    assert sorted(os.listdir(tmp_path / "output"))[-4:] == ["model.pth", "plot.png", "results.csv", "results.json"]
+    left = [name for name in sorted(os.listdir(tmp_path / "output")) if not name.endswith(".tmp")]
+    assert left == ["model.pth", "plot.png", "results.csv", "results.json"]
 
 
 # --- on a terminal ---
@@ -332,6 +372,8 @@ def test_a_terminal_gets_a_bar_for_the_grid_and_one_for_the_epoch(tmp_path):
     assert any(re.match(r"runs 1/2 \|.*\| \d\d:\d\d<\d\d:\d\d", piece) for piece in pieces)
     assert any(re.match(r"epoch 1/1 .*images/s, loss=\d", piece) for piece in pieces)
     assert max(map(len, pieces)) <= 80
+    after = shown.decode().split("epoch 1/1")[-1].split("\r")[1:]
+    assert after[0].strip() == ""  # blanked out, so that the log lines take its place
     table = shown.decode().split("by validation accuracy")[1]
     assert "runs " not in table and "epoch 1/1" not in table  # the bars have gone by then
 

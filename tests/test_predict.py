@@ -86,9 +86,8 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     assert {truth for truth, _, _ in told} <= set(names)
 
 
-def test_the_command_line(run_script, tmp_path):
-    done = run_script("train.py", "-d", "digits", "--epochs", 1, "--quiet", "-m", "d.pth", "-p", "d.png")
-    assert done.returncode == 0, done.stderr
+def test_the_command_line(run_train, run_script, tmp_path):
+    assert run_train("-d", "digits", "--epochs", 1, "--quiet", "-m", "d.pth", "-p", "d.png")[0] == 0
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
     assert done.returncode == 0, done.stderr
     assert len(LINE.findall(done.stdout)) == 3

@@ -40,14 +40,23 @@ def test_the_best_is_a_finished_runs_best_epoch(records):
     assert records.best_of(1)["epoch"] == 2
 
 
-def test_the_earliest_of_equals_is_the_best(tmp_path):
+def test_the_first_to_finish_of_equals_is_the_best(tmp_path):
     records = Records(tmp_path, grid(seed=[1, 2]))
     assert records.best() is None
-    for run in (2, 1):
+    for run in (2, 1):  # run 1 had failed and was tried again
         for epoch in (1, 2):
             records.add(run, epoch, measures(0.5))
         records.finish(run)
-    assert (records.best()["run"], records.best()["epoch"]) == (1, 1)
+    assert (records.best()["run"], records.best()["epoch"]) == (2, 1)
+    resumed = again(records)
+    resumed.open(resume=True)
+    assert resumed.best()["run"] == 2
+
+
+def test_a_run_that_finishes_after_all_has_not_failed(records):
+    records.fail(3, "out of memory")
+    records.finish(3)
+    assert records.failures == {} and records.finished == [1, 2, 3]
 
 
 def test_both_files_hold_every_row_after_every_change(records):
@@ -66,7 +75,7 @@ def test_both_files_hold_every_row_after_every_change(records):
 def test_what_was_recorded_is_taken_over(records):
     records.fail(3, "out of memory")
     resumed = again(records)
-    resumed.open(resume=True, replace=False)
+    resumed.open(resume=True)
     assert (resumed.rows, resumed.finished, resumed.failures) == (records.rows, [1, 2], {3: "out of memory"})
     resumed.discard(3)
     assert [row["run"] for row in resumed.rows] == [1, 1, 2, 2] and resumed.failures == {}
@@ -74,28 +83,46 @@ def test_what_was_recorded_is_taken_over(records):
 
 def test_nothing_recorded_is_a_beginning(tmp_path):
     records = Records(tmp_path, grid(lr=[0.1]))
-    records.open(resume=True, replace=False)
+    records.open(resume=True)
     assert records.rows == [] and list(tmp_path.iterdir()) == []
 
 
 def test_another_grids_records_are_refused_with_the_difference(records):
     with pytest.raises(UserError, match=r"another grid: --lr 0.1 0.2 0.3 there, 0.1 0.2 0.4 here; give the same comm"):
-        again(records, lr=[0.1, 0.2, 0.4]).open(resume=True, replace=False)
+        again(records, lr=[0.1, 0.2, 0.4]).open(resume=True)
 
 
-def test_finished_runs_of_an_interrupted_grid_are_not_replaced_unasked(records):
+def test_an_interrupted_grid_is_not_replaced(records):
     other = again(records, lr=[1, 2, 3])
-    with pytest.raises(UserError, match="holds 2 finished runs of an interrupted grid of 3: go on with --resume"):
-        other.open(resume=False, replace=False)
-    other.open(resume=False, replace=True)
+    with pytest.raises(UserError, match="is of an interrupted grid, 2 of 3 runs have finished: go on with --resume"):
+        other.open(resume=False)
     records.fail(3, "now every run has ended")
-    other.open(resume=False, replace=False)
+    other.open(resume=False)
+
+
+def test_somebody_elses_table_is_not_replaced(tmp_path):
+    (tmp_path / "results.csv").write_text("mine,precious\n1,2\n")
+    with pytest.raises(UserError, match="results.csv: is no results file of train.py; move it"):
+        Records(tmp_path, grid(lr=[0.1])).open(resume=False)
+
+
+def test_runs_that_finished_with_another_precision_are_not_mixed_with_others(tmp_path):
+    asked = grid(precision=["auto"] * 2, lr=[0.1, 0.2])
+    records = Records(tmp_path, asked)
+    records.set_in_force(grid(precision=["bf16"] * 2, lr=[0.1, 0.2]))
+    records.add(1, 1, measures(0.5))
+    records.finish(1)
+    resumed = Records(tmp_path, asked)
+    resumed.open(resume=True)
+    with pytest.raises(UserError, match="run 1 was trained with precision=bf16, and here it would be precision=fp32"):
+        resumed.set_in_force(grid(precision=["fp32"] * 2, lr=[0.1, 0.2]))
+    resumed.set_in_force(grid(precision=["bf16"] * 2, lr=[0.1, 0.2]))
 
 
 def test_a_place_where_results_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "results.json").mkdir()
     with pytest.raises(UserError, match="results.json: is a folder"):
-        Records(tmp_path, grid(lr=[0.1])).open(resume=False, replace=False)
+        Records(tmp_path, grid(lr=[0.1])).open(resume=False)
 
 
 def test_runs_are_named_by_what_differs_in_the_order_that_is_asked_for(tmp_path):
@@ -115,10 +142,10 @@ def test_what_came_into_force_is_recorded_and_the_grid_stays_what_was_asked_for(
     assert (records.rows[0]["precision"], records.rows[0]["dataset"]) == ("bf16", "digits")
     assert records.name(1) == "precision=auto"
     resumed = Records(tmp_path, grid(precision=["auto", "fp32"], dataset=["digits"] * 2))
-    resumed.open(resume=True, replace=False)
+    resumed.open(resume=True)
     assert len(resumed.rows) == 1
     with pytest.raises(UserError, match="--dataset digits there, kmnist here"):
-        Records(tmp_path, grid(precision=["auto", "fp32"], dataset=["kmnist"] * 2)).open(resume=True, replace=False)
+        Records(tmp_path, grid(precision=["auto", "fp32"], dataset=["kmnist"] * 2)).open(resume=True)
 
 
 def test_mean_and_deviation_over_the_seeds(tmp_path):
@@ -148,11 +175,3 @@ def test_many_runs_are_coloured_by_the_number_with_the_most_values(tmp_path, val
 def test_no_hyper_parameter_can_have_a_columns_name(tmp_path):
     with pytest.raises(ValueError, match="the name of a column: epoch, val_loss"):
         Records(tmp_path, grid(epoch=[1], val_loss=[1], lr=[1]))
-
-
-def test_a_thousand_runs_are_no_burden(tmp_path):
-    records = Records(tmp_path, grid(seed=list(range(1000)), lr=[0.1] * 1000))
-    for run in range(1, 1001):
-        records.rows_of[run] = [{"run": run, "epoch": epoch, **measures(run / 1000)} for epoch in range(10)]
-        records.finished.append(run)
-    assert records.best()["run"] == 1000 and records.spreads()[0].count == 1000

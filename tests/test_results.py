@@ -33,6 +33,7 @@ def test_no_file_is_nothing(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "null", "{}", json_text(**CONTENT)[:-20], json_text(**CONTENT | {"runs": []}),
+     json_text(**CONTENT | {"runs": {"a": 1}}),
      json_text(**CONTENT).replace('"format_version": 1', '"format_version": 2'), "\udcff"],
 )  # fmt: skip
 def test_another_file_is_told_in_one_line(tmp_path, content):

@@ -38,7 +38,7 @@ class Diary(Board):
     def __init__(self) -> None:
         self.said = []
 
-    def begin_run(self, label, network=None, loader=None, optimizer=None):
+    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None):
         self.said.append(("begin", dict(label)))
 
     def end_epoch(self, epoch, count, measures, val=None):
@@ -175,8 +175,30 @@ def resumed(tmp_path) -> RunManager:
     manager.begin_run(manager.runs[1])
     one_epoch(manager, 0.7)
     resumed = RunManager({"lr": [0.1, 0.2, 0.3]}, tmp_path)
-    resumed.records.open(resume=True, replace=False)
+    resumed.records.open(resume=True)
     return resumed
+
+
+def test_the_best_network_is_handed_on_before_its_run_counts_as_finished(tmp_path):
+    manager = RunManager({"lr": [0.1, 0.2, 0.3, 0.4]}, tmp_path)
+    kept = []
+    for run, accuracy in zip(manager.runs, [0.5, 0.7, 0.7, 0.6], strict=True):
+        with manager.run(run, on_best=lambda: kept.append((manager.number, list(manager.records.finished)))):
+            one_epoch(manager, accuracy)
+    assert kept == [(1, []), (2, [1])]  # an equal one is no better
+    assert manager.records.best()["run"] == 2
+
+
+def test_whatever_fails_at_the_end_leaves_a_run_that_has_not_finished(tmp_path):
+    class BadEnd(Board):
+        def end_run(self, best):
+            raise MemoryError
+
+    kept = []
+    manager = RunManager({}, tmp_path, board=BadEnd())
+    with pytest.raises(MemoryError), manager.run(manager.runs[0], on_best=lambda: kept.append(1)):
+        one_epoch(manager, 0.5)
+    assert kept == [] and manager.records.finished == []
 
 
 def test_a_saved_network_of_a_finished_run_is_taken_over(resumed):
@@ -190,8 +212,21 @@ def test_a_run_interrupted_after_its_network_was_saved_has_finished(resumed):
     assert resumed.records.best()["run"] == 2
 
 
+def test_a_network_of_a_run_that_is_not_the_best_is_refused(resumed):
+    worse = resumed.records.rows[0]
+    resumed.take_over(*saved_by(resumed.records.rows[1]))
+    with pytest.raises(UserError, match="is the network of run 1, and of those in .* run 2 is best"):
+        resumed.take_over(*saved_by(worse))
+
+
 @pytest.mark.parametrize("config, metrics", [({"lr": 0.4}, {}), ({}, {"val_accuracy": 0.51}), ({}, {"epoch": 9})])
 def test_another_network_is_refused(resumed, config, metrics):
     own_config, own_metrics = saved_by(resumed.records.rows[0])
     with pytest.raises(UserError, match="--resume: .* is not the network of"):
         resumed.take_over(own_config | config, own_metrics | metrics)
+
+
+def test_save_writes_both_files(tmp_path):
+    manager = RunManager({"lr": [0.1]}, tmp_path)
+    manager.save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
