@@ -53,6 +53,55 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+def train_run(run, config, images, manager, model_file, args) -> None:
+    """Train one of the manager's runs; its network is kept where it is the best.
+
+    An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
+    has finished.
+    """
+    from neural_lib.callbacks import BestEpoch, Progress, Recorder
+    from neural_lib.checkpoint import for_run
+    from neural_lib.experiment import Experiment
+
+    info, device = datasets.DATASETS[config.dataset], images.images.device
+    of_run = f"run {manager.number_of(run)}, " if len(manager.runs) > 1 else ""
+    experiment = Experiment(config, info, images)
+    train_size, val_size = len(experiment.train_set), len(experiment.val_set)
+    if not of_run:
+        log.info("initialized the %s model", config.arch)
+        log.info("%d images to train on, %d to validate", train_size, val_size)
+    if harder := config.regularisation():
+        log.info("training, not validation, is with %s", ", ".join(harder))
+
+    save = partial(model_file.save, for_run(config, info, experiment.arch_args), of_run)
+    best = BestEpoch(experiment.model, on_improved=None if manager.records.finished else save)
+    watched = experiment.model, experiment.train_loader, experiment.optimizer
+    with (
+        manager.run(run, *watched, on_best=lambda: save(best.state_dict, best.metrics)),
+        Progress(config.epochs, train_size, args.quiet) as progress,
+    ):
+        log.info("training the network...")
+        if args.compile:
+            log.info("torch.compile: the first batches wait for the compiler...")
+            experiment.model.compile()
+        start = runtime.now(device)
+        experiment.fit([Recorder(manager), best, progress])
+        log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
+
+
+def take_over(manager, model_file) -> None:
+    """Go on with a grid of which runs have finished: the network that was kept must be the best of theirs."""
+    from neural_lib import checkpoint
+
+    records = manager.records
+    try:
+        saved = checkpoint.load(model_file.path)
+    except UserError as error:
+        raise UserError(f"--resume: {records.json_path} holds finished runs, but {error}") from None
+    model_file.kept = f"{model_file.path} keeps run {manager.take_over(saved.config, saved.metrics)}"
+    log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
+
+
 def main(argv=None) -> int:
     # arguments: everything that can be refused is refused here, before torch is loaded
     args = parse_args(argv)
@@ -69,8 +118,7 @@ def main(argv=None) -> int:
     runtime.tune_for_cpu()
 
     from neural_lib import checkpoint
-    from neural_lib.callbacks import BestEpoch, Progress, Recorder, runs_bar
-    from neural_lib.experiment import Experiment
+    from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader
     from neural_lib.metrics import report
     from neural_lib.training import evaluate
@@ -92,51 +140,14 @@ def main(argv=None) -> int:
     options.check_fit(configs, info)
     records.set_in_force([config.to_dict() for config in configs])
     train_val, test_set = ImageTensors(*data.train, device), ImageTensors(*data.test, device)
+    log.info("%d images to train on and to validate, %d to test", len(train_val), len(test_set))
 
     # runs: one for each combination of the values given, which most often is one
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
-    kept = f"{model_path} was not written"  # what is left if the next run ends early
+    model_file = checkpoint.ModelFile(model_path)
     if records.finished:
-        try:
-            saved = checkpoint.load(model_path)
-        except UserError as error:
-            raise UserError(f"--resume: {records.json_path} holds finished runs, but {error}") from None
-        kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
-        log.info("%d of %d runs had finished; %s", len(records.finished), records.count, kept)
-
-    def save(described: checkpoint.Checkpoint, state_dict, metrics) -> None:
-        nonlocal kept
-        checkpoint.save(replace(described, state_dict=state_dict, metrics=metrics), model_path)
-        kept = f"{model_path} keeps epoch {metrics['epoch']}" + (f" of run {manager.number}" if is_grid else "")
-
-    def train_run(run: tuple) -> None:
-        config = configs[manager.number_of(run) - 1]
-        experiment = Experiment(config, info, train_val)
-        train_size, val_size = len(experiment.train_set), len(experiment.val_set)
-        if not is_grid:
-            log.info("initialized the %s model", config.arch)
-            log.info("%d images to train on, %d to validate, %d to test", train_size, val_size, len(test_set))
-        if harder := config.regularisation():
-            log.info("training, not validation, is with %s", ", ".join(harder))
-
-        # an epoch better than all before is saved at once, but in the place of a finished run's network only when its
-        # own run has finished
-        described = checkpoint.for_run(config, info, experiment.arch_args)
-        best = BestEpoch(experiment.model, on_improved=None if records.finished else partial(save, described))
-        watched = experiment.model, experiment.train_loader, experiment.optimizer
-        with (
-            manager.run(run, *watched, on_best=lambda: save(described, best.state_dict, best.metrics)),
-            Progress(config.epochs, train_size, args.quiet) as progress,
-        ):
-            log.info("training the network...")
-            if args.compile:
-                log.info("torch.compile: the first batches wait for the compiler...")
-                experiment.model.compile()
-            start = runtime.now(device)
-            experiment.fit([Recorder(manager), best, progress])
-            log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
-
+        take_over(manager, model_file)
     try:
         with runs_bar(records.count, len(records.finished), args.quiet) as bar:
             for run in manager.unfinished():
@@ -144,7 +155,7 @@ def main(argv=None) -> int:
                 try:
                     if is_grid:
                         log.info("run %d of %d: %s", number, records.count, records.name(number))
-                    train_run(run)
+                    train_run(run, configs[number - 1], train_val, manager, model_file, args)
                 except (RunError, RuntimeError, MemoryError) as error:
                     manager.fail_run(run, cli.reason_of(error))
                     if is_grid:
@@ -153,10 +164,10 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         digits = f" --dataset {data.dataset}" if data.warning else ""
         goes_on = f"; the same command with{digits} --resume goes on" if records.finished else ""
-        raise Interrupted(f"interrupted; {kept}{goes_on}") from None
+        raise Interrupted(f"interrupted; {model_file.kept}{goes_on}") from None
     if not records.finished:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""
-        raise RunError(f"{which}{records.failures[records.count]}; {kept}")
+        raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}")
 
     # test, once, the network that validated best, and in float32, as whoever loads it will compute
     saved = checkpoint.load(model_path)

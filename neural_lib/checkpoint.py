@@ -8,7 +8,7 @@ import io
 import platform
 import textwrap
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +102,19 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     torch.save({"format": FORMAT, "format_version": FORMAT_VERSION} | vars(checkpoint), content)
     with atomic_write(path) as handle:
         handle.write(content.getbuffer())
+
+
+class ModelFile:
+    """The file for a command's best network; `kept` says in words what it holds, for whoever has to stop early."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept = f"{path} was not written"
+
+    def save(self, described: Checkpoint, of_run: str, state_dict: dict[str, Tensor], metrics: dict) -> None:
+        """Write an epoch's weights and metrics. of_run: "run 3, ", which run it is of, where there are several."""
+        save(replace(described, state_dict=state_dict, metrics=metrics), self.path)
+        self.kept = f"{self.path} keeps {of_run}epoch {metrics['epoch']}"
 
 
 def load(path: str | Path) -> Checkpoint:

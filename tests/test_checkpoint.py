@@ -43,6 +43,18 @@ def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp
     assert loaded.versions["torch"] == torch.__version__
 
 
+def test_a_model_file_says_what_it_holds_and_nothing_that_it_could_not_write(saved, tmp_path, monkeypatch):
+    file = checkpoint.ModelFile(tmp_path / "model.pth")
+    assert file.kept == f"{tmp_path / 'model.pth'} was not written"
+    file.save(saved, "run 2, ", saved.state_dict, {"epoch": 7})
+    assert file.kept == f"{tmp_path / 'model.pth'} keeps run 2, epoch 7"
+    assert checkpoint.load(file.path).metrics == {"epoch": 7}
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        file.save(saved, "", saved.state_dict, {"epoch": 8})
+    assert file.kept.endswith("keeps run 2, epoch 7") and checkpoint.load(file.path).metrics == {"epoch": 7}
+
+
 def test_the_file_holds_tensors_and_plain_types_alone(saved, tmp_path):
     checkpoint.save(saved, tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)

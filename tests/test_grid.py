@@ -186,7 +186,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
     status, _, stderr = run_train(*GRID)
     assert status == 130
     assert re.fullmatch(
-        r"train.py: error: interrupted; output.model.pth keeps epoch \d of run [12]; "
+        r"train.py: error: interrupted; output.model.pth keeps run [12], epoch \d; "
         r"the same command with --resume goes on\n", stderr
     )  # fmt: skip
     assert [row["run"] for row in rows()] == [1, 1, 2, 2, 3]
@@ -390,5 +390,5 @@ def test_ctrl_c_in_a_grid_is_one_line_and_130(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert re.fullmatch(
-        r"train.py: error: interrupted; .* keeps epoch \d+ of run 1; the same .* --resume goes on\n", stderr
+        r"train.py: error: interrupted; .* keeps run 1, epoch \d+; the same .* --resume goes on\n", stderr
     )

@@ -49,7 +49,8 @@ def test_the_command_line_makes_a_model_and_a_plot(run_script, tmp_path):
 def test_kmnist_from_files_to_a_checkpoint_that_keeps_what_was_measured(run_train, kmnist_dir, tmp_path):
     status, stdout, _ = run_train("--dataset", "kmnist", "--data", kmnist_dir, *FAST)
     assert status == 0
-    assert "450 images to train on, 150 to validate, 100 to test" in stdout
+    assert "600 images to train on and to validate, 100 to test" in stdout
+    assert "450 images to train on, 150 to validate\n" in stdout
     saved = checkpoint.load("output/model.pth")
     info = datasets.DATASETS["kmnist"]
     assert saved.classes == list(info.classes) and saved.config["batch_size"] == 32
