@@ -16,14 +16,19 @@ import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from neural_lib import cli, datasets, options, plots, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
-from neural_lib.errors import Interrupted, RunError, UserError
+from neural_lib.errors import Interrupted, RunError
 from neural_lib.fallback import FALLBACK, load_data
-from neural_lib.files import atomic_write, check_output, check_output_folder
+from neural_lib.files import atomic_write, check_input, check_output, check_output_folder
 from neural_lib.runs import RunManager
+
+if TYPE_CHECKING:
+    from neural_lib.checkpoint import ModelFile
+    from neural_lib.loaders import ImageTensors
 
 MODEL_SUFFIXES = (".pth", ".pt")
 GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
@@ -53,8 +58,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def train_run(run, config, images, manager, model_file, args) -> None:
-    """Train one of the manager's runs; its network is kept where it is the best.
+def train_run(
+    run: tuple,
+    config: TrainConfig,
+    images: "ImageTensors",
+    manager: RunManager,
+    model_file: "ModelFile",
+    args: argparse.Namespace,
+) -> None:
+    """Train one of the manager's runs, on `images` less those that validate; its network is kept where it is the best.
 
     An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
     has finished.
@@ -89,19 +101,6 @@ def train_run(run, config, images, manager, model_file, args) -> None:
         log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
 
-def take_over(manager, model_file) -> None:
-    """Go on with a grid of which runs have finished: the network that was kept must be the best of theirs."""
-    from neural_lib import checkpoint
-
-    records = manager.records
-    try:
-        saved = checkpoint.load(model_file.path)
-    except UserError as error:
-        raise UserError(f"--resume: {records.json_path} holds finished runs, but {error}") from None
-    model_file.kept = f"{model_file.path} keeps run {manager.take_over(saved.config, saved.metrics)}"
-    log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
-
-
 def main(argv=None) -> int:
     # arguments: everything that can be refused is refused here, before torch is loaded
     args = parse_args(argv)
@@ -114,9 +113,12 @@ def main(argv=None) -> int:
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
     records.open(args.resume)
+    if records.finished:
+        check_input(
+            model_path, "--model", otherwise=f"{records.json_path} is of finished runs, whose best it must hold"
+        )
 
     runtime.tune_for_cpu()
-
     from neural_lib import checkpoint
     from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader
@@ -147,7 +149,9 @@ def main(argv=None) -> int:
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     model_file = checkpoint.ModelFile(model_path)
     if records.finished:
-        take_over(manager, model_file)
+        saved = checkpoint.load(model_path)
+        model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
+        log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
     try:
         with runs_bar(records.count, len(records.finished), args.quiet) as bar:
             for run in manager.unfinished():

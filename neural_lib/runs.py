@@ -93,7 +93,7 @@ class RunManager:
         if not same:
             raise UserError(
                 f"--resume: --model is not the network of a run in {self.records.json_path}; "
-                "give the one that it was, or start anew without --resume"
+                "give the one that it was, or delete that file to start anew"
             )
         number = same[0]["run"]
         if number not in self.records.finished and self.is_best(number):
@@ -101,7 +101,7 @@ class RunManager:
         if self.records.best()["run"] != number:
             raise UserError(
                 f"--resume: --model is the network of run {number}, and of those in {self.records.json_path} "
-                f"run {self.records.best()['run']} is best; give that one, or start anew without --resume"
+                f"run {self.records.best()['run']} is best; give that one, or delete that file to start anew"
             )
         return number
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,6 +98,11 @@ def run_python(tmp_path):
 def run_script(run_python):
     """Run a script's real command line."""
     return lambda script, *arguments, **environment: run_python(ROOT / script, *arguments, **environment)
+
+
+def mind_ctrl_c() -> None:
+    """For a child process: what a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

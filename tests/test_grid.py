@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, mind_ctrl_c
 from test_board import scalars
 
 from neural_lib import checkpoint, datasets, experiment
@@ -286,8 +286,9 @@ def test_resume_is_refused_where_something_does_not_fit(run_train, run_without_t
     assert "another grid: --lr 0.001 0.01 there, 0.001 0.02 here; give the same command" in done.stderr
     run_train(*SMALL, "-m", "other/model.pth")
     os.replace("other/model.pth", "output/model.pth")
-    status, _, stderr = run_train(*GRID, "--resume", "-m", "output/other.pth")
-    assert status == 2 and "results.json holds finished runs, but --model output" in stderr
+    done = run_without_torch("train", *map(str, GRID), "--resume", "-m", "output/other.pth")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "results.json is of finished runs, whose best it must hold" in done.stderr
     status, _, stderr = run_train(*GRID, "--resume")
     assert status == 2 and "--resume: --model is not the network of a run in output" in stderr
     (tmp_path / "output" / "results.json").write_text("{}")
@@ -382,7 +383,9 @@ def test_a_terminal_gets_a_bar_for_the_grid_and_one_for_the_epoch(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
 def test_ctrl_c_in_a_grid_is_one_line_and_130(tmp_path):
     command = [sys.executable, "-u", str(ROOT / "train.py"), *map(str, GRID), "--epochs", "30"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=mind_ctrl_c
+    )
     lines = iter(process.stdout.readline, "")
     assert any(line.startswith("[INFO] run 2 of 4: lr=0.001, seed=2") for line in lines)
     assert any(line.startswith("[INFO] EPOCH: 1/30") for line in lines)

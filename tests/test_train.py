@@ -13,7 +13,7 @@ import cv2
 import made_up
 import pytest
 import torch
-from conftest import ROOT, change_kmnist
+from conftest import ROOT, change_kmnist, mind_ctrl_c
 
 import train
 from neural_lib import checkpoint, cli, datasets, plots, runtime
@@ -435,9 +435,12 @@ def test_a_gpu_trains_and_predicts(run_script):
         assert "on cuda" in done.stdout
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
 def test_ctrl_c_is_one_line_that_says_what_is_kept_and_130(tmp_path):
     command = [sys.executable, "-u", str(ROOT / "train.py"), "-d", "digits", "--epochs", "1000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=mind_ctrl_c
+    )
     for line in process.stdout:
         if line.startswith("[INFO] EPOCH: 2/"):
             break
