@@ -86,10 +86,11 @@ def train_run(
         log.info("training, not validation, is with %s", ", ".join(harder))
 
     save = partial(model_file.save, for_run(config, info, experiment.arch_args), of_run)
-    best = BestEpoch(experiment.model, on_improved=None if manager.records.finished else save)
+    at_once = not manager.records.finished
+    best = BestEpoch(experiment.model, on_improved=save if at_once else None)
     watched = experiment.model, experiment.train_loader, experiment.optimizer
     with (
-        manager.run(run, *watched, on_best=lambda: save(best.state_dict, best.metrics)),
+        manager.run(run, *watched, on_best=None if at_once else lambda: save(best.state_dict, best.metrics)),
         Progress(config.epochs, train_size, args.quiet) as progress,
     ):
         log.info("training the network...")
@@ -114,9 +115,8 @@ def main(argv=None) -> int:
     records, is_grid = manager.records, len(manager.runs) > 1
     records.open(args.resume)
     if records.finished:
-        check_input(
-            model_path, "--model", otherwise=f"{records.json_path} is of finished runs, whose best it must hold"
-        )
+        best_of = f"{records.json_path} is of finished runs, whose best it must hold"
+        check_input(model_path, "--model", otherwise=best_of)
 
     runtime.tune_for_cpu()
     from neural_lib import checkpoint

@@ -1,5 +1,6 @@
 """TensorBoard's records of a grid of runs. tensorboard is imported where a board is made, and never without one."""
 
+import hashlib
 import itertools
 import json
 import logging
@@ -152,8 +153,6 @@ def folder_name(label: Mapping[str, object], prefix: str) -> str:
     name = ",".join(part for part in (prefix, in_words(label).replace(", ", ",")) if part) or "run"
     if len(name) <= LONGEST_NAME:
         return name
-    import hashlib
-
     return f"{name[:LONGEST_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -1,6 +1,7 @@
 """What both scripts do alike: arguments, the log's look, errors as one line, exit statuses."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -34,9 +35,8 @@ class _Handler(logging.StreamHandler):
     """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(self.stream):  # progress bars make room for the line
+        tqdm = sys.modules.get("tqdm")  # not loaded: no progress bar is there to make room
+        with tqdm.tqdm.external_write_mode(self.stream) if tqdm else contextlib.nullcontext():
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:

@@ -37,13 +37,9 @@ def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Pa
             raise UserError(f"{option} {path}: is {kind}; give the name of a file")
         if path.suffix.lower() not in suffixes:
             raise UserError(f"{option} {path}: can't write that kind of file; end the name in {', '.join(suffixes)}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_beside(path)
-        _create(temporary).close()  # a real try: permission bits say nothing about a read-only disk
-        temporary.unlink()
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{option} {path}: can't write there ({reason}); choose another place") from None
+        raise _cannot_write(path, option, error) from None
+    _try_to_write(path, path, option)
     return path
 
 
@@ -54,16 +50,23 @@ def check_output_folder(path: str | Path, option: str) -> Path:
     """
     if not str(path):
         raise UserError(f"{option} needs the name of a folder")
-    path = Path(path)
+    _try_to_write(Path(path) / "try", Path(path), option)
+    return Path(path)
+
+
+def _try_to_write(file: Path, given: Path, option: str) -> None:
+    # a real try, beside the file: permission bits say nothing about a read-only disk
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_beside(path / "try")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{option} {path}: can't write there ({reason}); choose another place") from None
-    return path
+        raise _cannot_write(given, option, error) from None
+
+
+def _cannot_write(path: Path, option: str, error: OSError) -> UserError:
+    return UserError(f"{option} {path}: can't write there ({error.strerror or error}); choose another place")
 
 
 @contextmanager

@@ -33,8 +33,7 @@ def plot_results(records: "Records", title: str) -> "Figure":
         return plot_history(records.rows_of[1], best["epoch"], title)
     runs = {run: records.rows_of[run] for run in sorted(records.finished)}
     names = {run: records.name(run) for run in runs}
-    by_accuracy = "best validation accuracy", {run: records.best_of(run)["val_accuracy"] for run in runs}
-    return plot_runs(runs, names, best["run"], title, Scale(*records.scale() or by_accuracy))
+    return plot_runs(runs, names, best["run"], title, Scale(*records.scale()))
 
 
 def plot_history(rows: "Sequence[Mapping[str, float]]", best_epoch: int, title: str) -> "Figure":

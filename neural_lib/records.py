@@ -129,10 +129,11 @@ class Records:
         rows = [self.best_of(run) for run in self.finished]
         return max(rows, key=judged_by, default=None)
 
-    def scale(self) -> tuple[str, dict[int, float]] | None:
-        """The number among the varying hyper-parameters that has the most values, and its value in each run.
+    def scale(self) -> tuple[str, dict[int, float]]:
+        """What to colour many finished runs by: the varying number that has the most values, and its value in each run.
 
-        The seed only where no other number varies: runs of different seeds are meant to look alike.
+        The seed only where no other number varies: runs of different seeds are meant to look alike. Where no number
+        varies at all, the best validation accuracy.
         """
         by_name = {name: {run: self.label(run)[name] for run in range(1, self.count + 1)} for name in self.varying}
         numbers = {
@@ -140,7 +141,10 @@ class Records:
             for name, values in by_name.items()
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
         }
-        return max(numbers.items(), key=lambda item: (item[0] != "seed", len(set(item[1].values()))), default=None)
+        by_accuracy = "best validation accuracy", {run: judged_by(self.best_of(run)) for run in self.finished}
+        return max(
+            numbers.items(), key=lambda item: (item[0] != "seed", len(set(item[1].values()))), default=by_accuracy
+        )
 
     def spreads(self) -> list[Spread]:
         """Mean and deviation over the seeds, for each two or more finished runs that differ in nothing else."""

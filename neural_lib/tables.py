@@ -1,5 +1,6 @@
 """Results as text: tables for a terminal."""
 
+import io
 import shutil
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,6 @@ def _widest(table: "Table") -> int:
 
 
 def _rendered(table: "Table", width: int) -> str:
-    import io
-
     from rich.console import Console
 
     text = io.StringIO()

@@ -1,10 +1,13 @@
 """Fixtures that several test files use."""
 
+import contextlib
 import logging
 import os
 import signal
+import struct
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +101,29 @@ def run_python(tmp_path):
 def run_script(run_python):
     """Run a script's real command line."""
     return lambda script, *arguments, **environment: run_python(ROOT / script, *arguments, **environment)
+
+
+def shown_on_a_terminal(arguments: list[str], cwd: Path, log_too: bool) -> str:
+    """What train.py writes to a terminal of 80 columns: its stderr, and its stdout as well where `log_too`."""
+    import fcntl
+    import pty
+    import termios
+
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    process = subprocess.Popen(command, cwd=cwd, stdout=its_end if log_too else subprocess.DEVNULL, stderr=its_end)
+    os.close(its_end)
+    watchdog = threading.Timer(100, process.kill)
+    watchdog.start()
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's answer to reading a terminal that nobody writes to any more
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait() == 0
+    watchdog.cancel()
+    return shown.decode()
 
 
 def mind_ctrl_c() -> None:

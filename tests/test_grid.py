@@ -7,17 +7,15 @@ import os
 import random
 import re
 import signal
-import struct
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
-from conftest import ROOT, mind_ctrl_c
+from conftest import ROOT, mind_ctrl_c, shown_on_a_terminal
 from test_board import scalars
 
 from neural_lib import checkpoint, datasets, experiment
@@ -351,31 +349,17 @@ def test_a_grid_killed_at_random_moments_loses_no_finished_run(run_script, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
 def test_a_terminal_gets_a_bar_for_the_grid_and_one_for_the_epoch(tmp_path):
-    import fcntl
-    import pty
-    import termios
-
-    terminal, its_end = pty.openpty()
-    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [sys.executable, ROOT / "train.py", "-d", "digits", "--epochs", "1", "-b", "4", "--seed", "1", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=its_end, stderr=its_end)
-    os.close(its_end)
-    watchdog = threading.Timer(100, process.kill)
-    watchdog.start()
-    shown = b""
-    with contextlib.suppress(OSError):  # Linux's answer to reading a terminal that nobody writes to any more
-        while part := os.read(terminal, 4096):
-            shown += part
-    os.close(terminal)
-    assert process.wait() == 0
-    watchdog.cancel()
-    pieces = re.split(r"[\r\n]|\x1b\[A", shown.decode())
+    shown = shown_on_a_terminal(
+        ["-d", "digits", "--epochs", "1", "-b", "4", "--seed", "1", "2"], tmp_path, log_too=True
+    )
+    pieces = re.split(r"[\r\n]|\x1b\[A", shown)
     assert any(re.match(r"runs 1/2 \|.*\| \d\d:\d\d<\d\d:\d\d", piece) for piece in pieces)
-    assert any(re.match(r"epoch 1/1 .*images/s, loss=\d", piece) for piece in pieces)
+    bars = [piece for piece in pieces if piece.startswith("epoch 1/1")]
+    assert any(re.search(r"% \|.*\| .*images/s, loss=\d\.\d{4}, accuracy=\d\.\d{4}", bar) for bar in bars)
     assert max(map(len, pieces)) <= 80
-    after = shown.decode().split("epoch 1/1")[-1].split("\r")[1:]
+    after = shown.split("epoch 1/1")[-1].split("\r")[1:]
     assert after[0].strip() == ""  # blanked out, so that the log lines take its place
-    table = shown.decode().split("by validation accuracy")[1]
+    table = shown.split("by validation accuracy")[1]
     assert "runs " not in table and "epoch 1/1" not in table  # the bars have gone by then
 
 

@@ -165,11 +165,17 @@ def test_mean_and_deviation_over_the_seeds(tmp_path):
     ({"arch": ["a", "b", "a"], "seed": [1, 2, 3]}, "seed"),
     ({"lr": [0.1, 0.2, 0.1], "seed": [1, 2, 3]}, "lr"),
     ({"lr": [0.1, 0.2, 0.3], "shuffle": [True, False, True]}, "lr"),
-    ({"arch": ["a", "b", "c"], "shuffle": [True, False, True]}, None),
 ])  # fmt: skip
 def test_many_runs_are_coloured_by_the_number_with_the_most_values(tmp_path, values, name):
-    scale = Records(tmp_path, grid(**values)).scale()
-    assert scale == (name and (name, dict(enumerate(values.get(name, []), start=1))))
+    assert Records(tmp_path, grid(**values)).scale() == (name, dict(enumerate(values[name], start=1)))
+
+
+def test_many_runs_that_differ_in_words_alone_are_coloured_by_what_they_reached(tmp_path):
+    records = Records(tmp_path, grid(arch=["a", "b", "c"], shuffle=[True, False, True]))
+    for run, accuracy in ((1, 0.5), (3, 0.7)):
+        records.add(run, 1, measures(accuracy))
+        records.finish(run)
+    assert records.scale() == ("best validation accuracy", {1: 0.5, 3: 0.7})
 
 
 def test_no_hyper_parameter_can_have_a_columns_name(tmp_path):

@@ -13,7 +13,7 @@ import cv2
 import made_up
 import pytest
 import torch
-from conftest import ROOT, change_kmnist, mind_ctrl_c
+from conftest import ROOT, change_kmnist, mind_ctrl_c, shown_on_a_terminal
 
 import train
 from neural_lib import checkpoint, cli, datasets, plots, runtime
@@ -227,6 +227,17 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
     made_up.write_files(files, tmp_path / "data")
     _, _, stderr = run_train("-d", "kmnist", *FAST)
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
+def test_a_terminal_of_80_columns_gets_a_bar_that_goes_away(tmp_path):
+    shown = shown_on_a_terminal(["-d", "digits", "--epochs", "1", "-b", "4"], tmp_path, log_too=False)
+    bars = [bar for bar in shown.split("\r") if bar.startswith("epoch 1/1")]
+    assert any(re.search(r"% \|.*\| .*images/s, loss=\d\.\d{4}, accuracy=\d\.\d{4}", bar) for bar in bars)
+    assert max(map(len, bars)) <= 80
+    after = shown.rsplit("epoch 1/1", 1)[1].split("\r")[1:]
+    assert after[0].strip() == ""  # blanked out, so that the log lines take its place
+    assert "runs " not in shown  # there is one run alone
 
 
 # --- data that can't be had ---
