@@ -121,9 +121,9 @@ def main(argv=None) -> int:
     runtime.tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.callbacks import runs_bar
+    from neural_lib.evaluation import evaluate
     from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader
     from neural_lib.metrics import report
-    from neural_lib.training import evaluate
 
     # device and precision
     device, reason = runtime.select_device(args.device)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn, optim
     from torch.utils.data import DataLoader
 
-    from neural_lib.training import Evaluation
+    from neural_lib.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 

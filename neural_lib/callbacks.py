@@ -6,9 +6,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
 from neural_lib.runs import RunManager
-from neural_lib.training import Callback, Evaluation
+from neural_lib.training import Callback
 
 log = logging.getLogger(__name__)
 

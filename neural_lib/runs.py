@@ -30,8 +30,8 @@ from neural_lib.records import Records, judged_by
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
 
+    from neural_lib.evaluation import Evaluation
     from neural_lib.metrics import RunningScores
-    from neural_lib.training import Evaluation
 
 
 class RunBuilder:

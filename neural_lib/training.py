@@ -1,22 +1,17 @@
-"""train_one_epoch, evaluate, fit: the loop, and nothing but the loop.
-
-A loader yields (images, labels) ready for the model: float (N, C, H, W) and int64 (N,), both on the model's device.
-"""
+"""train_one_epoch and fit: the loop, and nothing but the loop."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from neural_lib.errors import RunError
+from neural_lib.evaluation import Evaluation, Loader, evaluate
 from neural_lib.metrics import RunningScores
 from neural_lib.runtime import autocast
 
-Loader = Iterable[tuple[Tensor, Tensor]]  # gone through once an epoch
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
@@ -36,15 +31,6 @@ class NonFiniteLossError(RunError):
         if self.step:
             return f"the training loss became {self.loss} at epoch {self.epoch}, step {self.step}"
         return f"the validation loss became {self.loss} at epoch {self.epoch}"
-
-
-class Evaluation(NamedTuple):
-    """What one pass over a loader gives; the classes are in the loader's order, on the CPU."""
-
-    loss: float  # mean negative log-likelihood per image, nats
-    accuracy: float  # 0 to 1
-    labels: Tensor  # (N,) true classes
-    predictions: Tensor  # (N,) most probable classes
 
 
 @dataclass
@@ -117,21 +103,6 @@ def _raise_if_not_finite(losses: list[Tensor], last_step: int) -> None:
     for step, value in enumerate(values, start=last_step - len(values) + 1):
         if not math.isfinite(value):
             raise NonFiniteLossError(value, step)
-
-
-@torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
-def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evaluation:
-    """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
-    model.eval()
-    scores = RunningScores()
-    all_labels, all_predictions = [], []
-    with autocast(next(model.parameters()).device, precision):
-        for images, labels in loader:
-            log_probs = model(images)
-            scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
-            all_labels.append(labels)
-            all_predictions.append(log_probs.argmax(dim=1))
-    return Evaluation(scores.loss, scores.accuracy, torch.cat(all_labels).cpu(), torch.cat(all_predictions).cpu())
 
 
 def fit(

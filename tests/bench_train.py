@@ -167,7 +167,7 @@ def train_plainly(seed: int, args: argparse.Namespace) -> None:
     from torchvision.transforms import ToTensor
     from tutorial import PlainLoop
 
-    from neural_lib.training import evaluate
+    from neural_lib.evaluation import evaluate
 
     device, _ = runtime.select_device(args.device)
     loop = PlainLoop(args.data, seed, device)

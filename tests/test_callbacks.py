@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neural_lib.callbacks import BestEpoch, Progress
-from neural_lib.training import Evaluation
+from neural_lib.evaluation import Evaluation
 
 
 def end_epochs(callback, val_accs, after=lambda epoch: None):

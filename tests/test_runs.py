@@ -7,9 +7,9 @@ from torch import nn
 
 from neural_lib.board import Board
 from neural_lib.errors import UserError
+from neural_lib.evaluation import Evaluation
 from neural_lib.results import read_json
 from neural_lib.runs import RunBuilder, RunManager
-from neural_lib.training import Evaluation
 
 
 def test_a_run_for_each_combination_the_last_name_varying_fastest():

@@ -18,9 +18,9 @@ from conftest import ROOT, change_kmnist, mind_ctrl_c, shown_on_a_terminal
 import train
 from neural_lib import checkpoint, cli, datasets, plots, runtime
 from neural_lib.config import RECIPES, TrainConfig, shown
+from neural_lib.evaluation import evaluate
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.models import build_model
-from neural_lib.training import evaluate
 
 FAST = ("--epochs", 2, "--batch-size", 32, "--device", "cpu")
 

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from neural_lib.config import TrainConfig
+from neural_lib.evaluation import evaluate
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
 from neural_lib.models import build_model
-from neural_lib.training import FINITE_CHECK_STEPS, Callback, NonFiniteLossError, evaluate, fit, train_one_epoch
+from neural_lib.training import FINITE_CHECK_STEPS, Callback, NonFiniteLossError, fit, train_one_epoch
 
 NORMALISE = Normalisation((0.2,), (0.3,))
 
@@ -57,15 +58,6 @@ def test_evaluating_changes_neither_weights_nor_what_is_learned_next(images):
                 evaluate(model, val_loader)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_evaluate_scores_every_image_once_whatever_the_batch_size(images):
-    model = make_run(images)[0]
-    whole, odd = (evaluate(model, make_loader(images, size, NORMALISE)) for size in (300, 7))
-    assert torch.equal(odd.labels, images.labels)
-    assert torch.equal(odd.predictions, whole.predictions)
-    assert odd.accuracy == whole.accuracy == (whole.predictions == whole.labels).double().mean().item()
-    assert odd.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
 def test_dropout_and_the_like_are_on_in_training_and_off_in_evaluation(images):

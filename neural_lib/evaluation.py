@@ -1,0 +1,38 @@
+"""evaluate: a network's scores on a set of images, and what it says of each."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neural_lib.metrics import RunningScores
+from neural_lib.runtime import autocast
+
+# yields (images, labels) ready for the model, on its device: float (N, C, H, W) and int64 (N,)
+Loader = Iterable[tuple[Tensor, Tensor]]
+
+
+class Evaluation(NamedTuple):
+    """What one pass over a loader gives; the classes are in the loader's order, on the CPU."""
+
+    loss: float  # mean negative log-likelihood per image, nats
+    accuracy: float  # 0 to 1
+    labels: Tensor  # (N,) true classes
+    predictions: Tensor  # (N,) most probable classes
+
+
+@torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
+def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evaluation:
+    """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
+    model.eval()
+    scores = RunningScores()
+    all_labels, all_predictions = [], []
+    with autocast(next(model.parameters()).device, precision):
+        for images, labels in loader:
+            log_probs = model(images)
+            scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
+            all_labels.append(labels)
+            all_predictions.append(log_probs.argmax(dim=1))
+    return Evaluation(scores.loss, scores.accuracy, torch.cat(all_labels).cpu(), torch.cat(all_predictions).cpu())
