@@ -3,15 +3,14 @@
 DATASETS is the one source of class names, checksums, statistics and licences. torch is imported where images are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from neural_lib import downloads
+from neural_lib import downloads, readers
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 
@@ -30,8 +29,10 @@ class DatasetInfo:
     channels: int = 1
     image_size: int = 28  # pixels, height and width
     glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
+    mirrors: bool = False  # whether the mirror image of one still shows its class
     shift_note: str = ""  # why validation may promise more than the test set keeps
-    folder: str = ""  # torchvision's: the files are under <data>/<folder>/raw
+    read: Callable[..., tuple] = readers.read_idx
+    folder: str = ""  # of the files, under <data>, where torchvision has them
     sha256: Mapping[str, str] = field(default_factory=dict)  # of those files
     sources: Mapping[str, downloads.Fetch] = field(default_factory=dict)  # by host, in the order they are tried
 
@@ -42,6 +43,8 @@ class Images(NamedTuple):
     images: "Tensor"
     labels: "Tensor"
 
+
+CIFAR10_ARCHIVE = {"md5": "c58f30108f718f92721af3b95e74349a", "folder": "cifar-10-batches-py"}  # torchvision's
 
 DATASETS = {
     "kmnist": DatasetInfo(
@@ -57,7 +60,7 @@ DATASETS = {
         std=(0.3483,),
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
-        folder="KMNIST",
+        folder="KMNIST/raw",
         # of the uncompressed files as published since February 2019; the older images differ, their labels don't
         sha256={
             "train-images-idx3-ubyte": "7112ba9ec422d98de4885262d4a4dff14cc4fefb81c11ace8bf563a8255df5c3",
@@ -83,7 +86,8 @@ DATASETS = {
         source="Zalando Research; Xiao, Rasul and Vollgraf, arXiv:1708.07747",
         mean=(0.2860,),  # of the 60,000 training images; tests/test_real_data.py computes both again
         std=(0.3530,),
-        folder="FashionMNIST",
+        mirrors=True,
+        folder="FashionMNIST/raw",
         sha256={
             "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -95,11 +99,68 @@ DATASETS = {
             "openml.org": downloads.from_openml("Fashion-MNIST", 1, image_shape=(28, 28), test_size=10_000),
         },
     ),
+    "mnist": DatasetInfo(
+        title="MNIST",
+        classes=tuple("0123456789"),
+        train_size=60_000,
+        test_size=10_000,
+        licence="CC BY-SA 3.0",
+        source="LeCun, Cortes and Burges; LeCun et al., Gradient-based learning applied to document recognition, "
+        "doi:10.1109/5.726791",
+        mean=(0.1307,),  # of the 60,000 training images; tests/test_real_data.py computes both again
+        std=(0.3081,),
+        folder="MNIST/raw",
+        sha256={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        sources={
+            "ossci-datasets.s3.amazonaws.com": downloads.from_torchvision("MNIST"),
+            "openml.org": downloads.from_openml("mnist_784", 1, image_shape=(28, 28), test_size=10_000),
+        },
+    ),
+    "cifar10": DatasetInfo(
+        title="CIFAR-10",
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        train_size=50_000,
+        test_size=10_000,
+        licence="none stated",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009, "
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        mean=(0.4914, 0.4822, 0.4465),  # of the 50,000 training images; tests/test_real_data.py computes both again
+        std=(0.2470, 0.2435, 0.2616),
+        channels=3,
+        image_size=32,
+        mirrors=True,
+        read=readers.read_cifar,
+        folder="cifar-10-batches-py",
+        # of the files in that archive, as several public projects list them beside its md5
+        sha256={
+            "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+            "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+            "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+            "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+            "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+            "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+        },
+        sources={
+            "www.cs.toronto.edu": downloads.from_archive(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", **CIFAR10_ARCHIVE
+            ),
+            "dataset.bj.bcebos.com": downloads.from_archive(  # the same archive, where PaddlePaddle gets it
+                "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz", **CIFAR10_ARCHIVE
+            ),
+        },
+    ),
     "digits": DatasetInfo(
         title="digits",
         classes=tuple("0123456789"),
-        train_size=1_500,
+        train_size=readers.DIGITS_TRAIN_SIZE,
         test_size=297,
+        image_size=readers.DIGITS_SIZE,
+        read=readers.read_digits,
         mean=(0.3119,),  # of the 1,500 training images, enlarged; tests/test_datasets.py computes both again
         std=(0.3550,),
         licence="CC BY 4.0",
@@ -115,41 +176,11 @@ def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
     Raises downloads.DownloadError where files are missing and no source delivers them, and UserError where a file in
     place is not the official one.
     """
+    import torch
+
     info = DATASETS[name]
-    if name == "digits":
-        return _read_digits(info, train)
-    folder = Path(data_dir) / info.folder / "raw"
-    downloads.ensure_files(folder, info.sha256, info.sources)
-    return _read_idx(folder, train)
-
-
-def _read_idx(folder: Path, train: bool) -> Images:
-    import torch
-
-    part = "train" if train else "t10k"
-    images = torch.from_numpy(_idx_array(folder / f"{part}-images-idx3-ubyte"))
-    labels = torch.from_numpy(_idx_array(folder / f"{part}-labels-idx1-ubyte"))
-    return Images(images.unsqueeze(1), labels.long())  # (N, H, W) -> (N, 1, H, W)
-
-
-def _idx_array(path: Path) -> "np.ndarray":
-    # The inverse of downloads.idx_bytes, for files whose checksums are right. torchvision can read them, but its import
-    # takes another 0.4 s after torch's (warm; 2 cores), and its KMNIST class would prefer an unverified
-    # processed/training.pt, which old versions of torchvision left behind.
-    import numpy as np
-
-    values = np.fromfile(path, dtype=np.uint8)
-    lengths = values[4 : 4 + 4 * values[3]].view(">i4")  # values[3]: the number of axes
-    return values[4 + 4 * values[3] :].reshape(lengths)
-
-
-def _read_digits(info: DatasetInfo, train: bool) -> Images:
-    # 8x8 pixels of 0..16, enlarged; the last 297 are the test part, always the same ones
-    import torch
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)  # (N, 64) -> (N, 1, 8, 8)
-    images = torch.nn.functional.interpolate(images, size=info.image_size, mode="bicubic")  # -> (N, 1, 28, 28)
-    part = slice(None, info.train_size) if train else slice(info.train_size, None)
-    return Images(images.round().clamp(0, 255).to(torch.uint8)[part], torch.from_numpy(labels).long()[part])
+    folder = Path(data_dir) / info.folder
+    if info.sha256:
+        downloads.ensure_files(folder, info.sha256, info.sources)
+    images, labels = info.read(folder, info.sha256, train)
+    return Images(torch.from_numpy(images), torch.from_numpy(labels).long())

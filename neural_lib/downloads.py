@@ -97,6 +97,21 @@ def from_torchvision(class_name: str) -> Fetch:
     return fetch
 
 
+def from_archive(url: str, md5: str, folder: str) -> Fetch:
+    """An archive, through torchvision's downloader, which unpacks it if it has that md5; the files are in its `folder`.
+
+    torchvision's class for such a data set would also read what it has unpacked, which for CIFAR is to unpickle it.
+    """
+
+    def fetch(scratch: Path) -> Path:
+        from torchvision.datasets.utils import download_and_extract_archive
+
+        download_and_extract_archive(url, scratch, md5=md5)
+        return scratch / folder
+
+    return fetch
+
+
 def from_openml(name: str, version: int, image_shape: tuple[int, ...], test_size: int) -> Fetch:
     """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 

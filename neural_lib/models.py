@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 ARCHS = {  # name: module of neural_lib, class
     "lenet": ("lenet", "LeNet"),
     "lenet-slim": ("lenet_slim", "LeNetSlim"),
+    "vgg-small": ("vgg_small", "VGGSmall"),
+    "resnet18": ("resnet", "ResNet18"),
 }
 
 

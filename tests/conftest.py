@@ -62,15 +62,35 @@ def made_up_kmnist(monkeypatch) -> dict[str, bytes]:
     return files
 
 
+def change_dataset(monkeypatch, name: str, **changes) -> None:
+    """Let a data set be described otherwise until the test ends."""
+    monkeypatch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], **changes))
+
+
 def change_kmnist(monkeypatch, **changes) -> None:
-    """Let KMNIST be described otherwise until the test ends."""
-    monkeypatch.setitem(datasets.DATASETS, "kmnist", replace(datasets.DATASETS["kmnist"], **changes))
+    change_dataset(monkeypatch, "kmnist", **changes)
 
 
 @pytest.fixture
 def kmnist_dir(made_up_kmnist, tmp_path) -> Path:
     """A data folder that holds the made-up KMNIST."""
     made_up.write_files(made_up_kmnist, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def cifar_batches(monkeypatch) -> dict[str, bytes]:
+    """Batches that pass for the official CIFAR-10 during a test; the test decides where they are."""
+    batches = made_up.make_cifar_batches()
+    sizes = {"train_size": 5 * made_up.CIFAR_BATCH_SIZE, "test_size": made_up.CIFAR_BATCH_SIZE}
+    change_dataset(monkeypatch, "cifar10", sha256=made_up.sha256(batches), **sizes)
+    return batches
+
+
+@pytest.fixture
+def cifar_dir(cifar_batches, tmp_path) -> Path:
+    """A data folder that holds the made-up CIFAR-10."""
+    made_up.write_batches(cifar_batches, tmp_path / "data")
     return tmp_path / "data"
 
 

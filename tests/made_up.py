@@ -1,6 +1,10 @@
-"""Made-up images in KMNIST's shape and file format, small and easy enough to be learned in seconds."""
+"""Made-up images in KMNIST's and CIFAR-10's shapes and file formats, small and easy enough to be learned in seconds."""
 
 import hashlib
+import io
+import pickle
+import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +47,78 @@ def write_files(files: dict[str, bytes], data_dir: Path) -> Path:
 
 def sha256(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+# --- CIFAR-10 ---
+
+CIFAR_BATCH_SIZE = 60  # images in each of the five training batches and in the test batch
+
+
+def make_colour_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (count, 3, 32, 32) and labels (count,): a bar, its place and colour told by the class, on noise."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 10
+    images = generator.integers(0, 60, size=(count, 3, 32, 32), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        column = 3 + 6 * (label % 5)
+        image[2 * (label // 5), 8:24, column : column + 4] += 180  # red or blue
+    order = generator.permutation(count)
+    return images[order], labels[order]
+
+
+def make_cifar_batches() -> dict[str, bytes]:
+    """The six batches of a made-up CIFAR-10, by their official names."""
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    return {name: cifar_batch(*make_colour_images(CIFAR_BATCH_SIZE, seed)) for seed, name in enumerate(names)}
+
+
+def cifar_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
+    """A batch as Python 2 and the NumPy of 2009 pickled it."""
+    content = io.BytesIO()
+    batch = {"batch_label": "made up", "labels": labels.tolist(), "data": images.reshape(len(images), -1)}
+    _Python2Pickler(content, protocol=2).dump(batch | {"filenames": [f"{n}.png" for n in range(len(images))]})
+    return content.getvalue()
+
+
+class _Python2Pickler(pickle._Pickler):
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, text: str | bytes) -> None:
+        content = text.encode("latin1") if isinstance(text, str) else text
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+
+    dispatch[str] = dispatch[bytes] = save_string
+
+    def reducer_override(self, value: object) -> object:
+        if isinstance(value, np.ndarray):
+            state = (1, value.shape, value.dtype, False, value.tobytes())
+            return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+        if isinstance(value, np.dtype):
+            return np.dtype, (value.str.lstrip("|"), 0, 1), (3, "|", None, None, None, -1, -1, 0)
+        return NotImplemented
+
+    def save_global(self, value: object, name: str | None = None) -> None:
+        if value is np._core.multiarray._reconstruct:
+            self.write(pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n")
+        else:
+            super().save_global(value, name)
+
+
+def write_batches(batches: dict[str, bytes], data_dir: Path) -> Path:
+    """Put the batches where torchvision has CIFAR-10's; returns that folder."""
+    folder = data_dir / "cifar-10-batches-py"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in batches.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def cifar_archive(batches: dict[str, bytes]) -> bytes:
+    """cifar-10-python.tar.gz with these batches in it."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, batch in batches.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(batch)
+            archive.addfile(member, io.BytesIO(batch))
+    return content.getvalue()

@@ -4,6 +4,7 @@ import made_up
 import pytest
 import torch
 
+from neural_lib import datasets
 from neural_lib.datasets import DATASETS, load_images
 from neural_lib.errors import UserError
 
@@ -15,15 +16,25 @@ def test_every_data_set_is_described():
         assert info.licence and info.source
 
 
-@pytest.mark.parametrize("name, theirs", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST")])
+@pytest.mark.parametrize("name, theirs", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
 def test_a_data_set_is_what_torchvision_says_it_is(name, theirs):
     from torchvision import datasets
 
     info, theirs = DATASETS[name], getattr(datasets, theirs)
-    assert list(info.classes) == theirs.classes
+    assert list(info.classes) == [name.split(" - ")[0] for name in theirs.classes]  # MNIST's are "0 - zero" there
     assert set(info.sha256) == {file.removesuffix(".gz") for file, _ in theirs.resources}
-    assert info.folder == theirs.__name__
+    assert info.folder == f"{theirs.__name__}/raw"
     assert list(info.sources)[0] == theirs.mirrors[0].split("/")[2]  # the host that a failure is reported with
+
+
+def test_cifar10_is_what_torchvision_says_it_is():
+    from torchvision.datasets import CIFAR10
+
+    info = DATASETS["cifar10"]
+    assert info.folder == CIFAR10.base_folder == datasets.CIFAR10_ARCHIVE["folder"]
+    assert datasets.CIFAR10_ARCHIVE["md5"] == CIFAR10.tgz_md5
+    assert list(info.sha256) == [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
+    assert list(info.sources)[0] == CIFAR10.url.split("/")[2]
 
 
 def test_digits_need_nothing_and_have_a_fixed_test_part(tmp_path):

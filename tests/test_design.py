@@ -14,7 +14,8 @@ from neural_lib.config import RECIPES, TrainConfig, shown
 # each module may import those before it, and no script
 MODULES = [
     *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "augment"),
-    *("lenet", "lenet_slim", "models", "downloads", "datasets", "loaders", "optim", "evaluation", "training"),
+    *("lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers", "datasets", "loaders"),
+    *("optim", "evaluation", "training"),
     *("board", "results", "records", "tables", "runs", "callbacks", "experiment", "checkpoint"),
     *("fallback", "options", "cli"),
 ]

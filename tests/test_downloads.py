@@ -10,10 +10,11 @@ import loopback
 import made_up
 import numpy as np
 import pytest
+from conftest import change_dataset
 from sklearn.datasets import _openml
 from torchvision.datasets import KMNIST
 
-from neural_lib import downloads
+from neural_lib import datasets, downloads
 from neural_lib.datasets import load_images
 from neural_lib.downloads import DownloadError
 from neural_lib.errors import UserError
@@ -228,3 +229,39 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(kmnist_dir, tmp_path, mon
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_images("kmnist", kmnist_dir, train=True).images) == made_up.TRAIN_SIZE
+
+
+# --- CIFAR-10's archive ---
+
+
+@pytest.fixture
+def archive(server, cifar_batches, monkeypatch) -> bytes:
+    """The made-up CIFAR-10's archive; both of its sources are moved to the loopback server, which doesn't serve it."""
+    content = made_up.cifar_archive(cifar_batches)
+    described = {"md5": hashlib.md5(content).hexdigest(), "folder": "cifar-10-batches-py"}
+    sources = {
+        host: downloads.from_archive(f"{server.url}/{host}/cifar.tar.gz", **described)
+        for host in datasets.DATASETS["cifar10"].sources
+    }
+    change_dataset(monkeypatch, "cifar10", sources=sources)
+    return content
+
+
+@pytest.mark.parametrize("first_works", [True, False])
+def test_an_archive_is_fetched_unpacked_and_removed(server, archive, cifar_batches, tmp_path, first_works):
+    first, second = (f"/{host}/cifar.tar.gz" for host in datasets.DATASETS["cifar10"].sources)
+    server.pages |= {first if first_works else second: archive}
+    images, _ = load_images("cifar10", tmp_path, train=False)
+    assert len(images) == made_up.CIFAR_BATCH_SIZE
+    assert left_in(tmp_path) == sorted(f"cifar-10-batches-py/{name}" for name in cifar_batches)
+    assert (second in server.requested) is not first_works
+
+
+def test_an_archive_with_another_checksum_is_not_even_unpacked(server, archive, cifar_batches, tmp_path, monkeypatch):
+    import tarfile
+
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: pytest.fail("unpacked"))
+    server.pages["cifar.tar.gz"] = archive[:-1] + bytes([archive[-1] ^ 1])
+    with pytest.raises(DownloadError, match="no source delivered the files"):
+        load_images("cifar10", tmp_path, train=True)
+    assert left_in(tmp_path) == []

@@ -40,16 +40,6 @@ def test_log_probabilities_with_nll_are_the_sources_logits_with_cross_entropy():
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
-def test_dropout_is_for_training_alone_and_adds_no_parameter():
-    torch.manual_seed(0)
-    model = LeNetSlim(1, 10, dropout=0.5)
-    assert model.state_dict().keys() == LeNetSlim(1, 10).state_dict().keys()
-    images = torch.randn(4, 1, 28, 28)
-    assert not torch.equal(model(images), model(images))
-    model.eval()
-    assert torch.equal(model(images), model(images))
-
-
 def test_images_too_small_are_refused():
     LeNetSlim(1, 10, image_size=16)
     with pytest.raises(ValueError, match="at least 16 pixels, not 15"):

@@ -1,4 +1,4 @@
-"""On the real KMNIST and Fashion-MNIST, where they are in ../shared/data or data/; never downloaded for a test."""
+"""On the real data sets, where they are in ../shared/data or data/; never downloaded for a test."""
 
 from pathlib import Path
 
@@ -11,13 +11,18 @@ from test_downloads import left_in, serve_openml
 from neural_lib.datasets import DATASETS, load_images
 
 DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
-REAL = ["kmnist", "fashion-mnist"]
+REAL = {
+    "kmnist": "KMNIST",
+    "fashion-mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR10",
+}  # torchvision's
 
 
 def folder_with(name: str) -> Path:
     info = DATASETS[name]
     for folder in DATA_DIRS:
-        if all((folder / info.folder / "raw" / file).exists() for file in info.sha256):
+        if all((folder / info.folder / file).exists() for file in info.sha256):
             return folder
     pytest.skip(f"the real {info.title} is in neither ../shared/data nor data/")
 
@@ -30,18 +35,21 @@ def test_what_is_read_is_what_torchvision_reads(name, train):
     info, data_dir = DATASETS[name], folder_with(name)
     size = info.train_size if train else info.test_size
     images, labels = load_images(name, data_dir, train)  # official checksums, or this raises
-    theirs = getattr(datasets, info.folder)(data_dir, train=train)
-    assert images.shape == (size, 1, 28, 28) and images.dtype == torch.uint8
-    assert torch.equal(images.squeeze(1), theirs.data) and torch.equal(labels, theirs.targets)
-    assert labels.bincount().tolist() == [size // 10] * 10
+    theirs = getattr(datasets, REAL[name])(data_dir, train=train)
+    pixels = torch.as_tensor(theirs.data).view(size, info.image_size, info.image_size, -1)  # (N, H, W, C)
+    assert images.shape == (size, info.channels, info.image_size, info.image_size) and images.dtype == torch.uint8
+    assert torch.equal(images.permute(0, 2, 3, 1), pixels) and torch.equal(labels, torch.as_tensor(theirs.targets))
+    assert labels.bincount(minlength=10).min() > 0
+    if name != "mnist":  # whose classes are not equally large
+        assert labels.bincount().tolist() == [size // 10] * 10
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_statistics(name):
     info = DATASETS[name]
-    pixels = load_images(name, folder_with(name), train=True).images.double() / 255
-    assert pixels.mean().item() == pytest.approx(info.mean[0], abs=5e-5)
-    assert pixels.std().item() == pytest.approx(info.std[0], abs=5e-5)
+    pixels = load_images(name, folder_with(name), train=True).images.double().transpose(0, 1).flatten(1) / 255
+    assert pixels.mean(1).tolist() == pytest.approx(info.mean, abs=5e-5)  # (C, N * H * W) -> (C,)
+    assert pixels.std(1).tolist() == pytest.approx(info.std, abs=5e-5)
 
 
 @pytest.mark.slow
