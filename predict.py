@@ -1,6 +1,7 @@
-"""Show what a trained network sees in test images: in log, picture and window.
+"""Show what a trained network sees in test images, or how good it is on all.
 
-    python predict.py --model output/model.pth
+    python predict.py --model output/model.pth              # ten of them
+    python predict.py --model output/model.pth --evaluate   # train.py's report
 
 Data set, class names and network are those that the checkpoint names.
 """
@@ -8,10 +9,11 @@ Data set, class names and network are those that the checkpoint names.
 import argparse
 import logging
 import sys
+from pathlib import Path
 
-from neural_lib import cli, datasets, display, runtime
+from neural_lib import cli, datasets, display, report, runtime
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_input, check_output
+from neural_lib.files import atomic_write, check_input, check_output, check_output_folder
 
 MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 
@@ -22,10 +24,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("-m", "--model", default="output/model.pth", help="checkpoint that train.py wrote (%(default)s)")
+    add("--evaluate", action="store_true", help="score all test images: a report, on the terminal and as files")
     add("-n", "--samples", type=int, default=10, help="test images to draw at random (%(default)s)")
     add("--seed", type=int, default=42, help="of that draw (%(default)s)")
+    names = ", ".join(datasets.DATASETS)
+    add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=f"{names}; without this option the model's")
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
-    add("-o", "--output", default="output/predictions.png", help="annotated picture to write (%(default)s)")
+    add(
+        "-o",
+        "--output",
+        help="annotated picture to write (output/predictions.png); with --evaluate the folder for the report's "
+        "files (the model's own)",
+    )
     add(
         "--show",
         action=argparse.BooleanOptionalAction,
@@ -35,6 +45,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 1 <= args.samples <= MOST_SAMPLES:
         parser.error(f"--samples must be from 1 to {MOST_SAMPLES}, not {args.samples}")
+    if args.evaluate and args.show:
+        parser.error("--evaluate opens no window; leave out --show")
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, not {args.seed}")
     return args
@@ -49,15 +61,20 @@ def main(argv=None) -> int:
 
     from neural_lib import annotate
 
-    output_path = check_output(args.output, "--output", annotate.SUFFIXES)
-    show = args.show is not False and display.is_available()
+    show = args.show is not False and not args.evaluate and display.is_available()
     if args.show and not show:
         raise UserError("--show: no display here to open a window on; without --show the picture is only written")
+    if args.evaluate:
+        folder = Path(args.model).parent if args.output is None else Path(args.output)
+        check_output_folder(folder, "--output")
+    else:
+        output_path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
 
     import numpy as np
     import torch
 
     from neural_lib import checkpoint
+    from neural_lib.convert import convert
     from neural_lib.loaders import Normalisation
 
     # network: everything about it comes from the checkpoint
@@ -67,17 +84,36 @@ def main(argv=None) -> int:
     model = saved.build_model().to(device)
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
 
-    # images: N of the test set at random, none twice
-    info = datasets.DATASETS.get(saved.dataset)
+    # images: a test set, as the network takes them
+    dataset = args.dataset or saved.dataset
+    info = datasets.DATASETS.get(dataset)
     if info is None:
+        raise UserError(f"--model {args.model}: its data set {dataset!r} is not one of {', '.join(datasets.DATASETS)}")
+    if len(saved.classes) != len(info.classes):
         raise UserError(
-            f"--model {args.model}: its data set {saved.dataset!r} is not one of {', '.join(datasets.DATASETS)}"
+            f"--model {args.model}: it tells {len(saved.classes)} classes apart, and {dataset} has {len(info.classes)}"
         )
-    if not saved.fits(info):
-        raise UserError(f"--model {args.model}: its network is not for images like {saved.dataset}'s; train it again")
+    if args.dataset and saved.classes != list(info.classes):
+        own, theirs = (", ".join(names) for names in (saved.classes, info.classes))
+        log.warning("%s's classes are %s; this model calls them, in that order, %s", dataset, theirs, own)
     if args.samples > info.test_size:
-        raise UserError(f"--samples {args.samples}: {saved.dataset} has {info.test_size:,} test images; ask for fewer")
-    images, labels = datasets.load_images(saved.dataset, args.data, train=False)
+        raise UserError(f"--samples {args.samples}: {dataset} has {info.test_size:,} test images; ask for fewer")
+    images, labels = datasets.load_images(dataset, args.data, train=False)
+    images, changes = convert(images, len(saved.mean), saved.image_size)
+    if changes:
+        log.warning("%s's images are converted for this model: %s", dataset, ", ".join(changes))
+
+    # all of them: the same scores as train.py's
+    if args.evaluate:
+        files = report.ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
+        evaluation = report.score(saved, model, datasets.Images(images, labels), device)
+        log.info("classification report\n%s", report.text(saved, evaluation))
+        log.info("test accuracy: %.4f", evaluation.accuracy)
+        report.write(files, saved, dataset, evaluation, images)
+        log.info("wrote %s", files)
+        return 0
+
+    # N of them at random, none twice
     chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False).tolist()
 
     # predictions: one batch
@@ -97,7 +133,7 @@ def main(argv=None) -> int:
             saved.classes[predicted],
             annotate.percent(probability),
         )
-        pixels = images[index].permute(1, 2, 0).squeeze(2).numpy()  # (C, H, W) -> (H, W, 3) or (H, W)
+        pixels = annotate.pixels_of(images[index])
         annotations.append((pixels, saved.written(predicted), probability, saved.written(truth)))
     right = int((predictions == truths).sum())
 

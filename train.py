@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from neural_lib import cli, datasets, options, plots, runtime, tables
+from neural_lib import cli, datasets, options, plots, report, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
 from neural_lib.errors import Interrupted, RunError
@@ -42,8 +42,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-m", "--model", default="output/model.pth", help="checkpoint to write (%(default)s)")
     add("-p", "--plot", default="output/plot.png", help="learning curves to draw (%(default)s)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's records (none are kept)")
-    fallback = f"{TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
-    add("-d", "--dataset", choices=datasets.DATASETS, help=f"data set; without this option {fallback}")
+    without = f"without this option {TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
+    names = ", ".join(datasets.DATASETS)
+    add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=f"{names}; {without}")
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
     add("--resume", action="store_true", help="go on where the same command was interrupted")
     add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")
@@ -71,7 +72,7 @@ def train_run(
     An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
     has finished.
     """
-    from neural_lib.callbacks import BestEpoch, Progress, Recorder
+    from neural_lib.callbacks import BestEpoch, EarlyStopping, Progress, Recorder
     from neural_lib.checkpoint import for_run
     from neural_lib.experiment import Experiment
 
@@ -87,7 +88,7 @@ def train_run(
 
     save = partial(model_file.save, for_run(config, info, experiment.arch_args), of_run)
     at_once = not manager.records.finished
-    best = BestEpoch(experiment.model, on_improved=save if at_once else None)
+    best = BestEpoch(experiment.model, config.monitor, on_improved=save if at_once else None)
     watched = experiment.model, experiment.train_loader, experiment.optimizer
     with (
         manager.run(run, *watched, on_best=None if at_once else lambda: save(best.state_dict, best.metrics)),
@@ -98,7 +99,7 @@ def train_run(
             log.info("torch.compile: the first batches wait for the compiler...")
             experiment.model.compile()
         start = runtime.now(device)
-        experiment.fit([Recorder(manager), best, progress])
+        experiment.fit([Recorder(manager), best, progress, EarlyStopping(best, config.patience)])
         log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
 
@@ -114,6 +115,7 @@ def main(argv=None) -> int:
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
     records.open(args.resume)
+    report_files = report.ReportFiles(model_path.parent, "--model's report")
     if records.finished:
         best_of = f"{records.json_path} is of finished runs, whose best it must hold"
         check_input(model_path, "--model", otherwise=best_of)
@@ -121,9 +123,7 @@ def main(argv=None) -> int:
     runtime.tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.callbacks import runs_bar
-    from neural_lib.evaluation import evaluate
-    from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader
-    from neural_lib.metrics import report
+    from neural_lib.loaders import ImageTensors
 
     # device and precision
     device, reason = runtime.select_device(args.device)
@@ -141,8 +141,8 @@ def main(argv=None) -> int:
     configs = [replace(config, dataset=data.dataset) for config in configs]
     options.check_fit(configs, info)
     records.set_in_force([config.to_dict() for config in configs])
-    train_val, test_set = ImageTensors(*data.train, device), ImageTensors(*data.test, device)
-    log.info("%d images to train on and to validate, %d to test", len(train_val), len(test_set))
+    train_val = ImageTensors(*data.train, device)
+    log.info("%d images to train on and to validate, %d to test", len(train_val), len(data.test.labels))
 
     # runs: one for each combination of the values given, which most often is one
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
@@ -177,16 +177,16 @@ def main(argv=None) -> int:
     saved = checkpoint.load(model_path)
     epoch = f"run {records.best()['run']}, " * is_grid + f"epoch {saved.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)
-    test_loader = make_loader(test_set, EVAL_BATCH_SIZE, Normalisation(saved.mean, saved.std).to(device))
     model = saved.build_model().to(device)
-    test = evaluate(model, test_loader)
-    saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy)
+    test = report.score(saved, model, data.test, device)
+    saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
     checkpoint.save(saved, model_path)
 
     # report
-    log.info("classification report\n%s", report(test.labels, test.predictions, info.classes))
+    log.info("classification report\n%s", report.text(saved, test))
+    report.write(report_files, saved, data.dataset, test, data.test.images)
     if is_grid:
-        log.info("the runs, by validation accuracy\n%s", tables.runs_table(records))
+        log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
         if over_seeds := tables.spreads_text(records):
             log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
     log.info("test accuracy: %.4f", test.accuracy)
@@ -199,6 +199,7 @@ def main(argv=None) -> int:
         plots.plot_results(records, title).savefig(handle, format=plot_path.suffix[1:])
     log.info("wrote %s and %s", model_path, plot_path)
     log.info("wrote %s and %s", records.csv_path, records.json_path)
+    log.info("wrote %s", report_files)
 
     # verdicts
     gap = saved.metrics["val_accuracy"] - test.accuracy

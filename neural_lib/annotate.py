@@ -1,10 +1,14 @@
 """OpenCV drawing: arrays in, arrays out; no files, no windows. Colours are OpenCV's BGR."""
 
 import math
+from typing import TYPE_CHECKING
 
 import cv2
 import imutils
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, one square a pixel
 LINE_HEIGHT = 30  # pixels of one line of text below the image
@@ -29,6 +33,31 @@ def annotate(image: np.ndarray, predicted: str, probability: float, truth: str, 
     if not right:
         _put_line(caption, f"truth: {truth}", 1, GREY, scale)
     return np.vstack((picture, caption))
+
+
+def headed(tiles: list[np.ndarray], text: str) -> np.ndarray:
+    """A montage of the tiles, which may be none, under a line of text."""
+    pictures = [montage(tiles)] if tiles else []
+    width = pictures[0].shape[1] if tiles else 4 * TILE_WIDTH
+    head = np.full((LINE_HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, np.uint8)
+    _put_line(head[MARGIN:], text, 0, GREY, 1)
+    return np.vstack([head, *pictures])
+
+
+def glyph(character: str, height: int = 48) -> np.ndarray:
+    """A written character as dark on transparent, RGBA, uint8, (height, width, 4), for pictures that have no such font.
+
+    OpenCV's own font holds Hiragana, which matplotlib's does not.
+    """
+    font, size = cv2.FontFace("uni"), height * 2 // 3
+    ink = np.zeros((height, max(1, _text_width(character, font, size)), 3), np.uint8)
+    cv2.putText(ink, character, (0, height * 3 // 4), (255, 255, 255), font, size)
+    return np.dstack([np.zeros_like(ink), ink[..., 0]])
+
+
+def pixels_of(image: "Tensor") -> np.ndarray:
+    """An image (C, H, W) of 1 or 3 channels as annotate takes it: (H, W) or (H, W, 3)."""
+    return image.permute(1, 2, 0).squeeze(2).cpu().numpy()
 
 
 def montage(tiles: list[np.ndarray]) -> np.ndarray:

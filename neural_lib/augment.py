@@ -10,9 +10,11 @@ from neural_lib.config import TrainConfig
 
 CONTROL_POINTS = 5  # a side, of the elastic field: 7 pixels apart on 28, so that strokes bend and don't fray
 
+RESAMPLED = ("rotation", "scale", "shear", "shift", "elastic")
+
 
 class RandomDistortion(nn.Module):
-    """Rotates, scales, shears, shifts and bends each image by amounts of its own, in one resampling.
+    """Flips every other image, then rotates, scales, shears, shifts and bends each by amounts of its own, in one go.
 
     The amounts are uniform from minus to plus the config's `rotation` (degrees), `scale` (share; height and width each
     for itself), `shear` (horizontal pixels per vertical one) and `shift` (pixels; each way for itself), the first three
@@ -25,6 +27,7 @@ class RandomDistortion(nn.Module):
         super().__init__()
         self.rotation, self.scale, self.shear = math.radians(config.rotation), config.scale, config.shear
         self.shift, self.elastic = (pixels * 2 / image_size for pixels in (config.shift, config.elastic))  # half images
+        self.flip, self.resamples = config.flip, any(getattr(config, name) for name in RESAMPLED)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         # what each control point adds to each pixel: interpolation is linear, and one product is its fastest form
         points = torch.eye(CONTROL_POINTS**2).view(-1, 1, CONTROL_POINTS, CONTROL_POINTS)
@@ -33,6 +36,10 @@ class RandomDistortion(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of any dtype and scale -> float32 images of the same shape and scale."""
+        if self.flip:
+            images = self._flipped(images)
+        if not self.resamples:
+            return images.float()
         count, _, height, width = images.shape
         grid = functional.affine_grid(self._affine(count), list(images.shape), align_corners=False)
         if self.elastic:
@@ -40,6 +47,10 @@ class RandomDistortion(nn.Module):
             bend = (noise @ self.weights).view(count, 2, height, width)  # (N * 2, 25) -> (N, 2, H, W)
             grid += self.elastic * bend.permute(0, 2, 3, 1)  # -> (N, H, W, 2)
         return functional.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
+
+    def _flipped(self, images: Tensor) -> Tensor:
+        heads = torch.rand(len(images), 1, 1, 1, device=self.generator.device, generator=self.generator) < 0.5
+        return torch.where(heads, images.flip(3), images)
 
     def _affine(self, count: int) -> Tensor:
         # (N, 2, 3): takes a point of the result to the point of the image that is seen there

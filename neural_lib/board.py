@@ -39,9 +39,17 @@ class Board:
         """A run begins. label: those of its hyper-parameters that tell it from others."""
 
     def end_epoch(
-        self, epoch: int, count: int, measures: Mapping[str, float | None], val: "Evaluation | None" = None
+        self,
+        epoch: int,
+        count: int,
+        measures: Mapping[str, float | None],
+        val: "Evaluation | None" = None,
+        is_best: bool = True,
     ) -> None:
-        """An epoch has ended. count: images trained on. measures: those of records.MEASURES. val: validation's."""
+        """An epoch has ended. count: images trained on. measures: those of records.MEASURES. val: validation's.
+
+        is_best: whether it is better than all before in this run.
+        """
 
     def end_run(self, best: Mapping[str, object]) -> None:
         """The run has ended well. best: the row of its best epoch."""
@@ -71,7 +79,7 @@ class TensorBoard(Board):
         self.label, self.network, self.optimizer = dict(label), network, optimizer
         folder = self._own_folder(folder_name(label, self.prefix), hyperparameters)
         self.writers = {part: self.new_writer(str(folder / part)) for part in ("", "train", "val")}
-        self.best_val, self.best_accuracy = None, -1.0
+        self.best_val = None
         # from the data set: going through the loader would draw from its generator
         images = getattr(getattr(loader, "dataset", None), "images", None)
         if images is not None:
@@ -108,11 +116,13 @@ class TensorBoard(Board):
                 log.warning("TensorBoard will not show the network's graph: %s", textwrap.shorten(str(error), 200))
         self.network.train(training)
 
-    def end_epoch(self, epoch, count, measures, val=None) -> None:
+    def end_epoch(self, epoch, count, measures, val=None, is_best=True) -> None:
         for part in ("train", "val"):
             for name in ("loss", "accuracy"):
                 if (value := measures[f"{part}_{name}"]) is not None:
                     self.writers[part].add_scalar(name, value, epoch)
+        if measures["val_f1"] is not None:
+            self.writers["val"].add_scalar("f1", measures["val_f1"], epoch)
         seen = count + (len(val.labels) if val else 0)
         self.writers[""].add_scalar("images_per_second", seen / max(measures["epoch_duration"], 1e-3), epoch)
         if self.optimizer is not None:
@@ -124,8 +134,8 @@ class TensorBoard(Board):
                     self.writers[""].add_histogram(f"{name}.grad", parameter.grad, epoch)
         for writer in self.writers.values():
             writer.flush()  # so that it is seen while the next epoch runs
-        if val and val.accuracy > self.best_accuracy:
-            self.best_val, self.best_accuracy = val, val.accuracy
+        if is_best:
+            self.best_val = val
 
     def end_run(self, best) -> None:
         if self.best_val:
@@ -135,7 +145,8 @@ class TensorBoard(Board):
             matrix = confusion_matrix(self.best_val.labels, self.best_val.predictions, len(self.classes))
             figure = plot_confusion(matrix, self.classes, f"validation, epoch {best['epoch']}")
             self.writers[""].add_figure("confusion_matrix", figure, best["epoch"])
-        measures = {f"best/{name}": best[name] for name in ("val_accuracy", "val_loss", "train_accuracy", "epoch")}
+        told = ("val_accuracy", "val_loss", "val_f1", "train_accuracy", "epoch")
+        measures = {f"best/{name}": best.get(name) for name in told}
         known = {name: value for name, value in measures.items() if value is not None}
         values = {name: shown(value) if isinstance(value, bool) else value for name, value in self.label.items()}
         own_folder = "."

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
+from neural_lib.records import judged_by
 from neural_lib.runs import RunManager
 from neural_lib.training import Callback
 
@@ -84,30 +85,34 @@ class Recorder(Callback):
 
 
 class BestEpoch(Callback):
-    """Keeps a copy of the weights of the epoch with the best validation accuracy, the earliest of equals.
+    """Keeps a copy of the weights of the best epoch, the earliest of equals; records.judged_by says what `monitor` is.
 
     `on_improved(state_dict, metrics)` is called as soon as such an epoch ends, so that it can be saved while training
     goes on.
     """
 
     def __init__(
-        self, model: nn.Module, on_improved: Callable[[dict[str, Tensor], dict[str, float]], None] | None = None
+        self,
+        model: nn.Module,
+        monitor: str = "accuracy",
+        on_improved: Callable[[dict[str, Tensor], dict[str, float]], None] | None = None,
     ) -> None:
-        self.model, self.on_improved = model, on_improved
+        self.model, self.monitor, self.on_improved = model, monitor, on_improved
         self.epoch = 0  # from 1; 0 before the first epoch has ended
         self.metrics: dict[str, float] = {}
         self.state_dict: dict[str, Tensor] = {}
 
     def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
-        if self.epoch and val.accuracy <= self.metrics["val_accuracy"]:
-            return
         metrics = {
             "epoch": epoch,
             "train_loss": train.loss,
             "train_accuracy": train.accuracy,
             "val_loss": val.loss,
             "val_accuracy": val.accuracy,
+            "val_f1": val.f1,
         }
+        if self.epoch and judged_by(metrics, self.monitor) <= judged_by(self.metrics, self.monitor):
+            return
         # contiguous: the file keeps values, not the memory layout that this machine computes in
         state_dict = {
             name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.model.state_dict().items()
@@ -116,3 +121,18 @@ class BestEpoch(Callback):
             self.on_improved(state_dict, metrics)
         # last: an interruption before this line must not find an epoch that wasn't handed on
         self.epoch, self.metrics, self.state_dict = epoch, metrics, state_dict
+
+
+class EarlyStopping(Callback):
+    """Ends training once `patience` epochs in a row were no better than the best one; with 0, never.
+
+    best: what keeps the best epoch; it must come before this one among the callbacks.
+    """
+
+    def __init__(self, best: BestEpoch, patience: int) -> None:
+        self.best, self.patience = best, patience
+
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        if self.patience and epoch - self.best.epoch >= self.patience:
+            self.stop = True
+            log.info("ending early: no better epoch than %d for %d epochs", self.best.epoch, self.patience)

@@ -54,11 +54,6 @@ class Checkpoint:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
 
-    def fits(self, info: "DatasetInfo") -> bool:
-        """Whether the network is for images and classes like those of the data set."""
-        own = (len(self.classes), len(self.mean), self.image_size)
-        return own == (len(info.classes), info.channels, info.image_size)
-
     def build_model(self) -> nn.Module:
         """The trained network, on the CPU and in evaluation mode.
 

@@ -10,6 +10,7 @@ CHOICES = {
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "one-cycle"),
     "precision": ("auto", "fp32", "bf16"),
+    "monitor": ("accuracy", "loss", "f1"),
 }
 
 
@@ -36,17 +37,22 @@ class TrainConfig:
     shear: float = 0.0  # horizontal pixels per vertical pixel
     shift: float = 0.0  # pixels
     elastic: float = 0.0  # pixels, standard deviation at the control points
+    flip: bool = False  # whether every other training image, by chance, is its mirror image
     precision: str = "fp32"  # of the network's layers; weights are float32 always
     train_split: float = 0.75  # share of the training images that is trained on; the rest validates
+    monitor: str = "accuracy"  # what makes an epoch the best: validation's highest accuracy or macro F1, or lowest loss
+    patience: int = 0  # epochs without a better one after which training ends early; 0: it never does
     seed: int = 42  # of the split, the shuffle, the distortions, dropout and the initial weights
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        self._require("shuffle", isinstance(self.shuffle, bool), "on or off")
+        for name in ("shuffle", "flip"):
+            self._require(name, isinstance(getattr(self, name), bool), "on or off")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
+        self._require("patience", _is_int(self.patience) and self.patience >= 0, "a whole number, 0 for never")
         self._require("lr", 0 < self.lr < math.inf, "a finite number above 0")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number of at least 0")
         for name in ("label_smoothing", "dropout", "scale"):
@@ -81,18 +87,24 @@ class TrainConfig:
             )
         return train, count - train
 
-    def check_image_size(self, size: int) -> None:
-        """Raise UserError where images of `size` x `size` pixels would be moved out of the frame or bent into folds."""
+    def check_images(self, size: int, mirrors: bool) -> None:
+        """Raise UserError where images can't be distorted like this.
+
+        size: their height and width, pixels; they must stay in the frame and unfolded. mirrors: whether the mirror
+        image of one still shows its class.
+        """
         for name, most in (("shift", size / 4), ("elastic", size / 14)):
             if getattr(self, name) > most:
                 raise UserError(
                     f"{flag_of(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
                     f"at most {most:g}"
                 )
+        if self.flip and not mirrors:
+            raise UserError(f"--flip on: {self.dataset}'s images mean something else, or nothing, in the mirror")
 
     def distorts(self) -> bool:
         """Whether training images are to be distorted."""
-        return any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
+        return any((self.rotation, self.scale, self.shear, self.shift, self.elastic, self.flip))
 
     def to_dict(self) -> dict:
         """The values as plain types, for the checkpoint."""
@@ -132,15 +144,29 @@ def _is_int(value) -> bool:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What a recipe has otherwise for some networks or data sets."""
+
+    where: dict  # hyper-parameters and their values, all of which must hold: {"arch": "resnet18"}
+    values: dict
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A named set of hyper-parameters; what it doesn't name is TrainConfig's default."""
 
     about: str  # one line
     values: dict
+    variants: tuple[Variant, ...] = ()  # of several that apply, the last one wins
 
     def config(self, **own) -> TrainConfig:
         """The recipe's configuration, with the caller's `own` values where the two differ."""
-        return TrainConfig(**self.values | own)
+        chosen = TrainConfig().to_dict() | self.values | own
+        values = self.values
+        for variant in self.variants:
+            if all(chosen[name] == value for name, value in variant.where.items()):
+                values = values | variant.values
+        return TrainConfig(**values | own)
 
 
 # Chosen on KMNIST's validation images, one to five seeds a try. Below: test accuracy (mean and standard deviation) and

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neural_lib.metrics import RunningScores
+from neural_lib.metrics import RunningScores, confusion_matrix, macro_f1
 from neural_lib.runtime import autocast
 
 # yields (images, labels) ready for the model, on its device: float (N, C, H, W) and int64 (N,)
@@ -21,6 +21,13 @@ class Evaluation(NamedTuple):
     accuracy: float  # 0 to 1
     labels: Tensor  # (N,) true classes
     predictions: Tensor  # (N,) most probable classes
+    probabilities: Tensor  # (N,) theirs, 0 to 1
+
+    @property
+    def f1(self) -> float:
+        """Macro F1, 0 to 1: the mean over the classes."""
+        classes = 1 + int(max(self.labels.max(), self.predictions.max()))
+        return macro_f1(confusion_matrix(self.labels, self.predictions, classes))
 
 
 @torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
@@ -28,11 +35,12 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evalu
     """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
     model.eval()
     scores = RunningScores()
-    all_labels, all_predictions = [], []
+    batches = []
     with autocast(next(model.parameters()).device, precision):
         for images, labels in loader:
             log_probs = model(images)
             scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
-            all_labels.append(labels)
-            all_predictions.append(log_probs.argmax(dim=1))
-    return Evaluation(scores.loss, scores.accuracy, torch.cat(all_labels).cpu(), torch.cat(all_predictions).cpu())
+            highest, predictions = log_probs.max(dim=1)
+            batches.append((labels, predictions, highest.exp()))
+    labels, predictions, probabilities = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+    return Evaluation(scores.loss, scores.accuracy, labels, predictions, probabilities)

@@ -50,6 +50,8 @@ def check_output_folder(path: str | Path, option: str) -> Path:
     """
     if not str(path):
         raise UserError(f"{option} needs the name of a folder")
+    if os.path.isfile(path):
+        raise UserError(f"{option} {path}: is a file; give the name of a folder")
     _try_to_write(Path(path) / "try", Path(path), option)
     return Path(path)
 

@@ -12,8 +12,10 @@ from neural_lib.runs import RunBuilder
 
 MOST_RUNS = 1000  # more are rather a slip than meant
 
+WIDEST_CHOICES = 24  # characters of choices, in --help beside the option's name; more are told in its description
+
 OPTIONS = {  # flags: what it is; type, choices and defaults are config's
-    ("-a", "--arch"): "network",
+    ("-a", "--arch"): f"network: {', '.join(ARCHS)}",
     ("--epochs",): "passes over the training images",
     ("-b", "--batch-size"): "images per optimizer step",
     ("--shuffle",): "draw a new order of the images each epoch",
@@ -28,8 +30,11 @@ OPTIONS = {  # flags: what it is; type, choices and defaults are config's
     ("--shear",): "slant them by up to this slope",
     ("--shift",): "move them by up to so many pixels each way",
     ("--elastic",): "bend them by so many pixels, standard deviation",
+    ("--flip",): "mirror every other training image, by chance",
     ("--precision",): "auto: bf16 where processor or GPU have it natively",
     ("--train-split",): "share to train on; the other images validate",
+    ("--monitor",): "what makes an epoch the best, in validation",
+    ("--patience",): "end after so many epochs without a better one; 0: don't",
     ("--seed",): "of everything that is drawn by chance",
 }
 
@@ -64,17 +69,22 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     for flags, about in OPTIONS.items():
         name = flags[-1].removeprefix("--").replace("-", "_")
         kind = type(getattr(TrainConfig, name))
-        choices = {"arch": tuple(ARCHS), "shuffle": ("on", "off"), **CHOICES}.get(name)
+        choices = {"arch": tuple(ARCHS), "shuffle": ("on", "off"), "flip": ("on", "off"), **CHOICES}.get(name)
         group.add_argument(
             *flags,
             action=_Values,
             nargs="+",
             type=str if choices else kind,
             choices=choices,
-            metavar="{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}[kind],
+            metavar=_metavar(choices) if choices else {int: "N", float: "X"}[kind],
             default=argparse.SUPPRESS,
             help=f"{about} ({values_of_recipes(name)})".replace("%", "%%"),
         )
+
+
+def _metavar(choices: Sequence[str]) -> str:
+    listed = "{" + ",".join(choices) + "}"
+    return listed if len(listed) <= WIDEST_CHOICES else "NAME"
 
 
 def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
@@ -87,6 +97,8 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
         raise UserError(f"these are {count:,} runs; give --yes to train more than {MOST_RUNS:,}")
     info = DATASETS[args.dataset or TrainConfig.dataset]
     own = {"dataset": args.dataset} if args.dataset else {}
+    if len(args.params.get("monitor", [])) > 1:
+        raise UserError("--monitor takes one value: the runs of a grid are compared by it")
     configs = [RECIPES[args.recipe].config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
     check_fit(configs, info)
     return configs
@@ -96,4 +108,4 @@ def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
     """Raise UserError where one of the configurations can't be with a data set of this size."""
     for config in configs:
         config.split_sizes(info.train_size)
-        config.check_image_size(info.image_size)
+        config.check_images(info.image_size, info.mirrors)

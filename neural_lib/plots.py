@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
+MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
+GLYPH_ROOM = 18  # points, for a written character beside its name
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
 
@@ -126,8 +130,13 @@ def _by_scale(figure: "Figure", scale: Scale) -> dict:
     return {run: mappable.to_rgba(value) for run, value in scale.values.items()}
 
 
-def plot_confusion(matrix: "Tensor", classes: "Sequence[str]", title: str) -> "Figure":
-    """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row."""
+def plot_confusion(
+    matrix: "Tensor", classes: "Sequence[str]", title: str, glyphs: "Sequence[np.ndarray]" = ()
+) -> "Figure":
+    """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row.
+
+    glyphs: a picture (H, W, 4) of each class's written character, to stand beside its name; there may be none.
+    """
     from matplotlib.figure import Figure
 
     counts = matrix.tolist()
@@ -139,10 +148,34 @@ def plot_confusion(matrix: "Tensor", classes: "Sequence[str]", title: str) -> "F
         for column, (count, share) in enumerate(zip(own_counts, own_shares, strict=True)):
             if count:
                 colour = "white" if share > 0.5 else "black"
-                axes.text(column, row, f"{count}\n{share:.1%}", ha="center", va="center", color=colour, fontsize=7)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+                axes.text(column, row, f"{count}\n{share:.1%}", ha="center", va="center", color=colour, fontsize=8)
+    if max(map(len, classes)) > MOST_UPRIGHT:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
+    if len(glyphs):
+        _add_glyphs(axes, glyphs)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
     return figure
+
+
+def _add_glyphs(axes: "Axes", glyphs: "Sequence[np.ndarray]") -> None:
+    # between the axes and the names, for which the names make room
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_tick_params(pad=GLYPH_ROOM)
+    for place, glyph in enumerate(glyphs):
+        for xy, offset, coordinates in (
+            ((place, 0), (0, -GLYPH_ROOM / 2 - 2), ("data", "axes fraction")),
+            ((0, place), (-GLYPH_ROOM / 2 - 2, 0), ("axes fraction", "data")),
+        ):
+            box = OffsetImage(glyph, zoom=GLYPH_ROOM * 0.8 / len(glyph))
+            axes.add_artist(
+                AnnotationBbox(
+                    box, xy, xybox=offset, xycoords=coordinates, boxcoords="offset points", frameon=False, pad=0
+                )
+            )

@@ -16,13 +16,14 @@ MEASURES = (
     "train_accuracy",  # 0 to 1
     "val_loss",
     "val_accuracy",
+    "val_f1",  # macro, 0 to 1
     "epoch_duration",  # seconds, of training and validation
     "run_duration",  # seconds since the run began
 )
 
 
 class Spread(NamedTuple):
-    """The best validation accuracies of runs that differ in their seed alone."""
+    """The validation accuracies of the best epochs of runs that differ in their seed alone."""
 
     hyperparameters: dict  # those that vary otherwise
     mean: float
@@ -33,12 +34,13 @@ class Spread(NamedTuple):
 class Records:
     """What is known of a grid's runs, which are counted from 1; every change is written to both files, each whole.
 
-    folder: where results.csv and results.json are. hyperparameters: of each run, all that is to be recorded. order:
-    those that are named first where runs are told apart.
+    folder: where results.csv and results.json are. hyperparameters: of each run, all that is to be recorded; `monitor`
+    among them says what epochs and runs are judged by. names: of those that tell the runs apart, all others following
+    from them; without names, all that differ do.
     """
 
     def __init__(
-        self, folder: str | Path, hyperparameters: Sequence[Mapping[str, object]], order: Iterable[str] = ()
+        self, folder: str | Path, hyperparameters: Sequence[Mapping[str, object]], names: Iterable[str] = ()
     ) -> None:
         self.csv_path, self.json_path = Path(folder) / "results.csv", Path(folder) / "results.json"
         self.asked = [dict(each) for each in hyperparameters]  # what makes this grid the same as another
@@ -46,8 +48,9 @@ class Records:
         first, *others = self.asked
         if taken := {"run", "epoch", "failure", *MEASURES} & set(first):
             raise ValueError(f"a hyper-parameter can't have the name of a column: {', '.join(sorted(taken))}")
-        names = dict.fromkeys([*order, *first])
-        self.varying = [name for name in names if any(other[name] != first[name] for other in others)]
+        self.differing = [name for name in first if any(other[name] != first[name] for other in others)]
+        self.varying = [name for name in names or first if name in self.differing]
+        self.monitor = first.get("monitor", "accuracy")
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
         self.finished: list[int] = []
         self.failures: dict[int, str] = {}  # why a run failed
@@ -84,7 +87,7 @@ class Records:
     def common(self) -> dict:
         """The hyper-parameters that are the same in all runs, all but data set and network."""
         own = self.hyperparameters[0].items()
-        return {name: value for name, value in own if name not in (*self.varying, "dataset", "arch")}
+        return {name: value for name, value in own if name not in (*self.differing, "dataset", "arch")}
 
     def label(self, run: int) -> dict:
         """What tells this run from the others."""
@@ -121,13 +124,17 @@ class Records:
     # --- what is asked ---
 
     def best_of(self, run: int) -> dict:
-        """The run's epoch with the best validation accuracy, the earliest of equals."""
-        return max(self.rows_of[run], key=judged_by)
+        """The run's best epoch, as `monitor` says, the earliest of equals."""
+        return max(self.rows_of[run], key=self.judged)
 
     def best(self) -> dict | None:
         """The best epoch of the finished run that validated best, of equals the first to finish; None without any."""
         rows = [self.best_of(run) for run in self.finished]
-        return max(rows, key=judged_by, default=None)
+        return max(rows, key=self.judged, default=None)
+
+    def judged(self, row: Mapping[str, float | None]) -> float:
+        """What the runs' epochs are compared by, the higher the better."""
+        return judged_by(row, self.monitor)
 
     def scale(self) -> tuple[str, dict[int, float]]:
         """What to colour many finished runs by: the varying number that has the most values, and its value in each run.
@@ -141,7 +148,7 @@ class Records:
             for name, values in by_name.items()
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
         }
-        by_accuracy = "best validation accuracy", {run: judged_by(self.best_of(run)) for run in self.finished}
+        by_accuracy = "best validation accuracy", {run: accuracy_of(self.best_of(run)) for run in self.finished}
         return max(
             numbers.items(), key=lambda item: (item[0] != "seed", len(set(item[1].values()))), default=by_accuracy
         )
@@ -154,7 +161,7 @@ class Records:
             groups.setdefault(json.dumps(others), []).append(self.best_of(run))
         found = []
         for others, rows in groups.items():
-            values = [judged_by(row) for row in rows]
+            values = [accuracy_of(row) for row in rows]
             if len(values) > 1:
                 found.append(Spread(json.loads(others), statistics.mean(values), statistics.stdev(values), len(values)))
         return found
@@ -217,6 +224,16 @@ class Records:
             )
 
 
-def judged_by(row: Mapping[str, float | None]) -> float:
-    """The accuracy that an epoch is judged by: validation's, or training's where nothing was validated."""
-    return row["train_accuracy"] if row["val_accuracy"] is None else row["val_accuracy"]
+def judged_by(measures: Mapping[str, float | None], monitor: str = "accuracy") -> float:
+    """What an epoch is judged by, the higher the better: validation's accuracy, macro F1 or loss, this one negative.
+
+    Training's accuracy or loss where nothing was validated.
+    """
+    if monitor == "loss":
+        return -measures["train_loss" if measures["val_loss"] is None else "val_loss"]
+    return accuracy_of(measures) if measures["val_accuracy"] is None else measures[f"val_{monitor}"]
+
+
+def accuracy_of(measures: Mapping[str, float | None]) -> float:
+    """Validation's accuracy, or training's where nothing was validated."""
+    return measures["train_accuracy" if measures["val_accuracy"] is None else "val_accuracy"]

@@ -26,10 +26,13 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> st
 
 
 def json_text(**content: object) -> str:
-    """An object that says what it is; of a list of objects each has a line, so that a person can read it too."""
+    """An object that says what it is; of a list of objects or lists each has a line, so that a person can read it too.
+
+    It is a results file unless `content` says otherwise.
+    """
 
     def text(value: object) -> str:
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        if isinstance(value, list) and value and isinstance(value[0], dict | list):
             return "[\n" + ",\n".join(f"  {json.dumps(item, default=str)}" for item in value) + "\n ]"
         return json.dumps(value)
 
@@ -53,15 +56,15 @@ def read_json(path: str | Path) -> dict | None:
         ) from None
 
 
-def check_is_ours(csv_path: str | Path, first: str) -> None:
-    """Raise UserError where there is a CSV file that begins with other columns than `first`."""
+def check_is_ours(path: str | Path, first: str) -> None:
+    """Raise UserError where there is a file that begins otherwise than with `first`, as ours do."""
     try:
-        with open(csv_path, encoding="utf-8", errors="replace") as handle:
+        with open(path, encoding="utf-8", errors="replace") as handle:
             start = handle.read(len(first))
     except FileNotFoundError:
         return
     if start not in (first, ""):
-        raise UserError(f"{csv_path}: is no results file of train.py; move it, or give a --model in another folder")
+        raise UserError(f"{path}: is no file of train.py's; move it, or choose another folder")
 
 
 def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:

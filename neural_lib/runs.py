@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from neural_lib.board import Board
 from neural_lib.config import flag_of, shown
 from neural_lib.errors import UserError
-from neural_lib.records import Records, judged_by
+from neural_lib.records import Records
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -69,7 +69,7 @@ class RunManager:
     ) -> None:
         self.runs = RunBuilder.get_runs(params)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.records = Records(folder, hyperparameters or [run._asdict() for run in self.runs], order=params)
+        self.records = Records(folder, hyperparameters or [run._asdict() for run in self.runs], names=params)
         self.board, self.now = board or Board(), now
         self.number = 0  # of the run that is under way, from 1
         self.epoch_count = 0
@@ -108,7 +108,7 @@ class RunManager:
     def is_best(self, number: int) -> bool:
         """Whether the run's best epoch is better than those of all runs that have finished."""
         best = self.records.best()
-        return best is None or judged_by(self.records.best_of(number)) > judged_by(best)
+        return best is None or self.records.judged(self.records.best_of(number)) > self.records.judged(best)
 
     def unfinished(self) -> list[tuple]:
         """The runs that have not ended well yet, in their order."""
@@ -171,12 +171,14 @@ class RunManager:
             **train,
             "val_loss": self.val.loss if self.val else None,
             "val_accuracy": self.val.accuracy if self.val else None,
+            "val_f1": self.val.f1 if self.val else None,
             "epoch_duration": round(end - self.epoch_start, 3),
             "run_duration": round(end - self.run_start, 3),
         }
         measures = {name: value if value is not None and isfinite(value) else None for name, value in measures.items()}
         self.records.add(self.number, self.epoch_count, measures)
-        self.board.end_epoch(self.epoch_count, self.scores.count, measures, self.val)
+        is_best = self.records.best_of(self.number)["epoch"] == self.epoch_count
+        self.board.end_epoch(self.epoch_count, self.scores.count, measures, self.val, is_best)
 
     def save(self) -> None:
         """Write both files; end_epoch, end_run and fail_run do so by themselves."""

@@ -5,7 +5,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from neural_lib.config import in_words, shown
-from neural_lib.records import Records, judged_by
+from neural_lib.records import Records
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,7 +14,7 @@ MOST_ROWS = 40  # of a table on a terminal; results.csv has all
 
 
 def runs_table(records: Records, width: int | None = None) -> str:
-    """The grid's runs, the best validation accuracy first and those that failed last.
+    """The grid's runs, the best first and those that failed last.
 
     width: of the terminal, in characters; as it is where not given. Where columns of their own don't fit, all
     hyper-parameters share one.
@@ -56,7 +56,7 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
             for names in columns.values()
         ]
 
-    ranked = sorted(records.finished, key=lambda run: -judged_by(records.best_of(run)))  # equals as they finished
+    ranked = sorted(records.finished, key=lambda run: -records.judged(records.best_of(run)))  # equals as they finished
     for run in ranked[:MOST_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]

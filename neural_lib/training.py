@@ -49,6 +49,8 @@ class History:
 class Callback:
     """What fit calls as it goes; every method does nothing until a subclass says otherwise."""
 
+    stop = False  # whether training is to end after this epoch
+
     def on_epoch_begin(self, epoch: int) -> None:
         """Epoch `epoch`, counted from 1, begins."""
 
@@ -116,7 +118,10 @@ def fit(
     precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    """Train and validate `epochs` times; the callbacks see each step. Raises NonFiniteLossError, its epoch set."""
+    """Train and validate `epochs` times, or until a callback says stop; the callbacks see each step.
+
+    Raises NonFiniteLossError, its epoch set.
+    """
     history = History()
     for epoch in range(1, epochs + 1):
         for callback in callbacks:
@@ -135,4 +140,6 @@ def fit(
         history.val_acc.append(val.accuracy)
         for callback in callbacks:
             callback.on_epoch_end(epoch, train, val)
+        if any(callback.stop for callback in callbacks):
+            break
     return history

@@ -74,7 +74,7 @@ def change_kmnist(monkeypatch, **changes) -> None:
 @pytest.fixture
 def kmnist_dir(made_up_kmnist, tmp_path) -> Path:
     """A data folder that holds the made-up KMNIST."""
-    made_up.write_files(made_up_kmnist, tmp_path / "data")
+    made_up.write_files(made_up_kmnist, tmp_path / "data" / "KMNIST" / "raw")
     return tmp_path / "data"
 
 
@@ -90,7 +90,7 @@ def cifar_batches(monkeypatch) -> dict[str, bytes]:
 @pytest.fixture
 def cifar_dir(cifar_batches, tmp_path) -> Path:
     """A data folder that holds the made-up CIFAR-10."""
-    made_up.write_batches(cifar_batches, tmp_path / "data")
+    made_up.write_files(cifar_batches, tmp_path / "data" / "cifar-10-batches-py")
     return tmp_path / "data"
 
 

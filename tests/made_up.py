@@ -26,23 +26,22 @@ def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images[order], labels[order]
 
 
-def make_files() -> dict[str, bytes]:
+def make_files(train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE) -> dict[str, bytes]:
     """The four idx files of a made-up KMNIST, by their official names."""
     files = {}
-    for part, count, seed in (("train", TRAIN_SIZE, 0), ("t10k", TEST_SIZE, 1)):
+    for part, count, seed in (("train", train_size, 0), ("t10k", test_size, 1)):
         images, labels = make_images(count, seed)
         files[f"{part}-images-idx3-ubyte"] = idx_bytes(images)
         files[f"{part}-labels-idx1-ubyte"] = idx_bytes(labels)
     return files
 
 
-def write_files(files: dict[str, bytes], data_dir: Path) -> Path:
-    """Put the files where torchvision expects KMNIST's; returns that folder."""
-    raw = data_dir / "KMNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
+def write_files(files: dict[str, bytes], folder: Path) -> Path:
+    """Put the files into that folder, which is made and returned."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (raw / name).write_bytes(content)
-    return raw
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def sha256(files: dict[str, bytes]) -> dict[str, str]:
@@ -66,10 +65,10 @@ def make_colour_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images[order], labels[order]
 
 
-def make_cifar_batches() -> dict[str, bytes]:
+def make_cifar_batches(batch_size: int = CIFAR_BATCH_SIZE) -> dict[str, bytes]:
     """The six batches of a made-up CIFAR-10, by their official names."""
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    return {name: cifar_batch(*make_colour_images(CIFAR_BATCH_SIZE, seed)) for seed, name in enumerate(names)}
+    return {name: cifar_batch(*make_colour_images(batch_size, seed)) for seed, name in enumerate(names)}
 
 
 def cifar_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
@@ -102,15 +101,6 @@ class _Python2Pickler(pickle._Pickler):
             self.write(pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n")
         else:
             super().save_global(value, name)
-
-
-def write_batches(batches: dict[str, bytes], data_dir: Path) -> Path:
-    """Put the batches where torchvision has CIFAR-10's; returns that folder."""
-    folder = data_dir / "cifar-10-batches-py"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in batches.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def cifar_archive(batches: dict[str, bytes]) -> bytes:

@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from neural_lib import annotate
 
@@ -71,3 +72,30 @@ def test_every_promised_ending_can_be_written(suffix):
     picture = annotate.montage([annotate.annotate(IMAGE, "su す", 0.9, "su す")])
     content = np.frombuffer(annotate.encode(picture, suffix), np.uint8)
     assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == picture.shape
+
+
+@pytest.mark.parametrize("count", [0, 1, 28])
+def test_a_line_of_text_stands_above_the_tiles(count):
+    tile = annotate.annotate(np.full((28, 28), 255, np.uint8), "o", 0.5, "ki")
+    picture = annotate.headed([tile] * count, "28 mistakes")
+    head = picture.shape[0] - (annotate.montage([tile] * count).shape[0] if count else 0)
+    assert 0 < head < 60 and picture[:head].std() > 5
+    if count:
+        assert np.array_equal(picture[head:], annotate.montage([tile] * count))
+
+
+def test_a_glyph_is_ink_on_nothing():
+    pictures = [annotate.glyph(each) for each in "おきすつなはまやれを"]
+    for picture in pictures:
+        height, width, channels = picture.shape
+        assert channels == 4 and picture.dtype == np.uint8 and 0.5 < width / height < 1
+        alpha = picture[..., 3]
+        assert alpha.max() == 255 and 0.03 < (alpha > 128).mean() < 0.4 and picture[..., :3].max() == 0
+        assert max(alpha[0].max(), alpha[-1].max()) == 0  # nothing is cut off above or below
+    assert len({picture.tobytes() for picture in pictures}) == 10
+
+
+def test_pixels_are_a_pictures_own():
+    colour = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
+    assert np.array_equal(annotate.pixels_of(colour), colour.permute(1, 2, 0).numpy())
+    assert np.array_equal(annotate.pixels_of(colour[:1]), colour[0].numpy())

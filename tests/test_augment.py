@@ -119,3 +119,22 @@ def test_colour_channels_move_together():
     images = smooth_images(2).expand(2, 3, SIZE, SIZE)
     red, green, blue = RandomDistortion(TrainConfig(rotation=20, elastic=1), SIZE)(images).unbind(1)
     assert torch.equal(red, green) and torch.equal(red, blue)
+
+
+def test_about_half_of_the_images_are_mirrored_and_nothing_else_happens_to_them():
+    images = torch.randint(0, 256, (400, 3, 7, 7), dtype=torch.uint8)
+    flipped = RandomDistortion(TrainConfig(flip=True), 7)(images)
+    assert flipped.dtype == torch.float32
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    assert torch.equal(same, ~mirrored) and 150 < mirrored.sum() < 250
+
+
+def test_mirroring_goes_with_the_other_distortions():
+    images = smooth_images(200)
+    flipped, straight = (
+        RandomDistortion(TrainConfig(flip=flip, rotation=1e-3), SIZE)(images) for flip in (True, False)
+    )
+    as_straight = (flipped - straight).abs().amax((1, 2, 3)) < 1
+    as_mirrored = (flipped - straight.flip(3)).abs().amax((1, 2, 3)) < 1
+    assert (as_straight | as_mirrored).all() and 60 < as_mirrored.sum() < 140

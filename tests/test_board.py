@@ -40,7 +40,8 @@ def one_run(board: Board, label: dict, dropout: float = 0.5) -> nn.Module:
             optimizer.step()
         measures = dict.fromkeys(MEASURES, epoch / 10) | {"val_accuracy": accuracy, "epoch_duration": 2.0}
         predictions = torch.full((20,), epoch)
-        board.end_epoch(epoch, 40, measures, Evaluation(0.5, accuracy, torch.arange(20) % 10, predictions))
+        val = Evaluation(0.5, accuracy, torch.arange(20) % 10, predictions, torch.ones(20))
+        board.end_epoch(epoch, 40, measures, val, is_best=epoch <= 2)
     board.end_run({"epoch": 2, "train_accuracy": 0.2, "val_accuracy": 0.75, "val_loss": 0.2})
     return model
 
@@ -59,7 +60,8 @@ def test_the_folder_is_named_after_the_hyper_parameters(folder):
 
 
 def test_training_and_validation_share_a_chart(folder):
-    assert read(folder / "train").Tags()["scalars"] == read(folder / "val").Tags()["scalars"] == ["loss", "accuracy"]
+    assert read(folder / "train").Tags()["scalars"] == ["loss", "accuracy"]
+    assert read(folder / "val").Tags()["scalars"] == ["loss", "accuracy", "f1"]
     assert scalars(folder / "val", "accuracy") == [(1, 0.5), (2, 0.75), (3, 0.25)]
     assert scalars(folder / "train", "loss") == [(epoch, pytest.approx(epoch / 10)) for epoch in (1, 2, 3)]
 

@@ -4,14 +4,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from neural_lib.callbacks import BestEpoch, Progress
+from neural_lib.callbacks import BestEpoch, EarlyStopping, Progress
 from neural_lib.evaluation import Evaluation
+
+
+def validation(loss: float, accuracy: float, labels=(0, 0, 1), predictions=(0, 1, 1)) -> Evaluation:
+    return Evaluation(loss, accuracy, torch.tensor(labels), torch.tensor(predictions), torch.ones(len(labels)))
 
 
 def end_epochs(callback, val_accs, after=lambda epoch: None):
     for epoch, accuracy in enumerate(val_accs, start=1):
         train = SimpleNamespace(loss=1 / epoch, accuracy=accuracy)
-        callback.on_epoch_end(epoch, train, Evaluation(2 / epoch, accuracy, torch.zeros(0), torch.zeros(0)))
+        callback.on_epoch_end(epoch, train, validation(2 / epoch, accuracy))
         after(epoch)
 
 
@@ -44,3 +48,42 @@ def test_an_epoch_is_told_in_the_tutorials_form(caplog, capfd):
         "EPOCH: 1/10\nTrain loss: 1.000000, Train accuracy: 0.8874\nVal loss: 2.000000, Val accuracy: 0.8874\n"
     ]
     assert capfd.readouterr().err == ""  # no bar: stderr is no terminal here
+
+
+WRONG = {"labels": (0, 1, 2, 2), "predictions": (0, 0, 2, 2)}  # 3 of 4 right, macro F1 0.56
+EPOCHS = [  # validation's loss, accuracy; macro F1 of the labels and predictions
+    validation(0.9, 0.60, (0, 0, 1, 1), (0, 1, 1, 1)),  # 0.73
+    validation(0.5, 0.70, **WRONG),
+    validation(0.7, 0.80, **WRONG),
+    validation(0.8, 0.75, (0, 0, 1, 1), (0, 0, 1, 1)),  # 1
+]
+
+
+@pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
+def test_what_is_monitored_decides_which_epoch_is_best(monitor, best_epoch):
+    best = BestEpoch(torch.nn.Linear(1, 1), monitor)
+    for epoch, val in enumerate(EPOCHS, start=1):
+        best.on_epoch_end(epoch, SimpleNamespace(loss=1.0, accuracy=0.5), val)
+    assert best.epoch == best.metrics["epoch"] == best_epoch
+    assert best.metrics["val_f1"] == EPOCHS[best_epoch - 1].f1
+
+
+@pytest.mark.parametrize("val_accs, patience, ended", [
+    ([0.5, 0.6, 0.6, 0.6, 0.9], 2, 4),
+    ([0.5, 0.6, 0.6, 0.7, 0.7, 0.1], 2, 6),
+    ([0.5, 0.4, 0.3, 0.2], 0, None),
+    ([0.5, 0.4], 1, 2),
+])  # fmt: skip
+def test_patience_is_over_when_so_many_epochs_were_no_better(val_accs, patience, ended, caplog):
+    best = BestEpoch(torch.nn.Linear(1, 1))
+    stopping = EarlyStopping(best, patience)
+    stopped = []
+
+    def on_epoch_end(*arguments):
+        best.on_epoch_end(*arguments)
+        stopping.on_epoch_end(*arguments)
+
+    with caplog.at_level(logging.INFO):
+        end_epochs(SimpleNamespace(on_epoch_end=on_epoch_end), val_accs, lambda epoch: stopped.append(stopping.stop))
+    assert stopped.index(True) + 1 == ended if ended else not any(stopped)
+    assert ("ending early: no better epoch than" in caplog.text) is bool(ended)

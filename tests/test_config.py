@@ -2,8 +2,10 @@ import math
 
 import pytest
 
-from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
+from neural_lib.config import CHOICES, RECIPES, Recipe, TrainConfig, Variant, values_of_recipes
+from neural_lib.datasets import DATASETS
 from neural_lib.errors import UserError
+from neural_lib.models import ARCHS
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,9 @@ from neural_lib.errors import UserError
         ("optimizer", ["adamax"]),
         ("schedule", ["cosine"]),
         ("precision", ["fp16"]),
+        ("flip", [1, "on"]),
+        ("monitor", ["precision"]),
+        ("patience", [-1, 1.5, True]),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(name, values):
@@ -68,11 +73,41 @@ def test_an_unknown_choice_is_answered_with_the_known_ones():
 
 @pytest.mark.parametrize("name, most", [("shift", 7), ("elastic", 2)])
 def test_images_are_neither_moved_out_of_their_frame_nor_folded(name, most):
-    TrainConfig(**{name: float(most)}).check_image_size(28)
+    TrainConfig(**{name: float(most)}).check_images(28, mirrors=True)
     with pytest.raises(
         UserError, match=f"--{name} {most}.5 is too far for kmnist's images of 28 pixels: at most {most}"
     ):
-        TrainConfig(**{name: most + 0.5}).check_image_size(28)
+        TrainConfig(**{name: most + 0.5}).check_images(28, mirrors=True)
+
+
+def test_only_images_that_keep_their_class_are_mirrored():
+    TrainConfig(dataset="cifar10", flip=True).check_images(32, mirrors=True)
+    with pytest.raises(UserError, match="^--flip on: kmnist's images mean something else, or nothing, in the mirror$"):
+        TrainConfig(flip=True).check_images(28, mirrors=False)
+
+
+def test_of_a_recipes_variants_those_that_apply_win_the_last_one_first():
+    variants = (
+        Variant({"arch": "resnet18"}, {"lr": 0.2, "epochs": 2}),
+        Variant({"dataset": "cifar10"}, {"flip": True}),
+        Variant({"dataset": "cifar10", "arch": "resnet18"}, {"lr": 0.3}),
+    )
+    recipe = Recipe("", {"lr": 0.1, "dropout": 0.5}, variants)
+    assert recipe.config() == TrainConfig(lr=0.1, dropout=0.5)
+    resnet = {"arch": "resnet18", "dropout": 0.5}
+    assert recipe.config(arch="resnet18") == TrainConfig(lr=0.2, epochs=2, **resnet)
+    on_cifar = recipe.config(arch="resnet18", dataset="cifar10", epochs=9)
+    assert on_cifar == TrainConfig(lr=0.3, epochs=9, flip=True, dataset="cifar10", **resnet)
+    assert recipe.config(dataset="cifar10").flip and not recipe.config(dataset="cifar10", flip=False).flip
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_fits_every_data_set_with_every_network(recipe, dataset, arch):
+    info, config = DATASETS[dataset], recipe.config(dataset=dataset, arch=arch)
+    config.check_images(info.image_size, info.mirrors)
+    config.split_sizes(info.train_size)
 
 
 def test_the_classic_recipe_is_the_default_and_the_tutorials():
@@ -98,6 +133,10 @@ def test_a_recipe_is_a_valid_configuration_of_which_any_value_can_be_replaced(re
 @pytest.mark.parametrize("name", ["rotation", "scale", "shear", "shift", "elastic"])
 def test_any_range_alone_distorts(name):
     assert TrainConfig(**{name: 0.1}).distorts()
+
+
+def test_flipping_distorts_too():
+    assert TrainConfig(flip=True).distorts()
 
 
 def test_the_values_of_a_hyper_parameter_by_recipe():

@@ -13,10 +13,10 @@ from neural_lib.config import RECIPES, TrainConfig, shown
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "augment"),
+    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "augment", "convert"),
     *("lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers", "datasets", "loaders"),
     *("optim", "evaluation", "training"),
-    *("board", "results", "records", "tables", "runs", "callbacks", "experiment", "checkpoint"),
+    *("board", "results", "records", "tables", "runs", "callbacks", "experiment", "checkpoint", "report"),
     *("fallback", "options", "cli"),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

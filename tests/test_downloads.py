@@ -103,7 +103,7 @@ def test_the_second_source_serves_after_the_first_failed(sources, made_up_kmnist
 
 def test_files_already_there_stay_when_the_others_are_fetched(sources, made_up_kmnist, monkeypatch, tmp_path):
     serve_codh(sources, made_up_kmnist, monkeypatch)
-    raw = made_up.write_files({IMAGES: made_up_kmnist[IMAGES]}, tmp_path)
+    raw = made_up.write_files({IMAGES: made_up_kmnist[IMAGES]}, tmp_path / "KMNIST" / "raw")
     before = (raw / IMAGES).stat()
     load_images("kmnist", tmp_path, train=True)
     assert os.path.samestat((raw / IMAGES).stat(), before)

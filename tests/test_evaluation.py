@@ -2,7 +2,7 @@ import made_up
 import pytest
 import torch
 
-from neural_lib.evaluation import evaluate
+from neural_lib.evaluation import Evaluation, evaluate
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.models import build_model
 
@@ -23,3 +23,19 @@ def test_evaluate_scores_every_image_once_whatever_the_batch_size(images):
     assert torch.equal(odd.predictions, whole.predictions)
     assert odd.accuracy == whole.accuracy == (whole.predictions == whole.labels).double().mean().item()
     assert odd.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_the_probabilities_are_those_of_the_predictions(images):
+    torch.manual_seed(0)
+    model = build_model("lenet", numChannels=1, classes=10)
+    evaluation = evaluate(model, make_loader(images, 50, NORMALISE))
+    with torch.no_grad():
+        expected = model(NORMALISE(images.images)).exp()
+    torch.testing.assert_close(evaluation.probabilities, expected.max(dim=1).values)
+    assert torch.equal(evaluation.predictions, expected.argmax(dim=1))
+
+
+def test_macro_f1_weighs_every_class_the_same():
+    labels = torch.tensor([0] * 98 + [1, 2])
+    evaluation = Evaluation(1.0, 0.98, labels, torch.zeros(100).long(), torch.ones(100))
+    assert evaluation.f1 == pytest.approx(2 * 98 / (2 * 98 + 2) / 3)  # nothing right of two of the three classes

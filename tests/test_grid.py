@@ -95,15 +95,16 @@ def test_the_best_run_of_a_grid_is_the_same_run_alone(run_train):
 
 
 def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
-    from neural_lib import training
+    from neural_lib import evaluation, training
 
     scored = []
-    evaluate = training.evaluate
-    monkeypatch.setattr(
-        training,
-        "evaluate",
-        lambda model, loader, *rest: scored.append(len(loader.dataset)) or evaluate(model, loader, *rest),
-    )
+
+    def evaluate(model, loader, *rest, evaluate=evaluation.evaluate):
+        scored.append(len(loader.dataset))
+        return evaluate(model, loader, *rest)
+
+    for module in (evaluation, training):
+        monkeypatch.setattr(module, "evaluate", evaluate)
     run_train(*GRID)
     assert scored.count(375) == 8 and scored.count(297) == 1  # validation and test images of the digits
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import nll_loss
 
-from neural_lib.metrics import RunningScores, report
+from neural_lib.metrics import RunningScores, confusion_matrix, macro_f1, report, scores
 
 
 def test_sums_over_samples_whatever_the_batches():
@@ -32,3 +32,42 @@ def test_the_report_has_a_line_for_every_class_also_one_that_never_occurs():
     assert rows["o"] == ["1.0000", "0.5000", "0.6667", "2"]
     assert rows["su"] == ["0.0000", "0.0000", "0.0000", "0"]
     assert rows["accuracy"] == ["0.6667", "3"]
+
+
+def random_predictions(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels, guesses = torch.randint(classes, (2, count), generator=generator)
+    return labels, torch.where(torch.rand(count, generator=generator) < 0.6, labels, guesses)
+
+
+@pytest.mark.parametrize("count", [1, 7, 500])
+def test_macro_f1_is_scikit_learns(count):
+    from sklearn.metrics import f1_score
+
+    labels, predictions = random_predictions(count, 12)
+    ours = macro_f1(confusion_matrix(labels, predictions, 15))  # also with classes that never occur
+    assert ours == pytest.approx(f1_score(labels, predictions, average="macro"), rel=1e-12)
+
+
+def test_the_scores_are_those_of_the_report_unrounded():
+    labels, predictions = random_predictions(300, 3)
+    found = scores(labels, predictions, ["o", "ki", "su", "never"])
+    assert [each["class"] for each in found["classes"]] == ["o", "ki", "su", "never"]
+    assert [each["support"] for each in found["classes"]] == [*labels.bincount().tolist(), 0]
+    told = {
+        row.split("  ")[0]: row.split()[-4:] for row in report_rows(labels, predictions, ["o", "ki", "su", "never"])
+    }
+    for own in found["classes"]:
+        assert told[own["class"]] == [f"{own[name]:.4f}" for name in KINDS] + [str(own["support"])]
+    for mean in ("macro avg", "weighted avg"):
+        assert told[mean] == [f"{found[mean][name]:.4f}" for name in KINDS] + ["300"]
+    assert found["accuracy"] == (labels == predictions).double().mean().item()
+    row = confusion_matrix(labels, predictions, 4)[1].double()
+    assert found["classes"][1]["recall"] == pytest.approx((row[1] / row.sum()).item(), rel=1e-12)
+
+
+KINDS = ("precision", "recall", "f1-score")
+
+
+def report_rows(labels, predictions, classes) -> list[str]:
+    return [row.strip() for row in report(labels, predictions, classes).splitlines() if row.strip()]

@@ -3,6 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import torch
 from matplotlib.backend_bases import FigureCanvasBase
 
 from neural_lib import plots
@@ -121,3 +122,25 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
     assert {text.get_text() for text in axes.texts} == {"3\n75.0%", "1\n25.0%"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["T-shirt/top", "Bag"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+
+
+def test_written_characters_stand_beside_the_names_of_a_confusion_matrix():
+    from matplotlib.offsetbox import AnnotationBbox
+
+    glyphs = [np.full((12, 10, 4), 255, np.uint8)] * 3
+    plain, written = (plot_confusion(torch.eye(3).long(), ["a", "b", "c"], "t", each) for each in ((), glyphs))
+    boxes = [each for each in written.axes[0].get_children() if isinstance(each, AnnotationBbox)]
+    assert len(boxes) == 6 and not any(isinstance(each, AnnotationBbox) for each in plain.axes[0].get_children())
+    written.canvas.draw()
+    inside = written.axes[0].get_window_extent()
+    labels = written.axes[0].get_xticklabels() + written.axes[0].get_yticklabels()
+    names = [label.get_window_extent() for label in labels]
+    for box in boxes:
+        place = box.offsetbox.get_window_extent()
+        assert not place.overlaps(inside) and not any(place.overlaps(name) for name in names)
+
+
+def test_short_names_are_upright_and_long_ones_slanted():
+    for names, rotation in ((["a", "b"], 0), (["T-shirt/top", "b"], 45)):
+        axes = plot_confusion(torch.eye(2).long(), names, "t").axes[0]
+        assert {label.get_rotation() for label in axes.get_xticklabels()} == {rotation}

@@ -1,5 +1,6 @@
 """predict.py from its command line to its picture, on small data."""
 
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with the made-up KMNIST in data/ and a model trained on it in output/, made once."""
     folder = tmp_path_factory.mktemp("trained")
     files = made_up.make_files()
-    made_up.write_files(files, folder / "data")
+    made_up.write_files(files, folder / "data" / "KMNIST" / "raw")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         change_kmnist(monkeypatch, sha256=made_up.sha256(files), train_size=made_up.TRAIN_SIZE)
@@ -119,26 +120,77 @@ def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predic
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arch_args", [
-    {"numChannels": 1, "classes": 2, "image_size": 28},
-    {"numChannels": 1, "classes": 10, "image_size": 32},
-    {"numChannels": 3, "classes": 10, "image_size": 28},
-])  # fmt: skip
-def test_a_network_for_other_images_is_told_in_one_line(model, run_predict, arch_args):
-    channels, classes = arch_args["numChannels"], arch_args["classes"]
+def change_network(model, channels: int, classes: int, image_size: int) -> None:
+    """Let the checkpoint hold an untrained network for other images or classes."""
+    arch_args = {"numChannels": channels, "classes": classes, "image_size": image_size}
     change = {
         "arch_args": arch_args,
         "state_dict": LeNet(**arch_args).state_dict(),
         "classes": list("0123456789")[:classes],
         "glyphs": [],
-        "image_size": arch_args["image_size"],
+        "image_size": image_size,
         "mean": [0.5] * channels,
         "std": [0.5] * channels,
     }
     torch.save(torch.load(model, weights_only=True) | change, model)
-    status, _, stderr = run_predict()
-    assert status == 2 and stderr.count("\n") == 1
-    assert "its network is not for images like kmnist's" in stderr
+
+
+def test_a_network_for_other_classes_is_refused_in_one_line(model, run_predict):
+    change_network(model, channels=1, classes=2, image_size=28)
+    for arguments in ([], ["--evaluate"], ["--dataset", "digits"]):
+        status, _, stderr = run_predict(*arguments)
+        assert status == 2 and stderr.count("\n") == 1
+        assert "it tells 2 classes apart, and " in stderr and stderr.endswith(" has 10\n")
+
+
+@pytest.mark.parametrize("channels, image_size, told", [
+    (1, 32, "28x28 to 32x32 pixels"),
+    (3, 28, "grey to three equal channels"),
+])  # fmt: skip
+def test_images_are_converted_for_a_network_for_other_ones(model, run_predict, channels, image_size, told):
+    change_network(model, channels, 10, image_size)
+    status, stdout, stderr = run_predict()
+    assert status == 0 and len(LINE.findall(stdout)) == 10
+    assert stderr == f"[WARNING] kmnist's images are converted for this model: {told}\n"
+
+
+def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_predict, cifar_batches):
+    made_up.write_files(cifar_batches, Path("data/cifar-10-batches-py"))
+    for arguments in ([], ["--evaluate"]):
+        status, stdout, stderr = run_predict("--dataset", "cifar10", *arguments)
+        assert status == 0
+        names, converted = stderr.splitlines()
+        assert names.startswith("[WARNING] cifar10's classes are airplane, ") and "this model calls them" in names
+        assert converted.endswith("are converted for this model: colour to grey, 32x32 to 28x28 pixels")
+    report = json.loads(Path("output/report-cifar10.json").read_text())
+    assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
+
+
+# --- the report ---
+
+
+def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(model, run_predict):
+    files = ["report.json", "confusion.png", "mistakes.png"]
+    by_train = {name: Path("output", name).read_bytes() for name in files}
+    for name in files:
+        Path("output", name).unlink()
+    status, stdout, stderr = run_predict("--evaluate")
+    assert (status, stderr) == (0, "")
+    assert {name: Path("output", name).read_bytes() for name in files} == by_train
+    report = json.loads(by_train["report.json"])
+    assert report["accuracy"] == torch.load(model, weights_only=True)["metrics"]["test_accuracy"]
+    assert f"[INFO] test accuracy: {report['accuracy']:.4f}\n" in stdout
+    assert "wrote output/report.json, confusion.png and mistakes.png" in stdout.replace(os.sep, "/")
+    for row in report["classes"]:
+        figures = " +".join(f"{row[name]:.4f}" for name in ("precision", "recall", "f1-score"))
+        assert re.search(rf"^ +{row['class']} +{figures} +{row['support']}$", stdout, re.MULTILINE)
+
+
+def test_the_report_goes_where_output_says(model, run_predict):
+    before = sorted(os.listdir("output"))
+    assert run_predict("--evaluate", "--output", "new/folder")[0] == 0
+    assert sorted(os.listdir("new/folder")) == ["confusion.png", "mistakes.png", "report.json"]
+    assert sorted(os.listdir("output")) == before
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -149,6 +201,9 @@ def test_a_network_for_other_images_is_told_in_one_line(model, run_predict, arch
     (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
+    (["--model", "m.pth", "--evaluate", "--show"], "--evaluate opens no window; leave out --show"),
+    (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
+    (["--model", "m.pth", "--dataset", "imagenet"], "invalid choice: 'imagenet' (choose from"),
     (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):

@@ -58,7 +58,7 @@ def test_even_an_official_batch_could_import_nothing_but_arrays(cifar_batches, m
     monkeypatch.chdir(tmp_path)
     batches = cifar_batches | {"test_batch": pickle.dumps(Malicious(), protocol=2)}
     change_dataset(monkeypatch, "cifar10", sha256=made_up.sha256(batches))
-    made_up.write_batches(batches, tmp_path)
+    made_up.write_files(batches, tmp_path / "cifar-10-batches-py")
     with pytest.raises(KeyError):
         load_images("cifar10", tmp_path, train=False)
     assert not (tmp_path / "was_here").exists()

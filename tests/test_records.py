@@ -102,7 +102,7 @@ def test_an_interrupted_grid_is_not_replaced(records):
 
 def test_somebody_elses_table_is_not_replaced(tmp_path):
     (tmp_path / "results.csv").write_text("mine,precious\n1,2\n")
-    with pytest.raises(UserError, match="results.csv: is no results file of train.py; move it"):
+    with pytest.raises(UserError, match="results.csv: is no file of train.py's; move it"):
         Records(tmp_path, grid(lr=[0.1])).open(resume=False)
 
 
@@ -125,12 +125,13 @@ def test_a_place_where_results_cannot_be_written_is_refused(tmp_path):
         Records(tmp_path, grid(lr=[0.1])).open(resume=False)
 
 
-def test_runs_are_named_by_what_differs_in_the_order_that_is_asked_for(tmp_path):
+def test_runs_are_named_by_what_differs_and_of_that_by_what_was_asked_for(tmp_path):
     values = grid(batch_size=[1, 1, 2], lr=[0.1, 0.2, 0.1], epochs=[3, 3, 3])
     assert Records(tmp_path, values).name(2) == "batch_size=1, lr=0.2"
-    records = Records(tmp_path, values, order=["epochs", "lr"])
-    assert records.name(3) == "lr=0.1, batch_size=2"
-    assert records.common() == {"epochs": 3}
+    assert Records(tmp_path, values, names=["lr", "epochs", "batch_size"]).name(3) == "lr=0.1, batch_size=2"
+    follows = Records(tmp_path, values, names=["lr"])  # batch_size is what a recipe has for that lr, say
+    assert follows.name(3) == "lr=0.1"
+    assert follows.common() == {"epochs": 3}
     assert Records(tmp_path, values[:1]).name(1) == ""
 
 

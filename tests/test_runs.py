@@ -41,7 +41,7 @@ class Diary(Board):
     def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None):
         self.said.append(("begin", dict(label)))
 
-    def end_epoch(self, epoch, count, measures, val=None):
+    def end_epoch(self, epoch, count, measures, val=None, is_best=True):
         self.said.append((epoch, count))
 
     def end_run(self, best):
@@ -108,7 +108,7 @@ def one_epoch(manager, accuracy: float) -> None:
     manager.begin_epoch()
     manager.track_loss(torch.tensor(0.5), 2)
     manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
-    manager.track_validation(Evaluation(0.25, accuracy, torch.zeros(1), torch.zeros(1)))
+    manager.track_validation(Evaluation(0.25, accuracy, torch.zeros(1).long(), torch.zeros(1).long(), torch.ones(1)))
     manager.end_epoch()
 
 

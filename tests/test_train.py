@@ -224,7 +224,7 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
     labels = made_up_kmnist["t10k-labels-idx1-ubyte"]
     files = made_up_kmnist | {"t10k-labels-idx1-ubyte": labels[:8] + labels[:7:-1]}  # the test labels in another order
     change_kmnist(monkeypatch, sha256=made_up.sha256(files))
-    made_up.write_files(files, tmp_path / "data")
+    made_up.write_files(files, tmp_path / "data" / "KMNIST" / "raw")
     _, _, stderr = run_train("-d", "kmnist", *FAST)
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
 

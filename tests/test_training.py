@@ -162,3 +162,15 @@ def test_callbacks_see_each_epoch_and_each_batch(images):
     fit(*make_run(images), epochs=2, callbacks=[Recorder(), Callback()])
     batches = [32, 64, 96, 128, 160, 192, 224, 225]  # images so far; 225 of 300 are trained on
     assert seen == ["begin 1", *batches, "end 1 225 75", "begin 2", *batches, "end 2 225 75"]
+
+
+def test_a_callback_can_end_training_after_an_epoch(images):
+    class StopAfterTwo(Callback):
+        def on_epoch_end(self, epoch, train, val):
+            self.stop = epoch == 2
+
+    seen = []
+    other = Callback()
+    other.on_epoch_end = lambda epoch, *_: seen.append(epoch)
+    history = fit(*make_run(images), epochs=5, callbacks=[StopAfterTwo(), other])
+    assert len(history.val_acc) == 2 and seen == [1, 2]  # those after it in the list see its last epoch, too

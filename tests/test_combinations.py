@@ -1,0 +1,130 @@
+"""train.py with every data set and every network, what a network is chosen by, and when training ends."""
+
+import json
+import re
+from pathlib import Path
+
+import made_up
+import pytest
+import torch
+from conftest import change_dataset
+
+from neural_lib import checkpoint, datasets
+from neural_lib.models import ARCHS
+
+FAST = ("--epochs", 2, "--batch-size", 16, "--device", "cpu")
+
+
+@pytest.fixture
+def small_data(monkeypatch, tmp_path) -> Path:
+    """A data folder with 50 training and 10 test images of every data set, made up but for the digits."""
+    files = made_up.make_files(train_size=50, test_size=10)
+    batches = made_up.make_cifar_batches(batch_size=10)
+    sizes = {"train_size": 50, "test_size": 10}
+    for name in ("kmnist", "fashion-mnist", "mnist"):
+        change_dataset(monkeypatch, name, sha256=made_up.sha256(files), **sizes)
+        made_up.write_files(files, tmp_path / datasets.DATASETS[name].folder)
+    change_dataset(monkeypatch, "cifar10", sha256=made_up.sha256(batches), **sizes)
+    made_up.write_files(batches, tmp_path / datasets.DATASETS["cifar10"].folder)
+
+    def read_few(*arguments, read=datasets.DATASETS["digits"].read):
+        images, labels = read(*arguments)
+        return images[: 50 if arguments[-1] else 10], labels[: 50 if arguments[-1] else 10]
+
+    change_dataset(monkeypatch, "digits", read=read_few, **sizes)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dataset", datasets.DATASETS)
+def test_every_data_set_trains_with_every_network(run_train, small_data, dataset, arch):
+    info = datasets.DATASETS[dataset]
+    arguments = ("-d", dataset, "--data", small_data, "--arch", arch, "--recipe", "best", *FAST)
+    status, stdout, stderr = run_train(*arguments)
+    assert status == 0, stderr
+    saved = checkpoint.load("output/model.pth")
+    images = torch.zeros(3, info.channels, info.image_size, info.image_size)
+    assert saved.build_model()(images).shape == (3, 10)
+    assert (saved.arch, saved.dataset, saved.classes) == (arch, dataset, list(info.classes))
+    report = json.loads(Path("output/report.json").read_text())
+    assert (report["arch"], report["dataset"], report["images"]) == (arch, dataset, 10)
+    assert "Val loss" in stdout
+
+
+@pytest.mark.parametrize("arch", ["lenet", "vgg-small"])
+def test_colour_images_are_learned(run_train, cifar_dir, arch):
+    arguments = ("-d", "cifar10", "--data", cifar_dir, "--arch", arch, "--quiet", "--device", "cpu")
+    assert run_train(*arguments, "--epochs", 12, "--batch-size", 16)[0] == 0
+    assert checkpoint.load("output/model.pth").metrics["test_accuracy"] > 0.9
+
+
+def test_a_network_with_batch_normalisation_is_repeated_bit_for_bit(run_train, kmnist_dir):
+    weights = []
+    for name in ("first", "second"):
+        arguments = ("--recipe", "best", "--arch", "vgg-small", *FAST, "-m", f"{name}.pth", "--quiet")
+        assert run_train("-d", "kmnist", "--data", kmnist_dir, *arguments)[0] == 0
+        weights.append(checkpoint.load(f"{name}.pth").state_dict)
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_mirroring_is_refused_where_it_makes_another_character(run_train, tmp_path):
+    status, _, stderr = run_train("-d", "kmnist", "--flip", "on")
+    assert status == 2 and "--flip on: kmnist's images mean something else, or nothing, in the mirror" in stderr
+
+
+def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_networks(run_train, small_data):
+    status, stdout, _ = run_train(
+        "-d", "mnist", "--data", small_data, "--recipe", "best", "--arch", "lenet", "vgg-small", *FAST
+    )
+    assert status == 0
+    assert re.search(r"^ run +arch +val acc", stdout, re.MULTILINE)
+    rows = json.loads(Path("output/results.json").read_text())["rows"]
+    assert {row["arch"]: row["lr"] for row in rows} == {
+        arch: checkpoint_config(arch)["lr"] for arch in ("lenet", "vgg-small")
+    }
+
+
+def checkpoint_config(arch: str) -> dict:
+    from neural_lib.config import RECIPES
+
+    return RECIPES["best"].config(dataset="mnist", arch=arch).to_dict()
+
+
+# --- which epoch is best, and when training ends ---
+
+
+@pytest.mark.parametrize("monitor, best_of", [("accuracy", max), ("loss", min), ("f1", max)])
+def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monitor, best_of):
+    arguments = ("-d", "digits", "--epochs", 6, "--lr", 0.03, "--batch-size", 32, "--monitor", monitor)
+    assert run_train(*arguments, "--device", "cpu")[0] == 0
+    rows = json.loads(Path("output/results.json").read_text())["rows"]
+    values = [row[f"val_{monitor}"] for row in rows]
+    saved = checkpoint.load("output/model.pth")
+    assert saved.metrics["epoch"] == 1 + values.index(best_of(values))
+    assert saved.metrics[f"val_{monitor}"] == best_of(values)
+    assert {"test_loss", "test_accuracy", "test_f1"} <= saved.metrics.keys()
+    assert saved.config["monitor"] == monitor
+
+
+def test_the_best_run_of_a_grid_is_the_best_by_what_is_monitored(run_train):
+    arguments = ("-d", "digits", "--epochs", 2, "--lr", 0.003, 0.03, "--label-smoothing", 0, 0.3, "--batch-size", 32)
+    assert run_train(*arguments, "--monitor", "loss", "--device", "cpu")[0] == 0
+    rows = json.loads(Path("output/results.json").read_text())["rows"]
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert checkpoint.load("output/model.pth").metrics["val_loss"] == best["val_loss"]
+
+
+def test_a_grid_is_compared_by_one_measure(run_train):
+    status, _, stderr = run_train("-d", "digits", "--monitor", "loss", "accuracy")
+    assert status == 2 and "--monitor takes one value: the runs of a grid are compared by it" in stderr
+
+
+def test_patience_ends_a_run_that_gets_no_better(run_train):
+    # with that learning rate the first epochs are soon not surpassed any more
+    arguments = ("-d", "digits", "--epochs", 200, "--lr", 0.02, "--batch-size", 64, "--device", "cpu")
+    status, stdout, _ = run_train(*arguments, "--patience", 2)
+    assert status == 0
+    rows = json.loads(Path("output/results.json").read_text())["rows"]
+    best = checkpoint.load("output/model.pth").metrics["epoch"]
+    assert len(rows) == best + 2 < 200
+    assert f"ending early: no better epoch than {best} for 2 epochs" in stdout

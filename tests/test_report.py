@@ -1,0 +1,105 @@
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from neural_lib import datasets, report
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.errors import UserError
+from neural_lib.evaluation import Evaluation
+
+INFO = datasets.DATASETS["kmnist"]
+SAVED = Checkpoint(
+    arch="lenet", arch_args={}, state_dict={}, dataset="kmnist", classes=list(INFO.classes), glyphs=list(INFO.glyphs),
+    image_size=28, mean=[0.2], std=[0.3], config={}, metrics={"epoch": 3},
+)  # fmt: skip
+
+
+def evaluation(labels, predictions, probabilities) -> Evaluation:
+    labels, predictions = torch.tensor(labels), torch.tensor(predictions)
+    accuracy = (labels == predictions).double().mean().item()
+    return Evaluation(0.25, accuracy, labels, predictions, torch.tensor(probabilities))
+
+
+SOME = evaluation(labels=[0, 1, 2, 3, 4], predictions=[0, 2, 5, 3, 9], probabilities=[0.9, 0.5, 0.8, 1.0, 0.7])
+IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def write(folder, which=SOME, images=IMAGES, dataset="kmnist", suffix="") -> None:
+    report.write(report.ReportFiles(folder, "--model", suffix), SAVED, dataset, which, images)
+
+
+def test_the_most_confident_mistakes_come_first():
+    assert report.worst(SOME) == [2, 4, 1]
+    assert report.worst(SOME, most=2) == [2, 4]
+    assert report.worst(evaluation([1, 1], [1, 1], [1.0, 1.0])) == []
+
+
+def test_the_json_says_what_it_is_of_and_holds_every_score(tmp_path):
+    write(tmp_path)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    written = json.loads(text)
+    assert written == report.as_dict(SAVED, "kmnist", SOME)
+    expected = {
+        "format": "neural_lib report", "dataset": "kmnist", "part": "test", "images": 5, "arch": "lenet",
+        "trained_on": "kmnist", "epoch": 3, "loss": 0.25, "accuracy": 0.4,
+    }  # fmt: skip
+    assert written.items() >= expected.items()
+    assert [each["class"] for each in written["classes"]] == list(INFO.classes)
+    assert written["classes"][2] == {"class": "su", "precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 1}
+    matrix = torch.zeros(10, 10, dtype=torch.int64)
+    for truth, predicted in zip(SOME.labels, SOME.predictions, strict=True):
+        matrix[truth, predicted] += 1
+    assert written["confusion_matrix"] == matrix.tolist()
+    assert sum('"support"' in line for line in text.splitlines()) == 10  # a line for each class
+
+
+def test_each_mistake_is_drawn_with_prediction_probability_and_truth(tmp_path, monkeypatch):
+    from neural_lib import annotate
+
+    drawn, draw = [], annotate.annotate
+    monkeypatch.setattr(annotate, "annotate", lambda *args: drawn.append(args) or draw(*args))
+    write(tmp_path)
+    assert [rest for _, *rest in drawn] == [
+        ["ha は", pytest.approx(0.8), "su す"],
+        ["wo を", pytest.approx(0.7), "na な"],
+        ["su す", pytest.approx(0.5), "ki き"],
+    ]
+    for (pixels, *_), index in zip(drawn, (2, 4, 1), strict=True):
+        assert np.array_equal(pixels, IMAGES[index, 0].numpy())
+    assert cv2.imread(str(tmp_path / "mistakes.png")).std() > 10
+
+
+def test_without_mistakes_the_picture_says_so(tmp_path):
+    write(tmp_path, evaluation([1], [1], [1.0]), IMAGES[:1])
+    assert cv2.imread(str(tmp_path / "mistakes.png")).max() > 150  # the line of text
+
+
+def test_without_opencv_all_but_the_mistakes_is_written(tmp_path, monkeypatch, caplog):
+    import neural_lib
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "neural_lib.annotate", raising=False)
+    monkeypatch.delattr(neural_lib, "annotate", raising=False)
+    write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "report.json"]
+    assert "mistakes.png was not drawn: OpenCV can't be loaded" in caplog.text
+
+
+def test_somebody_elses_file_is_not_replaced(tmp_path):
+    write(tmp_path)
+    write(tmp_path)  # its own it may replace
+    (tmp_path / "report.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="report.json: is no file of train.py's; move it"):
+        write(tmp_path)
+
+
+def test_another_data_sets_report_has_names_of_its_own(tmp_path):
+    write(tmp_path, dataset="mnist", suffix="-mnist")
+    names = ["confusion-mnist.png", "mistakes-mnist.png", "report-mnist.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    told = json.loads((tmp_path / "report-mnist.json").read_text())
+    assert (told["dataset"], told["trained_on"]) == ("mnist", "kmnist")
