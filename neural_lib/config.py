@@ -23,6 +23,7 @@ class TrainConfig:
 
     dataset: str = "kmnist"  # a name in datasets.DATASETS
     arch: str = "lenet"  # a name in models.ARCHS
+    width: int = 0  # filters of the first layers, where the network leaves a choice (models.HAVE_WIDTH); 0: its own
     epochs: int = 10  # passes over the training images
     batch_size: int = 64  # images per optimizer step
     shuffle: bool = True  # whether each epoch sees the training images in a new order
@@ -52,6 +53,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
+        self._require("width", _is_int(self.width) and self.width >= 0, "a whole number, 0 for the network's own")
         self._require("patience", _is_int(self.patience) and self.patience >= 0, "a whole number, 0 for never")
         self._require("lr", 0 < self.lr < math.inf, "a finite number above 0")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number of at least 0")

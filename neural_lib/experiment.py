@@ -36,6 +36,8 @@ class Experiment:
         self.val_loader = make_loader(self.val_set, EVAL_BATCH_SIZE, normalise)
 
         self.arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
+        if config.width:
+            self.arch_args["width"] = config.width
         self.model = build_model(config.arch, **self.arch_args, dropout=config.dropout).to(device)
         self.optimizer = build_optimizer(self.model.parameters(), config)
         self.scheduler = build_scheduler(self.optimizer, config, len(self.train_loader))

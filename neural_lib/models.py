@@ -12,6 +12,7 @@ ARCHS = {  # name: module of neural_lib, class
     "vgg-small": ("vgg_small", "VGGSmall"),
     "resnet18": ("resnet", "ResNet18"),
 }
+HAVE_WIDTH = ("vgg-small",)  # those that take an argument width
 
 
 def build_model(arch: str, **arch_args) -> "nn.Module":

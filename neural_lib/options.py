@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
 from neural_lib.datasets import DATASETS, DatasetInfo
 from neural_lib.errors import UserError
-from neural_lib.models import ARCHS
+from neural_lib.models import ARCHS, HAVE_WIDTH
 from neural_lib.runs import RunBuilder
 
 MOST_RUNS = 1000  # more are rather a slip than meant
@@ -16,6 +16,7 @@ WIDEST_CHOICES = 24  # characters of choices, in --help beside the option's name
 
 OPTIONS = {  # flags: what it is; type, choices and defaults are config's
     ("-a", "--arch"): f"network: {', '.join(ARCHS)}",
+    ("--width",): f"filters of the first layers, of {' and '.join(HAVE_WIDTH)} alone; 0: its own",
     ("--epochs",): "passes over the training images",
     ("-b", "--batch-size"): "images per optimizer step",
     ("--shuffle",): "draw a new order of the images each epoch",
@@ -105,7 +106,9 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
 
 
 def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
-    """Raise UserError where one of the configurations can't be with a data set of this size."""
+    """Raise UserError where one of the configurations can't be with a data set like this, or with its network."""
     for config in configs:
         config.split_sizes(info.train_size)
         config.check_images(info.image_size, info.mirrors)
+        if config.width and config.arch not in HAVE_WIDTH:
+            raise UserError(f"--width {config.width}: {config.arch} has its own; only {', '.join(HAVE_WIDTH)} is asked")

@@ -72,6 +72,16 @@ def test_mirroring_is_refused_where_it_makes_another_character(run_train, tmp_pa
     assert status == 2 and "--flip on: kmnist's images mean something else, or nothing, in the mirror" in stderr
 
 
+def test_a_networks_width_is_chosen_where_it_leaves_a_choice(run_train, small_data):
+    arguments = ("-d", "mnist", "--data", small_data, *FAST, "--quiet")
+    assert run_train(*arguments, "--arch", "vgg-small", "--width", 8)[0] == 0
+    saved = checkpoint.load("output/model.pth")
+    assert saved.state_dict["pair3.3.weight"].shape == (32, 32, 3, 3)
+    assert saved.build_model().fc.in_features == 32
+    status, _, stderr = run_train(*arguments, "--arch", "lenet", "--width", 8)
+    assert status == 2 and "--width 8: lenet has its own; only vgg-small takes one" in stderr
+
+
 def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_networks(run_train, small_data):
     status, stdout, _ = run_train(
         "-d", "mnist", "--data", small_data, "--recipe", "best", "--arch", "lenet", "vgg-small", *FAST

@@ -30,6 +30,7 @@ from neural_lib.models import ARCHS
         ("flip", [1, "on"]),
         ("monitor", ["precision"]),
         ("patience", [-1, 1.5, True]),
+        ("width", [-1, 0.5]),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(name, values):

@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT, change_kmnist
 from test_downloads import left_in, serve_openml
 
+from neural_lib import checkpoint
 from neural_lib.datasets import DATASETS, load_images
 
 DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
@@ -65,3 +66,19 @@ def test_a_whole_table_in_openmls_format_gives_the_official_files(server, monkey
     images, labels = load_images("kmnist", tmp_path, train=False)
     assert np.array_equal(labels, load_images("kmnist", data_dir, train=False).labels)
     assert left_in(tmp_path) == sorted(f"KMNIST/raw/{name}" for name in info.sha256)
+
+
+@pytest.mark.slow
+def test_resnet18_learns_a_part_of_kmnist_on_this_machines_cpu(run_train, monkeypatch, tmp_path):
+    # half a minute; the whole of KMNIST is for a GPU
+    data_dir = folder_with("kmnist")
+
+    def read_few(*arguments, read=DATASETS["kmnist"].read):
+        images, labels = read(*arguments)
+        return images[:1200].copy(), labels[:1200].copy()
+
+    change_kmnist(monkeypatch, read=read_few, train_size=1200, test_size=1200)
+    arguments = ("-d", "kmnist", "--data", data_dir, "--arch", "resnet18", "--epochs", 2, "--batch-size", 32)
+    status, stdout, stderr = run_train(*arguments, "--device", "cpu", "--precision", "auto")
+    assert status == 0, stderr
+    assert checkpoint.load("output/model.pth").metrics["test_accuracy"] > 0.5
