@@ -111,4 +111,5 @@ def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
         config.split_sizes(info.train_size)
         config.check_images(info.image_size, info.mirrors)
         if config.width and config.arch not in HAVE_WIDTH:
-            raise UserError(f"--width {config.width}: {config.arch} has its own; only {', '.join(HAVE_WIDTH)} is asked")
+            takers = ", ".join(HAVE_WIDTH)
+            raise UserError(f"--width {config.width}: {config.arch} has its own; only {takers} takes one")
