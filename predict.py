@@ -3,11 +3,13 @@
     python predict.py --model output/model.pth              # ten of them
     python predict.py --model output/model.pth --evaluate   # train.py's report
 
-Data set, class names and network are those that the checkpoint names.
+Network and class names are those of the checkpoint, and so is the data set,
+unless another one is named.
 """
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from neural_lib import cli, datasets, display, report, runtime
 from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_input, check_output, check_output_folder
 
+NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # what ends so was meant as a file
 MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 
 log = logging.getLogger("neural_lib")
@@ -47,6 +50,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f"--samples must be from 1 to {MOST_SAMPLES}, not {args.samples}")
     if args.evaluate and args.show:
         parser.error("--evaluate opens no window; leave out --show")
+    if args.evaluate and Path(args.output or "").suffix in NO_FOLDER:
+        parser.error(f"--output {args.output}: with --evaluate it names a folder")
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, not {args.seed}")
     return args
@@ -59,15 +64,17 @@ def main(argv=None) -> int:
 
     check_input(args.model, "--model", otherwise="train a network first, with train.py")
 
-    from neural_lib import annotate
-
     show = args.show is not False and not args.evaluate and display.is_available()
     if args.show and not show:
         raise UserError("--show: no display here to open a window on; without --show the picture is only written")
     if args.evaluate:
-        folder = Path(args.model).parent if args.output is None else Path(args.output)
+        model_path = Path(args.model)
+        beside = os.path.realpath(model_path) if model_path.is_symlink() else model_path  # as train.py has it
+        folder = Path(args.output or Path(beside).parent)
         check_output_folder(folder, "--output")
     else:
+        from neural_lib import annotate
+
         output_path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
 
     import numpy as np
@@ -84,7 +91,7 @@ def main(argv=None) -> int:
     model = saved.build_model().to(device)
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
 
-    # images: a test set, as the network takes them
+    # data set: the model's own or another one with as many classes
     dataset = args.dataset or saved.dataset
     info = datasets.DATASETS.get(dataset)
     if info is None:
@@ -95,37 +102,38 @@ def main(argv=None) -> int:
         )
     if args.dataset and saved.classes != list(info.classes):
         own, theirs = (", ".join(names) for names in (saved.classes, info.classes))
-        log.warning("%s's classes are %s; this model calls them, in that order, %s", dataset, theirs, own)
-    if args.samples > info.test_size:
+        log.warning("the classes of %s are %s; this model calls them, in that order, %s", dataset, theirs, own)
+    if not args.evaluate and args.samples > info.test_size:
         raise UserError(f"--samples {args.samples}: {dataset} has {info.test_size:,} test images; ask for fewer")
+
+    # images: all of the test set, or N of it at random, none twice; as the network takes them
     images, labels = datasets.load_images(dataset, args.data, train=False)
+    if not args.evaluate:
+        chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False)
+        images, labels = images[chosen], labels[chosen]
     images, changes = convert(images, len(saved.mean), saved.image_size)
     if changes:
-        log.warning("%s's images are converted for this model: %s", dataset, ", ".join(changes))
+        log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
 
-    # all of them: the same scores as train.py's
+    # all of them: the scores that train.py gives
     if args.evaluate:
         files = report.ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
         evaluation = report.score(saved, model, datasets.Images(images, labels), device)
         log.info("classification report\n%s", report.text(saved, evaluation))
         log.info("test accuracy: %.4f", evaluation.accuracy)
-        report.write(files, saved, dataset, evaluation, images)
-        log.info("wrote %s", files)
+        for path in report.write(files, saved, dataset, evaluation, images):
+            log.info("wrote %s", path)
         return 0
-
-    # N of them at random, none twice
-    chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False).tolist()
 
     # predictions: one batch
     with torch.inference_mode():
-        inputs = Normalisation(saved.mean, saved.std).to(device)(images[chosen].to(device))
+        inputs = Normalisation(saved.mean, saved.std).to(device)(images.to(device))
         probabilities, predictions = (each.cpu() for each in model(inputs).exp().max(dim=1))
-    truths = labels[chosen]
 
     # annotation
     annotations = []
-    for index, truth, predicted, probability in zip(
-        chosen, truths.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
+    for image, truth, predicted, probability in zip(
+        images, labels.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
     ):
         log.info(
             "ground truth label: %s, predicted label: %s (%s)",
@@ -133,9 +141,9 @@ def main(argv=None) -> int:
             saved.classes[predicted],
             annotate.percent(probability),
         )
-        pixels = annotate.pixels_of(images[index])
+        pixels = annotate.pixels_of(image)
         annotations.append((pixels, saved.written(predicted), probability, saved.written(truth)))
-    right = int((predictions == truths).sum())
+    right = int((predictions == labels).sum())
 
     picture = annotate.encode(annotate.montage([annotate.annotate(*each) for each in annotations]), output_path.suffix)
     with atomic_write(output_path) as handle:

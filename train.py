@@ -92,14 +92,14 @@ def train_run(
     watched = experiment.model, experiment.train_loader, experiment.optimizer
     with (
         manager.run(run, *watched, on_best=None if at_once else lambda: save(best.state_dict, best.metrics)),
-        Progress(config.epochs, train_size, args.quiet) as progress,
+        Progress(config.epochs, train_size, args.quiet, with_f1=config.monitor == "f1") as progress,
     ):
         log.info("training the network...")
         if args.compile:
             log.info("torch.compile: the first batches wait for the compiler...")
             experiment.model.compile()
         start = runtime.now(device)
-        experiment.fit([Recorder(manager), best, progress, EarlyStopping(best, config.patience)])
+        experiment.fit([Recorder(manager), best, progress, EarlyStopping(best, config.patience, config.epochs)])
         log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
 
 
@@ -115,7 +115,7 @@ def main(argv=None) -> int:
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
     records.open(args.resume)
-    report_files = report.ReportFiles(model_path.parent, "--model's report")
+    report_files = report.ReportFiles(model_path.parent, "--model's report", taken=plot_path)
     if records.finished:
         best_of = f"{records.json_path} is of finished runs, whose best it must hold"
         check_input(model_path, "--model", otherwise=best_of)
@@ -147,7 +147,7 @@ def main(argv=None) -> int:
     # runs: one for each combination of the values given, which most often is one
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
-    model_file = checkpoint.ModelFile(model_path)
+    model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
     if records.finished:
         saved = checkpoint.load(model_path)
         model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
@@ -158,7 +158,8 @@ def main(argv=None) -> int:
                 number = manager.number_of(run)
                 try:
                     if is_grid:
-                        log.info("run %d of %d: %s", number, records.count, records.name(number))
+                        told = in_words(records.label(number) | records.follows(number))
+                        log.info("run %d of %d: %s", number, records.count, told)
                     train_run(run, configs[number - 1], train_val, manager, model_file, args)
                 except (RunError, RuntimeError, MemoryError) as error:
                     manager.fail_run(run, cli.reason_of(error))
@@ -184,7 +185,7 @@ def main(argv=None) -> int:
 
     # report
     log.info("classification report\n%s", report.text(saved, test))
-    report.write(report_files, saved, data.dataset, test, data.test.images)
+    written = report.write(report_files, saved, data.dataset, test, data.test.images)
     if is_grid:
         log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
         if over_seeds := tables.spreads_text(records):
@@ -197,9 +198,8 @@ def main(argv=None) -> int:
         title += f"\ntraining with {', '.join(harder)}"
     with atomic_write(plot_path) as handle:
         plots.plot_results(records, title).savefig(handle, format=plot_path.suffix[1:])
-    log.info("wrote %s and %s", model_path, plot_path)
-    log.info("wrote %s and %s", records.csv_path, records.json_path)
-    log.info("wrote %s", report_files)
+    for path in (model_path, plot_path, records.csv_path, records.json_path, *written):
+        log.info("wrote %s", path)
 
     # verdicts
     gap = saved.metrics["val_accuracy"] - test.accuracy

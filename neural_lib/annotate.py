@@ -37,11 +37,12 @@ def annotate(image: np.ndarray, predicted: str, probability: float, truth: str, 
 
 def headed(tiles: list[np.ndarray], text: str) -> np.ndarray:
     """A montage of the tiles, which may be none, under a line of text."""
-    pictures = [montage(tiles)] if tiles else []
-    width = pictures[0].shape[1] if tiles else 4 * TILE_WIDTH
+    rows = [montage(tiles)] if tiles else []
+    width = max([4 * TILE_WIDTH, *(row.shape[1] for row in rows)])  # beside few tiles there is room for the text
     head = np.full((LINE_HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, np.uint8)
     _put_line(head[MARGIN:], text, 0, GREY, 1)
-    return np.vstack([head, *pictures])
+    rows = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows]
+    return np.vstack([head, *rows])
 
 
 def glyph(character: str, height: int = 48) -> np.ndarray:

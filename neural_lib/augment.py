@@ -14,7 +14,7 @@ RESAMPLED = ("rotation", "scale", "shear", "shift", "elastic")
 
 
 class RandomDistortion(nn.Module):
-    """Flips every other image, then rotates, scales, shears, shifts and bends each by amounts of its own, in one go.
+    """Flips each with a chance of one half, then rotates, scales, shears, shifts and bends it by amounts of its own.
 
     The amounts are uniform from minus to plus the config's `rotation` (degrees), `scale` (share; height and width each
     for itself), `shear` (horizontal pixels per vertical one) and `shift` (pixels; each way for itself), the first three

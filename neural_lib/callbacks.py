@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
-from neural_lib.records import judged_by
+from neural_lib.monitor import judged_by
 from neural_lib.runs import RunManager
 from neural_lib.training import Callback
 
@@ -21,8 +21,8 @@ class Progress(Callback):
     Used in a with block, so that an interrupted run leaves no half bar behind.
     """
 
-    def __init__(self, epochs: int, train_size: int, quiet: bool = False) -> None:
-        self.epochs, self.train_size = epochs, train_size
+    def __init__(self, epochs: int, train_size: int, quiet: bool = False, with_f1: bool = False) -> None:
+        self.epochs, self.train_size, self.with_f1 = epochs, train_size, with_f1
         self.disable = True if quiet else None  # None: tqdm's own look at whether stderr is a terminal
         self.bar = tqdm(disable=True)
 
@@ -50,9 +50,10 @@ class Progress(Callback):
 
     def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
         self.bar.close()
+        f1 = f", Val macro F1: {val.f1:.4f}" if self.with_f1 else ""
         log.info(
-            "EPOCH: %d/%d\nTrain loss: %.6f, Train accuracy: %.4f\nVal loss: %.6f, Val accuracy: %.4f\n",
-            epoch, self.epochs, train.loss, train.accuracy, val.loss, val.accuracy,
+            "EPOCH: %d/%d\nTrain loss: %.6f, Train accuracy: %.4f\nVal loss: %.6f, Val accuracy: %.4f%s\n",
+            epoch, self.epochs, train.loss, train.accuracy, val.loss, val.accuracy, f1,
         )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ class Recorder(Callback):
 
 
 class BestEpoch(Callback):
-    """Keeps a copy of the weights of the best epoch, the earliest of equals; records.judged_by says what `monitor` is.
+    """Keeps a copy of the weights of the best epoch, the earliest of equals; monitor.judged_by says what is.
 
     `on_improved(state_dict, metrics)` is called as soon as such an epoch ends, so that it can be saved while training
     goes on.
@@ -126,13 +127,13 @@ class BestEpoch(Callback):
 class EarlyStopping(Callback):
     """Ends training once `patience` epochs in a row were no better than the best one; with 0, never.
 
-    best: what keeps the best epoch; it must come before this one among the callbacks.
+    best: what keeps the best epoch; it must come before this one among the callbacks. epochs: how many there would be.
     """
 
-    def __init__(self, best: BestEpoch, patience: int) -> None:
-        self.best, self.patience = best, patience
+    def __init__(self, best: BestEpoch, patience: int, epochs: int) -> None:
+        self.best, self.patience, self.epochs = best, patience, epochs
 
     def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
-        if self.patience and epoch - self.best.epoch >= self.patience:
+        if self.patience and epoch - self.best.epoch >= self.patience and epoch < self.epochs:
             self.stop = True
-            log.info("ending early: no better epoch than %d for %d epochs", self.best.epoch, self.patience)
+            log.info("ending early, after %d of %d epochs: epoch %d was the best", epoch, self.epochs, self.best.epoch)

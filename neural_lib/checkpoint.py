@@ -8,6 +8,7 @@ import io
 import platform
 import textwrap
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -100,14 +101,19 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 class ModelFile:
-    """The file for a command's best network; `kept` says in words what it holds, for whoever has to stop early."""
+    """The file for a command's best network; `kept` says in words what it holds, for whoever has to stop early.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    outdated: files that tell of the network that was there before, removed when it is first replaced.
+    """
+
+    def __init__(self, path: Path, outdated: Iterable[Path] = ()) -> None:
+        self.path, self.outdated = path, list(outdated)
         self.kept = f"{path} was not written"
 
     def save(self, described: Checkpoint, of_run: str, state_dict: dict[str, Tensor], metrics: dict) -> None:
         """Write an epoch's weights and metrics. of_run: "run 3, ", which run it is of, where there are several."""
+        while self.outdated:
+            self.outdated.pop().unlink(missing_ok=True)
         save(replace(described, state_dict=state_dict, metrics=metrics), self.path)
         self.kept = f"{self.path} keeps {of_run}epoch {metrics['epoch']}"
 
@@ -161,10 +167,10 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
         "dataset": isinstance(saved.dataset, str),
         "classes": _is_list(saved.classes, str),
         "image_size": isinstance(saved.image_size, int) and 1 <= saved.image_size <= 4096,
-        "mean": _is_list(saved.mean, float),
+        "mean": _is_list(saved.mean, float) and len(saved.mean) in (1, 3),
         "std": _is_list(saved.std, float),
         "config": isinstance(saved.config, dict),
-        "metrics": isinstance(saved.metrics, dict),
+        "metrics": isinstance(saved.metrics, dict) and _is_list(list(saved.metrics.values()), int | float),
         "glyphs": _is_list(saved.glyphs, str),
         "versions": isinstance(saved.versions, dict),
     }

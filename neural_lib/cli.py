@@ -97,7 +97,7 @@ def reason_of(error: Exception) -> str:
         return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
     words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # the last one is cuBLAS's and cuDNN's
     if isinstance(error, MemoryError) or any(each in str(error) for each in words):
-        return "out of memory; a smaller --batch-size or fewer --samples need less"
+        return "out of memory; a smaller --batch-size or --width, or fewer --samples, need less"
     raise error
 
 

@@ -26,7 +26,7 @@ class DownloadError(RunError):
     """No source delivered the official files."""
 
 
-Fetch = Callable[[Path], Path]  # puts idx files somewhere under an empty folder and returns where they are
+Fetch = Callable[[Path], Path]  # puts the files somewhere under an empty folder and returns where they are
 
 
 def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, Fetch]) -> None:

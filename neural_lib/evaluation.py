@@ -19,15 +19,10 @@ class Evaluation(NamedTuple):
 
     loss: float  # mean negative log-likelihood per image, nats
     accuracy: float  # 0 to 1
+    f1: float  # macro: the mean over all classes, 0 to 1
     labels: Tensor  # (N,) true classes
     predictions: Tensor  # (N,) most probable classes
     probabilities: Tensor  # (N,) theirs, 0 to 1
-
-    @property
-    def f1(self) -> float:
-        """Macro F1, 0 to 1: the mean over the classes."""
-        classes = 1 + int(max(self.labels.max(), self.predictions.max()))
-        return macro_f1(confusion_matrix(self.labels, self.predictions, classes))
 
 
 @torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
@@ -43,4 +38,5 @@ def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evalu
             highest, predictions = log_probs.max(dim=1)
             batches.append((labels, predictions, highest.exp()))
     labels, predictions, probabilities = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
-    return Evaluation(scores.loss, scores.accuracy, labels, predictions, probabilities)
+    f1 = macro_f1(confusion_matrix(labels, predictions, classes=log_probs.size(1)))
+    return Evaluation(scores.loss, scores.accuracy, f1, labels, predictions, probabilities)

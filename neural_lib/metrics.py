@@ -54,12 +54,11 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
 def macro_f1(matrix: Tensor) -> float:
     """The mean of the classes' F1, 0 to 1, from a confusion matrix of counts (true, predicted).
 
-    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; a class that neither occurs nor is
-    predicted has none and is left out, as scikit-learn's f1_score leaves it out. NaN where there is no image.
+    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 for a class that neither occurs nor is
+    predicted, as in the report.
     """
     true_or_predicted = matrix.sum(dim=0) + matrix.sum(dim=1)
-    f1 = 2 * matrix.diagonal().double() / true_or_predicted
-    return f1[true_or_predicted > 0].mean().item()
+    return (2 * matrix.diagonal().double() / true_or_predicted.clamp(min=1)).mean().item()
 
 
 def report(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str:
@@ -80,10 +79,13 @@ def scores(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> dict:
         return dict(zip(("precision", "recall", "f1-score"), map(float, values), strict=True))
 
     *by_class, support = table()
+    means = {
+        f"{average} avg": {**named(table(average=average)[:3]), "support": len(labels)}
+        for average in ("macro", "weighted")
+    }
     return {
         "accuracy": (labels == predictions).double().mean().item(),
-        "macro avg": named(table(average="macro")[:3]),
-        "weighted avg": named(table(average="weighted")[:3]),
+        **means,
         "classes": [
             {"class": name, **named(values), "support": int(count)}
             for name, *values, count in zip(classes, *by_class, support, strict=True)

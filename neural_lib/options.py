@@ -31,7 +31,7 @@ OPTIONS = {  # flags: what it is; type, choices and defaults are config's
     ("--shear",): "slant them by up to this slope",
     ("--shift",): "move them by up to so many pixels each way",
     ("--elastic",): "bend them by so many pixels, standard deviation",
-    ("--flip",): "mirror every other training image, by chance",
+    ("--flip",): "mirror them with a chance of one half",
     ("--precision",): "auto: bf16 where processor or GPU have it natively",
     ("--train-split",): "share to train on; the other images validate",
     ("--monitor",): "what makes an epoch the best, in validation",

@@ -19,6 +19,7 @@ SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
 MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
+DARK = 0.65  # share of a row from which on its blue wants white letters
 GLYPH_ROOM = 18  # points, for a written character beside its name
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
@@ -147,7 +148,7 @@ def plot_confusion(
     for row, (own_counts, own_shares) in enumerate(zip(counts, shares, strict=True)):
         for column, (count, share) in enumerate(zip(own_counts, own_shares, strict=True)):
             if count:
-                colour = "white" if share > 0.5 else "black"
+                colour = "white" if share > DARK else "black"
                 axes.text(column, row, f"{count}\n{share:.1%}", ha="center", va="center", color=colour, fontsize=8)
     if max(map(len, classes)) > MOST_UPRIGHT:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
@@ -157,8 +158,10 @@ def plot_confusion(
     if len(glyphs):
         _add_glyphs(axes, glyphs)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_ylabel("true (a row is 100 %)")
     axes.set_title(title)
+    for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)  # a name may hold a dollar
     return figure
 
 

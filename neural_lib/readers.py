@@ -1,7 +1,7 @@
 """How the images of a data set are read: idx files, CIFAR's pickled batches, scikit-learn's digits.
 
 Each reader takes the folder of the files, their official sha256 by name and which part is wanted, and returns images
-(N, C, H, W), uint8, and labels (N,), as NumPy arrays. The files have been verified before.
+(N, C, H, W), uint8, and labels (N,), as NumPy arrays. downloads.ensure_files has found them to be the official ones.
 """
 
 import hashlib

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from neural_lib.config import in_words
 from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_output
+from neural_lib.monitor import accuracy_of, judged_by
 from neural_lib.results import check_is_ours, csv_text, differences, json_text, read_json
 
 MEASURES = (
@@ -96,6 +97,11 @@ class Records:
     def name(self, run: int) -> str:
         """The same in words: "lr=0.01, batch_size=100"."""
         return in_words(self.label(run))
+
+    def follows(self, run: int) -> dict:
+        """What differs between the runs besides, because it follows from that: a recipe's values for the network."""
+        own = self.hyperparameters[run - 1]
+        return {name: own[name] for name in self.differing if name not in self.varying}
 
     # --- what happens ---
 
@@ -222,18 +228,3 @@ class Records:
                 f"{self.json_path} is of an interrupted grid, {finished} of {count} runs have finished: go on with "
                 "--resume, give a --model in another folder, or delete that file"
             )
-
-
-def judged_by(measures: Mapping[str, float | None], monitor: str = "accuracy") -> float:
-    """What an epoch is judged by, the higher the better: validation's accuracy, macro F1 or loss, this one negative.
-
-    Training's accuracy or loss where nothing was validated.
-    """
-    if monitor == "loss":
-        return -measures["train_loss" if measures["val_loss"] is None else "val_loss"]
-    return accuracy_of(measures) if measures["val_accuracy"] is None else measures[f"val_{monitor}"]
-
-
-def accuracy_of(measures: Mapping[str, float | None]) -> float:
-    """Validation's accuracy, or training's where nothing was validated."""
-    return measures["train_accuracy" if measures["val_accuracy"] is None else "val_accuracy"]

@@ -4,11 +4,14 @@ torch is imported inside the functions, so that the files can be tried before it
 """
 
 import logging
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neural_lib import plots
 from neural_lib.datasets import DATASETS
+from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_output
 from neural_lib.results import check_is_ours, json_text
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from neural_lib.evaluation import Evaluation
 
 FORMAT = {"format": "neural_lib report", "format_version": 1}
+FIRST_LINES = json_text(format=FORMAT["format"]).partition(",")[0]
+NAMES = {"report": ".json", "confusion": ".png", "mistakes": ".png"}
 MOST_MISTAKES = 28  # in mistakes.png: four full rows of seven
 
 log = logging.getLogger(__name__)
@@ -30,17 +35,25 @@ log = logging.getLogger(__name__)
 class ReportFiles:
     """report.json, confusion.png and mistakes.png in one folder, of one data set.
 
-    Raises UserError where one of them can't be written, or report.json is somebody else's. suffix: of all three names.
+    suffix: of all three names. Raises UserError where one of them can't be written, is the file `taken` by another
+    output, or where report.json is somebody else's.
     """
 
-    def __init__(self, folder: Path, option: str, suffix: str = "") -> None:
-        self.json = check_output(folder / f"report{suffix}.json", option, (".json",))
-        check_is_ours(self.json, first=json_text(**FORMAT)[:30])
-        self.confusion = check_output(folder / f"confusion{suffix}.png", option, (".png",))
-        self.mistakes = check_output(folder / f"mistakes{suffix}.png", option, (".png",))
+    def __init__(self, folder: Path, option: str, suffix: str = "", taken: Path | None = None) -> None:
+        paths = [folder / f"{stem}{suffix}{end}" for stem, end in NAMES.items()]
+        self.json, self.confusion, self.mistakes = (check_output(path, option, (path.suffix,)) for path in paths)
+        check_is_ours(self.json, first=FIRST_LINES)
+        if taken in (self.confusion, self.mistakes):
+            raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
 
-    def __str__(self) -> str:
-        return f"{self.json}, {self.confusion.name} and {self.mistakes.name}"
+    @staticmethod
+    def of_all_data_sets(folder: Path) -> list[Path]:
+        """What reports of a network in that folder may be there, whatever they are of."""
+        suffixes = ["", *(f"-{dataset}" for dataset in DATASETS)]
+        return [folder / f"{stem}{suffix}{end}" for stem, end in NAMES.items() for suffix in suffixes]
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter((self.json, self.confusion, self.mistakes))
 
 
 def score(saved: "Checkpoint", model: "nn.Module", images: "Images", device: "torch.device") -> "Evaluation":
@@ -71,33 +84,38 @@ def as_dict(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> dict
         "arch": saved.arch,
         "trained_on": saved.dataset,
         "epoch": saved.metrics.get("epoch"),
-        "loss": evaluation.loss,
+        "config": saved.config,
+        "loss": evaluation.loss if math.isfinite(evaluation.loss) else None,
         **metrics.scores(evaluation.labels, evaluation.predictions, saved.classes),
         "confusion_matrix": _matrix(saved, evaluation).tolist(),  # true, predicted
     }
 
 
-def write(files: ReportFiles, saved: "Checkpoint", dataset: str, evaluation: "Evaluation", images: "Tensor") -> None:
-    """Write the three files. images: (N, C, H, W), uint8, in the evaluation's order.
+def write(
+    files: ReportFiles, saved: "Checkpoint", dataset: str, evaluation: "Evaluation", images: "Tensor"
+) -> list[Path]:
+    """Write the three files and return which. images: (N, C, H, W), uint8, in the evaluation's order.
 
-    Where OpenCV can't be loaded, the matrix has no written characters, mistakes.png isn't drawn, and a warning says so.
+    Where OpenCV can't be loaded, the matrix has no written characters, there is no mistakes.png, and a warning says so.
     """
     with atomic_write(files.json) as handle:
         handle.write(json_text(**as_dict(saved, dataset, evaluation)).encode())
     try:
         from neural_lib import annotate
-
+    except ImportError as error:
+        log.warning("%s can't be drawn without OpenCV (%s); see Troubleshooting in README.md", files.mistakes, error)
+        files.mistakes.unlink(missing_ok=True)  # it would be of another network
+        glyphs = []
+    else:
         glyphs = [annotate.glyph(each) for each in saved.glyphs]
         picture = annotate.encode(_mistakes(saved, dataset, evaluation, images), files.mistakes.suffix)
         with atomic_write(files.mistakes) as handle:
             handle.write(picture)
-    except ImportError as error:
-        log.warning("%s was not drawn: OpenCV can't be loaded (%s); see Troubleshooting", files.mistakes, error)
-        glyphs = []
-    title = f"{DATASETS[dataset].title}, test: {evaluation.accuracy:.2%} of {len(evaluation.labels):,} images right"
+    title = f"{_which(saved, dataset)}: {evaluation.accuracy:.2%} of {len(evaluation.labels):,} images right"
     figure = plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs)
     with atomic_write(files.confusion) as handle:
         figure.savefig(handle, format="png")
+    return [path for path in files if path.exists()]
 
 
 def worst(evaluation: "Evaluation", most: int = MOST_MISTAKES) -> list[int]:
@@ -105,6 +123,11 @@ def worst(evaluation: "Evaluation", most: int = MOST_MISTAKES) -> list[int]:
     wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
     order = evaluation.probabilities[wrong].sort(descending=True, stable=True).indices
     return wrong[order[:most]].tolist()
+
+
+def _which(saved: "Checkpoint", dataset: str) -> str:
+    other = "" if dataset == saved.dataset else f" by a network for {DATASETS[saved.dataset].title}"
+    return f"{DATASETS[dataset].title}, test{other}"
 
 
 def _matrix(saved: "Checkpoint", evaluation: "Evaluation") -> "Tensor":
@@ -127,5 +150,6 @@ def _mistakes(saved: "Checkpoint", dataset: str, evaluation: "Evaluation", image
         )
         for index in shown
     ]
-    which = f"the {len(shown)} most confident of {count:,} mistakes" if count > len(shown) else f"{count} mistakes"
-    return annotate.headed(tiles, f"{DATASETS[dataset].title}, test: {which} among {all_images:,} images")
+    which = f"the {len(shown)} most confident of {count:,} mistakes" if count > len(shown) else f"{count} mistake"
+    which += "s" if count != 1 and count <= len(shown) else ""
+    return annotate.headed(tiles, f"{_which(saved, dataset)}: {which} among {all_images:,} images")

@@ -46,7 +46,10 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
     table.add_column("run", justify="right")
     for title in columns:
         table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
-    for title in ("val acc", "val loss", "train acc", "epoch", "seconds"):
+    measures = {"val acc": "val_accuracy", "val loss": "val_loss", "train acc": "train_accuracy"}
+    if records.monitor == "f1":
+        measures = {"val f1": "val_f1", **measures}
+    for title in (*measures, "epoch", "seconds"):
         table.add_column(title, justify="right")
 
     def own(run: int) -> list[str]:
@@ -60,7 +63,7 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
     for run in ranked[:MOST_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
-        figures = [_figure(row[name]) for name in ("val_accuracy", "val_loss", "train_accuracy")]
+        figures = [_figure(row[name]) for name in measures.values()]
         table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
     for run in sorted(records.failures)[:MOST_ROWS]:
         table.add_row(str(run), *own(run), "failed")

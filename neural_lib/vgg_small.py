@@ -1,4 +1,4 @@
-"""A small network in VGG's manner, for those without a GPU: few parameters, and far more accurate than LeNet."""
+"""A small network in VGG's manner, for those without a GPU."""
 
 from torch import Tensor, nn
 

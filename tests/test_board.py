@@ -40,7 +40,7 @@ def one_run(board: Board, label: dict, dropout: float = 0.5) -> nn.Module:
             optimizer.step()
         measures = dict.fromkeys(MEASURES, epoch / 10) | {"val_accuracy": accuracy, "epoch_duration": 2.0}
         predictions = torch.full((20,), epoch)
-        val = Evaluation(0.5, accuracy, torch.arange(20) % 10, predictions, torch.ones(20))
+        val = Evaluation(0.5, accuracy, 0.25, torch.arange(20) % 10, predictions, torch.ones(20))
         board.end_epoch(epoch, 40, measures, val, is_best=epoch <= 2)
     board.end_run({"epoch": 2, "train_accuracy": 0.2, "val_accuracy": 0.75, "val_loss": 0.2})
     return model

@@ -8,8 +8,8 @@ from neural_lib.callbacks import BestEpoch, EarlyStopping, Progress
 from neural_lib.evaluation import Evaluation
 
 
-def validation(loss: float, accuracy: float, labels=(0, 0, 1), predictions=(0, 1, 1)) -> Evaluation:
-    return Evaluation(loss, accuracy, torch.tensor(labels), torch.tensor(predictions), torch.ones(len(labels)))
+def validation(loss: float, accuracy: float, f1: float = 0.5) -> Evaluation:
+    return Evaluation(loss, accuracy, f1, *torch.zeros(3, 0))
 
 
 def end_epochs(callback, val_accs, after=lambda epoch: None):
@@ -50,13 +50,7 @@ def test_an_epoch_is_told_in_the_tutorials_form(caplog, capfd):
     assert capfd.readouterr().err == ""  # no bar: stderr is no terminal here
 
 
-WRONG = {"labels": (0, 1, 2, 2), "predictions": (0, 0, 2, 2)}  # 3 of 4 right, macro F1 0.56
-EPOCHS = [  # validation's loss, accuracy; macro F1 of the labels and predictions
-    validation(0.9, 0.60, (0, 0, 1, 1), (0, 1, 1, 1)),  # 0.73
-    validation(0.5, 0.70, **WRONG),
-    validation(0.7, 0.80, **WRONG),
-    validation(0.8, 0.75, (0, 0, 1, 1), (0, 0, 1, 1)),  # 1
-]
+EPOCHS = [validation(0.9, 0.6, 0.5), validation(0.5, 0.7, 0.6), validation(0.7, 0.8, 0.7), validation(0.8, 0.75, 0.8)]
 
 
 @pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
@@ -70,13 +64,14 @@ def test_what_is_monitored_decides_which_epoch_is_best(monitor, best_epoch):
 
 @pytest.mark.parametrize("val_accs, patience, ended", [
     ([0.5, 0.6, 0.6, 0.6, 0.9], 2, 4),
-    ([0.5, 0.6, 0.6, 0.7, 0.7, 0.1], 2, 6),
+    ([0.5, 0.6, 0.6, 0.7, 0.7, 0.1, 0.9], 2, 6),
     ([0.5, 0.4, 0.3, 0.2], 0, None),
-    ([0.5, 0.4], 1, 2),
+    ([0.5, 0.4, 0.3], 1, 2),
+    ([0.5, 0.4], 1, None),  # the last epoch there is ends nothing early
 ])  # fmt: skip
 def test_patience_is_over_when_so_many_epochs_were_no_better(val_accs, patience, ended, caplog):
     best = BestEpoch(torch.nn.Linear(1, 1))
-    stopping = EarlyStopping(best, patience)
+    stopping = EarlyStopping(best, patience, len(val_accs))
     stopped = []
 
     def on_epoch_end(*arguments):
@@ -86,4 +81,11 @@ def test_patience_is_over_when_so_many_epochs_were_no_better(val_accs, patience,
     with caplog.at_level(logging.INFO):
         end_epochs(SimpleNamespace(on_epoch_end=on_epoch_end), val_accs, lambda epoch: stopped.append(stopping.stop))
     assert stopped.index(True) + 1 == ended if ended else not any(stopped)
-    assert ("ending early: no better epoch than" in caplog.text) is bool(ended)
+    assert (f"ending early, after {ended} of {len(val_accs)} epochs" in caplog.text) is bool(ended)
+
+
+def test_f1_is_told_where_it_is_what_counts(caplog):
+    with caplog.at_level(logging.INFO), Progress(epochs=10, train_size=100, with_f1=True) as progress:
+        progress.on_epoch_begin(1)
+        end_epochs(progress, [0.8874])
+    assert "Val accuracy: 0.8874, Val macro F1: 0.5000\n" in caplog.messages[0]

@@ -10,6 +10,8 @@ import torch
 from conftest import change_dataset
 
 from neural_lib import checkpoint, datasets
+from neural_lib.config import RECIPES
+from neural_lib.evaluation import Evaluation
 from neural_lib.models import ARCHS
 
 FAST = ("--epochs", 2, "--batch-size", 16, "--device", "cpu")
@@ -69,7 +71,7 @@ def test_a_network_with_batch_normalisation_is_repeated_bit_for_bit(run_train, k
 
 def test_mirroring_is_refused_where_it_makes_another_character(run_train, tmp_path):
     status, _, stderr = run_train("-d", "kmnist", "--flip", "on")
-    assert status == 2 and "--flip on: kmnist's images mean something else, or nothing, in the mirror" in stderr
+    assert status == 2 and "--flip on: in the mirror an image of kmnist means something else, or nothing" in stderr
 
 
 def test_a_networks_width_is_chosen_where_it_leaves_a_choice(run_train, small_data):
@@ -83,37 +85,34 @@ def test_a_networks_width_is_chosen_where_it_leaves_a_choice(run_train, small_da
 
 
 def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_networks(run_train, small_data):
-    status, stdout, _ = run_train(
-        "-d", "mnist", "--data", small_data, "--recipe", "best", "--arch", "lenet", "vgg-small", *FAST
-    )
+    arguments = ("-d", "mnist", "--data", small_data, "--recipe", "best", "--arch", "lenet", "vgg-small", *FAST)
+    status, stdout, _ = run_train(*arguments)
     assert status == 0
     assert re.search(r"^ run +arch +val acc", stdout, re.MULTILINE)
     rows = json.loads(Path("output/results.json").read_text())["rows"]
-    assert {row["arch"]: row["lr"] for row in rows} == {
-        arch: checkpoint_config(arch)["lr"] for arch in ("lenet", "vgg-small")
-    }
-
-
-def checkpoint_config(arch: str) -> dict:
-    from neural_lib.config import RECIPES
-
-    return RECIPES["best"].config(dataset="mnist", arch=arch).to_dict()
+    in_force = {row["arch"]: row["weight_decay"] for row in rows}
+    expected = {arch: RECIPES["best"].config(arch=arch).weight_decay for arch in ("lenet", "vgg-small")}
+    assert in_force == expected and len(set(in_force.values())) == 2
+    for number, (arch, value) in enumerate(expected.items(), start=1):
+        assert re.search(rf"\[INFO\] run {number} of 2: arch={arch}, .*weight_decay={value}", stdout)
 
 
 # --- which epoch is best, and when training ends ---
 
 
-@pytest.mark.parametrize("monitor, best_of", [("accuracy", max), ("loss", min), ("f1", max)])
-def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monitor, best_of):
-    arguments = ("-d", "digits", "--epochs", 6, "--lr", 0.03, "--batch-size", 32, "--monitor", monitor)
-    assert run_train(*arguments, "--device", "cpu")[0] == 0
-    rows = json.loads(Path("output/results.json").read_text())["rows"]
-    values = [row[f"val_{monitor}"] for row in rows]
+@pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
+def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monkeypatch, monitor, best_epoch):
+    from neural_lib import training
+
+    scores = iter([(0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)])  # loss, accuracy, F1
+    monkeypatch.setattr(training, "evaluate", lambda *_: Evaluation(*next(scores), *torch.zeros(3, 1).long()))
+    arguments = ("-d", "digits", "--epochs", 4, "--batch-size", 256, "--monitor", monitor, "--device", "cpu")
+    status, stdout, _ = run_train(*arguments)
+    assert status == 0
     saved = checkpoint.load("output/model.pth")
-    assert saved.metrics["epoch"] == 1 + values.index(best_of(values))
-    assert saved.metrics[f"val_{monitor}"] == best_of(values)
+    assert saved.metrics["epoch"] == best_epoch and saved.config["monitor"] == monitor
     assert {"test_loss", "test_accuracy", "test_f1"} <= saved.metrics.keys()
-    assert saved.config["monitor"] == monitor
+    assert ("Val macro F1: 0.8000" in stdout) is (monitor == "f1")
 
 
 def test_the_best_run_of_a_grid_is_the_best_by_what_is_monitored(run_train):
@@ -137,4 +136,35 @@ def test_patience_ends_a_run_that_gets_no_better(run_train):
     rows = json.loads(Path("output/results.json").read_text())["rows"]
     best = checkpoint.load("output/model.pth").metrics["epoch"]
     assert len(rows) == best + 2 < 200
-    assert f"ending early: no better epoch than {best} for 2 epochs" in stdout
+    assert f"ending early, after {best + 2} of 200 epochs: epoch {best} was the best" in stdout
+
+
+def test_patience_and_monitor_hold_for_a_resumed_grid_too(run_train):
+    arguments = ("-d", "digits", "--epochs", 200, "--lr", 0.02, 0.03, "--batch-size", 64, "--device", "cpu")
+    arguments = (*arguments, "--patience", 1, "--monitor", "f1")
+    assert run_train(*arguments)[0] == 0
+    whole = json.loads(Path("output/results.json").read_text())
+    unfinished = whole | {"finished": [1], "rows": [row for row in whole["rows"] if row["run"] == 1]}
+    first = max((row for row in unfinished["rows"]), key=lambda row: row["val_f1"])
+    assert run_train(*arguments[:5], 0.02, *arguments[7:], "-m", "one/model.pth")[0] == 0  # the first run's network
+    Path("output/model.pth").write_bytes(Path("one/model.pth").read_bytes())
+    Path("output/results.json").write_text(json.dumps(unfinished))
+    assert run_train(*arguments, "--resume")[0] == 0
+    again = json.loads(Path("output/results.json").read_text())
+    timed = {"epoch_duration", "run_duration"}
+    assert [row.items() - {(name, row[name]) for name in timed} for row in again["rows"]] == [
+        row.items() - {(name, row[name]) for name in timed} for row in whole["rows"]
+    ]
+    assert first["epoch"] < 200
+
+
+def test_a_network_that_is_replaced_takes_its_report_with_it(run_train, monkeypatch):
+    from neural_lib import report
+
+    run_train("-d", "digits", *FAST)
+    Path("output/report-mnist.json").touch()
+    monkeypatch.setattr(report, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run_train("-d", "digits", *FAST, "--seed", 1)[0] == 130
+    assert sorted(path.name for path in Path("output").iterdir()) == [
+        "model.pth", "plot.png", "results.csv", "results.json",
+    ]  # fmt: skip

@@ -30,7 +30,7 @@ from neural_lib.models import ARCHS
         ("flip", [1, "on"]),
         ("monitor", ["precision"]),
         ("patience", [-1, 1.5, True]),
-        ("width", [-1, 0.5]),
+        ("width", [-1, 0.5, 1025]),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(name, values):
@@ -83,7 +83,9 @@ def test_images_are_neither_moved_out_of_their_frame_nor_folded(name, most):
 
 def test_only_images_that_keep_their_class_are_mirrored():
     TrainConfig(dataset="cifar10", flip=True).check_images(32, mirrors=True)
-    with pytest.raises(UserError, match="^--flip on: kmnist's images mean something else, or nothing, in the mirror$"):
+    with pytest.raises(
+        UserError, match="^--flip on: in the mirror an image of kmnist means something else, or nothing$"
+    ):
         TrainConfig(flip=True).check_images(28, mirrors=False)
 
 

@@ -9,13 +9,13 @@ from conftest import ROOT
 import predict
 import train
 from neural_lib import datasets
-from neural_lib.config import RECIPES, TrainConfig, shown
+from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "runtime", "metrics", "plots", "annotate", "display", "augment", "convert"),
-    *("lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers", "datasets", "loaders"),
-    *("optim", "evaluation", "training"),
+    *("errors", "config", "files", "runtime", "metrics", "monitor", "plots", "annotate", "display", "augment"),
+    *("convert", "lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers", "datasets"),
+    *("loaders", "optim", "evaluation", "training"),
     *("board", "results", "records", "tables", "runs", "callbacks", "experiment", "checkpoint", "report"),
     *("fallback", "options", "cli"),
 ]
@@ -99,6 +99,17 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
         value = defaults.get(re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
         if "--dataset" not in options:  # which falls back
             assert value in (None, False) or default.strip("`") == shown(value), options
+
+
+def test_the_readme_tells_every_variant_of_a_recipe():
+    rows = README.split("\n`best` has other values for\n")[1].split("\n\n")[1].splitlines()[2:]
+    told = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+
+    def as_options(values: dict) -> str:
+        return " ".join(f"{flag_of(name)} {shown(value)}" for name, value in values.items())
+
+    assert told == [[as_options(each.where), as_options(each.values)] for each in RECIPES["best"].variants]
+    assert not any(recipe.variants for name, recipe in RECIPES.items() if name != "best")
 
 
 def test_the_readme_tells_what_each_recipe_is():

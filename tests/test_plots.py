@@ -121,7 +121,7 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
     (axes,) = figure.axes
     assert {text.get_text() for text in axes.texts} == {"3\n75.0%", "1\n25.0%"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["T-shirt/top", "Bag"]
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true (a row is 100 %)", "predicted")
 
 
 def test_written_characters_stand_beside_the_names_of_a_confusion_matrix():
@@ -144,3 +144,8 @@ def test_short_names_are_upright_and_long_ones_slanted():
     for names, rotation in ((["a", "b"], 0), (["T-shirt/top", "b"], 45)):
         axes = plot_confusion(torch.eye(2).long(), names, "t").axes[0]
         assert {label.get_rotation() for label in axes.get_xticklabels()} == {rotation}
+
+
+def test_a_class_name_is_no_formula():
+    figure = plot_confusion(torch.eye(2).long(), ["$a_{$", "b"], "$t_{$")
+    figure.savefig(io.BytesIO(), format="png")  # matplotlib would refuse it as mathematics

@@ -112,6 +112,8 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
     ({"format_version": torch.ones(2)}, "has checkpoint format"),
     ({"state_dict": {1: torch.ones(2)}}, "something else than a checkpoint's own in state_dict"),
     ({"mean": ["x"]}, "something else than a checkpoint's own in mean"),
+    ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "something else than a checkpoint's own in mean"),
+    ({"metrics": {"epoch": torch.ones(1)}}, "something else than a checkpoint's own in metrics"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predict, change, message):
     torch.save(torch.load(model, weights_only=True) | change, model)
@@ -151,7 +153,7 @@ def test_images_are_converted_for_a_network_for_other_ones(model, run_predict, c
     change_network(model, channels, 10, image_size)
     status, stdout, stderr = run_predict()
     assert status == 0 and len(LINE.findall(stdout)) == 10
-    assert stderr == f"[WARNING] kmnist's images are converted for this model: {told}\n"
+    assert stderr == f"[WARNING] the images of kmnist are converted for this model: {told}\n"
 
 
 def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_predict, cifar_batches):
@@ -160,7 +162,7 @@ def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_
         status, stdout, stderr = run_predict("--dataset", "cifar10", *arguments)
         assert status == 0
         names, converted = stderr.splitlines()
-        assert names.startswith("[WARNING] cifar10's classes are airplane, ") and "this model calls them" in names
+        assert names.startswith("[WARNING] the classes of cifar10 are airplane, ") and "this model calls them" in names
         assert converted.endswith("are converted for this model: colour to grey, 32x32 to 28x28 pixels")
     report = json.loads(Path("output/report-cifar10.json").read_text())
     assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
@@ -180,10 +182,19 @@ def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(mod
     report = json.loads(by_train["report.json"])
     assert report["accuracy"] == torch.load(model, weights_only=True)["metrics"]["test_accuracy"]
     assert f"[INFO] test accuracy: {report['accuracy']:.4f}\n" in stdout
-    assert "wrote output/report.json, confusion.png and mistakes.png" in stdout.replace(os.sep, "/")
+    for name in files:
+        assert f"[INFO] wrote output/{name}\n" in stdout.replace(os.sep, "/")
     for row in report["classes"]:
         figures = " +".join(f"{row[name]:.4f}" for name in ("precision", "recall", "f1-score"))
         assert re.search(rf"^ +{row['class']} +{figures} +{row['support']}$", stdout, re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need permission on Windows")
+def test_the_report_lies_beside_what_a_link_leads_to(model, run_predict):
+    Path("link.pth").symlink_to(model)
+    Path("output/report.json").unlink()
+    assert run_predict("--model", "link.pth", "--evaluate")[0] == 0
+    assert Path("output/report.json").exists() and not Path("report.json").exists()
 
 
 def test_the_report_goes_where_output_says(model, run_predict):
@@ -203,6 +214,7 @@ def test_the_report_goes_where_output_says(model, run_predict):
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
     (["--model", "m.pth", "--evaluate", "--show"], "--evaluate opens no window; leave out --show"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
+    (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
     (["--model", "m.pth", "--dataset", "imagenet"], "invalid choice: 'imagenet' (choose from"),
     (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
 ])  # fmt: skip

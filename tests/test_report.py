@@ -21,15 +21,15 @@ SAVED = Checkpoint(
 def evaluation(labels, predictions, probabilities) -> Evaluation:
     labels, predictions = torch.tensor(labels), torch.tensor(predictions)
     accuracy = (labels == predictions).double().mean().item()
-    return Evaluation(0.25, accuracy, labels, predictions, torch.tensor(probabilities))
+    return Evaluation(0.25, accuracy, 0.5, labels, predictions, torch.tensor(probabilities))
 
 
 SOME = evaluation(labels=[0, 1, 2, 3, 4], predictions=[0, 2, 5, 3, 9], probabilities=[0.9, 0.5, 0.8, 1.0, 0.7])
 IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def write(folder, which=SOME, images=IMAGES, dataset="kmnist", suffix="") -> None:
-    report.write(report.ReportFiles(folder, "--model", suffix), SAVED, dataset, which, images)
+def write(folder, which=SOME, images=IMAGES, dataset="kmnist", suffix="") -> list:
+    return report.write(report.ReportFiles(folder, "--model", suffix), SAVED, dataset, which, images)
 
 
 def test_the_most_confident_mistakes_come_first():
@@ -54,7 +54,7 @@ def test_the_json_says_what_it_is_of_and_holds_every_score(tmp_path):
     for truth, predicted in zip(SOME.labels, SOME.predictions, strict=True):
         matrix[truth, predicted] += 1
     assert written["confusion_matrix"] == matrix.tolist()
-    assert sum('"support"' in line for line in text.splitlines()) == 10  # a line for each class
+    assert sum('"class"' in line for line in text.splitlines()) == 10  # a line for each
 
 
 def test_each_mistake_is_drawn_with_prediction_probability_and_truth(tmp_path, monkeypatch):
@@ -84,9 +84,11 @@ def test_without_opencv_all_but_the_mistakes_is_written(tmp_path, monkeypatch, c
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.delitem(sys.modules, "neural_lib.annotate", raising=False)
     monkeypatch.delattr(neural_lib, "annotate", raising=False)
-    write(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "report.json"]
-    assert "mistakes.png was not drawn: OpenCV can't be loaded" in caplog.text
+    (tmp_path / "mistakes.png").touch()  # of an earlier network
+    written = write(tmp_path)
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    assert sorted(path.name for path in written) == ["confusion.png", "report.json"]
+    assert "mistakes.png can't be drawn without OpenCV" in caplog.text
 
 
 def test_somebody_elses_file_is_not_replaced(tmp_path):
@@ -95,6 +97,28 @@ def test_somebody_elses_file_is_not_replaced(tmp_path):
     (tmp_path / "report.json").write_text('{"mine": 1}')
     with pytest.raises(UserError, match="report.json: is no file of train.py's; move it"):
         write(tmp_path)
+
+
+def test_another_output_in_the_place_of_a_picture_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--plot .*confusion.png: is where a picture of the report goes"):
+        report.ReportFiles(tmp_path, "--model", taken=tmp_path / "confusion.png")
+    report.ReportFiles(tmp_path, "--model", taken=tmp_path / "plot.png")
+
+
+def test_a_loss_that_is_no_number_is_nothing_in_json(tmp_path):
+    write(tmp_path, SOME._replace(loss=float("nan")))
+    assert json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)["loss"] is None
+
+
+def test_one_mistake_is_not_several(tmp_path, monkeypatch):
+    from neural_lib import annotate
+
+    heads, draw = [], annotate.headed
+    monkeypatch.setattr(annotate, "headed", lambda tiles, text: heads.append(text) or draw(tiles, text))
+    for labels in ([0, 0], [0, 1], [2, 1]):
+        write(tmp_path, evaluation(labels, [0, 0], [0.5, 0.5]), IMAGES[:2])
+    told = [f"KMNIST, test: {count} among 2 images" for count in ("0 mistakes", "1 mistake", "2 mistakes")]
+    assert heads == told
 
 
 def test_another_data_sets_report_has_names_of_its_own(tmp_path):

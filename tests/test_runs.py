@@ -108,7 +108,9 @@ def one_epoch(manager, accuracy: float) -> None:
     manager.begin_epoch()
     manager.track_loss(torch.tensor(0.5), 2)
     manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
-    manager.track_validation(Evaluation(0.25, accuracy, torch.zeros(1).long(), torch.zeros(1).long(), torch.ones(1)))
+    manager.track_validation(
+        Evaluation(0.25, accuracy, 0.5, torch.zeros(1).long(), torch.zeros(1).long(), torch.ones(1))
+    )
     manager.end_epoch()
 
 
