@@ -42,9 +42,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-m", "--model", default="output/model.pth", help="checkpoint to write (%(default)s)")
     add("-p", "--plot", default="output/plot.png", help="learning curves to draw (%(default)s)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's records (none are kept)")
-    without = f"without this option {TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
-    names = ", ".join(datasets.DATASETS)
-    add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=f"{names}; {without}")
+    without = f"{TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
+    about = f"{', '.join(datasets.DATASETS)}; without this option {without}"
+    add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=about)
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
     add("--resume", action="store_true", help="go on where the same command was interrupted")
     add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")

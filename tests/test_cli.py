@@ -21,9 +21,9 @@ def ending_with(error):
      "a package is missing or incomplete (libGL.so.1: cannot open); see Troubleshooting in README.md"),
     (RuntimeError("operator torchvision::nms does not exist"), 1,
      "torch and torchvision don't fit together; see Troubleshooting in README.md"),
-    (MemoryError(), 1, "out of memory; a smaller --batch-size or fewer --samples need less"),
+    (MemoryError(), 1, "out of memory; a smaller --batch-size or --width, or fewer --samples, need less"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried..."), 1,
-     "out of memory; a smaller --batch-size or fewer --samples need less"),
+     "out of memory; a smaller --batch-size or --width, or fewer --samples, need less"),
     (KeyboardInterrupt(), 130, "interrupted"),
 ])  # fmt: skip
 def test_a_failure_is_one_line_and_a_status(capsys, error, status, message):

@@ -102,8 +102,8 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
 
 
 def test_the_readme_tells_every_variant_of_a_recipe():
-    rows = README.split("\n`best` has other values for\n")[1].split("\n\n")[1].splitlines()[2:]
-    told = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+    rows = README.split("\n`best` has other values\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    told = [[cell.strip(" `").removeprefix("with `") for cell in row.strip("|").split("|")] for row in rows]
 
     def as_options(values: dict) -> str:
         return " ".join(f"{flag_of(name)} {shown(value)}" for name, value in values.items())

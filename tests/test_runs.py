@@ -104,13 +104,11 @@ def test_an_own_loop_is_recorded_with_losses_weighted_by_images(tmp_path, images
     assert len(list(csv.DictReader((tmp_path / "results.csv").open()))) == 4
 
 
-def one_epoch(manager, accuracy: float) -> None:
+def one_epoch(manager, accuracy: float, loss: float = 0.25, f1: float = 0.5) -> None:
     manager.begin_epoch()
     manager.track_loss(torch.tensor(0.5), 2)
     manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
-    manager.track_validation(
-        Evaluation(0.25, accuracy, 0.5, torch.zeros(1).long(), torch.zeros(1).long(), torch.ones(1))
-    )
+    manager.track_validation(Evaluation(loss, accuracy, f1, *torch.zeros(3, 1).long()))
     manager.end_epoch()
 
 
@@ -122,6 +120,19 @@ def test_validation_is_what_a_run_is_judged_by(tmp_path):
                 one_epoch(manager, accuracy)
     assert (manager.records.best()["run"], manager.records.best()["epoch"]) == (1, 2)
     assert manager.records.best()["val_loss"] == 0.25 and manager.records.best()["train_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("monitor, best_run", [("accuracy", 1), ("loss", 2), ("f1", 3)])
+def test_what_is_monitored_decides_which_run_is_best(tmp_path, monitor, best_run):
+    params = {"lr": [0.1, 0.2, 0.3]}
+    hyperparameters = [{"lr": lr, "monitor": monitor} for lr in params["lr"]]
+    manager = RunManager(params, tmp_path, hyperparameters)
+    handed_on = []
+    for run, scores in zip(manager.runs, ((0.9, 0.5, 0.6), (0.5, 0.2, 0.7), (0.6, 0.4, 0.8)), strict=True):
+        with manager.run(run, on_best=lambda run=run: handed_on.append(run.lr)):
+            one_epoch(manager, *scores)
+    assert manager.records.best()["run"] == best_run
+    assert handed_on[-1] == params["lr"][best_run - 1]
 
 
 def test_what_was_not_tracked_or_is_no_number_is_nothing_in_the_records(tmp_path):
