@@ -74,7 +74,8 @@ def select_device(name: str) -> tuple["torch.device", str]:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         if found is None:
-            return torch.device("cpu"), f"torch found no accelerator; {torch.get_num_threads()} threads"
+            threads = torch.get_num_threads()
+            return torch.device("cpu"), f"torch found no accelerator; {threads} thread{'s' if threads > 1 else ''}"
         return torch.device(found.type), f"torch found this accelerator: {_describe(found)}"
     if name != "cpu" and (found is None or found.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
