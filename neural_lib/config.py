@@ -194,7 +194,7 @@ RECIPES = {
     ),
     # 98.02 % +- 0.06, 134 s
     "best": Recipe(
-        "the most that LeNet can give; others for vgg-small and cifar10",
+        "the most LeNet can give; other values for vgg-small and cifar10",
         {
             "epochs": 25,
             "batch_size": 128,

@@ -50,6 +50,7 @@ def sha256(files: dict[str, bytes]) -> dict[str, str]:
 
 # --- CIFAR-10 ---
 
+RECONSTRUCT = np.empty(0).__reduce__()[0]  # a private function of NumPy's, and of another module in each version
 CIFAR_BATCH_SIZE = 60  # images in each of the five training batches and in the test batch
 
 
@@ -91,13 +92,13 @@ class _Python2Pickler(pickle._Pickler):
     def reducer_override(self, value: object) -> object:
         if isinstance(value, np.ndarray):
             state = (1, value.shape, value.dtype, False, value.tobytes())
-            return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+            return RECONSTRUCT, (np.ndarray, (0,), b"b"), state
         if isinstance(value, np.dtype):
             return np.dtype, (value.str.lstrip("|"), 0, 1), (3, "|", None, None, None, -1, -1, 0)
         return NotImplemented
 
     def save_global(self, value: object, name: str | None = None) -> None:
-        if value is np._core.multiarray._reconstruct:
+        if value is RECONSTRUCT:
             self.write(pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n")
         else:
             super().save_global(value, name)
