@@ -101,6 +101,17 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
             assert value in (None, False) or default.strip("`") == shown(value), options
 
 
+def test_the_readme_tells_every_networks_parameters():
+    from neural_lib.models import ARCHS, build_model
+
+    table = README.split("\n## Networks\n")[1].split("\n\n")[1].splitlines()[2:]
+    told = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")[3:5]] for row in table}
+    for arch in ARCHS:
+        models = (build_model(arch, numChannels=c, classes=10, image_size=size) for c, size in ((1, 28), (3, 32)))
+        assert told.pop(arch) == [f"{sum(p.numel() for p in model.parameters()):,}" for model in models]
+    assert not told
+
+
 def test_the_readme_tells_every_variant_of_a_recipe():
     rows = README.split("\n`best` has other values\n\n")[1].split("\n\n")[0].splitlines()[2:]
     told = [[cell.strip(" `").removeprefix("with `") for cell in row.strip("|").split("|")] for row in rows]
