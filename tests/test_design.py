@@ -104,7 +104,7 @@ def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, cap
 def test_the_readme_tells_every_networks_parameters():
     from neural_lib.models import ARCHS, build_model
 
-    table = README.split("\n## Networks\n")[1].split("\n\n")[1].splitlines()[2:]
+    table = README.split("\n## Networks\n\n")[1].split("\n\n")[0].splitlines()[2:]
     told = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")[3:5]] for row in table}
     for arch in ARCHS:
         models = (build_model(arch, numChannels=c, classes=10, image_size=size) for c, size in ((1, 28), (3, 32)))
