@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
 from neural_lib.datasets import DATASETS, DatasetInfo
@@ -91,6 +92,8 @@ def _metavar(choices: Sequence[str]) -> str:
 def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     """The configuration of each run that the parsed options ask for, each checked against its data set.
 
+    All runs are judged by the same measure, so that they can be compared.
+
     Raises UserError where one of them can't be, or where they are more than MOST_RUNS and --yes was not given.
     """
     count = math.prod(len(values) for values in args.params.values())
@@ -101,6 +104,8 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     if len(args.params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
     configs = [RECIPES[args.recipe].config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
+    if len({config.monitor for config in configs}) > 1:  # by the recipe, for different networks
+        configs = [replace(config, monitor=TrainConfig.monitor) for config in configs]
     check_fit(configs, info)
     return configs
 

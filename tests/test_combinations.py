@@ -99,6 +99,7 @@ def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_network
     assert status == 0
     assert re.search(r"^ run +arch +val acc", stdout, re.MULTILINE)
     rows = json.loads(Path("output/results.json").read_text())["rows"]
+    assert {row["monitor"] for row in rows} == {"accuracy"}  # vgg-small's own would be the loss
     in_force = {row["arch"]: row["weight_decay"] for row in rows}
     expected = {arch: RECIPES["best"].config(arch=arch).weight_decay for arch in ("lenet", "vgg-small")}
     assert in_force == expected and len(set(in_force.values())) == 2
