@@ -38,10 +38,14 @@ def small_data(monkeypatch, tmp_path) -> Path:
 
 
 def combinations() -> list:
-    """All of them; those that take long and differ little from another one are slow tests."""
+    """All of them; those whose images are like KMNIST's, and the largest network on these, are slow tests."""
     like_kmnist = ("fashion-mnist", "mnist", "digits")
     return [
-        pytest.param(dataset, arch, marks=pytest.mark.slow if arch == "resnet18" and dataset in like_kmnist else ())
+        pytest.param(
+            dataset,
+            arch,
+            marks=pytest.mark.slow if dataset in like_kmnist or (dataset, arch) == ("kmnist", "resnet18") else (),
+        )
         for dataset in datasets.DATASETS
         for arch in ARCHS
     ]

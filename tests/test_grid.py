@@ -350,6 +350,7 @@ def test_a_grid_killed_at_random_moments_loses_no_finished_run(run_script, tmp_p
 # --- on a terminal ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
 def test_a_terminal_gets_a_bar_for_the_grid_and_one_for_the_epoch(tmp_path):
     shown = shown_on_a_terminal(

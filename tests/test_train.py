@@ -63,6 +63,7 @@ def test_kmnist_from_files_to_a_checkpoint_that_keeps_what_was_measured(run_trai
     assert f"test accuracy: {again.accuracy:.4f}" in stdout
 
 
+@pytest.mark.slow  # in processes of their own; test_experiment.py and the recipes below repeat themselves in this one
 def test_the_same_command_twice_gives_the_same_weights_bit_for_bit(tmp_path):
     processes = []
     for name in ("first", "second"):
