@@ -95,6 +95,18 @@ def cifar_dir(cifar_batches, tmp_path) -> Path:
 
 
 @pytest.fixture
+def few_digits(monkeypatch) -> None:
+    """300 digits to train on and to validate, 100 to test, in this process: enough where what is learned is all one."""
+    few = {True: 300, False: 100}
+
+    def read(*arguments, read_all=datasets.DATASETS["digits"].read):
+        images, labels = read_all(*arguments)
+        return images[: few[arguments[-1]]], labels[: few[arguments[-1]]]
+
+    change_dataset(monkeypatch, "digits", read=read, train_size=few[True], test_size=few[False])
+
+
+@pytest.fixture
 def server():
     with loopback.serve() as running:
         yield running
@@ -152,9 +164,22 @@ def mind_ctrl_c() -> None:
 
 
 @pytest.fixture
-def run_train(tmp_path, monkeypatch, capfd):
-    """Run train.main in this process and an empty folder; returns exit status, stdout, stderr."""
+def figures_drawn():
+    """Asked for by a test that looks at what run_train has drawn."""
+
+
+@pytest.fixture
+def run_train(tmp_path, monkeypatch, capfd, request):
+    """Run train.main in this process and an empty folder; returns exit status, stdout, stderr.
+
+    matplotlib's figures are made and not drawn, which takes longer than to learn small data, unless the test asks for
+    figures_drawn.
+    """
+    from matplotlib.figure import Figure
+
     monkeypatch.chdir(tmp_path)
+    if "figures_drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda self, handle, format: handle.write(b"not drawn"))
 
     def run(*arguments):
         status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])

@@ -14,6 +14,8 @@ from neural_lib.config import RECIPES
 from neural_lib.evaluation import Evaluation
 from neural_lib.models import ARCHS
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 FAST = ("--epochs", 2, "--batch-size", 16, "--device", "cpu")
 
 
@@ -120,7 +122,7 @@ def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monk
 
     scores = iter([(0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)])  # loss, accuracy, F1
     monkeypatch.setattr(training, "evaluate", lambda *_: Evaluation(*next(scores), *torch.zeros(3, 1).long()))
-    arguments = ("-d", "digits", "--epochs", 4, "--batch-size", 256, "--monitor", monitor, "--device", "cpu")
+    arguments = ("-d", "digits", "--epochs", 4, "--batch-size", 128, "--monitor", monitor, "--device", "cpu")
     status, stdout, _ = run_train(*arguments)
     assert status == 0
     saved = checkpoint.load("output/model.pth")

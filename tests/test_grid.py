@@ -23,6 +23,8 @@ from neural_lib.downloads import DownloadError
 from neural_lib.experiment import Experiment
 
 SMALL = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 2, "--batch-size", 64, "--device", "cpu")
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 GRID = (*SMALL, "--lr", 0.001, 0.01, "--seed", 1, 2)
 
 
@@ -42,7 +44,7 @@ def table_of(stdout: str) -> list[list[str]]:
     return [line.split() for line in stdout.split("the runs, by validation accuracy\n")[1].splitlines()[2:]]
 
 
-def test_table_csv_json_tensorboard_and_model_agree(run_train):
+def test_table_csv_json_tensorboard_and_model_agree(run_train, figures_drawn):
     status, stdout, _ = run_train(*GRID, "--logdir", "runs")
     assert status == 0
     found = rows()
@@ -106,7 +108,7 @@ def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
     for module in (evaluation, training):
         monkeypatch.setattr(module, "evaluate", evaluate)
     run_train(*GRID)
-    assert scored.count(375) == 8 and scored.count(297) == 1  # validation and test images of the digits
+    assert scored.count(75) == 8 and scored.count(100) == 1  # validation and test images of the digits
 
 
 def test_quiet_is_quiet_for_a_grid_too(run_train):
@@ -239,7 +241,7 @@ def test_a_fallback_to_another_data_set_is_checked_before_the_first_run(run_trai
     monkeypatch.setattr(datasets, "load_images", unreachable(datasets.load_images))
     status, _, stderr = run_train("--epochs", 1, "--batch-size", 100, 2000)
     assert status == 2 and stderr.endswith(
-        "--batch-size 2000 is larger than the 1,125 images of digits that are trained on\n"
+        "--batch-size 2000 is larger than the 225 images of digits that are trained on\n"
     )
     assert not os.path.exists("output/results.json")
 

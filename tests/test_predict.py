@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,8 @@ from conftest import change_kmnist
 
 import predict
 import train
-from neural_lib import annotate, cli, datasets
+from neural_lib import annotate, checkpoint, cli, datasets
+from neural_lib.config import TrainConfig
 from neural_lib.lenet import LeNet
 
 LINE = re.compile(r"\[INFO\] ground truth label: (\S+), predicted label: (\S+) \((\d+\.\d)%\)")
@@ -87,8 +89,10 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     assert {truth for truth, _, _ in told} <= set(names)
 
 
-def test_the_command_line(run_train, run_script, tmp_path):
-    assert run_train("-d", "digits", "--epochs", 1, "--quiet", "-m", "d.pth", "-p", "d.png")[0] == 0
+def test_the_command_line(run_script, tmp_path):
+    network, config = LeNet(numChannels=1, classes=10), TrainConfig(dataset="digits")
+    described = checkpoint.for_run(config, datasets.DATASETS["digits"], {"numChannels": 1, "classes": 10})
+    checkpoint.save(replace(described, state_dict=network.state_dict()), tmp_path / "d.pth")
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
     assert done.returncode == 0, done.stderr
     assert len(LINE.findall(done.stdout)) == 3

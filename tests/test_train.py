@@ -16,11 +16,14 @@ import torch
 from conftest import ROOT, change_kmnist, mind_ctrl_c, shown_on_a_terminal
 
 import train
-from neural_lib import checkpoint, cli, datasets, plots, runtime
+from neural_lib import checkpoint, datasets, options, plots, runtime
 from neural_lib.config import RECIPES, TrainConfig, shown
 from neural_lib.evaluation import evaluate
+from neural_lib.experiment import Experiment
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.models import build_model
+
+pytestmark = pytest.mark.usefixtures("few_digits")
 
 FAST = ("--epochs", 2, "--batch-size", 32, "--device", "cpu")
 
@@ -115,16 +118,13 @@ def test_the_other_recipes_learn_and_repeat_themselves_bit_for_bit(run_train, km
     assert all(torch.equal(weights[0].state_dict[key], weights[1].state_dict[key]) for key in weights[0].state_dict)
 
 
-ONE_EPOCH = ("-d", "digits", "--epochs", 1, "--device", "cpu", "--quiet")
-
-
-@pytest.fixture(scope="module")
-def plain_weights(tmp_path_factory):
-    """Of one epoch with no option but those."""
-    path = tmp_path_factory.mktemp("plain")
-    arguments = (*ONE_EPOCH, "-m", path / "model.pth", "-p", path / "plot.png")
-    assert cli.run(train.main, "train.py", [str(argument) for argument in arguments]) == 0
-    return checkpoint.load(path / "model.pth").state_dict
+def weights_after(*arguments: str) -> torch.Tensor:
+    """Of an epoch on the digits with these options, as train.py makes a configuration of them."""
+    args = train.parse_args(["-d", "digits", "--epochs", "1", *arguments])
+    images = ImageTensors(*datasets.load_images("digits", "nowhere", train=True))
+    experiment = Experiment(*options.build_configs(args), datasets.DATASETS["digits"], images)
+    experiment.fit()
+    return experiment.model.state_dict()["fc2.weight"]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,8 @@ def plain_weights(tmp_path_factory):
         ("--precision", "bf16", False),
     ],
 )
-def test_every_option_has_its_effect_on_the_weights(run_train, plain_weights, option, value, same):
-    assert run_train(*ONE_EPOCH, option, value)[0] == 0
-    weights = checkpoint.load("output/model.pth").state_dict
-    assert torch.equal(weights["fc2.weight"], plain_weights["fc2.weight"]) is same
+def test_every_option_has_its_effect_on_the_weights(option, value, same):
+    assert torch.equal(weights_after(option, str(value)), weights_after()) is same
 
 
 def test_networks_of_all_recipes_fit_into_each_other():
@@ -165,9 +163,10 @@ def test_networks_of_all_recipes_fit_into_each_other():
     assert all(each == shapes[0] for each in shapes)
 
 
-def test_emulated_bfloat16_works_and_warns(run_train, monkeypatch):
+def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
     monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
-    status, _, stderr = run_train("-d", "digits", *FAST, "--precision", "bf16")
+    small = ("-d", "kmnist", "--data", kmnist_dir, "--arch", "lenet-slim", "--epochs", 1, "--device", "cpu")
+    status, _, stderr = run_train(*small, "--precision", "bf16")
     assert status == 0
     assert "[WARNING] --precision bf16: the cpu isn't known to compute it natively; fp32 may be faster\n" in stderr
 
@@ -230,6 +229,7 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix's")
 def test_a_terminal_of_80_columns_gets_a_bar_that_goes_away(tmp_path):
     shown = shown_on_a_terminal(["-d", "digits", "--epochs", "1", "-b", "4"], tmp_path, log_too=False)
@@ -294,7 +294,7 @@ def test_digits_nobody_asked_for_replace_only_digits(run_train, kmnist_dir, no_n
 def test_a_batch_too_large_for_the_digits_is_told_then_too(run_train, no_network):
     status, _, stderr = run_train("--batch-size", 2000)
     assert status == 2
-    assert "--batch-size 2000 is larger than the 1,125 images of digits" in stderr.splitlines()[-1]
+    assert "--batch-size 2000 is larger than the 225 images of digits" in stderr.splitlines()[-1]
 
 
 def test_a_data_folder_that_cannot_be_written_is_no_obstacle_to_the_digits(run_train, tmp_path):
@@ -345,7 +345,7 @@ def test_a_nan_loss_ends_the_run_and_keeps_the_last_good_model(
 
 
 @pytest.mark.parametrize("batch_size, loss", [(32, r"training loss became (nan|inf) at epoch 1, step \d+"),
-                                              (1125, r"validation loss became (nan|inf) at epoch 1")])  # fmt: skip
+                                              (225, r"validation loss became (nan|inf) at epoch 1")])  # fmt: skip
 def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, loss):
     # in batches of all images the only training loss comes before the weights are ruined
     status, _, stderr = run_train("-d", "digits", *FAST, "--lr", 1e30, "--batch-size", batch_size)
