@@ -15,20 +15,23 @@ import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from neural_lib import cli, datasets, options, plots, report, runtime, tables
+from neural_lib import cli, datasets, interrupts, options, plots, report, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
-from neural_lib.errors import Interrupted, RunError
+from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.fallback import FALLBACK, load_data
-from neural_lib.files import atomic_write, check_input, check_output, check_output_folder
+from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, locked
 from neural_lib.runs import RunManager
 
 if TYPE_CHECKING:
     from neural_lib.checkpoint import ModelFile
     from neural_lib.loaders import ImageTensors
+    from neural_lib.state import StateFile, TrainingState
 
+STATE_NAME = "checkpoint.pth"  # beside the model
 MODEL_SUFFIXES = (".pth", ".pt")
 GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
 
@@ -45,7 +48,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     about = f"{', '.join(datasets.DATASETS)}; without this option {without}"
     add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=about)
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
-    add("--resume", action="store_true", help="go on where the same command was interrupted")
+    about = "go on where the same command was interrupted, as checkpoint.pth beside the model or PATH says"
+    add("--resume", nargs="?", const=True, default=False, metavar="PATH", help=about)
+    add(
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="save that after so many steps, not only epochs",
+    )
     add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")
     add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")
@@ -53,9 +64,32 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--quiet", action="store_true", help="print warnings and errors alone")
     options.add_hyperparameters(parser)
     args = parser.parse_args(argv)
+    if args.checkpoint_every < 0:
+        parser.error(f"--checkpoint-every must be a whole number of steps, 0 for none, not {args.checkpoint_every}")
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         parser.error(f"--target-accuracy must be above 0 and at most 1 (0.94 is 94 %), not {args.target_accuracy}")
     return args
+
+
+class Files(NamedTuple):
+    """What a run is written to."""
+
+    model: "ModelFile"
+    state: "StateFile"
+    data: str  # the fingerprint of what is trained on, which the state tells
+
+
+def check_resume(resume: bool | str, state_path: Path) -> Path | None:
+    """The training state to go on from, if any. Raises UserError where there is none, or one that would be lost."""
+    if isinstance(resume, str):
+        check_input(resume, "--resume", otherwise=f"give the {STATE_NAME} of an interrupted run")
+        return Path(resume)
+    if state_path.exists() and not resume:
+        raise UserError(
+            f"{state_path} is of an interrupted run: go on with --resume, give a --model in another folder, "
+            "or delete that file"
+        )
+    return state_path if state_path.exists() else None
 
 
 def train_run(
@@ -63,17 +97,19 @@ def train_run(
     config: TrainConfig,
     images: "ImageTensors",
     manager: RunManager,
-    model_file: "ModelFile",
+    files: "Files",
+    resumed: "TrainingState | None",
     args: argparse.Namespace,
 ) -> None:
     """Train one of the manager's runs, on `images` less those that validate; its network is kept where it is the best.
 
     An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
-    has finished.
+    has finished. resumed: where to begin, if not at the beginning. A signal ends it between two steps, its state saved.
     """
     from neural_lib.callbacks import BestEpoch, EarlyStopping, Progress, Recorder
     from neural_lib.checkpoint import for_run
     from neural_lib.experiment import Experiment
+    from neural_lib.state import StateSaver, restore
 
     info, device = datasets.DATASETS[config.dataset], images.images.device
     of_run = f"run {manager.number_of(run)}, " if len(manager.runs) > 1 else ""
@@ -85,12 +121,28 @@ def train_run(
     if harder := config.regularisation():
         log.info("training, not validation, is with %s", ", ".join(harder))
 
-    save = partial(model_file.save, for_run(config, info, experiment.arch_args), of_run)
+    save = partial(files.model.save, for_run(config, info, experiment.arch_args), of_run)
     at_once = not manager.records.finished
     best = BestEpoch(experiment.model, config.monitor, on_improved=save if at_once else None)
+    early = EarlyStopping(best, config.patience, config.epochs)
+    behind = {}
+    if resumed:
+        restore(resumed, experiment, best)
+        behind = {"done": resumed.measures, "seconds": resumed.seconds}
+        log.info("going on with epoch %d, step %d", resumed.epoch, resumed.step + 1)
+        if at_once and best.epoch:
+            save(best.state_dict, best.metrics)
+    saver = StateSaver(files.state, experiment, best, early, manager, files.data, args.checkpoint_every)
+
+    def keep_network() -> None:
+        if not at_once:
+            save(best.state_dict, best.metrics)
+        files.model.last_try()
+
     watched = experiment.model, experiment.train_loader, experiment.optimizer
     with (
-        manager.run(run, *watched, on_best=None if at_once else lambda: save(best.state_dict, best.metrics)),
+        interrupts.noted() as stop,
+        manager.run(run, *watched, on_best=keep_network, **behind),
         Progress(config.epochs, train_size, args.quiet, with_f1=config.monitor == "f1") as progress,
     ):
         log.info("training the network...")
@@ -98,8 +150,13 @@ def train_run(
             log.info("torch.compile: the first batches wait for the compiler...")
             experiment.model.compile()
         start = runtime.now(device)
-        experiment.fit([Recorder(manager), best, progress, EarlyStopping(best, config.patience, config.epochs)])
+        try:
+            experiment.fit([Recorder(manager), best, progress, early, saver], check=stop.check)
+        except interrupts.StoppedBetweenSteps:
+            saver.save()
+            raise
         log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
+    files.state.remove()
 
 
 def main(argv=None) -> int:
@@ -111,16 +168,22 @@ def main(argv=None) -> int:
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
+    state_path = check_output(model_path.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
+    if state_path == model_path:
+        raise UserError(f"--model {args.model}: is where the training state goes; give another name")
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
     records, is_grid = manager.records, len(manager.runs) > 1
-    records.open(args.resume)
+    for path, option in ((records.json_path, "--model's results"), (plot_path, "--plot")):
+        cli.at_end.enter_context(locked(path, option))
+    records.open(bool(args.resume))
+    resume_from = check_resume(args.resume, state_path)
     report_files = report.ReportFiles(model_path.parent, "--model's report", taken=plot_path)
     if records.finished:
         best_of = f"{records.json_path} is of finished runs, whose best it must hold"
         check_input(model_path, "--model", otherwise=best_of)
 
     runtime.tune_for_cpu()
-    from neural_lib import checkpoint
+    from neural_lib import checkpoint, state
     from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import ImageTensors
 
@@ -135,7 +198,8 @@ def main(argv=None) -> int:
         configs = [replace(each, precision=precision) if each.precision == asked else each for each in configs]
 
     # data
-    data = load_data(configs[0].dataset, args.data, args.dataset is not None, model_path, begun=bool(records.finished))
+    begun = bool(records.finished or resume_from)
+    data = load_data(configs[0].dataset, args.data, args.dataset is not None, model_path, begun)
     info = datasets.DATASETS[data.dataset]
     configs = [replace(config, dataset=data.dataset) for config in configs]
     options.check_fit(configs, info)
@@ -147,10 +211,14 @@ def main(argv=None) -> int:
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
+    files = Files(model_file, state.StateFile(state_path), datasets.fingerprint(data.train))
     if records.finished:
         saved = checkpoint.load(model_path)
         model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
         log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
+    resumed = state.find(resume_from, configs, records.finished, files.data, device.type)
+    if args.resume and not (resumed or records.finished):
+        log.warning("--resume: nothing was interrupted here, so this is the beginning")
     try:
         with runs_bar(records.count, len(records.finished), args.quiet) as bar:
             for run in manager.unfinished():
@@ -159,16 +227,23 @@ def main(argv=None) -> int:
                     if is_grid:
                         told = in_words(records.label(number) | records.follows(number))
                         log.info("run %d of %d: %s", number, records.count, told)
-                    train_run(run, configs[number - 1], train_val, manager, model_file, args)
+                    goes_on = resumed.state if resumed and resumed.run == number else None
+                    train_run(run, configs[number - 1], train_val, manager, files, goes_on, args)
                 except (RunError, RuntimeError, MemoryError) as error:
                     manager.fail_run(run, cli.reason_of(error))
+                    if isinstance(error, RunError):  # going on would lead there again
+                        files.state.remove()
                     if is_grid:
                         log.error("run %d failed: %s", number, cli.reason_of(error))
                 bar.update()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         digits = f" --dataset {data.dataset}" if data.warning else ""
-        goes_on = f"; the same command with{digits} --resume goes on" if records.finished else ""
-        raise Interrupted(f"interrupted; {model_file.kept}{goes_on}") from None
+        goes_on = f"; the same command with{digits} --resume goes on" if records.finished or files.state.where else ""
+        of_run = f"run {number}, " if is_grid else ""
+        where = f" with {of_run}{files.state.where}" if files.state.where else ""
+        raise Interrupted(f"interrupted; {model_file.kept}{goes_on}{where}", getattr(error, "signum", 2)) from None
+    if not records.failures:
+        files.state.remove()
     if not records.finished:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""
         raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}")
@@ -180,11 +255,14 @@ def main(argv=None) -> int:
     model = saved.build_model().to(device)
     test = report.score(saved, model, data.test, device)
     saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-    checkpoint.save(saved, model_path)
+    attempts, written = Attempts(), []  # from here on a full disk costs a file and not the run
+    with attempts:
+        checkpoint.save(saved, model_path)
 
     # report
     log.info("classification report\n%s", report.text(saved, test))
-    written = report.write(report_files, saved, data.dataset, test, data.test.images)
+    with attempts:
+        written = report.write(report_files, saved, data.dataset, test, data.test.images)
     if is_grid:
         log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
         if over_seeds := tables.spreads_text(records):
@@ -195,10 +273,13 @@ def main(argv=None) -> int:
     title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} ({epoch})"
     if harder := configs[records.best()["run"] - 1].regularisation():
         title += f"\ntraining with {', '.join(harder)}"
-    with atomic_write(plot_path) as handle:
+    with attempts, atomic_write(plot_path) as handle:
         plots.plot_results(records, title).savefig(handle, format=plot_path.suffix[1:])
+    with attempts:
+        records.write_again()
     for path in (model_path, plot_path, records.csv_path, records.json_path, *written):
-        log.info("wrote %s", path)
+        if str(path) not in attempts.failed:
+            log.info("wrote %s", path)
 
     # verdicts
     gap = saved.metrics["val_accuracy"] - test.accuracy
@@ -213,7 +294,7 @@ def main(argv=None) -> int:
         log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
     if data.warning:
         log.warning(data.warning)
-    return 1 if missed or records.failures else 0
+    return 1 if missed or records.failures or attempts.failed else 0
 
 
 if __name__ == "__main__":

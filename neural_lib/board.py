@@ -35,8 +35,9 @@ class Board:
         network: "nn.Module | None" = None,
         loader: "DataLoader | None" = None,
         optimizer: "optim.Optimizer | None" = None,
+        done: int = 0,
     ) -> None:
-        """A run begins. label: those of its hyper-parameters that tell it from others."""
+        """A run begins, or goes on after `done` epochs. label: those hyper-parameters that tell it from others."""
 
     def end_epoch(
         self,
@@ -75,10 +76,11 @@ class TensorBoard(Board):
         self.new_writer = SummaryWriter
         self.writers: dict[str, SummaryWriter] = {}
 
-    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None) -> None:
+    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None, done=0) -> None:
         self.label, self.network, self.optimizer = dict(label), network, optimizer
-        folder = self._own_folder(folder_name(label, self.prefix), hyperparameters)
-        self.writers = {part: self.new_writer(str(folder / part)) for part in ("", "train", "val")}
+        folder = self._own_folder(folder_name(label, self.prefix), hyperparameters, keep=done > 0)
+        purge = {"purge_step": done + 1} if done else {}  # what is there of later epochs, which come once more
+        self.writers = {part: self.new_writer(str(folder / part), **purge) for part in ("", "train", "val")}
         self.best_val = None
         # from the data set: going through the loader would draw from its generator
         images = getattr(getattr(loader, "dataset", None), "images", None)
@@ -87,14 +89,14 @@ class TensorBoard(Board):
             if network is not None:
                 self._add_graph(images[:1].float())
 
-    def _own_folder(self, name: str, hyperparameters: Mapping[str, object]) -> Path:
+    def _own_folder(self, name: str, hyperparameters: Mapping[str, object], keep: bool) -> Path:
         own = json.dumps(dict(hyperparameters), indent=1, default=str) + "\n"
         for number in itertools.count(1):
             folder = self.logdir / (name if number == 1 else f"{name},{number}")
             described = folder / "hyperparameters.json"
             if not folder.exists() or (described.exists() and described.read_text(encoding="utf-8") == own):
                 break
-        for part in ("", "train", "val"):
+        for part in () if keep else ("", "train", "val"):
             for stale in (folder / part).glob(EVENT_FILES):
                 stale.unlink()
         folder.mkdir(parents=True, exist_ok=True)

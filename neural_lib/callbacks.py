@@ -121,7 +121,11 @@ class BestEpoch(Callback):
         if self.on_improved:
             self.on_improved(state_dict, metrics)
         # last: an interruption before this line must not find an epoch that wasn't handed on
-        self.epoch, self.metrics, self.state_dict = epoch, metrics, state_dict
+        self.take_over(state_dict, metrics)
+
+    def take_over(self, state_dict: dict[str, Tensor], metrics: dict[str, float]) -> None:
+        """What is the best epoch so far, with its weights."""
+        self.epoch, self.metrics, self.state_dict = metrics["epoch"], metrics, state_dict
 
 
 class EarlyStopping(Callback):

@@ -1,13 +1,8 @@
-"""The checkpoint: one file that describes itself, and the only torch.save and torch.load of the project.
+"""The checkpoint: one file that describes itself, from which a trained network can be used again."""
 
-The file holds tensors and plain types alone, so that weights_only=True reads it and no code in a file is ever run
-(https://docs.pytorch.org/docs/stable/notes/serialization.html).
-"""
-
-import io
+import logging
 import platform
 import textwrap
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
@@ -17,19 +12,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from neural_lib import archive
 from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_input
 from neural_lib.models import build_model
 
 if TYPE_CHECKING:
     from neural_lib.datasets import DatasetInfo
 
-FORMAT = "neural_lib checkpoint"
-FORMAT_VERSION = 1
+KIND = archive.Kind(
+    format="neural_lib checkpoint",
+    version=2,  # 1 had no checksum
+    read=(1, 2),
+    noun="checkpoint",
+    option="--model",
+    otherwise="train a network first, with train.py",
+    unsummed=(1,),
+)
+
+log = logging.getLogger(__name__)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     # torch's own word names its build, such as 2.15.0+cpu, which the package's metadata leaves out
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": version("torchvision")}
 
@@ -49,7 +53,7 @@ class Checkpoint:
     config: dict  # TrainConfig.to_dict()
     metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
     glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
-    versions: dict = field(default_factory=_versions)
+    versions: dict = field(default_factory=versions)
 
     def written(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
@@ -93,11 +97,8 @@ def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict) -> Checkp
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write the checkpoint to `path`, whole or not at all."""
-    content = io.BytesIO()  # torch.save's own writer meets a full disk with a second error that hides the first
-    torch.save({"format": FORMAT, "format_version": FORMAT_VERSION} | vars(checkpoint), content)
-    with atomic_write(path) as handle:
-        handle.write(content.getbuffer())
+    """Write the checkpoint to `path`, whole or not at all. Raises OSError where it can't be written."""
+    archive.save(vars(checkpoint), path, KIND)
 
 
 class ModelFile:
@@ -109,13 +110,35 @@ class ModelFile:
     def __init__(self, path: Path, outdated: Iterable[Path] = ()) -> None:
         self.path, self.outdated = path, list(outdated)
         self.kept = f"{path} was not written"
+        self.waiting: tuple[Checkpoint, str] | None = None  # what could not be written, and which epoch it is
 
     def save(self, described: Checkpoint, of_run: str, state_dict: dict[str, Tensor], metrics: dict) -> None:
-        """Write an epoch's weights and metrics. of_run: "run 3, ", which run it is of, where there are several."""
-        while self.outdated:
-            self.outdated.pop().unlink(missing_ok=True)
-        save(replace(described, state_dict=state_dict, metrics=metrics), self.path)
-        self.kept = f"{self.path} keeps {of_run}epoch {metrics['epoch']}"
+        """Write an epoch's weights and metrics; where that fails, they are kept in memory until the next try.
+
+        of_run: "run 3, ", which run it is of, where there are several.
+        """
+        self.waiting = replace(described, state_dict=state_dict, metrics=metrics), f"{of_run}epoch {metrics['epoch']}"
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s: %s; the best weights are kept in memory until the next try", self.path, error.strerror)
+
+    def last_try(self) -> None:
+        """Write what has been waiting, if anything. Raises OSError where that fails again."""
+        try:
+            self._write()
+        except OSError as error:
+            advice = "make room, and the same command with --resume goes on"
+            why = f"{error.strerror}; the best network, {self.waiting[1]}, could not be saved; {advice}"
+            raise OSError(error.errno, why, str(self.path)) from None
+
+    def _write(self) -> None:
+        if self.waiting:
+            while self.outdated:
+                self.outdated[-1].unlink(missing_ok=True)
+                self.outdated.pop()
+            save(self.waiting[0], self.path)
+            self.kept, self.waiting = f"{self.path} keeps {self.waiting[1]}", None
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -123,31 +146,7 @@ def load(path: str | Path) -> Checkpoint:
 
     Raises UserError, naming the file, where it is missing, damaged or something else than a checkpoint.
     """
-    check_input(path, "--model", otherwise="train a network first, with train.py")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what counts is said below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load fails in many ways on a foreign file, and each means the same here
-        raise UserError(
-            f"--model {path}: {_what_is_wrong(error)}; nothing in it was run; give a file that train.py wrote"
-        ) from None
-    return _checked(content, path)
-
-
-def _what_is_wrong(error: Exception) -> str:
-    if "GLOBAL" in str(error):  # the unpickler's word for "import this and call it"
-        return "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
-    return "is damaged, cut short or no checkpoint at all"
-
-
-def _checked(content: object, path: str | Path) -> Checkpoint:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"--model {path}: holds data, but is no checkpoint of train.py; train a network first")
-    if str(content.get("format_version")) != str(FORMAT_VERSION):
-        raise UserError(
-            f"--model {path}: has checkpoint format {content.get('format_version')}, and this version "
-            f"reads format {FORMAT_VERSION}; use the version of the project that wrote it"
-        )
+    content = archive.load(path, KIND)
     known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name in content}
     try:
         saved = Checkpoint(**known)

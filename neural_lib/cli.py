@@ -4,12 +4,16 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from neural_lib import interrupts
 from neural_lib.errors import RunError, UserError
+
+at_end = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; run() lets go of it
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -64,11 +68,12 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
 
     prog: the script's name, which begins that line. argv: the arguments, the command line's where None.
 
-    2 for what the user gave, 1 for what failed at run time, 130 after Ctrl-C. Anything else is a defect of the project
-    and keeps its traceback.
+    2 for what the user gave, 1 for what failed at run time, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    Anything else is a defect of the project and keeps its traceback.
     """
     try:
-        return main(argv)
+        with interrupts.raised(), at_end:
+            return main(argv)
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status)
     except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
@@ -79,11 +84,13 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
     except ImportError as error:
         if (error.name or "").startswith("neural_lib"):
             raise
+        if "failed to map segment" in str(error) or "allocate memory" in str(error):
+            return _fail(prog, f"too little memory to load a library ({error}); ulimit -v may tell the limit", 1)
         return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
     except (RuntimeError, MemoryError) as error:
         return _fail(prog, reason_of(error), 1)
-    except KeyboardInterrupt:
-        return _fail(prog, "interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(prog, "interrupted", 128 + getattr(error, "signum", signal.SIGINT))
 
 
 def reason_of(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be; and the named recipes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from neural_lib.errors import UserError
@@ -121,6 +121,17 @@ class TrainConfig:
             "label smoothing": self.label_smoothing > 0,
         }
         return [what for what, is_on in in_force.items() if is_on]
+
+
+def may_train_longer(there: Sequence[Mapping], here: Sequence[Mapping]) -> bool:
+    """Whether runs that were begun with the hyper-parameters `there` may go on for the epochs that are given `here`.
+
+    They may for more, where the learning rate doesn't depend on how many there are.
+    """
+    return len(there) == len(here) and all(
+        now.get("schedule") == "constant" and old.get("epochs", math.inf) <= now["epochs"]
+        for old, now in zip(there, here, strict=True)
+    )
 
 
 def shown(value: object) -> str:

@@ -3,6 +3,7 @@
 DATASETS is the one source of class names, checksums, statistics and licences. torch is imported where images are read.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,14 @@ DATASETS = {
         "Handwritten Digits, UCI, doi:10.24432/C50P49",
     ),
 }
+
+
+def fingerprint(images: Images) -> str:
+    """The sha256 of the images and their labels, in their order."""
+    digest = hashlib.sha256(str(tuple(images.images.shape)).encode())
+    for tensor in images:
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:

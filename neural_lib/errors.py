@@ -14,6 +14,11 @@ class RunError(Exception):
 
 
 class Interrupted(RunError):
-    """The user pressed Ctrl-C; the message says what is kept. The script ends with exit status 130."""
+    """A signal ended the run, Ctrl-C's (SIGINT, 2) or another; the message says what is kept.
 
-    exit_status = 130
+    The script ends with exit status 128 and the signal's number, as a shell reports it.
+    """
+
+    def __init__(self, message: str, signum: int = 2) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signum

@@ -1,7 +1,8 @@
 """Everything that one training run consists of, built from its configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from neural_lib import runtime
@@ -9,10 +10,10 @@ from neural_lib.augment import RandomDistortion
 from neural_lib.config import TrainConfig, shown
 from neural_lib.datasets import DatasetInfo
 from neural_lib.errors import RunError
-from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader, split
+from neural_lib.loaders import EVAL_BATCH_SIZE, Checked, ImageTensors, Normalisation, make_loader, split
 from neural_lib.models import build_model
 from neural_lib.optim import build_loss, build_optimizer, build_scheduler
-from neural_lib.training import Callback, History, NonFiniteLossError, fit
+from neural_lib.training import Callback, History, NonFiniteLossError, Position, fit
 
 
 class Experiment:
@@ -28,9 +29,10 @@ class Experiment:
         self.config = config
         self.train_set, self.val_set = split(images, config)
         normalise = Normalisation(info.mean, info.std).to(device)
-        prepare = normalise
+        prepare, self.distortion = normalise, None
         if config.distorts():
-            prepare = nn.Sequential(RandomDistortion(config, info.image_size, device), normalise)
+            self.distortion = RandomDistortion(config, info.image_size, device)
+            prepare = nn.Sequential(self.distortion, normalise)
         shuffle_seed = config.seed if config.shuffle else None
         self.train_loader = make_loader(self.train_set, config.batch_size, prepare, shuffle_seed)
         self.val_loader = make_loader(self.val_set, EVAL_BATCH_SIZE, normalise)
@@ -42,16 +44,30 @@ class Experiment:
         self.optimizer = build_optimizer(self.model.parameters(), config)
         self.scheduler = build_scheduler(self.optimizer, config, len(self.train_loader))
         self.loss_fn = build_loss(config)
+        self.position = Position()
 
-    def fit(self, callbacks: Sequence[Callback] = (), epochs: int | None = None) -> History:
-        """Train and validate, for as many epochs as the configuration has or as are given.
+    def generators(self) -> dict[str, torch.Generator]:
+        """The generators that are the run's own: of the shuffle and, where there are any, of the distortions."""
+        own = {"shuffle": self.train_loader.generator}
+        return own | {"distortion": self.distortion.generator} if self.distortion else own
 
-        Raises RunError, with advice, where a loss becomes NaN or infinite.
+    def fit(
+        self,
+        callbacks: Sequence[Callback] = (),
+        epochs: int | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> History:
+        """Train and validate from `position` on, to the last epoch of the configuration or so many more as are given.
+
+        check: called before each batch; what it raises ends the training between two steps. Raises RunError, with
+        advice, where a loss becomes NaN or infinite.
         """
+        last = self.position.epoch - 1 + epochs if epochs else self.config.epochs
         try:
             return fit(
-                self.model, self.train_loader, self.val_loader, self.loss_fn, self.optimizer,
-                epochs or self.config.epochs, self.scheduler, self.config.precision, callbacks,
+                self.model, Checked(self.train_loader, check), Checked(self.val_loader, check), self.loss_fn,
+                self.optimizer, last, self.scheduler, self.config.precision, callbacks,
+                self.position,
             )  # fmt: skip
         except NonFiniteLossError as error:
             raise RunError(f"{error}; try a lower --lr than {shown(self.config.lr)}") from None

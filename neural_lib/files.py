@@ -1,14 +1,18 @@
-"""Input and output files: tried before the long work; outputs are written whole or not at all."""
+"""Input and output files: tried before the long work; outputs written whole or not at all, by one run at a time."""
 
+import contextlib
+import logging
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from neural_lib.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def check_input(path: str | Path, option: str, otherwise: str) -> None:
@@ -60,6 +64,7 @@ def _try_to_write(file: Path, given: Path, option: str) -> None:
     # a real try, beside the file: permission bits say nothing about a read-only disk
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        sweep(file)
         temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
@@ -67,11 +72,34 @@ def _try_to_write(file: Path, given: Path, option: str) -> None:
         raise _cannot_write(given, option, error) from None
 
 
+def sweep(path: Path) -> None:
+    """Remove the temporary files that processes which are gone left when they were to write `path`."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:(\d+)\.)?[0-9a-f]{{8}}\.tmp")
+    for each in os.scandir(path.parent):
+        if (found := pattern.fullmatch(each.name)) and not (found[1] and _is_alive(int(found[1]))):
+            with contextlib.suppress(OSError):  # somebody else's, or gone already
+                os.unlink(each.path)
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():  # what this process writes is gone before it tries anything again
+        return False
+    if os.name == "nt":  # where no file that is open can be removed
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def _cannot_write(path: Path, option: str, error: OSError) -> UserError:
     return UserError(f"{option} {path}: can't write there ({error.strerror or error}); choose another place")
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for binary writing; it takes the name `path` when the block ends well.
 
@@ -95,7 +123,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _create(path: Path) -> BinaryIO:
@@ -112,3 +140,66 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Attempts:
+    """A context for writes that may fail without ending the run: failures are told, and `failed` names the files."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _, error: BaseException | None, __) -> bool:
+        if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+            return False
+        log.error("%s: %s; it was not written", error.filename, error.strerror)
+        self.failed.append(str(error.filename))
+        return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, option: str) -> Iterator[None]:
+    """Let no other process lock `path` meanwhile; the lock dies with this process, however it ends.
+
+    A hidden file beside `path` is what is locked. Raises UserError where another process holds the lock. Where the
+    file system knows no locks there is none.
+    """
+    beside = path.with_name(f".{path.name}.lock")
+    handle = _locked_handle(beside)
+    if handle is None:
+        raise UserError(f"{option} {path}: another run is writing there; wait for its end, or choose another place")
+    with handle:
+        try:
+            yield
+        finally:
+            if os.name != "nt":  # which removes no open file; the lock file stays there
+                beside.unlink(missing_ok=True)
+
+
+def _locked_handle(path: Path) -> BinaryIO | None:
+    while True:
+        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            _lock(handle)
+        except (BlockingIOError, PermissionError):
+            handle.close()
+            return None
+        except OSError:  # no locks here
+            return handle
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), os.stat(path)):
+                return handle
+        handle.close()  # its holder removed the file before it let go: this lock is on nothing
+
+
+def _lock(handle: BinaryIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,10 +53,13 @@ class BatchIndices(Sampler[Tensor]):
 
     An epoch's order is drawn on the CPU, the same for every device, and moved to the images in one piece: a transfer
     for each batch would make the CPU wait for the device each time.
+
+    skip: batches that the next epoch, and no other, leaves out at its beginning: they have been learned already.
     """
 
     def __init__(self, dataset: ImageTensors, batch_size: int, generator: torch.Generator | None = None) -> None:
         self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
+        self.skip = 0
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -64,7 +67,25 @@ class BatchIndices(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         count = len(self.dataset)
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-        yield from order.to(self.dataset.images.device).split(self.batch_size)
+        skip, self.skip = self.skip, 0
+        yield from order.to(self.dataset.images.device).split(self.batch_size)[skip:]
+
+
+class Checked:
+    """A loader that calls `check` before each batch, so that what check raises ends the work between two steps."""
+
+    def __init__(self, loader: DataLoader, check: Callable[[], None]) -> None:
+        self.loader, self.check = loader, check
+        self.dataset = loader.dataset
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.check()
+        for batch in self.loader:
+            yield batch
+            self.check()  # before the next one is made, which draws from the generators
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
 
 def make_loader(

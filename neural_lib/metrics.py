@@ -35,6 +35,15 @@ class RunningScores:
         wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
         self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
 
+    def state_dict(self) -> dict:
+        """The counts and sums, as plain types and tensors."""
+        return vars(self).copy()
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Go on from what state_dict gave."""
+        for name, value in state.items():
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+
     @property
     def loss(self) -> float:
         """Mean loss per image, in nats; NaN where there was none."""

@@ -1,12 +1,13 @@
 """The records of a grid of runs: a row for each run and epoch, which are finished, which failed and why."""
 
 import json
+import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neural_lib.config import in_words
+from neural_lib.config import in_words, may_train_longer
 from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_output
 from neural_lib.monitor import accuracy_of, judged_by
@@ -21,6 +22,9 @@ MEASURES = (
     "epoch_duration",  # seconds, of training and validation
     "run_duration",  # seconds since the run began
 )
+
+
+log = logging.getLogger(__name__)
 
 
 class Spread(NamedTuple):
@@ -55,6 +59,7 @@ class Records:
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
         self.finished: list[int] = []
         self.failures: dict[int, str] = {}  # why a run failed
+        self.unwritten = False  # whether the files lack what is known
 
     @property
     def count(self) -> int:
@@ -107,8 +112,7 @@ class Records:
 
     def add(self, run: int, epoch: int, measures: Mapping[str, float]) -> None:
         """An epoch has ended."""
-        row = {"run": run, "epoch": epoch, **measures, **self.hyperparameters[run - 1]}
-        self.rows_of.setdefault(run, []).append(row)
+        self.rows_of.setdefault(run, []).append(self._row(run, epoch, measures))
         self.write()
 
     def finish(self, run: int) -> None:
@@ -122,10 +126,18 @@ class Records:
         self.failures[run] = reason
         self.write()
 
-    def discard(self, run: int) -> None:
-        """A run begins, perhaps once more: what is known of it is of an earlier attempt."""
+    def discard(self, run: int, keep: Sequence[Mapping[str, float | None]] = ()) -> None:
+        """A run begins, perhaps once more: what is known of it is of an earlier attempt.
+
+        keep: the measures of the epochs that are behind it, where it goes on.
+        """
         self.rows_of.pop(run, None)
         self.failures.pop(run, None)
+        if keep:
+            self.rows_of[run] = [self._row(run, epoch, measures) for epoch, measures in enumerate(keep, start=1)]
+
+    def _row(self, run: int, epoch: int, measures: Mapping[str, float | None]) -> dict:
+        return {"run": run, "epoch": epoch, **measures, **self.hyperparameters[run - 1]}
 
     # --- what is asked ---
 
@@ -175,7 +187,23 @@ class Records:
     # --- the files ---
 
     def write(self) -> None:
-        """Write results.csv and results.json."""
+        """Write results.csv and results.json. Where that fails, `unwritten` says so, and the next try is for all."""
+        try:
+            self._write()
+        except OSError as error:
+            if not self.unwritten:
+                log.warning("%s: %s; the records are kept in memory until the next try", error.filename, error.strerror)
+            self.unwritten = True
+        else:
+            self.unwritten = False
+
+    def write_again(self) -> None:
+        """Write what could not be written before, if anything. Raises OSError where that fails again."""
+        if self.unwritten:
+            self._write()
+            self.unwritten = False
+
+    def _write(self) -> None:
         hyperparameters = list(self.hyperparameters[0])
         failures = [
             {"run": run, **self.hyperparameters[run - 1], "failure": reason} for run, reason in self.failures.items()
@@ -208,6 +236,9 @@ class Records:
         """
         if (found := read_json(self.json_path)) is None:
             return
+        if not found["finished"] and may_train_longer(found["runs"], self.asked):
+            longer = zip(found["runs"], self.asked, strict=True)
+            found["runs"] = [{**run, "epochs": now["epochs"]} for run, now in longer]
         if told := differences(found["runs"], self.asked):
             raise UserError(
                 f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or a "
@@ -226,5 +257,5 @@ class Records:
         if finished and finished + failed < count:
             raise UserError(
                 f"{self.json_path} is of an interrupted grid, {finished} of {count} runs have finished: go on with "
-                "--resume, give a --model in another folder, or delete that file"
+                "--resume, give a --model in another folder, or delete that file and checkpoint.pth, if it is there"
             )

@@ -13,6 +13,7 @@ for run in manager.runs:
                     manager.track_num_correct(log_probs, labels)
 """
 
+import logging
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,13 +26,15 @@ from typing import TYPE_CHECKING
 from neural_lib.board import Board
 from neural_lib.config import flag_of, shown
 from neural_lib.errors import UserError
-from neural_lib.records import Records
+from neural_lib.records import MEASURES, Records
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
 
     from neural_lib.evaluation import Evaluation
     from neural_lib.metrics import RunningScores
+
+log = logging.getLogger(__name__)
 
 
 class RunBuilder:
@@ -120,20 +123,34 @@ class RunManager:
         network: "nn.Module | None" = None,
         loader: object = None,
         optimizer: "optim.Optimizer | None" = None,
+        done: Sequence[Mapping[str, float | None]] = (),
+        seconds: float = 0.0,
     ) -> None:
-        """A run begins; what an earlier attempt at it left in the records is dropped."""
-        self.number, self.epoch_count = self.number_of(run), 0
-        self.records.discard(self.number)
+        """A run begins, or goes on; what else an earlier attempt at it left in the records is dropped.
+
+        done: the measures of the epochs that are behind it. seconds: how long it had taken when it was interrupted.
+        """
+        self.number, self.epoch_count = self.number_of(run), len(done)
+        self.records.discard(self.number, keep=done)
         label = self.records.label(self.number) or run._asdict()
-        self.board.begin_run(label, self.records.hyperparameters[self.number - 1], network, loader, optimizer)
-        self.run_start = self.now()
+        hyperparameters = self.records.hyperparameters[self.number - 1]
+        self._tell_board("begin_run", label, hyperparameters, network, loader, optimizer, len(done))
+        self.run_start = self.now() - seconds
+
+    def measures(self) -> list[dict]:
+        """Of the epochs of the run that is under way, as begin_run takes them."""
+        return [{name: row[name] for name in MEASURES} for row in self.records.rows_of.get(self.number, [])]
+
+    def seconds(self) -> float:
+        """Since the run that is under way began, its interruptions left out."""
+        return self.now() - self.run_start
 
     def end_run(self, on_best: Callable[[], None] | None = None) -> None:
         """The run has ended well. on_best: called if it is the best so far, before the records say that it has ended.
 
         In this order, because whatever fails or is interrupted then leaves a run that is simply not finished yet.
         """
-        self.board.end_run(self.records.best_of(self.number))
+        self._tell_board("end_run", self.records.best_of(self.number))
         if on_best and self.is_best(self.number):
             on_best()
         self.records.finish(self.number)
@@ -178,16 +195,23 @@ class RunManager:
         measures = {name: value if value is not None and isfinite(value) else None for name, value in measures.items()}
         self.records.add(self.number, self.epoch_count, measures)
         is_best = self.records.best_of(self.number)["epoch"] == self.epoch_count
-        self.board.end_epoch(self.epoch_count, self.scores.count, measures, self.val, is_best)
+        self._tell_board("end_epoch", self.epoch_count, self.scores.count, measures, self.val, is_best)
+
+    def _tell_board(self, method: str, *arguments: object) -> None:
+        try:
+            getattr(self.board, method)(*arguments)
+        except OSError as error:
+            log.warning("--logdir: %s; this command goes on without TensorBoard's records", error)
+            self.board = Board()
 
     def save(self) -> None:
         """Write both files; end_epoch, end_run and fail_run do so by themselves."""
         self.records.write()
 
     @contextmanager
-    def run(self, run: tuple, *watched: object, on_best: Callable[[], None] | None = None) -> Iterator[None]:
-        """begin_run and, unless the block raises, end_run."""
-        self.begin_run(run, *watched)
+    def run(self, run: tuple, *watched: object, on_best: Callable[[], None] | None = None, **resumed) -> Iterator[None]:
+        """begin_run and, unless the block raises, end_run. resumed: begin_run's `done` and `seconds`."""
+        self.begin_run(run, *watched, **resumed)
         try:
             yield
         except BaseException:

@@ -46,6 +46,15 @@ class History:
     val_acc: list[float] = field(default_factory=list)
 
 
+@dataclass
+class Position:
+    """How far training has come: where it goes on, and what it has to tell of the epoch that is under way."""
+
+    epoch: int = 1  # the one under way, counted from 1
+    step: int = 0  # batches of it that have been learned
+    scores: RunningScores = field(default_factory=RunningScores)  # of these batches
+
+
 class Callback:
     """What fit calls as it goes; every method does nothing until a subclass says otherwise."""
 
@@ -69,17 +78,19 @@ def train_one_epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
+    position: Position | None = None,
 ) -> RunningScores:
     """Learn every batch of the loader once; the scheduler, where there is one, steps after each.
 
     precision: 'fp32' or 'bf16', of the forward and the backward pass; weights, loss and optimizer are float32 always.
+    position: kept up to date; where it is in the middle of an epoch, the loader gives that epoch's remaining batches.
     Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late.
     """
     model.train()
-    scores = RunningScores()
+    position = position or Position()
+    scores = position.scores
     recent: list[Tensor] = []  # losses not looked at yet
-    step = 0
-    for step, (images, labels) in enumerate(loader, start=1):
+    for step, (images, labels) in enumerate(loader, start=position.step + 1):
         optimizer.zero_grad()
         with autocast(images.device, precision):
             log_probs = model(images)
@@ -90,13 +101,14 @@ def train_one_epoch(
             scheduler.step()
 
         scores.update(loss, log_probs.detach(), labels)
+        position.step = step
         recent.append(loss.detach())
         if len(recent) == FINITE_CHECK_STEPS:
             _raise_if_not_finite(recent, step)
             recent.clear()
         for callback in callbacks:
             callback.on_batch_end(scores)
-    _raise_if_not_finite(recent, step)
+    _raise_if_not_finite(recent, position.step)
     return scores
 
 
@@ -117,17 +129,22 @@ def fit(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
+    position: Position | None = None,
 ) -> History:
     """Train and validate `epochs` times, or until a callback says stop; the callbacks see each step.
 
-    Raises NonFiniteLossError, its epoch set.
+    position: where to begin, which may be in the middle of an epoch, and kept up to date: once an epoch's callbacks are
+    called, it is at the beginning of the next. Returns the history from there on. Raises NonFiniteLossError, its epoch
+    set.
     """
     history = History()
-    for epoch in range(1, epochs + 1):
+    position = position or Position()
+    while position.epoch <= epochs:
+        epoch = position.epoch
         for callback in callbacks:
             callback.on_epoch_begin(epoch)
         try:
-            train = train_one_epoch(model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks)
+            train = train_one_epoch(model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks, position)
             val = evaluate(model, val_loader, precision)
             if not math.isfinite(val.loss):  # the epoch's last step can ruin the weights after its loss was taken
                 raise NonFiniteLossError(val.loss)
@@ -138,6 +155,7 @@ def fit(
         history.train_acc.append(train.accuracy)
         history.val_loss.append(val.loss)
         history.val_acc.append(val.accuracy)
+        position.epoch, position.step, position.scores = epoch + 1, 0, RunningScores()
         for callback in callbacks:
             callback.on_epoch_end(epoch, train, val)
         if any(callback.stop for callback in callbacks):

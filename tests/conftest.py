@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def shown_on_a_terminal(arguments: list[str], cwd: Path, log_too: bool) -> str:
     assert process.wait() == 0
     watchdog.cancel()
     return shown.decode()
+
+
+def rewrite(path: Path, change: dict, without: Sequence[str] = ()) -> None:
+    """Write a model file once more, with something else in it and the checksum of that."""
+    import torch
+
+    from neural_lib import archive, checkpoint
+
+    content = {name: value for name, value in torch.load(path, weights_only=True).items() if name not in without}
+    archive.save(content | change, path, checkpoint.KIND)
 
 
 def mind_ctrl_c() -> None:

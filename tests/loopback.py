@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PIECE = 1 << 20  # bytes
 HANG = "hang"  # accept the request, answer nothing
 TRUNCATE = "truncate"  # promise the whole body, send half of it
 
@@ -43,7 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(promised)))
         self.end_headers()
-        self.wfile.write(sent)
+        for start in range(0, len(sent), PIECE):  # the time limit is for all that is written at once
+            self.wfile.write(sent[start : start + PIECE])
 
     def log_message(self, *_) -> None:
         pass

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import ROOT, rewrite
 
-from neural_lib import checkpoint
+from neural_lib import checkpoint, datasets
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
 from neural_lib.lenet import LeNet
+from neural_lib.loaders import Normalisation
 from neural_lib.models import build_model
 
 
@@ -43,22 +45,30 @@ def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp
     assert loaded.versions["torch"] == torch.__version__
 
 
-def test_a_model_file_says_what_it_holds_and_nothing_that_it_could_not_write(saved, tmp_path, monkeypatch):
+def test_a_model_file_says_what_it_holds_and_nothing_that_it_could_not_write(saved, tmp_path, monkeypatch, caplog):
     file = checkpoint.ModelFile(tmp_path / "model.pth")
     assert file.kept == f"{tmp_path / 'model.pth'} was not written"
     file.save(saved, "run 2, ", saved.state_dict, {"epoch": 7})
     assert file.kept == f"{tmp_path / 'model.pth'} keeps run 2, epoch 7"
     assert checkpoint.load(file.path).metrics == {"epoch": 7}
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
-        file.save(saved, "", saved.state_dict, {"epoch": 8})
+    file.save(saved, "", saved.state_dict, {"epoch": 8})
+    assert "No space left on device; the best weights are kept in memory until the next try" in caplog.text
     assert file.kept.endswith("keeps run 2, epoch 7") and checkpoint.load(file.path).metrics == {"epoch": 7}
+    with pytest.raises(OSError, match="No space left on device; the best network, epoch 8, could not be saved"):
+        file.last_try()
+    monkeypatch.undo()
+    file.last_try()
+    assert file.kept.endswith("keeps epoch 8") and checkpoint.load(file.path).metrics == {"epoch": 8}
+    file.path.unlink()
+    file.last_try()
+    assert not file.path.exists()  # nothing is waiting any more
 
 
 def test_the_file_holds_tensors_and_plain_types_alone(saved, tmp_path):
     checkpoint.save(saved, tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
-    assert content["format"] == checkpoint.FORMAT and content["format_version"] == 1
+    assert (content["format"], content["format_version"]) == ("neural_lib checkpoint", 2)
     assert LeNet(1, 10).load_state_dict(content["state_dict"]).missing_keys == []
 
 
@@ -77,7 +87,7 @@ def _whole_module(path, tmp_path):
 
 
 def _malicious(path, tmp_path):
-    torch.save({"format": checkpoint.FORMAT, "state_dict": Attack(tmp_path / "owned")}, path)
+    torch.save({"format": checkpoint.KIND.format, "state_dict": Attack(tmp_path / "owned")}, path)
 
 
 def _malicious_pickle(path, tmp_path):
@@ -146,10 +156,10 @@ def test_a_truncated_checkpoint_is_refused(saved, tmp_path, share):
 
 
 def test_a_later_format_is_refused_by_its_number(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoint, "KIND", replace(checkpoint.KIND, version=3))
     checkpoint.save(saved, tmp_path / "model.pth")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="has checkpoint format 2, and this version reads format 1"):
+    with pytest.raises(UserError, match="has checkpoint format 3, and this version reads format 1 and 2"):
         checkpoint.load(tmp_path / "model.pth")
 
 
@@ -170,14 +180,21 @@ def test_a_field_that_holds_something_else_is_named(saved, tmp_path, change, nam
 
 def test_a_field_of_a_later_version_may_be_missing_or_unknown(saved, tmp_path):
     checkpoint.save(saved, tmp_path / "model.pth")
-    content = torch.load(tmp_path / "model.pth", weights_only=True)
-    del content["glyphs"]
-    torch.save(content | {"heard_of_later": 1}, tmp_path / "model.pth")
+    rewrite(tmp_path / "model.pth", {"heard_of_later": 1}, without=["glyphs"])
     assert checkpoint.load(tmp_path / "model.pth").glyphs == []
-    del content["state_dict"]
-    torch.save(content, tmp_path / "model.pth")
+    rewrite(tmp_path / "model.pth", {}, without=["state_dict"])
     with pytest.raises(UserError, match="is an incomplete checkpoint"):
         checkpoint.load(tmp_path / "model.pth")
+
+
+def test_a_model_of_an_older_format_is_as_good():
+    # without a checksum: vgg-small of width 1 after 6 epochs on the digits
+    old = checkpoint.load(ROOT / "tests" / "model-format-1.pth")
+    assert (old.arch, old.dataset, old.metrics["epoch"]) == ("vgg-small", "digits", 6)
+    images, labels = datasets.load_images("digits", "nowhere", train=False)
+    with torch.inference_mode():
+        predictions = old.build_model()(Normalisation(old.mean, old.std)(images)).argmax(dim=1)
+    assert (predictions == labels).float().mean().item() == pytest.approx(old.metrics["test_accuracy"], abs=0.01)
 
 
 def test_a_class_is_written_with_its_character_where_it_has_one(saved):

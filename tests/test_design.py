@@ -13,10 +13,34 @@ from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "runtime", "metrics", "monitor", "plots", "annotate", "display", "augment"),
+    *(
+        "errors",
+        "config",
+        "files",
+        "interrupts",
+        "runtime",
+        "metrics",
+        "monitor",
+        "plots",
+        "annotate",
+        "display",
+        "augment",
+    ),
     *("convert", "lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers", "datasets"),
     *("loaders", "optim", "evaluation", "training"),
-    *("board", "results", "records", "tables", "runs", "callbacks", "experiment", "checkpoint", "report"),
+    *(
+        "board",
+        "results",
+        "records",
+        "tables",
+        "runs",
+        "callbacks",
+        "experiment",
+        "archive",
+        "checkpoint",
+        "state",
+        "report",
+    ),
     *("fallback", "options", "cli"),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,10 +86,10 @@ def test_predict_stays_clear_of_the_training_loop():
     assert "checkpoint" in seen and not {"training", "callbacks"} & seen
 
 
-def test_only_the_checkpoint_saves_and_loads_with_torch():
+def test_only_the_archive_saves_and_loads_with_torch():
     for path in [*ROOT.glob("*.py"), *(ROOT / "neural_lib").glob("*.py")]:
         uses = re.search(r"torch\.(save|load)\(", path.read_text(encoding="utf-8"))
-        assert bool(uses) is (path.stem == "checkpoint"), path
+        assert bool(uses) is (path.stem == "archive"), path
 
 
 def test_the_readmes_tree_is_the_disks():

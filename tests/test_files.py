@@ -1,11 +1,16 @@
+import errno
+import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_input, check_output
+from neural_lib.files import Attempts, atomic_write, check_input, check_output, locked
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -110,3 +115,93 @@ def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path)
     for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
         with pytest.raises(UserError, match=f"^--model {path}: can't be read \\({reason}\\); train first$"):
             check_input(path, "--model", otherwise="train first")
+
+
+# --- what killed processes leave ---
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_temporary_files_of_processes_that_are_gone_are_swept(tmp_path):
+    stale = [f".plot.png.{gone()}.0123abcd.tmp", f".plot.png.{os.getpid()}.0123abcd.tmp", ".plot.png.0123abcd.tmp"]
+    others = [f".plot.png.{os.getppid()}.0123abcd.tmp", f".other.png.{gone()}.0123abcd.tmp", "plot.png", "plot.png.tmp"]
+    for name in stale + others:
+        (tmp_path / name).touch()
+    check_output(tmp_path / "plot.png", "--plot", (".png",))
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_what_is_being_written_is_not_swept_by_another_process(tmp_path):
+    path = tmp_path / "plot.png"
+    code = "from pathlib import Path; from neural_lib import files; files.sweep(Path('plot.png'))"
+    with atomic_write(path) as handle:
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+        )
+        handle.write(b"whole")
+    assert path.read_bytes() == b"whole"
+
+
+# --- one at a time ---
+
+HOLD = """
+import sys
+from pathlib import Path
+from neural_lib.files import locked
+with locked(Path("model.pth"), "--model"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(tmp_path) -> subprocess.Popen:
+    """Another process that holds the lock on model.pth until it is told to end, or killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_a_lock_is_one_processes_and_dies_with_it(tmp_path, end):
+    path, process = tmp_path / "model.pth", hold(tmp_path)
+    with pytest.raises(UserError, match="--model .*model.pth: another run is writing there"), locked(path, "--model"):
+        pass
+    if end == "killed":
+        process.kill()
+    process.communicate("\n" if end == "finished" else None)
+    with locked(path, "--model"):
+        assert os.listdir(tmp_path) == [".model.pth.lock"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_let_go_of_when_the_block_raises(tmp_path):
+    for _ in range(2):
+        with pytest.raises(RuntimeError), locked(tmp_path / "model.pth", "--model"):
+            raise RuntimeError
+    assert os.listdir(tmp_path) == []
+
+
+# --- where a run goes on without a file ---
+
+
+def test_a_write_that_fails_is_told_and_the_others_go_on(tmp_path, caplog):
+    attempts = Attempts()
+    with attempts, atomic_write(tmp_path / "plot.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with attempts, atomic_write(tmp_path / "model.pth") as handle:
+        handle.write(b"whole")
+    assert attempts.failed == [str(tmp_path / "plot.png")]
+    assert caplog.record_tuples == [
+        ("neural_lib.files", logging.ERROR, f"{tmp_path / 'plot.png'}: No space left on device; it was not written")
+    ]
+    for error in (ValueError, BrokenPipeError):  # a defect; a reader of the log that has gone
+        with pytest.raises(error), attempts:
+            raise error

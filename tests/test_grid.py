@@ -169,7 +169,7 @@ def interrupt(monkeypatch):
     fit = Experiment.fit
 
     def arrange(number: int) -> list:
-        def interrupted(self, callbacks=(), epochs=None):
+        def interrupted(self, callbacks=(), epochs=None, check=None):
             begun.append(self.config)
             fit(self, callbacks, epochs=1 if len(begun) == number else None)
             if len(begun) == number:
@@ -188,7 +188,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
     assert status == 130
     assert re.fullmatch(
         r"train.py: error: interrupted; output.model.pth keeps run [12], epoch \d; "
-        r"the same command with --resume goes on\n", stderr
+        r"the same command with --resume goes on with run 3, epoch 2, step 1\n", stderr
     )  # fmt: skip
     assert [row["run"] for row in rows()] == [1, 1, 2, 2, 3]
     assert content()["finished"] == [1, 2]
@@ -223,6 +223,9 @@ def test_a_new_command_does_not_replace_an_interrupted_grid(run_train, interrupt
     assert Path("output/results.json").read_text() == before
     assert run_train(*SMALL, "-m", "another/model.pth")[0] == 0
     Path("output/results.json").unlink()
+    status, _, stderr = run_train(*SMALL)
+    assert status == 2 and "output/checkpoint.pth is of an interrupted run: go on with --resume" in stderr
+    Path("output/checkpoint.pth").unlink()
     assert run_train(*SMALL)[0] == 0
     assert len(rows()) == 2
 
@@ -262,7 +265,7 @@ def test_a_grid_that_fell_back_says_how_it_goes_on(run_train, interrupt, monkeyp
     interrupt(2)
     grid = ("--epochs", 1, "--arch", "lenet-slim", "--seed", 1, 2)
     status, _, stderr = run_train(*grid)
-    assert status == 130 and stderr.endswith("the same command with --dataset digits --resume goes on\n")
+    assert status == 130 and "the same command with --dataset digits --resume goes on with run 2, epoch 2" in stderr
     status, _, stderr = run_train(*grid, "--resume")
     assert status == 2 and "another grid: --dataset digits there, kmnist here" in stderr
     assert run_train(*grid, "--resume", "--dataset", "digits")[0] == 0

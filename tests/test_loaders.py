@@ -5,7 +5,7 @@ from torchvision.transforms.functional import to_tensor
 
 from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
-from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
+from neural_lib.loaders import Checked, ImageTensors, Normalisation, make_loader, split
 
 AS_TO_TENSOR = Normalisation([0.0], [1.0])  # pixels / 255
 
@@ -94,3 +94,27 @@ def test_normalisation_is_per_channel():
     expected = torch.stack([(pixels[:, c] / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
     torch.testing.assert_close(Normalisation(mean, std)(pixels), expected)
     assert Normalisation(mean, std)(pixels).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_can_begin_with_a_later_batch_and_the_next_is_whole_again():
+    loaders = [make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1) for _ in range(2)]
+    loaders[0].sampler.skip = 2
+    first, whole = labels_of(loaders[0]), labels_of(loaders[1])
+    assert len(whole) == 4 and first == whole[2:]
+    assert labels_of(loaders[0]) == labels_of(loaders[1])
+
+
+def test_a_check_that_raises_does_so_before_the_next_batch_is_made():
+    made, asked = [], iter(range(100))
+
+    def stop_at_third() -> None:
+        if next(asked) == 2:
+            raise KeyboardInterrupt
+
+    loader = make_loader(make_set(), 30, lambda images: made.append(len(images)) or images)
+    learned = []
+    with pytest.raises(KeyboardInterrupt):
+        for _, labels in Checked(loader, stop_at_third):
+            learned.append(len(labels))
+    assert learned == made == [30, 30]
+    assert len(Checked(loader, lambda: None)) == 4

@@ -12,7 +12,7 @@ import cv2
 import made_up
 import pytest
 import torch
-from conftest import change_kmnist
+from conftest import change_kmnist, rewrite
 
 import predict
 import train
@@ -77,9 +77,8 @@ def test_the_draw_is_seeded_and_repeats_no_image(model, run_predict):
 
 
 def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, monkeypatch):
-    content = torch.load(model, weights_only=True)
     names = [f"class-{number}" for number in range(10)]
-    torch.save(content | {"classes": names}, model)
+    rewrite(model, {"classes": names})
     drawn = []
     monkeypatch.setattr(annotate, "annotate", lambda *args, draw=annotate.annotate: drawn.append(args) or draw(*args))
     told = LINE.findall(run_predict()[1])
@@ -120,7 +119,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
     ({"metrics": {"epoch": torch.ones(1)}}, "something else than a checkpoint's own in metrics"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predict, change, message):
-    torch.save(torch.load(model, weights_only=True) | change, model)
+    rewrite(model, change)
     status, _, stderr = run_predict()
     assert status == 2
     assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
@@ -138,7 +137,7 @@ def change_network(model, channels: int, classes: int, image_size: int) -> None:
         "mean": [0.5] * channels,
         "std": [0.5] * channels,
     }
-    torch.save(torch.load(model, weights_only=True) | change, model)
+    rewrite(model, change)
 
 
 def test_a_network_for_other_classes_is_refused_in_one_line(model, run_predict):

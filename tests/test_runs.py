@@ -38,7 +38,7 @@ class Diary(Board):
     def __init__(self) -> None:
         self.said = []
 
-    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None):
+    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None, done=0):
         self.said.append(("begin", dict(label)))
 
     def end_epoch(self, epoch, count, measures, val=None, is_best=True):

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import cv2
 import made_up
 import pytest
 import torch
-from conftest import ROOT, change_kmnist, mind_ctrl_c, shown_on_a_terminal
+from conftest import ROOT, change_kmnist, shown_on_a_terminal
 
 import train
 from neural_lib import checkpoint, datasets, options, plots, runtime
@@ -445,39 +444,6 @@ def test_a_gpu_trains_and_predicts(run_script):
         done = run_script(*command)
         assert done.returncode == 0, done.stderr
         assert "on cuda" in done.stdout
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
-def test_ctrl_c_is_one_line_that_says_what_is_kept_and_130(tmp_path):
-    command = [sys.executable, "-u", str(ROOT / "train.py"), "-d", "digits", "--epochs", "1000"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=mind_ctrl_c
-    )
-    for line in process.stdout:
-        if line.startswith("[INFO] EPOCH: 2/"):
-            break
-    else:
-        pytest.fail(f"it ended before its second epoch did: {process.stderr.read()}")
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    kept = re.fullmatch(r"train.py: error: interrupted; output.model.pth keeps epoch (\d+)\n", stderr)
-    assert checkpoint.load(tmp_path / "output" / "model.pth").metrics["epoch"] == int(kept[1])
-    assert sorted(os.listdir(tmp_path / "output")) == ["model.pth", "results.csv", "results.json"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix's")
-def test_a_full_disk_is_one_line_that_names_the_file(run_python, tmp_path):
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
-        "import train; from neural_lib import cli\n"
-        "sys.exit(cli.run(train.main, 'train.py', ['-d', 'digits', '--quiet']))"
-    )
-    done = run_python("-c", code)  # a model takes 1.7 MB
-    assert done.returncode == 1
-    assert done.stderr.startswith("train.py: error: output") and done.stderr.endswith("model.pth: File too large\n")
-    assert done.stderr.count("\n") == 1
-    assert sorted(os.listdir(tmp_path / "output")) == ["results.csv", "results.json"]
 
 
 @pytest.mark.slow

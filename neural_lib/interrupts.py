@@ -1,0 +1,77 @@
+"""Signals that end a run: Ctrl-C, a scheduler's SIGTERM, a terminal's SIGHUP."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has arrived; `signum` says which."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class StoppedBetweenSteps(Stopped):
+    """The same, when somebody asked for it: nothing is half done."""
+
+
+class Stop:
+    """Notes the first signal, and raises StoppedBetweenSteps when asked."""
+
+    def __init__(self) -> None:
+        self.noted = 0  # the signal's number; 0: none
+
+    def check(self) -> None:
+        """Raise StoppedBetweenSteps where a signal has arrived."""
+        if self.noted:
+            raise StoppedBetweenSteps(self.noted)
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Within the block each of the signals raises Stopped at once."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Stopped(signum)
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Stop]:
+    """Within the block the first signal is noted, for whoever asks between two steps; a second has its old effect."""
+    stop = Stop()
+
+    def note(signum: int, _: FrameType | None) -> None:
+        stop.noted = signum
+        restore()
+
+    with _handled(note) as restore:
+        yield stop
+
+
+@contextlib.contextmanager
+def _handled(handler) -> Iterator:
+    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        yield lambda: None
+        return
+    # a signal that is ignored, as nohup ignores SIGHUP, stays ignored
+    before = {each: old for each in SIGNALS if (old := signal.getsignal(each)) not in (signal.SIG_IGN, None)}
+
+    def restore() -> None:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+    for each in before:
+        signal.signal(each, handler)
+    try:
+        yield restore
+    finally:
+        restore()

@@ -1,0 +1,108 @@
+"""train.py where files can't be written any more: what goes on, what stops, and that nothing is lost or half there."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from test_resume import outcome
+
+import train
+from neural_lib import checkpoint, state
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+RUN = ("-d", "digits", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
+FULL = "No space left on device"
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Let the writing of these files fail; `times`: so often, and work again then."""
+    replace = os.replace
+
+    def fill(*names: str, times: int = 10**6) -> None:
+        left = iter(range(times))
+
+        def fail(source, target):
+            if Path(target).name in names and next(left, None) is not None:
+                raise OSError(errno.ENOSPC, FULL)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fail)
+
+    return fill
+
+
+@pytest.fixture
+def whole(run_train, monkeypatch) -> dict:
+    monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", 1.0)
+    assert run_train(*RUN, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    return outcome("whole")
+
+
+@pytest.mark.parametrize("names", [["model.pth"], ["checkpoint.pth"], ["results.csv"], ["results.json"]])
+def test_space_that_is_found_again_in_time_has_cost_nothing(run_train, full, whole, names):
+    full(*names, times=1)
+    status, _, stderr = run_train(*RUN)
+    assert status == 0 and f"[WARNING] output/{names[0]}: {FULL}; " in stderr and stderr.count("\n") == 1
+    assert outcome("output") == whole
+    assert not [name for name in os.listdir("output") if name.startswith(".")]
+
+
+def test_a_model_that_cannot_be_written_stops_the_run_at_its_last_try_and_is_in_the_state(run_train, full, whole):
+    assert run_train(*RUN, "--seed", 7)[0] == 0
+    before = Path("output/model.pth").read_bytes()
+    full("model.pth")
+    status, _, stderr = run_train(*RUN)
+    assert status == 1
+    assert f"output/model.pth: {FULL}; the best weights are kept in memory until the next try" in stderr
+    last = f"train.py: error: output/model.pth: {FULL}; the best network, epoch 3, could not be saved; "
+    assert stderr.splitlines()[-1].startswith(last)
+    assert Path("output/model.pth").read_bytes() == before
+    assert state.load("output/checkpoint.pth").best["metrics"]["epoch"] == 3
+    full()
+    assert run_train(*RUN, "--resume")[0] == 0
+    assert outcome("output") == whole
+
+
+def test_where_no_state_can_be_written_the_model_still_is(run_train, full, whole):
+    full("checkpoint.pth")
+    status, _, stderr = run_train(*RUN)
+    assert status == 0 and stderr.count("the training state could not be saved") == 3
+    assert outcome("output") == whole
+
+
+@pytest.mark.parametrize("name", ["plot.png", "confusion.png", "mistakes.png", "report.json"])
+def test_a_figure_that_cannot_be_written_costs_nothing_else(run_train, full, whole, name):
+    full(name)
+    status, _, stderr = run_train(*RUN)
+    assert status == 1 and f"[ERROR] output/{name}: {FULL}; it was not written\n" == stderr
+    assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
+    assert json.loads(Path("output/results.json").read_text())["finished"] == [1]
+
+
+def test_records_that_cannot_be_written_are_told_at_the_end(run_train, full, whole):
+    full("results.json")
+    status, _, stderr = run_train(*RUN)
+    assert status == 1 and stderr.splitlines()[-1] == f"[ERROR] output/results.json: {FULL}; it was not written"
+    assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix's")
+def test_a_file_that_is_too_large_for_the_system_is_one_line_that_names_it(run_python, tmp_path):
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "import train; from neural_lib import cli\n"
+        "sys.exit(cli.run(train.main, 'train.py', ['-d', 'digits', '--quiet', '--epochs', '1']))"
+    )
+    done = run_python("-c", code)  # a model takes 1.7 MB
+    assert done.returncode == 1
+    warnings, error = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]
+    assert all(line.startswith("[WARNING] output/") and "File too large" in line for line in warnings)
+    assert error.startswith(
+        "train.py: error: output/model.pth: File too large; the best network, epoch 1, could not be"
+    )
+    assert sorted(os.listdir(tmp_path / "output")) == ["results.csv", "results.json"]

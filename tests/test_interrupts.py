@@ -1,0 +1,155 @@
+"""Real signals: what they do to a process, and train.py under them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, mind_ctrl_c
+from test_resume import outcome
+
+from neural_lib import checkpoint, cli, interrupts
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_that_is_noted_waits_until_somebody_asks(signum):
+    with interrupts.raised():
+        with interrupts.noted() as stop:
+            stop.check()
+            send(signum)
+            with pytest.raises(interrupts.StoppedBetweenSteps) as caught:
+                stop.check()
+            assert caught.value.signum == signum
+            with pytest.raises(interrupts.Stopped):
+                send(signum)  # the second one
+        with pytest.raises(interrupts.Stopped):
+            send(signum)
+
+
+def test_handlers_are_as_before_afterwards_and_what_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        handlers = [signal.getsignal(each) for each in SIGNALS]
+        with interrupts.raised(), interrupts.noted() as stop:
+            send(signal.SIGHUP)
+            assert not stop.noted
+        assert [signal.getsignal(each) for each in SIGNALS] == handlers
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_that_may_not_handle_signals_does_without():
+    asked = []
+
+    def work():
+        with interrupts.raised(), interrupts.noted() as stop:
+            stop.check()
+            asked.append(stop.noted)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert asked == [0]
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_the_exit_status_tells_the_signal(signum, capsys):
+    assert cli.run(lambda argv: send(signum), "a.py") == 128 + signum
+    assert capsys.readouterr().err == "a.py: error: interrupted\n"
+
+
+def start(cwd, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-u", str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=mind_ctrl_c
+    )
+
+
+def wait_for(process: subprocess.Popen, line_start: str) -> None:
+    for line in process.stdout:
+        if line.startswith(line_start):
+            return
+    pytest.fail(f"it ended before it said {line_start!r}: {process.stderr.read()}")
+
+
+RUN = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 400)
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in SIGNALS[1:])]
+)
+def test_a_signal_ends_a_step_saves_the_state_and_says_how_to_go_on(tmp_path, signum):
+    process = start(tmp_path, *RUN)
+    wait_for(process, "[INFO] EPOCH: 2/")
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    kept = re.fullmatch(
+        r"train.py: error: interrupted; output/model.pth keeps epoch (\d+); "
+        r"the same command with --resume goes on with epoch (\d+), step \d+\n", stderr
+    )  # fmt: skip
+    assert checkpoint.load(tmp_path / "output" / "model.pth").metrics["epoch"] == int(kept[1]) < int(kept[2])
+    assert sorted(os.listdir(tmp_path / "output")) == ["checkpoint.pth", "model.pth", "results.csv", "results.json"]
+
+
+@pytest.mark.slow
+def test_two_signals_at_once_leave_no_damaged_file(tmp_path):
+    process = start(tmp_path, *RUN)
+    wait_for(process, "[INFO] EPOCH: 1/")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stderr.count("\n") == 1
+    left = sorted(os.listdir(tmp_path / "output"))
+    assert left == sorted({*left} & {"checkpoint.pth", "model.pth", "results.csv", "results.json"})
+    again = start(tmp_path, *RUN, "--resume")
+    wait_for(again, "[INFO] EPOCH: ")
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
+    assert again.returncode == 143
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_path):
+    run = ("-d", "digits", "--recipe", "best", "--arch", "lenet-slim", "--epochs", 12, "--checkpoint-every", 5)
+    whole = start(tmp_path, *run, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    assert whole.communicate(timeout=100) and whole.returncode == 0
+    for number in range(1, 12, 3):
+        process = start(tmp_path, *run, *(["--resume"] if number > 1 else []))
+        wait_for(process, f"[INFO] EPOCH: {number}/")
+        process.kill()
+        process.communicate()
+    last = start(tmp_path, *run, "--resume")
+    assert last.communicate(timeout=100) and last.returncode == 0
+    assert outcome(tmp_path / "output") == outcome(tmp_path / "whole")
+    assert not [name for name in os.listdir(tmp_path / "output") if name.startswith(".")]  # swept
+
+
+@pytest.mark.slow
+def test_a_second_run_on_the_same_outputs_is_refused_while_the_first_lives(tmp_path):
+    first = start(tmp_path, *RUN, "-m", "a/model.pth", "-p", "plot.png")
+    wait_for(first, "[INFO] EPOCH: 1/")
+    for outputs, told in ((("-m", "a/other.pth", "-p", "other.png"), "--model's results a/results.json"),
+                          (("-m", "b/model.pth", "-p", "plot.png"), "--plot plot.png")):  # fmt: skip
+        second = start(tmp_path, *RUN, *outputs)
+        _, stderr = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert stderr.startswith(f"train.py: error: {told}: another run is writing there; ") and stderr.count("\n") == 1
+    first.kill()
+    first.communicate()
+    third = start(tmp_path, *RUN[:-1], 1, "-m", "a/model.pth", "-p", "plot.png", "--resume")
+    third.communicate(timeout=60)
+    assert third.returncode == 2  # of another number of epochs, but not locked out
+    assert json.loads(Path(tmp_path, "a/results.json").read_text())["finished"] == []

@@ -1,0 +1,260 @@
+"""train.py interrupted and resumed, from its command line to its files: equal to the uninterrupted run, bit for bit."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neural_lib import checkpoint, interrupts, state
+from neural_lib.config import RECIPES
+from neural_lib.models import ARCHS
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+DIGITS = ("-d", "digits", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)  # 8 steps an epoch
+STEPS = 8
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let a signal arrive in the n-th asking for one: in training and in validation there is one before each batch."""
+
+    def stop(count: int, signum: int = 2) -> None:
+        asked = iter(range(1, 10**6))
+        stopped = interrupts.Stop.check
+
+        def check(self) -> None:
+            if next(asked) == count:
+                self.noted = signum
+            stopped(self)
+
+        monkeypatch.setattr(interrupts.Stop, "check", check)
+
+    return stop
+
+
+def outcome(folder: str) -> dict:
+    """All that a run leaves but its durations."""
+    saved = checkpoint.load(f"{folder}/model.pth")
+    results = json.loads(Path(folder, "results.json").read_text())
+    for row in results["rows"]:
+        assert row.pop("epoch_duration") > 0 and row.pop("run_duration") > 0
+    weights = {name: value.numpy().tobytes() for name, value in saved.state_dict.items()}
+    return {
+        "weights": weights,
+        "metrics": saved.metrics,
+        "config": saved.config,
+        "results": results,
+        "report": Path(folder, "report.json").read_bytes(),
+    }
+
+
+RUNS = [
+    pytest.param(recipe, arch, marks=pytest.mark.slow if arch in ("lenet-slim", "resnet18") else ())
+    for recipe in RECIPES
+    for arch in ARCHS
+    if arch != "resnet18" or recipe == "best"
+]
+
+
+@pytest.mark.parametrize("recipe, arch", RUNS)
+def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_train, stop_at, recipe, arch):
+    # an epoch asks 9 times in training, before and after each batch, and twice in validation
+    command = (*DIGITS, "--recipe", recipe, "--arch", arch, "--dropout", 0.2, "--train-split", 0.8)
+    command += {"vgg-small": ("--width", 4), "resnet18": ("--epochs", 2, "--train-split", 0.2)}.get(arch, ())
+    assert run_train(*command, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    outputs = ("-m", "part/model.pth", "-p", "part/plot.png")
+    for count in (
+        (3, 7, 4, 12) if arch != "resnet18" else (4,)
+    ):  # in the 1st epoch, before its validation, before the 2nd begins, ...
+        stop_at(count)
+        status, _, stderr = run_train(
+            *command, *outputs, *(["--resume"] if os.path.exists("part/checkpoint.pth") else [])
+        )
+        assert status == 130 and "--resume goes on with epoch" in stderr
+    stop_at(0)
+    assert run_train(*command, *outputs, "--resume")[0] == 0
+    assert outcome("part") == outcome("whole")
+    assert not os.path.exists("part/checkpoint.pth")
+
+
+# --- what is gone on with ---
+
+
+def weights(folder: str) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in checkpoint.load(f"{folder}/model.pth").state_dict.items()}
+
+
+def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
+    assert run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    save = state.StateFile.save
+
+    def die(file, state):
+        save(file, state)
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(state.StateFile, "save", die)
+        run_train(*DIGITS)
+    saved = state.load("output/checkpoint.pth")
+    assert (saved.epoch, saved.step, len(saved.measures)) == (2, 0, 1)
+    assert run_train(*DIGITS, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_every_so_many_steps_the_state_is_saved(run_train, monkeypatch):
+    where = []
+    monkeypatch.setattr(state.StateFile, "save", lambda file, state: where.append((state.epoch, state.step)))
+    run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
+    assert where == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
+
+
+def interrupted(run_train, stop_at, *command, count: int = 12) -> None:
+    """Leave a run interrupted, by default in the second epoch."""
+    stop_at(count)
+    assert run_train(*command)[0] == 130
+    stop_at(0)
+
+
+def test_a_grid_goes_on_in_the_middle_of_a_run(run_train, stop_at):
+    grid = (*DIGITS, "--arch", "lenet-slim", "--lr", 0.001, 0.002)
+    run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    stop_at(40)  # an epoch asks 11 times or so
+    status, _, stderr = run_train(*grid)
+    assert status == 130 and "--resume goes on with run 2, epoch 1, step " in stderr
+    stop_at(0)
+    assert run_train(*grid, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, stop_at):
+    command = (*DIGITS, "--epochs", 60, "--lr", 0.03, "--patience", 1)
+    run_train(*command, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    epochs = len(json.loads(Path("whole/results.json").read_text())["rows"])
+    assert 2 <= epochs < 60
+    for count in (11 * epochs - 13, 11, 5):
+        stop_at(count)
+        run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
+    stop_at(0)
+    if os.path.exists("output/checkpoint.pth"):
+        assert run_train(*command, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_state_elsewhere_can_be_named(run_train, stop_at):
+    run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    interrupted(run_train, stop_at, *DIGITS)
+    assert run_train(*DIGITS, "--resume", "output/checkpoint.pth", "-m", "other/model.pth")[0] == 0
+    assert outcome("other") == outcome("whole")
+    assert os.path.exists("output/checkpoint.pth") and not os.path.exists("other/checkpoint.pth")
+
+
+def test_more_epochs_may_be_given_where_the_schedule_knows_no_end(run_train, stop_at):
+    longer = (*DIGITS[:-4], "--epochs", 4, "--batch-size", 32)
+    run_train(*longer, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    interrupted(run_train, stop_at, *DIGITS)
+    assert run_train(*longer, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+    one_cycle = ("--schedule", "one-cycle", "-m", "c/model.pth")
+    interrupted(run_train, stop_at, *DIGITS, *one_cycle)
+    for more in (longer, (*DIGITS[:-4], "--epochs", 2, "--batch-size", 32)):
+        status, _, stderr = run_train(*more, *one_cycle, "--resume")
+        assert status == 2 and f"another grid: --epochs 3 there, {more[-3]} here" in stderr
+
+
+def test_fewer_epochs_are_another_run(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    status, _, stderr = run_train(*DIGITS, "--epochs", 2, "--resume")
+    assert status == 2 and "another grid: --epochs 3 there, 2 here" in stderr
+
+
+def test_a_network_that_was_the_best_so_far_is_beside_the_model_again(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    before = weights("output")
+    Path("output/model.pth").unlink()
+    stop_at(3)
+    assert run_train(*DIGITS, "--resume")[0] == 130
+    assert weights("output") == before
+
+
+def test_with_nothing_to_go_on_with_it_begins_and_says_so(run_train):
+    status, _, stderr = run_train(*DIGITS, "--resume")
+    assert status == 0 and "[WARNING] --resume: nothing was interrupted here, so this is the beginning" in stderr
+
+
+def test_the_state_of_a_run_that_has_finished_is_no_more_of_use(run_train, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(state.StateFile, "remove", lambda file: None)  # killed just before
+        assert run_train(*DIGITS)[0] == 0
+    before = outcome("output")
+    assert run_train(*DIGITS, "--resume")[0] == 0
+    assert outcome("output") == before and not os.path.exists("output/checkpoint.pth")
+
+
+# --- what is refused ---
+
+
+def test_a_new_command_does_not_replace_an_interrupted_run(run_train, stop_at, run_without_torch):
+    interrupted(run_train, stop_at, *DIGITS)
+    done = run_without_torch("train", *DIGITS)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert (
+        "output/checkpoint.pth is of an interrupted run: go on with --resume, give a --model in another" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("change, told", [
+    (("--lr", 0.5), "--lr 0.001 there, 0.5 here"),
+    (("--arch", "lenet-slim"), "--arch lenet there, lenet-slim here"),
+    (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, adamw here"),
+])  # fmt: skip
+def test_another_configuration_is_refused_with_what_differs(run_train, stop_at, change, told):
+    interrupted(run_train, stop_at, *DIGITS)
+    status, _, stderr = run_train(*DIGITS, *change, "--resume")  # refused by results.json, before torch is loaded
+    assert status == 2 and told in stderr and stderr.count("\n") == 1
+    status, _, stderr = run_train(*DIGITS, *change, "--resume", "output/checkpoint.pth", "-m", "other/model.pth")
+    assert status == 2 and told in stderr and stderr.count("\n") == 1  # refused by the state itself
+    assert run_train(*DIGITS, "--lr", 0.001, "--resume")[0] == 0  # the same value given once more is none
+
+
+def test_other_images_and_another_device_are_refused(run_train, stop_at, monkeypatch):
+    interrupted(run_train, stop_at, *DIGITS)
+    saved = state.load("output/checkpoint.pth")
+    for change, told in (({"data": "0" * 64}, r"is of other images (sha256 000000000000... there, "),
+                         ({"device": "cuda"}, "--device cuda there, cpu here")):  # fmt: skip
+        state.save(replace(saved, **change), "output/checkpoint.pth")
+        status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 2 and told in stderr and stderr.count("\n") == 1
+
+
+def test_a_state_whose_parts_do_not_fit_is_refused(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    saved = state.load("output/checkpoint.pth")
+    unfit, wrong = "doesn't fit together", "something else than a state's own in "
+    for change, told in (({"model": {}}, unfit), ({"optimizer": {}}, unfit), ({"generators": {}}, unfit),
+                         ({"best": {}}, unfit), ({"step": None}, f"{wrong}step"),
+                         ({"measures": [{}], "seconds": "1"}, f"{wrong}measures, seconds")):  # fmt: skip
+        state.save(replace(saved, **change), "output/checkpoint.pth")
+        status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 2 and told in stderr and stderr.count("\n") == 1
+
+
+def test_what_is_no_state_is_refused(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    whole = Path("output/checkpoint.pth").read_bytes()
+    damaged = whole[:5000] + b"another" + whole[5007:]
+    for content, told in ((whole[:-1], "is damaged"), (b"", "is damaged"), (damaged, "is damaged"),
+                          (Path("output/model.pth").read_bytes(), "but is no training state of train.py")):  # fmt: skip
+        Path("output/checkpoint.pth").write_bytes(content)
+        status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 2 and told in stderr and stderr.count("\n") == 1
+    status, _, stderr = run_train(*DIGITS, "--resume", "nowhere.pth")
+    assert status == 2 and "--resume nowhere.pth: can't be read (No such file or directory)" in stderr
+
+
+def test_a_model_has_another_name_than_the_state(run_train):
+    status, _, stderr = run_train(*DIGITS, "-m", "checkpoint.pth")
+    assert status == 2 and "--model checkpoint.pth: is where the training state goes; give another name" in stderr
