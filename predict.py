@@ -15,7 +15,7 @@ from pathlib import Path
 
 from neural_lib import cli, datasets, display, report, runtime
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_input, check_output, check_output_folder
+from neural_lib.files import atomic_write, check_input, check_output, check_output_folder, sweep
 
 NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # what ends so was meant as a file
 MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
@@ -76,6 +76,7 @@ def main(argv=None) -> int:
         from neural_lib import annotate
 
         output_path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
+        sweep(output_path)
 
     import numpy as np
     import torch

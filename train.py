@@ -15,23 +15,22 @@ import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from neural_lib import cli, datasets, interrupts, options, plots, report, runtime, tables
+from neural_lib import cli, datasets, interrupts, options, plots, report, resume, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
-from neural_lib.errors import Interrupted, RunError, UserError
+from neural_lib.errors import RunError, UserError
 from neural_lib.fallback import FALLBACK, load_data
-from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, locked
+from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, locked, sweep
 from neural_lib.runs import RunManager
 
 if TYPE_CHECKING:
     from neural_lib.checkpoint import ModelFile
     from neural_lib.loaders import ImageTensors
-    from neural_lib.state import StateFile, TrainingState
+    from neural_lib.saver import StateFile
+    from neural_lib.state import TrainingState
 
-STATE_NAME = "checkpoint.pth"  # beside the model
 MODEL_SUFFIXES = (".pth", ".pt")
 GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
 
@@ -79,19 +78,6 @@ class Files(NamedTuple):
     data: str  # the fingerprint of what is trained on, which the state tells
 
 
-def check_resume(resume: bool | str, state_path: Path) -> Path | None:
-    """The training state to go on from, if any. Raises UserError where there is none, or one that would be lost."""
-    if isinstance(resume, str):
-        check_input(resume, "--resume", otherwise=f"give the {STATE_NAME} of an interrupted run")
-        return Path(resume)
-    if state_path.exists() and not resume:
-        raise UserError(
-            f"{state_path} is of an interrupted run: go on with --resume, give a --model in another folder, "
-            "or delete that file"
-        )
-    return state_path if state_path.exists() else None
-
-
 def train_run(
     run: tuple,
     config: TrainConfig,
@@ -106,10 +92,10 @@ def train_run(
     An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
     has finished. resumed: where to begin, if not at the beginning. A signal ends it between two steps, its state saved.
     """
-    from neural_lib.callbacks import BestEpoch, EarlyStopping, Progress, Recorder
+    from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, Progress, Recorder
     from neural_lib.checkpoint import for_run
     from neural_lib.experiment import Experiment
-    from neural_lib.state import StateSaver, restore
+    from neural_lib.saver import StateSaver, restore
 
     info, device = datasets.DATASETS[config.dataset], images.images.device
     of_run = f"run {manager.number_of(run)}, " if len(manager.runs) > 1 else ""
@@ -130,9 +116,9 @@ def train_run(
         restore(resumed, experiment, best)
         behind = {"done": resumed.measures, "seconds": resumed.seconds}
         log.info("going on with epoch %d, step %d", resumed.epoch, resumed.step + 1)
-        if at_once and best.epoch:
+        if at_once and best.epoch:  # what is there may be of a later epoch, or nothing
             save(best.state_dict, best.metrics)
-    saver = StateSaver(files.state, experiment, best, early, manager, files.data, args.checkpoint_every)
+    state_saver = StateSaver(files.state, experiment, best, early, manager, files.data, args.checkpoint_every)
 
     def keep_network() -> None:
         if not at_once:
@@ -150,13 +136,16 @@ def train_run(
             log.info("torch.compile: the first batches wait for the compiler...")
             experiment.model.compile()
         start = runtime.now(device)
+        again = AfterEpoch(files.model.try_again)
         try:
-            experiment.fit([Recorder(manager), best, progress, early, saver], check=stop.check)
+            experiment.fit([Recorder(manager), again, best, progress, early, state_saver], check=stop.check)
         except interrupts.StoppedBetweenSteps:
-            saver.save()
+            files.model.try_again()
+            state_saver.save()
             raise
         log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
     files.state.remove()
+    stop.check()  # a signal after the last step
 
 
 def main(argv=None) -> int:
@@ -168,7 +157,7 @@ def main(argv=None) -> int:
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
-    state_path = check_output(model_path.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
+    state_path = check_output(model_path.with_name(resume.STATE_NAME), "--model's training state", MODEL_SUFFIXES)
     if state_path == model_path:
         raise UserError(f"--model {args.model}: is where the training state goes; give another name")
     manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
@@ -176,14 +165,17 @@ def main(argv=None) -> int:
     for path, option in ((records.json_path, "--model's results"), (plot_path, "--plot")):
         cli.at_end.enter_context(locked(path, option))
     records.open(bool(args.resume))
-    resume_from = check_resume(args.resume, state_path)
+    resume_from = resume.check_resume(args.resume, state_path)
+    cli.when_interrupted(lambda: "; the same command goes on" if records.finished or resume_from else "")
     report_files = report.ReportFiles(model_path.parent, "--model's report", taken=plot_path)
+    for path in (model_path, plot_path, state_path, records.csv_path, records.json_path, *report_files):
+        sweep(path)
     if records.finished:
         best_of = f"{records.json_path} is of finished runs, whose best it must hold"
         check_input(model_path, "--model", otherwise=best_of)
 
     runtime.tune_for_cpu()
-    from neural_lib import checkpoint, state
+    from neural_lib import checkpoint, saver, state
     from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import ImageTensors
 
@@ -211,42 +203,44 @@ def main(argv=None) -> int:
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
-    files = Files(model_file, state.StateFile(state_path), datasets.fingerprint(data.train))
+    files = Files(model_file, saver.StateFile(state_path), datasets.fingerprint(data.train))
     if records.finished:
         saved = checkpoint.load(model_path)
         model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
         log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
-    resumed = state.find(resume_from, configs, records.finished, files.data, device.type)
-    if args.resume and not (resumed or records.finished):
+    number, unfinished = 0, [manager.number_of(run) for run in manager.unfinished()]
+    if resumed := state.find(resume_from, configs, records.finished, files.data, device.type):
+        files.state.where, number = resumed.state.where(), resumed.run
+        unfinished.sort(key=lambda each: each != number)  # first, for another one would replace its state
+        if resumed.state.best and not records.finished and model_path.exists():
+            model_file.kept = f"{model_path} keeps epoch {resumed.state.best['metrics']['epoch']}"
+    elif args.resume and not records.finished:
         log.warning("--resume: nothing was interrupted here, so this is the beginning")
-    try:
-        with runs_bar(records.count, len(records.finished), args.quiet) as bar:
-            for run in manager.unfinished():
-                number = manager.number_of(run)
-                try:
-                    if is_grid:
-                        told = in_words(records.label(number) | records.follows(number))
-                        log.info("run %d of %d: %s", number, records.count, told)
-                    goes_on = resumed.state if resumed and resumed.run == number else None
-                    train_run(run, configs[number - 1], train_val, manager, files, goes_on, args)
-                except (RunError, RuntimeError, MemoryError) as error:
-                    manager.fail_run(run, cli.reason_of(error))
-                    if isinstance(error, RunError):  # going on would lead there again
-                        files.state.remove()
-                    if is_grid:
-                        log.error("run %d failed: %s", number, cli.reason_of(error))
-                bar.update()
-    except KeyboardInterrupt as error:
-        digits = f" --dataset {data.dataset}" if data.warning else ""
-        goes_on = f"; the same command with{digits} --resume goes on" if records.finished or files.state.where else ""
-        of_run = f"run {number}, " if is_grid else ""
-        where = f" with {of_run}{files.state.where}" if files.state.where else ""
-        raise Interrupted(f"interrupted; {model_file.kept}{goes_on}{where}", getattr(error, "signum", 2)) from None
-    if not records.failures:
-        files.state.remove()
+    digits = f" --dataset {data.dataset}" if data.warning else ""
+    cli.when_interrupted(lambda: resume.what_is_kept(model_file.kept, files.state.where, records, number, digits))
+    with runs_bar(records.count, len(records.finished), args.quiet) as bar:
+        for number in unfinished:
+            try:
+                if is_grid:
+                    told = in_words(records.label(number) | records.follows(number))
+                    log.info("run %d of %d: %s", number, records.count, told)
+                goes_on = resumed.state if resumed and resumed.run == number else None
+                train_run(manager.runs[number - 1], configs[number - 1], train_val, manager, files, goes_on, args)
+            except (RunError, RuntimeError, MemoryError) as error:
+                model_file.try_again()
+                manager.fail_run(manager.runs[number - 1], cli.reason_of(error))
+                if is_grid or isinstance(
+                    error, RunError
+                ):  # going on would lead there again, or the next run replaces it
+                    files.state.remove()
+                if is_grid:
+                    log.error("run %d failed: %s", number, cli.reason_of(error))
+            bar.update()
     if not records.finished:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""
-        raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}")
+        goes_on = f"; --resume goes on with {files.state.where}" if files.state.where else ""
+        raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}{goes_on}")
+    files.state.remove()
 
     # test, once, the network that validated best, and in float32, as whoever loads it will compute
     saved = checkpoint.load(model_path)
@@ -255,14 +249,13 @@ def main(argv=None) -> int:
     model = saved.build_model().to(device)
     test = report.score(saved, model, data.test, device)
     saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-    attempts, written = Attempts(), []  # from here on a full disk costs a file and not the run
+    attempts = Attempts()  # from here on a full disk costs a file and not the run
     with attempts:
         checkpoint.save(saved, model_path)
 
     # report
     log.info("classification report\n%s", report.text(saved, test))
-    with attempts:
-        written = report.write(report_files, saved, data.dataset, test, data.test.images)
+    written = report.write(report_files, saved, data.dataset, test, data.test.images, attempts)
     if is_grid:
         log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
         if over_seeds := tables.spreads_text(records):

@@ -1,5 +1,6 @@
 """TensorBoard's records of a grid of runs. tensorboard is imported where a board is made, and never without one."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neural_lib.config import in_words, shown
+from neural_lib.errors import UserError
+from neural_lib.files import atomic_write, locked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -75,6 +78,7 @@ class TensorBoard(Board):
         self.logdir, self.classes, self.prefix = Path(logdir), classes, prefix
         self.new_writer = SummaryWriter
         self.writers: dict[str, SummaryWriter] = {}
+        self.lock = contextlib.ExitStack()
 
     def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None, done=0) -> None:
         self.label, self.network, self.optimizer = dict(label), network, optimizer
@@ -94,13 +98,19 @@ class TensorBoard(Board):
         for number in itertools.count(1):
             folder = self.logdir / (name if number == 1 else f"{name},{number}")
             described = folder / "hyperparameters.json"
-            if not folder.exists() or (described.exists() and described.read_text(encoding="utf-8") == own):
-                break
+            if folder.exists() and not (described.exists() and described.read_text(encoding="utf-8") == own):
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.enter_context(locked(described, "--logdir"))
+            except UserError:  # the very same run is being trained by another command
+                continue
+            break
         for part in () if keep else ("", "train", "val"):
             for stale in (folder / part).glob(EVENT_FILES):
                 stale.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        described.write_text(own, encoding="utf-8")
+        with atomic_write(described) as handle:
+            handle.write(own.encode())
         return folder
 
     def _add_images(self, images: "Tensor") -> None:
@@ -159,6 +169,7 @@ class TensorBoard(Board):
         for writer in self.writers.values():
             writer.close()
         self.writers = {}
+        self.lock.close()
 
 
 def folder_name(label: Mapping[str, object], prefix: str) -> str:

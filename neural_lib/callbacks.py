@@ -89,8 +89,10 @@ class BestEpoch(Callback):
     """Keeps a copy of the weights of the best epoch, the earliest of equals; monitor.judged_by says what is.
 
     `on_improved(state_dict, metrics)` is called as soon as such an epoch ends, so that it can be saved while training
-    goes on.
+    goes on. NAMES: of the metrics.
     """
+
+    NAMES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
 
     def __init__(
         self,
@@ -126,6 +128,16 @@ class BestEpoch(Callback):
     def take_over(self, state_dict: dict[str, Tensor], metrics: dict[str, float]) -> None:
         """What is the best epoch so far, with its weights."""
         self.epoch, self.metrics, self.state_dict = metrics["epoch"], metrics, state_dict
+
+
+class AfterEpoch(Callback):
+    """Calls a function after each epoch."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        self.function()
 
 
 class EarlyStopping(Callback):

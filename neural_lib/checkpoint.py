@@ -113,11 +113,15 @@ class ModelFile:
         self.waiting: tuple[Checkpoint, str] | None = None  # what could not be written, and which epoch it is
 
     def save(self, described: Checkpoint, of_run: str, state_dict: dict[str, Tensor], metrics: dict) -> None:
-        """Write an epoch's weights and metrics; where that fails, they are kept in memory until the next try.
+        """Write an epoch's weights and metrics; where that fails, they wait in memory for the next try.
 
         of_run: "run 3, ", which run it is of, where there are several.
         """
         self.waiting = replace(described, state_dict=state_dict, metrics=metrics), f"{of_run}epoch {metrics['epoch']}"
+        self.try_again()
+
+    def try_again(self) -> None:
+        """Write what is waiting, if anything; where that fails, it goes on waiting."""
         try:
             self._write()
         except OSError as error:
@@ -128,17 +132,16 @@ class ModelFile:
         try:
             self._write()
         except OSError as error:
-            advice = "make room, and the same command with --resume goes on"
+            advice = "make room, and give the same command with --resume"
             why = f"{error.strerror}; the best network, {self.waiting[1]}, could not be saved; {advice}"
             raise OSError(error.errno, why, str(self.path)) from None
 
     def _write(self) -> None:
         if self.waiting:
-            while self.outdated:
-                self.outdated[-1].unlink(missing_ok=True)
-                self.outdated.pop()
             save(self.waiting[0], self.path)
             self.kept, self.waiting = f"{self.path} keeps {self.waiting[1]}", None
+            while self.outdated:
+                self.outdated.pop().unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -11,9 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from neural_lib import interrupts
-from neural_lib.errors import RunError, UserError
+from neural_lib.errors import Interrupted, RunError, UserError
 
 at_end = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; run() lets go of it
+_kept: list[Callable[[], str]] = []
+
+
+def when_interrupted(what_is_kept: Callable[[], str]) -> None:
+    """From now on a script that is interrupted says this too: "; output/model.pth keeps epoch 3"."""
+    _kept[:] = [what_is_kept]
+    at_end.callback(_kept.clear)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -73,7 +80,11 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
     """
     try:
         with interrupts.raised(), at_end:
-            return main(argv)
+            try:
+                return main(argv)
+            except KeyboardInterrupt as error:
+                kept = _kept[0]() if _kept else ""
+                raise Interrupted(f"interrupted{kept}", getattr(error, "signum", signal.SIGINT)) from None
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status)
     except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
@@ -89,8 +100,8 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
     except (RuntimeError, MemoryError) as error:
         return _fail(prog, reason_of(error), 1)
-    except KeyboardInterrupt as error:
-        return _fail(prog, "interrupted", 128 + getattr(error, "signum", signal.SIGINT))
+    except KeyboardInterrupt:  # once more, while the first was being told
+        return _fail(prog, "interrupted", 130)
 
 
 def reason_of(error: Exception) -> str:
@@ -109,5 +120,6 @@ def reason_of(error: Exception) -> str:
 
 
 def _fail(prog: str, message: str, status: int) -> int:
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that has been closed
+        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
     return status

@@ -64,7 +64,6 @@ def _try_to_write(file: Path, given: Path, option: str) -> None:
     # a real try, beside the file: permission bits say nothing about a read-only disk
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file)
         temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
@@ -115,7 +114,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)  # after closing it: Windows renames no open file
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write to a full disk doesn't say which file it was
+        error.filename, error.filename2 = str(path), None  # what the user knows, not the temporary file
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -135,11 +134,14 @@ def _create(path: Path) -> BinaryIO:
 def _fsync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows can't open a folder; its os.replace needs no second sync
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # the file is in its place; some network file systems sync no folders
+        log.debug("%s: %s", folder, error)
 
 
 class Attempts:
@@ -180,7 +182,11 @@ def locked(path: Path, option: str) -> Iterator[None]:
 
 def _locked_handle(path: Path) -> BinaryIO | None:
     while True:
-        handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # left there by another user; a lock needs no more than this
+            descriptor = os.open(path, os.O_RDONLY)
+        handle = os.fdopen(descriptor, "rb")
         try:
             _lock(handle)
         except (BlockingIOError, PermissionError):

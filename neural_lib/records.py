@@ -59,7 +59,8 @@ class Records:
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
         self.finished: list[int] = []
         self.failures: dict[int, str] = {}  # why a run failed
-        self.unwritten = False  # whether the files lack what is known
+        self.is_written = False  # whether the files are of these runs
+        self.unwritten = False  # whether they lack what is known
 
     @property
     def count(self) -> int:
@@ -214,6 +215,7 @@ class Records:
         content = json_text(finished=self.finished, failures=self.failures, runs=self.asked, rows=self.rows)
         with atomic_write(self.json_path) as handle:
             handle.write(content.encode())
+        self.is_written = True
 
     def open(self, resume: bool) -> None:
         """Try whether the files can be written; take over what is in them or make sure that it may be replaced.

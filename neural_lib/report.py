@@ -3,9 +3,11 @@
 torch is imported inside the functions, so that the files can be tried before it is loaded.
 """
 
+import io
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,14 +94,28 @@ def as_dict(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> dict
 
 
 def write(
-    files: ReportFiles, saved: "Checkpoint", dataset: str, evaluation: "Evaluation", images: "Tensor"
+    files: ReportFiles,
+    saved: "Checkpoint",
+    dataset: str,
+    evaluation: "Evaluation",
+    images: "Tensor",
+    attempt: AbstractContextManager | None = None,
 ) -> list[Path]:
     """Write the three files and return which. images: (N, C, H, W), uint8, in the evaluation's order.
 
+    attempt: a context for the writing of each, such as files.Attempts; without one an OSError ends it.
+
     Where OpenCV can't be loaded, the matrix has no written characters, there is no mistakes.png, and a warning says so.
     """
-    with atomic_write(files.json) as handle:
-        handle.write(json_text(**as_dict(saved, dataset, evaluation)).encode())
+    attempt, written = attempt or nullcontext(), []
+
+    def write_one(path: Path, content: bytes) -> None:
+        with attempt:
+            with atomic_write(path) as handle:
+                handle.write(content)
+            written.append(path)
+
+    write_one(files.json, json_text(**as_dict(saved, dataset, evaluation)).encode())
     try:
         from neural_lib import annotate
     except ImportError as error:
@@ -109,13 +125,13 @@ def write(
     else:
         glyphs = [annotate.glyph(each) for each in saved.glyphs]
         picture = annotate.encode(_mistakes(saved, dataset, evaluation, images), files.mistakes.suffix)
-        with atomic_write(files.mistakes) as handle:
-            handle.write(picture)
+        write_one(files.mistakes, picture)
     title = f"{_which(saved, dataset)}: {evaluation.accuracy:.2%} of {len(evaluation.labels):,} images right"
     figure = plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs)
-    with atomic_write(files.confusion) as handle:
-        figure.savefig(handle, format="png")
-    return [path for path in files if path.exists()]
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_one(files.confusion, drawn.getbuffer())
+    return written
 
 
 def worst(evaluation: "Evaluation", most: int = MOST_MISTAKES) -> list[int]:

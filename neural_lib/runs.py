@@ -135,7 +135,9 @@ class RunManager:
         label = self.records.label(self.number) or run._asdict()
         hyperparameters = self.records.hyperparameters[self.number - 1]
         self._tell_board("begin_run", label, hyperparameters, network, loader, optimizer, len(done))
-        self.run_start = self.now() - seconds
+        self.run_start, self.resumed_epoch_start = self.now() - seconds, None
+        if seconds:  # the first epoch to come had begun when the last one ended
+            self.resumed_epoch_start = self.run_start + (done[-1]["run_duration"] if done else 0.0)
 
     def measures(self) -> list[dict]:
         """Of the epochs of the run that is under way, as begin_run takes them."""
@@ -166,7 +168,8 @@ class RunManager:
 
         self.epoch_count += 1
         self.scores, self.val = RunningScores(), None
-        self.epoch_start = self.now()
+        begun = self.resumed_epoch_start  # before an interruption
+        self.epoch_start, self.resumed_epoch_start = self.now() if begun is None else begun, None
 
     def track_loss(self, loss: "Tensor", count: int) -> None:
         """The mean loss of a batch of `count` images: the epoch's loss is weighted by images, not by batches."""

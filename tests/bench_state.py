@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from neural_lib import datasets, state
+from neural_lib import datasets, saver
 from neural_lib.callbacks import BestEpoch, EarlyStopping, Recorder
 from neural_lib.config import RECIPES
 from neural_lib.experiment import Experiment
@@ -27,7 +27,7 @@ from neural_lib.models import ARCHS
 from neural_lib.runs import RunManager
 
 
-def saver_of(arch: str, folder: Path) -> state.StateSaver:
+def saver_of(arch: str, folder: Path) -> saver.StateSaver:
     """The saver of a run that has learned an epoch of a few digits, so that every part of its state is there."""
     images, labels = datasets.load_images("digits", folder, train=True)
     config = RECIPES["best"].config(arch=arch, dataset="digits", epochs=2, batch_size=16)
@@ -36,12 +36,12 @@ def saver_of(arch: str, folder: Path) -> state.StateSaver:
     manager.begin_run(manager.runs[0])
     best = BestEpoch(experiment.model)
     ending = EarlyStopping(best, 0, config.epochs)
-    file = state.StateFile(folder / f"{arch}.pth")
-    saver = state.StateSaver(
+    file = saver.StateFile(folder / f"{arch}.pth")
+    own = saver.StateSaver(
         file, experiment, best, ending, manager, data=datasets.fingerprint(datasets.Images(images, labels))
     )
-    experiment.fit([Recorder(manager), best, saver], epochs=1)
-    return saver
+    experiment.fit([Recorder(manager), best, own], epochs=1)
+    return own
 
 
 def main() -> None:
@@ -53,9 +53,9 @@ def main() -> None:
         savers = {arch: saver_of(arch, Path(folder)) for arch in ARCHS}
         seconds = {arch: [] for arch in ARCHS}
         for _ in range(args.rounds):
-            for arch, saver in savers.items():
+            for arch, own in savers.items():
                 began = time.perf_counter()
-                saver.save()
+                own.save()
                 seconds[arch].append(time.perf_counter() - began)
         for arch, taken in seconds.items():
             size = savers[arch].file.path.stat().st_size / 1e6

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from neural_lib.errors import UserError
-from neural_lib.files import Attempts, atomic_write, check_input, check_output, locked
+from neural_lib.files import Attempts, atomic_write, check_input, check_output, locked, sweep
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -132,7 +132,7 @@ def test_temporary_files_of_processes_that_are_gone_are_swept(tmp_path):
     others = [f".plot.png.{os.getppid()}.0123abcd.tmp", f".other.png.{gone()}.0123abcd.tmp", "plot.png", "plot.png.tmp"]
     for name in stale + others:
         (tmp_path / name).touch()
-    check_output(tmp_path / "plot.png", "--plot", (".png",))
+    sweep(tmp_path / "plot.png")
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 

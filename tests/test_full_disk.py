@@ -2,19 +2,22 @@
 
 import errno
 import json
+import math
 import os
+import stat
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_resume import outcome
 
 import train
-from neural_lib import checkpoint, state
+from neural_lib import callbacks, checkpoint, state
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
-RUN = ("-d", "digits", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
+RUN = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
 FULL = "No space left on device"
 
 
@@ -82,6 +85,8 @@ def test_a_figure_that_cannot_be_written_costs_nothing_else(run_train, full, who
     assert status == 1 and f"[ERROR] output/{name}: {FULL}; it was not written\n" == stderr
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     assert json.loads(Path("output/results.json").read_text())["finished"] == [1]
+    others = {"model.pth", "results.csv", "results.json", "plot.png", "report.json", "confusion.png", "mistakes.png"}
+    assert {*os.listdir("output")} == others - {name}
 
 
 def test_records_that_cannot_be_written_are_told_at_the_end(run_train, full, whole):
@@ -91,6 +96,7 @@ def test_records_that_cannot_be_written_are_told_at_the_end(run_train, full, who
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
 
 
+@pytest.mark.slow  # in a process of its own
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix's")
 def test_a_file_that_is_too_large_for_the_system_is_one_line_that_names_it(run_python, tmp_path):
     code = (
@@ -106,3 +112,40 @@ def test_a_file_that_is_too_large_for_the_system_is_one_line_that_names_it(run_p
         "train.py: error: output/model.pth: File too large; the best network, epoch 1, could not be"
     )
     assert sorted(os.listdir(tmp_path / "output")) == ["results.csv", "results.json"]
+
+
+def test_what_waits_for_space_is_tried_after_each_epoch_and_before_a_failure(run_train, full, monkeypatch):
+    full("model.pth", times=2)  # after the first epoch, and again after the second
+    steps = iter(range(10**6))
+
+    class Loss(torch.nn.NLLLoss):
+        def forward(self, log_probs, labels):
+            return super().forward(log_probs, labels) * (math.nan if next(steps) >= 2 * 8 else 1)
+
+    monkeypatch.setattr(torch.nn, "NLLLoss", Loss)
+    monkeypatch.setattr(callbacks, "judged_by", lambda metrics, _: -metrics["epoch"])  # no later epoch is better
+    status, _, stderr = run_train(*RUN)
+    assert status == 1 and stderr.count("the best weights are kept in memory") == 2
+    assert stderr.splitlines()[-1].endswith("output/model.pth keeps epoch 1")
+    assert checkpoint.load("output/model.pth").metrics["epoch"] == 1
+    assert not os.path.exists("output/checkpoint.pth")  # it would lead to the same NaN
+
+
+def test_a_report_stays_with_its_network_where_no_other_can_be_written(run_train, full):
+    run_train(*RUN)
+    full("model.pth")
+    assert run_train(*RUN, "--seed", 7)[0] == 1
+    assert {"model.pth", "report.json", "confusion.png", "mistakes.png"} <= {*os.listdir("output")}
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(run_train, monkeypatch):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", 1.0)
+    assert run_train(*RUN)[0::2] == (0, "")

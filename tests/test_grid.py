@@ -386,5 +386,7 @@ def test_ctrl_c_in_a_grid_is_one_line_and_130(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert re.fullmatch(
-        r"train.py: error: interrupted; .* keeps run 1, epoch \d+; the same .* --resume goes on\n", stderr
+        r"train.py: error: interrupted; .* keeps run 1, epoch \d+; the same .* --resume goes on with run 2, epoch \d+, "
+        r"step \d+\n",
+        stderr,
     )

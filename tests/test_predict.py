@@ -88,6 +88,7 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     assert {truth for truth, _, _ in told} <= set(names)
 
 
+@pytest.mark.slow  # in a process of its own
 def test_the_command_line(run_script, tmp_path):
     network, config = LeNet(numChannels=1, classes=10), TrainConfig(dataset="digits")
     described = checkpoint.for_run(config, datasets.DATASETS["digits"], {"numChannels": 1, "classes": 10})

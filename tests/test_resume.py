@@ -2,19 +2,21 @@
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from neural_lib import checkpoint, interrupts, state
+from neural_lib import callbacks, checkpoint, datasets, experiment, interrupts, report, saver, state
 from neural_lib.config import RECIPES
 from neural_lib.models import ARCHS
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
-DIGITS = ("-d", "digits", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)  # 8 steps an epoch
-STEPS = 8
+# 8 steps an epoch
+DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
 
 
 @pytest.fixture
@@ -51,8 +53,9 @@ def outcome(folder: str) -> dict:
     }
 
 
+QUICK = {("classic", "lenet"), ("fast", "lenet-slim"), ("best", "vgg-small")}
 RUNS = [
-    pytest.param(recipe, arch, marks=pytest.mark.slow if arch in ("lenet-slim", "resnet18") else ())
+    pytest.param(recipe, arch, marks=() if (recipe, arch) in QUICK else pytest.mark.slow)
     for recipe in RECIPES
     for arch in ARCHS
     if arch != "resnet18" or recipe == "best"
@@ -89,14 +92,14 @@ def weights(folder: str) -> dict[str, bytes]:
 
 def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
     assert run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    save = state.StateFile.save
+    save = saver.StateFile.save
 
     def die(file, state):
         save(file, state)
         raise SystemExit("killed")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(state.StateFile, "save", die)
+        patched.setattr(saver.StateFile, "save", die)
         run_train(*DIGITS)
     saved = state.load("output/checkpoint.pth")
     assert (saved.epoch, saved.step, len(saved.measures)) == (2, 0, 1)
@@ -106,7 +109,7 @@ def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_tra
 
 def test_every_so_many_steps_the_state_is_saved(run_train, monkeypatch):
     where = []
-    monkeypatch.setattr(state.StateFile, "save", lambda file, state: where.append((state.epoch, state.step)))
+    monkeypatch.setattr(saver.StateFile, "save", lambda file, state: where.append((state.epoch, state.step)))
     run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
     assert where == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
 
@@ -119,7 +122,7 @@ def interrupted(run_train, stop_at, *command, count: int = 12) -> None:
 
 
 def test_a_grid_goes_on_in_the_middle_of_a_run(run_train, stop_at):
-    grid = (*DIGITS, "--arch", "lenet-slim", "--lr", 0.001, 0.002)
+    grid = (*DIGITS, "--lr", 0.001, 0.002)
     run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
     stop_at(40)  # an epoch asks 11 times or so
     status, _, stderr = run_train(*grid)
@@ -138,8 +141,7 @@ def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, 
         stop_at(count)
         run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
     stop_at(0)
-    if os.path.exists("output/checkpoint.pth"):
-        assert run_train(*command, "--resume")[0] == 0
+    assert run_train(*command, "--resume")[0] == 0
     assert outcome("output") == outcome("whole")
 
 
@@ -187,7 +189,7 @@ def test_with_nothing_to_go_on_with_it_begins_and_says_so(run_train):
 
 def test_the_state_of_a_run_that_has_finished_is_no_more_of_use(run_train, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(state.StateFile, "remove", lambda file: None)  # killed just before
+        patched.setattr(saver.StateFile, "remove", lambda file: None)  # killed just before
         assert run_train(*DIGITS)[0] == 0
     before = outcome("output")
     assert run_train(*DIGITS, "--resume")[0] == 0
@@ -208,7 +210,7 @@ def test_a_new_command_does_not_replace_an_interrupted_run(run_train, stop_at, r
 
 @pytest.mark.parametrize("change, told", [
     (("--lr", 0.5), "--lr 0.001 there, 0.5 here"),
-    (("--arch", "lenet-slim"), "--arch lenet there, lenet-slim here"),
+    (("--arch", "lenet"), "--arch lenet-slim there, lenet here"),
     (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, adamw here"),
 ])  # fmt: skip
 def test_another_configuration_is_refused_with_what_differs(run_train, stop_at, change, told):
@@ -246,11 +248,12 @@ def test_what_is_no_state_is_refused(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
     whole = Path("output/checkpoint.pth").read_bytes()
     damaged = whole[:5000] + b"another" + whole[5007:]
-    for content, told in ((whole[:-1], "is damaged"), (b"", "is damaged"), (damaged, "is damaged"),
-                          (Path("output/model.pth").read_bytes(), "but is no training state of train.py")):  # fmt: skip
+    for content, told in ((whole[:-1], "is damaged"), (b"", "is no training state"), (damaged, "is damaged"),
+                          (Path("output/model.pth").read_bytes(), "is no training state of train.py")):  # fmt: skip
         Path("output/checkpoint.pth").write_bytes(content)
         status, _, stderr = run_train(*DIGITS, "--resume")
         assert status == 2 and told in stderr and stderr.count("\n") == 1
+    Path("output/checkpoint.pth").unlink()
     status, _, stderr = run_train(*DIGITS, "--resume", "nowhere.pth")
     assert status == 2 and "--resume nowhere.pth: can't be read (No such file or directory)" in stderr
 
@@ -258,3 +261,106 @@ def test_what_is_no_state_is_refused(run_train, stop_at):
 def test_a_model_has_another_name_than_the_state(run_train):
     status, _, stderr = run_train(*DIGITS, "-m", "checkpoint.pth")
     assert status == 2 and "--model checkpoint.pth: is where the training state goes; give another name" in stderr
+
+
+def test_a_folder_with_older_records_is_as_good(run_train, stop_at):
+    run_train(*DIGITS, "--lr", 0.002, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    assert run_train(*DIGITS)[0] == 0  # finished, and its results.json is there
+    interrupted(run_train, stop_at, *DIGITS, "--lr", 0.002, count=3)  # before its own first row
+    assert run_train(*DIGITS, "--lr", 0.002, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_signal_after_the_last_step_is_heeded(run_train, monkeypatch):
+    progress_end = callbacks.Progress.on_epoch_end
+
+    def signal_in_the_last_epoch(self, epoch, train, val):
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        progress_end(self, epoch, train, val)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(callbacks.Progress, "on_epoch_end", signal_in_the_last_epoch)
+        status, _, stderr = run_train(*DIGITS, "--lr", 0.001, 0.002)
+    assert status == 143 and "the same command with --resume goes on\n" in stderr
+    results = json.loads(Path("output/results.json").read_text())
+    assert results["finished"] == [1] and {row["run"] for row in results["rows"]} == {1}
+    assert run_train(*DIGITS, "--lr", 0.001, 0.002, "--resume")[0] == 0
+
+
+def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, stop_at):
+    grid = (*DIGITS, "--lr", 1e30, 0.001, "--checkpoint-every", 1)
+    run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    stop_at(25)
+    assert "run 2, epoch 2" in run_train(*grid)[2]
+    stop_at(3)
+    status, _, stderr = run_train(*grid, "--resume")
+    assert status == 130 and "output/model.pth keeps run 2, epoch 1" in stderr and "with run 2, epoch 2" in stderr
+    stop_at(0)
+    assert run_train(*grid, "--resume")[0] == 1  # the first fails again
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_state_elsewhere_does_not_replace_the_one_that_is_there(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    resumed = (*DIGITS, "--resume", "output/checkpoint.pth", "-m", "other/model.pth")
+    stop_at(5)
+    assert run_train(*resumed)[0] == 130
+    before = Path("other/checkpoint.pth").read_bytes()
+    status, _, stderr = run_train(*resumed)
+    assert status == 2 and "other/checkpoint.pth is there too and would be replaced: give --resume alone" in stderr
+    assert Path("other/checkpoint.pth").read_bytes() == before
+
+
+def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_train, stop_at, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "score", stop)
+        stderr = run_train(*DIGITS)[2]
+    told = "output/model.pth keeps epoch 3, all is trained; the same command with --resume tests and reports it"
+    assert stderr == f"train.py: error: interrupted; {told}\n"
+    assert run_train(*DIGITS, "--resume")[0] == 0
+
+    interrupted(run_train, stop_at, *DIGITS)
+    for place in ((datasets, "load_images"), (experiment, "build_model")):
+        with monkeypatch.context() as patched:
+            patched.setattr(*place, stop)
+            status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 130 and "the same command" in stderr and "goes on" in stderr and "not written" not in stderr
+
+
+def test_a_file_of_somebody_elses_is_not_called_an_interrupted_run(run_train):
+    Path("output").mkdir()
+    Path("output/checkpoint.pth").write_bytes(b"mine")
+    for more in ((), ("--resume",)):
+        status, _, stderr = run_train(*DIGITS, *more)
+        assert status == 2 and "output/checkpoint.pth: is no training state of train.py; move it" in stderr
+
+
+def test_a_state_that_was_made_to_harm_is_refused(run_train, stop_at):
+    # whoever makes one can give it the right checksum
+    interrupted(run_train, stop_at, *DIGITS)
+    saved = state.load("output/checkpoint.pth")
+
+    def with_moments(**change) -> dict:
+        moments = {index: {**each, **change} for index, each in saved.optimizer["state"].items()}
+        return {"optimizer": {**saved.optimizer, "state": moments}}
+
+    group = {**saved.optimizer["param_groups"][0], "lr": "high"}
+    metrics = {**saved.best["metrics"], "val_accuracy": 2.0}
+    for change in (
+        with_moments(exp_avg=torch.zeros(1)),  # torch's fused Adam would write beyond it
+        with_moments(exp_avg_sq=None, more=torch.zeros(1)),
+        {"optimizer": {**saved.optimizer, "state": {99: {}}}},
+        {"optimizer": {**saved.optimizer, "param_groups": [group]}},
+        {"best": {"state_dict": {}, "metrics": metrics}},
+        {"best": {**saved.best, "metrics": {"epoch": 1}}},
+        {"scores": {}}, {"scores": {"update": 5}}, {"measures": [1]}, {"measures": []}, {"epoch": 99}, {"step": 10**6},
+        {"config": {1: 2}}, {"seconds": float("nan")},
+    ):  # fmt: skip
+        state.save(replace(saved, **change), "output/checkpoint.pth")
+        status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 2 and stderr.count("\n") == 1, change
+    assert checkpoint.load("output/model.pth").metrics["epoch"] == 1

@@ -1,0 +1,47 @@
+"""What an interrupted command left, and how it goes on: decided and told without torch."""
+
+import os
+from pathlib import Path
+
+from neural_lib.errors import UserError
+from neural_lib.files import check_input
+from neural_lib.records import Records
+
+STATE_NAME = "checkpoint.pth"  # beside the model
+STATE_MARK = b"neural_lib training state"  # stands in every one
+
+
+def check_resume(resume: bool | str, state_path: Path) -> Path | None:
+    """The training state to go on from, if any. Raises UserError where there is none, or one that would be lost."""
+    if state_path.exists() and STATE_MARK not in state_path.read_bytes():
+        raise UserError(f"{state_path}: is no training state of train.py; move it, or give a --model in another folder")
+    if isinstance(resume, str):
+        check_input(resume, "--resume", otherwise=f"give the {STATE_NAME} of an interrupted run")
+        if state_path.exists() and not os.path.samefile(resume, state_path):
+            raise UserError(
+                f"--resume {resume}: {state_path} is there too and would be replaced: give --resume alone to go on "
+                "with that, or delete it"
+            )
+        return Path(resume)
+    if state_path.exists() and not resume:
+        raise UserError(
+            f"{state_path} is of an interrupted run: go on with --resume, give a --model in another folder, "
+            "or delete that file"
+        )
+    return state_path if state_path.exists() else None
+
+
+def what_is_kept(model: str, state: str, records: Records, number: int, digits: str) -> str:
+    """What an interrupted command has reached, and how to go on, to be said after "interrupted".
+
+    model: what the model file keeps, in words. state: how far the training state has come, if there is one. number: of
+    the run that it is of. digits: " --dataset digits" where the command fell back to them.
+    """
+    same = f"the same command with{digits} --resume"
+    if len(records.finished) == records.count:
+        return f"; {model}, all is trained; {same} tests and reports it"
+    if not records.finished and not state:
+        return f"; {model}"
+    of_run = f"run {number}, " if records.count > 1 else ""
+    where = f" with {of_run}{state}" if state else ""
+    return f"; {model}; {same} goes on{where}"
