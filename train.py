@@ -47,14 +47,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     about = f"{', '.join(datasets.DATASETS)}; without this option {without}"
     add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=about)
     add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
-    about = "go on where the same command was interrupted, as checkpoint.pth beside the model or PATH says"
+    about = "go on where the same command was interrupted, as checkpoint.pth beside the model, or PATH, says"
     add("--resume", nargs="?", const=True, default=False, metavar="PATH", help=about)
     add(
         "--checkpoint-every",
         type=int,
         default=0,
         metavar="STEPS",
-        help="save that after so many steps, not only epochs",
+        help="write checkpoint.pth after so many steps too; 0: after each epoch",
     )
     add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")
     add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
@@ -115,7 +115,7 @@ def train_run(
     if resumed:
         restore(resumed, experiment, best)
         behind = {"done": resumed.measures, "seconds": resumed.seconds}
-        log.info("going on with epoch %d, step %d", resumed.epoch, resumed.step + 1)
+        log.info("going on with epoch %d of %d, step %d", resumed.epoch, config.epochs, resumed.step + 1)
         if at_once and best.epoch:  # what is there may be of a later epoch, or nothing
             save(best.state_dict, best.metrics)
     state_saver = StateSaver(files.state, experiment, best, early, manager, files.data, args.checkpoint_every)
@@ -143,8 +143,9 @@ def train_run(
             files.model.try_again()
             state_saver.save()
             raise
-        log.info("total time taken to train the model: %.2fs", runtime.now(device) - start)
-    files.state.remove()
+        before = f", after {resumed.seconds:.2f}s before the interruption" if resumed else ""
+        log.info("total time taken to train the model: %.2fs%s", runtime.now(device) - start, before)
+    files.state.where = ""
     stop.check()  # a signal after the last step
 
 
@@ -215,7 +216,8 @@ def main(argv=None) -> int:
         if resumed.state.best and not records.finished and model_path.exists():
             model_file.kept = f"{model_path} keeps epoch {resumed.state.best['metrics']['epoch']}"
     elif args.resume and not records.finished:
-        log.warning("--resume: nothing was interrupted here, so this is the beginning")
+        missing = f"{state_path} is not there" if records.rows else "nothing was interrupted here"
+        log.warning("--resume: %s, so this is the beginning", missing)
     digits = f" --dataset {data.dataset}" if data.warning else ""
     cli.when_interrupted(lambda: resume.what_is_kept(model_file.kept, files.state.where, records, number, digits))
     with runs_bar(records.count, len(records.finished), args.quiet) as bar:
@@ -240,7 +242,6 @@ def main(argv=None) -> int:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""
         goes_on = f"; --resume goes on with {files.state.where}" if files.state.where else ""
         raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}{goes_on}")
-    files.state.remove()
 
     # test, once, the network that validated best, and in float32, as whoever loads it will compute
     saved = checkpoint.load(model_path)
@@ -252,6 +253,7 @@ def main(argv=None) -> int:
     attempts = Attempts()  # from here on a full disk costs a file and not the run
     with attempts:
         checkpoint.save(saved, model_path)
+    files.state.remove()
 
     # report
     log.info("classification report\n%s", report.text(saved, test))

@@ -35,6 +35,7 @@ class Kind:
     noun: str  # "checkpoint"
     option: str  # "--model", which gives the path
     otherwise: str  # what to do where there is no such file
+    instead: str  # and where it is damaged
     unsummed: Collection[int] = ()  # versions from before there was a checksum
 
 
@@ -86,7 +87,7 @@ def load(path: str | Path, kind: Kind) -> dict:
 
 
 def _refused(path: str | Path, kind: Kind, why: str) -> UserError:
-    return UserError(f"{kind.option} {path}: {why}; nothing in it was run; give a file that train.py wrote")
+    return UserError(f"{kind.option} {path}: {why}; nothing in it was run; {kind.instead}")
 
 
 def _what_is_wrong(error: Exception, noun: str) -> str:

@@ -27,6 +27,7 @@ KIND = archive.Kind(
     noun="checkpoint",
     option="--model",
     otherwise="train a network first, with train.py",
+    instead="give a file that train.py wrote",
     unsummed=(1,),
 )
 

@@ -242,9 +242,11 @@ class Records:
             longer = zip(found["runs"], self.asked, strict=True)
             found["runs"] = [{**run, "epochs": now["epochs"]} for run, now in longer]
         if told := differences(found["runs"], self.asked):
+            only_epochs = all(each.startswith("--epochs ") for each in told)
+            why = " (more can be given to unfinished runs with a constant learning rate)" if only_epochs else ""
             raise UserError(
-                f"--resume: {self.json_path} holds another grid: {'; '.join(told)}; give the same command, or a "
-                "--model in another folder, or delete that file to start anew"
+                f"--resume: {self.json_path} is of another command: {'; '.join(told)}{why}; give the same one, or a "
+                "--model in another folder, or delete that file and checkpoint.pth, if it is there, to start anew"
             )
         self.finished = found["finished"]
         for row in found["rows"]:

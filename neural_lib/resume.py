@@ -16,6 +16,7 @@ def check_resume(resume: bool | str, state_path: Path) -> Path | None:
     if state_path.exists() and STATE_MARK not in state_path.read_bytes():
         raise UserError(f"{state_path}: is no training state of train.py; move it, or give a --model in another folder")
     if isinstance(resume, str):
+        resume = os.path.join(resume, STATE_NAME) if os.path.isdir(resume) else resume
         check_input(resume, "--resume", otherwise=f"give the {STATE_NAME} of an interrupted run")
         if state_path.exists() and not os.path.samefile(resume, state_path):
             raise UserError(

@@ -129,7 +129,7 @@ def restore(state: TrainingState, experiment: Experiment, best: BestEpoch) -> No
             best.take_over(state.best["state_dict"], state.best["metrics"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         why = textwrap.shorten(str(error), 200)
-        raise UserError(f"--resume: the training state doesn't fit together ({why}); {KIND.otherwise}") from None
+        raise UserError(f"--resume: the training state doesn't fit together ({why}); {KIND.instead}") from None
     if other := [f"{name} {old}" for name, old in state.versions.items() if versions().get(name) != old]:
         log.warning("the training state was written with %s: the last digits may come out otherwise", ", ".join(other))
 
@@ -164,7 +164,7 @@ def _check_parts(state: TrainingState, experiment: Experiment, best: BestEpoch) 
         "measures": len(state.measures) == state.epoch - 1,
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
-        raise UserError(f"--resume: the training state doesn't fit together ({', '.join(wrong)}); {KIND.otherwise}")
+        raise UserError(f"--resume: the training state doesn't fit together ({', '.join(wrong)}); {KIND.instead}")
 
 
 def _are_moments(each: dict, shape: torch.Size) -> bool:

@@ -19,7 +19,8 @@ KIND = archive.Kind(
     read=(1,),
     noun="training state",
     option="--resume",
-    otherwise="begin anew, without --resume",
+    otherwise="give the checkpoint.pth of an interrupted run",
+    instead="delete it to begin anew",
 )
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def load(path: str | Path) -> TrainingState:
         "seconds": isinstance(state.seconds, float) and math.isfinite(state.seconds),
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
-        raise UserError(f"--resume {path}: something else than a state's own in {', '.join(wrong)}; {KIND.otherwise}")
+        raise UserError(f"--resume {path}: something else than a state's own in {', '.join(wrong)}; {KIND.instead}")
     return state
 
 
@@ -109,10 +110,10 @@ def find(
     if state.data != data:
         raise UserError(
             f"--resume {path}: is of other images (sha256 {state.data[:12]}... there, {data[:12]}... here); "
-            f"{KIND.otherwise}"
+            f"{KIND.instead}"
         )
     if state.device != device:
-        raise UserError(f"--resume {path}: --device {state.device} there, {device} here; {KIND.otherwise}")
+        raise UserError(f"--resume {path}: --device {state.device} there, {device} here; {KIND.instead}")
     return Found(run, state)
 
 
@@ -125,4 +126,4 @@ def _run_of(state: TrainingState, configs: Sequence[TrainConfig], finished: Coll
         if there == config:
             return number
     told = min((differences([state.config], [each]) for each in here), key=len)
-    raise UserError(f"--resume: the training state is of another run: {'; '.join(told)}; {KIND.otherwise}")
+    raise UserError(f"--resume: the training state is of another run: {'; '.join(told)}; {KIND.instead}")

@@ -8,7 +8,7 @@ import torch
 from neural_lib import archive
 from neural_lib.errors import UserError
 
-KIND = archive.Kind("neural_lib thing", 2, (1, 2), "thing", "--thing", "make one", unsummed=(1,))
+KIND = archive.Kind("neural_lib thing", 2, (1, 2), "thing", "--thing", "make one", "make another", unsummed=(1,))
 
 
 @pytest.fixture
@@ -63,6 +63,6 @@ def test_a_version_from_before_the_checksum_needs_none(path):
 
 
 def test_another_kind_of_file_is_no_such_thing(path, tmp_path):
-    other = archive.Kind("neural_lib other", 1, (1,), "other", "--other", "make another")
+    other = archive.Kind("neural_lib other", 1, (1,), "other", "--other", "make another", "mend it")
     with pytest.raises(UserError, match="--other .*thing.pth: holds data, but is no other of train.py; make another"):
         archive.load(path, other)

@@ -267,7 +267,7 @@ def test_a_grid_that_fell_back_says_how_it_goes_on(run_train, interrupt, monkeyp
     status, _, stderr = run_train(*grid)
     assert status == 130 and "the same command with --dataset digits --resume goes on with run 2, epoch 2" in stderr
     status, _, stderr = run_train(*grid, "--resume")
-    assert status == 2 and "another grid: --dataset digits there, kmnist here" in stderr
+    assert status == 2 and "another command: --dataset digits there, kmnist here" in stderr
     assert run_train(*grid, "--resume", "--dataset", "digits")[0] == 0
     assert content()["finished"] == [1, 2]
 
@@ -287,7 +287,7 @@ def test_resume_is_refused_where_something_does_not_fit(run_train, run_without_t
     other = [str(argument) for argument in (*SMALL, "--lr", 0.001, 0.02, "--seed", 1, 2, "--resume")]
     done = run_without_torch("train", *other)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "another grid: --lr 0.001 0.01 there, 0.001 0.02 here; give the same command" in done.stderr
+    assert "another command: --lr 0.001 0.01 there, 0.001 0.02 here; give the same one" in done.stderr
     run_train(*SMALL, "-m", "other/model.pth")
     os.replace("other/model.pth", "output/model.pth")
     done = run_without_torch("train", *map(str, GRID), "--resume", "-m", "output/other.pth")

@@ -75,9 +75,9 @@ def test_resnet18_learns_a_part_of_kmnist_on_this_machines_cpu(run_train, monkey
 
     def read_few(*arguments, read=DATASETS["kmnist"].read):
         images, labels = read(*arguments)
-        return images[:800].copy(), labels[:800].copy()
+        return images[:1200].copy(), labels[:1200].copy()
 
-    change_kmnist(monkeypatch, read=read_few, train_size=800, test_size=800)
+    change_kmnist(monkeypatch, read=read_few, train_size=1200, test_size=1200)
     arguments = ("-d", "kmnist", "--data", data_dir, "--arch", "resnet18", "--epochs", 2, "--batch-size", 32)
     status, stdout, stderr = run_train(*arguments, "--device", "cpu", "--precision", "auto")
     assert status == 0, stderr

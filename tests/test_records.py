@@ -88,7 +88,9 @@ def test_nothing_recorded_is_a_beginning(tmp_path):
 
 
 def test_another_grids_records_are_refused_with_the_difference(records):
-    with pytest.raises(UserError, match=r"another grid: --lr 0.1 0.2 0.3 there, 0.1 0.2 0.4 here; give the same comm"):
+    with pytest.raises(
+        UserError, match=r"another command: --lr 0.1 0.2 0.3 there, 0.1 0.2 0.4 here; give the same one"
+    ):
         again(records, lr=[0.1, 0.2, 0.4]).open(resume=True)
 
 

@@ -148,7 +148,7 @@ def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, 
 def test_a_state_elsewhere_can_be_named(run_train, stop_at):
     run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")
     interrupted(run_train, stop_at, *DIGITS)
-    assert run_train(*DIGITS, "--resume", "output/checkpoint.pth", "-m", "other/model.pth")[0] == 0
+    assert run_train(*DIGITS, "--resume", "output", "-m", "other/model.pth")[0] == 0
     assert outcome("other") == outcome("whole")
     assert os.path.exists("output/checkpoint.pth") and not os.path.exists("other/checkpoint.pth")
 
@@ -164,13 +164,13 @@ def test_more_epochs_may_be_given_where_the_schedule_knows_no_end(run_train, sto
     interrupted(run_train, stop_at, *DIGITS, *one_cycle)
     for more in (longer, (*DIGITS[:-4], "--epochs", 2, "--batch-size", 32)):
         status, _, stderr = run_train(*more, *one_cycle, "--resume")
-        assert status == 2 and f"another grid: --epochs 3 there, {more[-3]} here" in stderr
+        assert status == 2 and f"another command: --epochs 3 there, {more[-3]} here" in stderr
 
 
 def test_fewer_epochs_are_another_run(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
     status, _, stderr = run_train(*DIGITS, "--epochs", 2, "--resume")
-    assert status == 2 and "another grid: --epochs 3 there, 2 here" in stderr
+    assert status == 2 and "another command: --epochs 3 there, 2 here" in stderr
 
 
 def test_a_network_that_was_the_best_so_far_is_beside_the_model_again(run_train, stop_at):
@@ -185,6 +185,13 @@ def test_a_network_that_was_the_best_so_far_is_beside_the_model_again(run_train,
 def test_with_nothing_to_go_on_with_it_begins_and_says_so(run_train):
     status, _, stderr = run_train(*DIGITS, "--resume")
     assert status == 0 and "[WARNING] --resume: nothing was interrupted here, so this is the beginning" in stderr
+
+
+def test_without_its_state_a_run_begins_anew_and_says_why(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    Path("output/checkpoint.pth").unlink()
+    _, _, stderr = run_train(*DIGITS, "--resume")
+    assert "[WARNING] --resume: output/checkpoint.pth is not there, so this is the beginning" in stderr
 
 
 def test_the_state_of_a_run_that_has_finished_is_no_more_of_use(run_train, monkeypatch):
@@ -321,6 +328,8 @@ def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_trai
         stderr = run_train(*DIGITS)[2]
     told = "output/model.pth keeps epoch 3, all is trained; the same command with --resume tests and reports it"
     assert stderr == f"train.py: error: interrupted; {told}\n"
+    status, _, stderr = run_train(*DIGITS)  # would train it all once more
+    assert status == 2 and "output/checkpoint.pth is of an interrupted run: go on with --resume" in stderr
     assert run_train(*DIGITS, "--resume")[0] == 0
 
     interrupted(run_train, stop_at, *DIGITS)
