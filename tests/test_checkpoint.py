@@ -187,10 +187,13 @@ def test_a_field_of_a_later_version_may_be_missing_or_unknown(saved, tmp_path):
         checkpoint.load(tmp_path / "model.pth")
 
 
-def test_a_model_of_an_older_format_is_as_good():
-    # without a checksum: vgg-small of width 1 after 6 epochs on the digits
-    old = checkpoint.load(ROOT / "tests" / "model-format-1.pth")
-    assert (old.arch, old.dataset, old.metrics["epoch"]) == ("vgg-small", "digits", 6)
+@pytest.mark.parametrize("version, epoch", [(1, 6), (2, 5)])  # 1: without a checksum
+def test_a_model_of_every_format_that_there_has_been_is_read(version, epoch):
+    # vgg-small of width 1 after so many epochs on the digits
+    path = ROOT / "tests" / f"model-format-{version}.pth"
+    assert torch.load(path, weights_only=True)["format_version"] == version
+    old = checkpoint.load(path)
+    assert (old.arch, old.dataset, old.metrics["epoch"]) == ("vgg-small", "digits", epoch)
     images, labels = datasets.load_images("digits", "nowhere", train=False)
     with torch.inference_mode():
         predictions = old.build_model()(Normalisation(old.mean, old.std)(images)).argmax(dim=1)
