@@ -175,5 +175,5 @@ def test_a_network_that_is_replaced_takes_its_report_with_it(run_train, monkeypa
     monkeypatch.setattr(report, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run_train("-d", "digits", *FAST, "--seed", 1)[0] == 130
     assert sorted(path.name for path in Path("output").iterdir()) == [
-        "model.pth", "plot.png", "results.csv", "results.json",
+        "checkpoint.pth", "model.pth", "plot.png", "results.csv", "results.json",
     ]  # fmt: skip
