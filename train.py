@@ -231,10 +231,8 @@ def main(argv=None) -> int:
             except (RunError, RuntimeError, MemoryError) as error:
                 model_file.try_again()
                 manager.fail_run(manager.runs[number - 1], cli.reason_of(error))
-                if is_grid or isinstance(
-                    error, RunError
-                ):  # going on would lead there again, or the next run replaces it
-                    files.state.remove()
+                if is_grid or isinstance(error, RunError):
+                    files.state.remove()  # the next run would replace it; going on would lead there again
                 if is_grid:
                     log.error("run %d failed: %s", number, cli.reason_of(error))
             bar.update()

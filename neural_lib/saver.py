@@ -18,7 +18,8 @@ from neural_lib.runs import RunManager
 from neural_lib.state import KIND, TrainingState, save
 from neural_lib.training import Callback, Position
 
-MOMENTS = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}  # what Adam and SGD keep of each parameter
+ADAMS = {"step", "exp_avg", "exp_avg_sq"}
+MOMENTS = {"adam": ADAMS, "adamw": ADAMS, "sgd": {"momentum_buffer"}}  # what an optimizer keeps of each parameter
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def restore(state: TrainingState, experiment: Experiment, best: BestEpoch) -> No
     _check_parts(state, experiment, best)
     try:
         experiment.model.load_state_dict(state.model)
-        experiment.optimizer.load_state_dict(state.optimizer)
+        experiment.optimizer.load_state_dict({**state.optimizer, "state": _own_moments(state, experiment)})
         if experiment.scheduler:
             experiment.scheduler.load_state_dict(state.scheduler)
         experiment.position = Position(state.epoch, state.step)
@@ -137,15 +138,15 @@ def restore(state: TrainingState, experiment: Experiment, best: BestEpoch) -> No
 def _check_parts(state: TrainingState, experiment: Experiment, best: BestEpoch) -> None:
     # what a checksum can't tell: whoever made it may have meant harm, and torch's optimizers take any shape on trust
     epochs, steps = experiment.config.epochs, len(experiment.train_loader)
-    fresh = experiment.optimizer.state_dict()
-    shapes = [parameter.shape for group in experiment.optimizer.param_groups for parameter in group["params"]]
+    fresh, names = experiment.optimizer.state_dict(), MOMENTS[experiment.config.optimizer]
+    shapes = [parameter.shape for parameter in _parameters(experiment)]
     moments = state.optimizer.get("state")
     right = {
         "model": _alike(state.model, experiment.model.state_dict()),
         "optimizer": _alike(state.optimizer.get("param_groups"), fresh["param_groups"])
         and isinstance(moments, dict)
         and all(
-            index in range(len(shapes)) and isinstance(each, dict) and _are_moments(each, shapes[index])
+            index in range(len(shapes)) and isinstance(each, dict) and _are_moments(each, names, shapes[index])
             for index, each in moments.items()
         ),
         "scheduler": _alike(state.scheduler, experiment.scheduler.state_dict() if experiment.scheduler else None),
@@ -167,13 +168,27 @@ def _check_parts(state: TrainingState, experiment: Experiment, best: BestEpoch) 
         raise UserError(f"--resume: the training state doesn't fit together ({', '.join(wrong)}); {KIND.instead}")
 
 
-def _are_moments(each: dict, shape: torch.Size) -> bool:
+def _parameters(experiment: Experiment) -> list[Tensor]:
+    # in the order in which the optimizer counts them
+    return [parameter for group in experiment.optimizer.param_groups for parameter in group["params"]]
+
+
+def _own_moments(state: TrainingState, experiment: Experiment) -> dict[int, dict[str, Tensor]]:
+    # in memory laid out as each parameter's: a fused step goes by that, whatever strides a file may tell
+    parameters = _parameters(experiment)
+    return {
+        index: {
+            name: value.clone() if name == "step" else torch.empty_like(parameters[index]).copy_(value)
+            for name, value in moments.items()
+        }
+        for index, moments in state.optimizer["state"].items()
+    }
+
+
+def _are_moments(each: dict, names: set[str], shape: torch.Size) -> bool:
     # of one parameter: as large as it is, or a count of steps
-    return set(each) <= MOMENTS and all(
-        value is None
-        or isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.shape == (shape if name != "step" else ())
+    return set(each) == names and all(
+        isinstance(value, Tensor) and value.is_floating_point() and value.shape == (shape if name != "step" else ())
         for name, value in each.items()
     )
 

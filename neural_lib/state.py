@@ -1,6 +1,5 @@
 """The training state: all that an interrupted run needs to end, to the bit, where it would have."""
 
-import logging
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -22,8 +21,6 @@ KIND = archive.Kind(
     otherwise="give the checkpoint.pth of an interrupted run",
     instead="delete it to begin anew",
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from neural_lib import callbacks, checkpoint, datasets, experiment, interrupts, report, saver, state
-from neural_lib.config import RECIPES
+from neural_lib.config import RECIPES, TrainConfig
+from neural_lib.loaders import ImageTensors
 from neural_lib.models import ARCHS
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -353,8 +354,9 @@ def test_a_state_that_was_made_to_harm_is_refused(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
     saved = state.load("output/checkpoint.pth")
 
-    def with_moments(**change) -> dict:
+    def with_moments(without: str = "", **change) -> dict:
         moments = {index: {**each, **change} for index, each in saved.optimizer["state"].items()}
+        moments = {index: {name: each[name] for name in each if name != without} for index, each in moments.items()}
         return {"optimizer": {**saved.optimizer, "state": moments}}
 
     group = {**saved.optimizer["param_groups"][0], "lr": "high"}
@@ -362,6 +364,8 @@ def test_a_state_that_was_made_to_harm_is_refused(run_train, stop_at):
     for change in (
         with_moments(exp_avg=torch.zeros(1)),  # torch's fused Adam would write beyond it
         with_moments(exp_avg_sq=None, more=torch.zeros(1)),
+        with_moments(exp_avg_sq=None),
+        with_moments(without="exp_avg"),
         {"optimizer": {**saved.optimizer, "state": {99: {}}}},
         {"optimizer": {**saved.optimizer, "param_groups": [group]}},
         {"best": {"state_dict": {}, "metrics": metrics}},
@@ -373,3 +377,21 @@ def test_a_state_that_was_made_to_harm_is_refused(run_train, stop_at):
         status, _, stderr = run_train(*DIGITS, "--resume")
         assert status == 2 and stderr.count("\n") == 1, change
     assert checkpoint.load("output/model.pth").metrics["epoch"] == 1
+
+
+def test_moments_of_other_strides_are_laid_out_anew(run_train, stop_at):
+    # a tensor of one number that is told to be as large as a parameter: a fused step would write beyond it
+    interrupted(run_train, stop_at, *DIGITS)
+    saved = state.load("output/checkpoint.pth")
+    moments = {
+        index: {**each, "exp_avg": torch.zeros(1).expand(each["exp_avg"].shape)}
+        for index, each in saved.optimizer["state"].items()
+    }
+    config = TrainConfig(**saved.config)
+    images = datasets.load_images("digits", "nowhere", train=True)
+    fresh = experiment.Experiment(config, datasets.DATASETS["digits"], ImageTensors(*images))
+    changed = replace(saved, optimizer={**saved.optimizer, "state": moments})
+    saver.restore(changed, fresh, callbacks.BestEpoch(fresh.model))
+    for parameter, kept in fresh.optimizer.state.items():
+        assert kept["exp_avg"].stride() == parameter.stride() and not kept["exp_avg"].any()
+        assert kept["exp_avg"].untyped_storage().nbytes() == parameter.untyped_storage().nbytes()
