@@ -15,6 +15,7 @@ LINE_HEIGHT = 30  # pixels of one line of text below the image
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
+WHITE, DARK = (255, 255, 255), (64, 64, 64)
 
 # what cv2.imencode writes in the wheels of opencv-contrib-python
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -27,12 +28,64 @@ def annotate(image: np.ndarray, predicted: str, probability: float, truth: str, 
     Returns uint8 BGR, scale * TILE_WIDTH wide: green text where right; red, with the truth below it, where wrong.
     """
     right = predicted == truth
-    picture = _enlarged(image, scale * TILE_WIDTH)
+    picture = enlarged(image, scale * TILE_WIDTH)
     caption = np.full((2 * scale * LINE_HEIGHT, scale * TILE_WIDTH, 3), BACKGROUND, np.uint8)
     _put_line(caption, f"{predicted}  {percent(probability)}", 0, GREEN if right else RED, scale)
     if not right:
         _put_line(caption, f"truth: {truth}", 1, GREY, scale)
     return np.vstack((picture, caption))
+
+
+def recognised(
+    picture: np.ndarray, name: str, probability: float, caption: str, seen: np.ndarray | None = None, scale: int = 1
+) -> np.ndarray:
+    """One picture of a person's own, with the predicted name, its probability and a caption below it.
+
+    picture: uint8 RGB, (H, W, 3), shown whole. seen: what the network was given, as annotate takes an image; shown to
+    the right. Returns uint8 BGR, scale * TILE_WIDTH wide, twice that and a gap with `seen`.
+    """
+    side = scale * TILE_WIDTH
+    shown = _fitted(picture, side)
+    if seen is not None:
+        gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
+        shown = np.hstack([shown, gap, enlarged(seen, side)])
+    below = np.full((2 * scale * LINE_HEIGHT, shown.shape[1], 3), BACKGROUND, np.uint8)
+    _put_line(below, f"{name}  {percent(probability)}", 0, WHITE, scale)
+    _put_line(below, caption, 1, GREY, scale)
+    return np.vstack((shown, below))
+
+
+def bars(names: list[str], probabilities: list[float], width: int, height: int) -> np.ndarray:
+    """Probabilities, 0 to 1, as bars, one below the other: uint8 BGR, (height, width, 3)."""
+    chart = np.full((height, width, 3), BACKGROUND, np.uint8)
+    row_height = height // max(len(names), 1)
+    for number, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
+        row = chart[number * row_height : (number + 1) * row_height]
+        _put_line(row, f"{name}  {percent(probability)}", 0, WHITE if number == 0 else GREY, 1)
+        left, right = MARGIN, width - MARGIN
+        top, bottom = LINE_HEIGHT + 1, min(LINE_HEIGHT + 9, row_height - 2)
+        cv2.rectangle(row, (left, top), (right, bottom), DARK, cv2.FILLED)
+        end = left + round((right - left) * probability)
+        if end > left:
+            cv2.rectangle(row, (left, top), (end, bottom), GREEN if number == 0 else GREY, cv2.FILLED)
+    return chart
+
+
+def lines(texts: list[str], width: int) -> np.ndarray:
+    """Lines of text, one below the other: uint8 BGR, (LINE_HEIGHT * lines, width, 3)."""
+    canvas = np.full((LINE_HEIGHT * len(texts), width, 3), BACKGROUND, np.uint8)
+    for number, text in enumerate(texts):
+        _put_line(canvas, text, number, GREY, 1)
+    return canvas
+
+
+def beside(picture: np.ndarray, text: str, width: int) -> np.ndarray:
+    """A BGR picture with a line of text to its right, that wide together."""
+    canvas = np.full((picture.shape[0], width, 3), BACKGROUND, np.uint8)
+    left = picture.shape[1] + MARGIN
+    canvas[:, MARGIN:left] = picture
+    _put_line(canvas[:, left:], text, 0, GREY, 1)
+    return canvas
 
 
 def headed(tiles: list[np.ndarray], text: str) -> np.ndarray:
@@ -61,6 +114,13 @@ def pixels_of(image: "Tensor") -> np.ndarray:
     return image.permute(1, 2, 0).squeeze(2).cpu().numpy()
 
 
+def enlarged(image: np.ndarray, width: int) -> np.ndarray:
+    """An image as annotate takes one, that many pixels wide, as squares: uint8 BGR."""
+    size = (width, round(width * image.shape[0] / image.shape[1]))
+    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+    return cv2.resize(colour, size, interpolation=cv2.INTER_NEAREST)
+
+
 def montage(tiles: list[np.ndarray]) -> np.ndarray:
     """Tiles of one size side by side on one canvas, about as wide as high and at least 5 to a row where there are 5."""
     height, width = tiles[0].shape[:2]
@@ -80,10 +140,15 @@ def percent(probability: float) -> str:
     return f"{probability:.1%}"
 
 
-def _enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    size = (width, round(width * image.shape[0] / image.shape[1]))
-    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-    return cv2.resize(colour, size, interpolation=cv2.INTER_NEAREST)
+def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
+    # the whole RGB picture in a square of BGR
+    height, width = (max(1, round(length * side / max(picture.shape[:2]))) for length in picture.shape[:2])
+    how = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_NEAREST
+    small = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how), cv2.COLOR_RGB2BGR)
+    square = np.full((side, side, 3), DARK, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = small
+    return square
 
 
 def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:

@@ -54,15 +54,25 @@ class _Handler(logging.StreamHandler):
         raise  # what is being handled where logging calls this
 
 
-def set_up_logging(quiet: bool = False) -> None:
-    """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr."""
+def tell(line: str) -> None:
+    """Print a line on stdout as it is, making room where a progress bar is."""
+    tqdm = sys.modules.get("tqdm")
+    with tqdm.tqdm.external_write_mode(sys.stdout) if tqdm else contextlib.nullcontext():
+        print(line, flush=True)
+
+
+def set_up_logging(quiet: bool = False, leave_stdout: bool = False) -> None:
+    """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
+
+    leave_stdout: for programs that read it; all goes to stderr.
+    """
     log = logging.getLogger("neural_lib")
     log.setLevel(logging.INFO)
     log.propagate = False
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a path in another script than the terminal's is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    to_stdout, to_stderr = _Handler(sys.stdout), _Handler(sys.stderr)
+    to_stdout, to_stderr = _Handler(sys.stderr if leave_stdout else sys.stdout), _Handler(sys.stderr)
     to_stdout.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     to_stderr.setLevel(logging.WARNING)
     for handler in (to_stdout, to_stderr):

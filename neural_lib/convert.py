@@ -9,7 +9,10 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
     Colour becomes grey by ITU-R 601-2 luma, grey the same in each of three channels; other sizes are resampled
     bilinearly, with antialiasing. All of it is torchvision's.
     """
-    from torchvision.transforms.v2 import functional
+    if tuple(images.shape[1:]) == (channels, size, size):
+        return images, []
+
+    from torchvision.transforms.v2 import functional  # a second or two
 
     changes = []
     if images.size(1) != channels:

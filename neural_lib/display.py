@@ -1,11 +1,16 @@
-"""Windows: whether this machine can show one, and showing images in it."""
+"""Windows: whether this machine can show one, showing images in it, and a board to draw on."""
 
+import collections
 import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from neural_lib.drawing import DrawingBoard
 
 KEYS_TO_END = (ord("q"), 27)  # 27: Esc
 
@@ -29,14 +34,52 @@ def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
     """Show BGR images in one window; any key steps on, q, Esc or closing the window ends."""
     import cv2
 
-    # the wheel ships Qt without fonts and says so at each start; windows without text need none
-    os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
+    _be_quiet()
     cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     for image in images:
         cv2.imshow(title, image)
         if _wait_for_key(title) in KEYS_TO_END:
             break
     cv2.destroyAllWindows()
+
+
+def run_board(board: "DrawingBoard", title: str) -> None:
+    """Show the board in a window and tell it what mouse and keyboard do, until q, Esc or closing the window."""
+    import cv2
+
+    _be_quiet()
+    cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)
+    events = collections.deque()  # acted on below: what a callback raises goes nowhere
+
+    def note(event: int, x: int, y: int, flags: int, _: object) -> None:
+        events.append((event, x, y, flags & cv2.EVENT_FLAG_LBUTTON))
+
+    cv2.setMouseCallback(title, note)
+    shown, key = None, None
+    while key not in KEYS_TO_END:
+        is_moving = bool(events)
+        while events:
+            event, x, y, is_down = events.popleft()
+            if event == cv2.EVENT_LBUTTONDOWN:
+                board.press(x, y)
+            elif event == cv2.EVENT_MOUSEMOVE and is_down:
+                board.move(x, y)
+            else:  # released, here or where this window didn't hear of it
+                board.lift(x, y)
+        if shown is not (frame := board.frame(is_moving)):
+            shown = frame
+            cv2.imshow(title, shown)
+        key = cv2.waitKey(5)
+        if key >= 0:
+            board.key(chr(key & 0xFF).lower())
+        elif not _is_open(title):
+            break
+    cv2.destroyAllWindows()
+
+
+def _be_quiet() -> None:
+    # the wheel ships Qt without fonts and says so at each start; windows without text need none
+    os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
 
 
 def _wait_for_key(title: str) -> int:

@@ -44,6 +44,16 @@ def tune_for_cpu() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
 
 
+def compute_in_one_thread() -> None:
+    """Let torch compute on the CPU in one thread from now on: for single small images, on which several gain nothing.
+
+    Beside another busy program they wait for each other, and an answer was seen to take several times as long.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def check_device(name: str) -> None:
     """Raise UserError, without importing torch, where this machine can't have the device that was asked for."""
     if name == "cuda" and not _gpu_driver_present():

@@ -107,6 +107,20 @@ def few_digits(monkeypatch) -> None:
     change_dataset(monkeypatch, "digits", read=read, train_size=few[True], test_size=few[False])
 
 
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory) -> Path:
+    """A model that reads digits, about 96 % of them right."""
+    from matplotlib.figure import Figure
+
+    path = tmp_path_factory.mktemp("digits") / "model.pth"
+    arguments = ["-d", "digits", "--recipe", "fast", "--epochs", "8", "--precision", "fp32", "--quiet"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Figure, "savefig", lambda self, handle, format: handle.write(b"not drawn"))
+        outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
+        assert cli.run(train.main, "train.py", [*arguments, *outputs]) == 0
+    return path
+
+
 @pytest.fixture
 def server():
     with loopback.serve() as running:

@@ -58,6 +58,41 @@ def test_colour_images_are_taken_as_rgb():
     assert tile.shape == (168 + 60, 168, 3)
 
 
+@pytest.mark.parametrize("height, width", [(300, 100), (40, 400), (28, 28), (1, 1), (1, 500)])
+def test_a_picture_of_ones_own_is_shown_whole(height, width):
+    picture = np.full((height, width, 3), (250, 10, 10), np.uint8)  # red
+    tile = annotate.recognised(picture, "su す", 0.5, "scan.png")
+    assert tile.shape == (168 + 60, 168, 3)
+    red = (tile[:168] == (10, 10, 250)).all(axis=2)  # BGR
+    scale = 168 / max(height, width)
+    assert red.sum() == pytest.approx(max(1, round(height * scale)) * max(1, round(width * scale)))
+    assert tile[168:].std() > 0
+
+
+def test_what_the_network_saw_stands_beside_it():
+    picture = np.zeros((50, 50, 3), np.uint8)
+    tile = annotate.recognised(picture, "su す", 0.5, "scan.png", seen=IMAGE)
+    assert tile.shape == (168 + 60, 2 * 168 + annotate.MARGIN, 3)
+    assert np.array_equal(tile[:168, -168:], annotate.enlarged(IMAGE, 168))
+    assert annotate.recognised(picture, "su す", 0.5, "scan.png", IMAGE, scale=2).shape == (2 * 228, 2 * 342, 3)
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    chart = annotate.bars(["ki き", "su す", "o お"], [0.75, 0.25, 0.0], 280, 132)
+    assert chart.shape == (132, 280, 3)
+    lengths = [(chart[44 * row + annotate.LINE_HEIGHT + 4] != annotate.DARK).all(axis=1).sum() for row in range(3)]
+    lengths = [int(length) - 2 * annotate.MARGIN for length in lengths]
+    assert lengths == pytest.approx([0.75 * 268, 0.25 * 268, 0], abs=3)
+    assert annotate.bars([], [], 280, 132).shape == (132, 280, 3)
+
+
+def test_lines_of_text_stand_below_each_other():
+    text = annotate.lines(["c clear", "", "q quit"], 200)
+    assert text.shape == (3 * annotate.LINE_HEIGHT, 200, 3)
+    stands = [text[row * annotate.LINE_HEIGHT : (row + 1) * annotate.LINE_HEIGHT].std() > 0 for row in range(3)]
+    assert stands == [True, False, True]
+
+
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (4, 4, 1), (10, 5, 2), (12, 5, 3), (100, 12, 9)])
 def test_every_tile_is_on_the_montage(count, columns, rows):
     tiles = [np.full((228, 168, 3), 50 + value % 200, np.uint8) for value in range(count)]

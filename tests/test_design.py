@@ -13,11 +13,11 @@ from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "interrupts", "runtime", "metrics", "monitor", "plots", "annotate", "display"),
-    *("augment", "convert", "lenet", "lenet_slim", "vgg_small", "resnet", "models", "downloads", "readers"),
-    *("datasets", "loaders", "optim", "evaluation", "training", "board", "results", "records", "resume", "tables"),
-    *("runs", "callbacks", "experiment", "archive", "checkpoint", "state", "saver", "report", "fallback"),
-    *("options", "cli"),
+    *("errors", "config", "files", "interrupts", "runtime", "metrics", "monitor", "plots", "annotate", "pages"),
+    *("canvas", "drawing", "display", "pictures", "ink", "augment", "convert", "lenet", "lenet_slim", "vgg_small"),
+    *("resnet", "models", "downloads", "readers", "datasets", "prepare", "loaders", "optim", "evaluation", "training"),
+    *("board", "results", "records", "resume", "tables", "runs", "callbacks", "experiment", "archive", "checkpoint"),
+    *("state", "saver", "report", "recogniser", "answers", "own_pictures", "export", "fallback", "options", "cli"),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

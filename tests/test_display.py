@@ -1,5 +1,6 @@
 """Windows for real, on a virtual display (Debian: apt-get install xvfb xdotool openbox wmctrl)."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 from conftest import ROOT
 
@@ -71,13 +73,24 @@ class Viewer:
     def press(self, key: str) -> None:
         search = ["search", "--sync", "--onlyvisible", "--name", f"^{self.title}$"]
         subprocess.run(
-            ["xdotool", *search, "windowfocus", "--sync", "key", key],
+            ["xdotool", *search, "windowfocus", "--sync", "sleep", "0.1", "key", key],
             env=self.environment, check=True, capture_output=True, timeout=30,
         )  # fmt: skip
 
     def close_window(self) -> bool:
         closing = subprocess.run(["wmctrl", "-c", self.title], env=self.environment, capture_output=True)
         return closing.returncode == 0
+
+    def draw(self, *points: tuple[int, int]) -> None:
+        """Press the left button on the first point of the window, move to the others, release it."""
+        found = subprocess.run(
+            ["xdotool", "search", "--sync", "--onlyvisible", "--name", f"^{self.title}$"],
+            env=self.environment, check=True, capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        window = found.stdout.split()[0]
+        first, *others = [["mousemove", "--window", window, str(x), str(y), "sleep", "0.02"] for x, y in points]
+        command = [*first, "mousedown", "1", *sum(others, []), "mouseup", "1"]
+        subprocess.run(["xdotool", *command], env=self.environment, check=True, capture_output=True, timeout=30)
 
     def is_open(self) -> bool:
         return self.process.poll() is None
@@ -145,6 +158,73 @@ def test_closing_the_window_ends(open_viewer, xvfb):
     finally:
         manager.terminate()
         manager.wait()
+
+
+# --- the board ---
+
+BOARD = """
+import numpy as np
+from neural_lib.display import run_board
+
+class Board:  # tells what it is told
+    shown = np.full((300, 400, 3), 60, np.uint8)
+    def press(self, x, y): print("press", x, y)
+    def move(self, x, y): print("move", x, y)
+    def lift(self, x, y): print("lift", x, y)
+    def key(self, key): print("key", key)
+    def frame(self, is_moving):
+        if self.shown is not None:
+            print("frame")
+        frame, self.shown = self.shown if self.shown is not None else self.last, None
+        self.last = frame
+        return frame
+
+run_board(Board(), "board")
+print("done")
+"""
+
+
+@KEYS
+def test_the_board_is_told_what_mouse_and_keyboard_do(open_viewer):
+    viewer = open_viewer("board", "-c", BOARD)
+    viewer.wait_for("frame")
+    viewer.draw((50, 60), (70, 80), (200, 150))
+    viewer.press("u")
+    viewer.press("q")
+    status, stdout, stderr = viewer.finish()
+    told = stdout.splitlines()
+    assert (status, stderr) == (0, "") and told[-1] == "done"
+    stroke = told[told.index("press 50 60") : told.index("lift 200 150") + 1]
+    assert stroke == ["press 50 60", "move 70 80", "move 200 150", "lift 200 150"]
+    assert "key u" in told and "frame" not in told  # once, before
+
+
+FIVE = [(330, 60), (150, 80), (120, 200), (280, 210), (300, 320), (200, 390), (110, 350)]
+FOUR = [(250, 50), (120, 250), (330, 250), (270, 150), (250, 400)]
+
+
+@KEYS
+def test_a_person_writes_and_reads_the_answers(open_viewer, digits_model, tmp_path):
+    viewer = open_viewer("draw", ROOT / "predict.py", "--draw", "--model", digits_model, "-o", "kept", folder=tmp_path)
+    while "write on the white" not in (line := viewer.process.stdout.readline()):
+        assert line, viewer.process.stderr.read()
+    viewer.draw(*FIVE)
+    viewer.press("s")
+    viewer.wait_for(f"[INFO] wrote {Path('kept', 'drawing-1.png')}")
+    viewer.draw((300, 300), (400, 400))
+    viewer.press("u")
+    viewer.press("s")
+    viewer.wait_for(f"[INFO] wrote {Path('kept', 'drawing-2.png')}")
+    viewer.press("c")
+    viewer.draw(*FOUR)
+    viewer.press("s")
+    viewer.wait_for(f"[INFO] wrote {Path('kept', 'drawing-3.png')}")
+    viewer.press("Escape")
+    assert viewer.finish() == (0, "", "")
+    told = [json.loads((tmp_path / "kept" / f"drawing-{number}.json").read_text()) for number in (1, 2, 3)]
+    assert [each["label"] for each in told] == ["5", "5", "4"]
+    first, undone = (cv2.imread(str(tmp_path / "kept" / f"drawing-{number}.png")) for number in (1, 2))
+    assert (first == undone).all() and first[390, 200].max() == 0
 
 
 @pytest.mark.slow

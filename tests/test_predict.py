@@ -10,13 +10,14 @@ from pathlib import Path
 
 import cv2
 import made_up
+import numpy as np
 import pytest
 import torch
 from conftest import change_kmnist, rewrite
 
 import predict
 import train
-from neural_lib import annotate, checkpoint, cli, datasets
+from neural_lib import annotate, checkpoint, cli, datasets, display, export
 from neural_lib.config import TrainConfig
 from neural_lib.lenet import LeNet
 
@@ -172,6 +173,154 @@ def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_
     assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
 
 
+# --- pictures of one's own ---
+
+
+@pytest.fixture
+def page(digits_model, tmp_path, monkeypatch) -> Path:
+    """A folder of pictures to recognise: a one, a seven, a blank page; one more in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "scans"
+    (folder / "more").mkdir(parents=True)
+    one, seven = np.full((2, 300, 400), 255, np.uint8)
+    cv2.line(one, (200, 50), (195, 250), 0, 20)
+    cv2.polylines(seven, [np.array([(120, 50), (280, 50), (180, 260)])], False, 0, 20)
+    cv2.imwrite(str(folder / "one.png"), one)
+    cv2.imwrite(str(folder / "seven.jpg"), seven)
+    cv2.imwrite(str(folder / "more" / "light.webp"), 255 - seven)
+    cv2.imwrite(str(folder / "blank.png"), np.full((300, 400), 250, np.uint8))
+    (folder / "notes.txt").write_text("of no interest")
+    return folder
+
+
+@pytest.fixture
+def recognise(run_predict, digits_model):
+    return lambda *arguments: run_predict("--model", digits_model, *arguments)
+
+
+def test_pictures_are_told_in_a_table_and_a_montage(page, recognise):
+    status, stdout, stderr = recognise("scans", "-r", "--show-input")
+    assert status == 0
+    rows = [line.split() for line in stdout.splitlines() if line.startswith(" scans")]
+    assert [Path(row[0]).name for row in rows] == ["one.png", "seven.jpg", "light.webp"]
+    assert [row[1] for row in rows] == ["1", "7", "7"] and all(row[2].endswith("%") for row in rows)
+    assert "[INFO] 3 of 4 pictures recognised\n[INFO] wrote output/predictions.png\n" in stdout.replace(os.sep, "/")
+    assert stderr.splitlines() == [
+        f"[WARNING] no pictures by their names, and skipped: {Path('scans/notes.txt')}",
+        f"[WARNING] {Path('scans/blank.png')}: no ink found",
+    ]
+    picture = cv2.imread("output/predictions.png")
+    assert picture.shape == (234, 3 * (2 * 168 + 6 + 6), 3) and picture.std() > 10
+
+
+def test_pictures_are_told_to_programs(page, recognise):
+    status, stdout, stderr = recognise("scans", "nowhere.png", "--json", "--top", 2)
+    assert status == 0
+    told = [json.loads(line) for line in stdout.splitlines()]
+    assert [Path(each["path"]).name for each in told] == ["blank.png", "one.png", "seven.jpg", "nowhere.png"]
+    assert [each.get("label") for each in told] == [None, "1", "7", None]
+    assert told[0]["error"] == "no ink found" and "No such file" in told[3]["error"]
+    assert [entry["label"] for entry in told[1]["top"]][0] == "1" and len(told[1]["top"]) == 2
+    assert "[INFO] 2 of 4 pictures recognised" in stderr and not Path("output").exists()
+
+
+def test_with_json_the_montage_is_written_where_it_is_asked_for(page, recognise):
+    assert recognise("scans", "--json", "--output", "p.jpg")[0] == 0
+    assert cv2.imread("p.jpg").shape == (234, 2 * 174, 3)
+
+
+def test_many_pictures_come_to_several_pages(page, recognise):
+    status, stdout, _ = recognise(*["scans/one.png"] * 101)
+    assert status == 0 and stdout.count("one.png  ") == 101
+    assert "[INFO] wrote output/predictions-1.png to predictions-2.png\n" in stdout.replace(os.sep, "/")
+    assert sorted(os.listdir("output")) == ["predictions-1.png", "predictions-2.png"]
+
+
+def test_no_page_replaces_a_picture(page, recognise):
+    shutil.copy("scans/one.png", "p-2.png")
+    status, _, stderr = recognise(*["scans/one.png"] * 100, "p-2.png", "--output", "p.png")
+    assert status == 2 and "--output p-2.png: is one of the pictures to recognise; choose another name" in stderr
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["nowhere.png"], "[WARNING] nowhere.png: can't be read (No such file or directory)"),
+    (["scans/blank.png"], "blank.png: no ink found"),
+    (["scans/notes.txt"], "notes.txt: is no picture that can be read (PNG, "),
+    (["empty"], "[WARNING] empty: holds no picture (.png, "),
+])  # fmt: skip
+def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, told):
+    Path("empty").mkdir()
+    status, stdout, stderr = recognise(*arguments)
+    assert status == 1 and told in stderr
+    assert stderr.splitlines()[-1].startswith("predict.py: error: ") and stderr.count("error") == 1
+    assert "%" not in stdout and os.listdir("output") == []
+
+
+def test_invert_can_be_said(page, recognise):
+    grey = np.full((300, 400), 128, np.uint8)
+    cv2.line(grey, (80, 50), (80, 250), 0, 20)  # dark
+    cv2.polylines(grey, [np.array([(160, 50), (320, 50), (220, 260)])], False, 255, 20)  # light
+    cv2.imwrite("both.png", grey)
+    for invert, label in (("yes", "1"), ("no", "7")):
+        assert json.loads(recognise("both.png", "--json", "--invert", invert)[1])["label"] == label
+
+
+def test_file_names_of_any_kind_are_told(page, recognise):
+    name = "すし\n\x1b.png"
+    shutil.copy("scans/one.png", name)
+    if sys.platform == "linux":
+        shutil.copy("scans/one.png", os.fsdecode(b"\xff.png"))
+    status, stdout, stderr = recognise(".")
+    assert (status, "Traceback" in stderr) == (0, False)
+    assert " すし??.png " in stdout and (sys.platform != "linux" or " ?.png " in stdout)
+
+
+def test_a_network_for_photos_recognises_pictures_of_any_size(page, cifar_dir, run_train, run_predict):
+    assert run_train("-d", "cifar10", "--data", cifar_dir, "--arch", "lenet-slim", "--epochs", 1, "--quiet")[0] == 0
+    status, stdout, stderr = run_predict("scans/blank.png", "scans/one.png", "--show-input")
+    assert (status, stderr) == (0, "") and "2 of 2 pictures recognised" in stdout
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(display, "is_available", lambda: True)
+        status, _, stderr = run_predict("--draw")
+    assert status == 2 and "--draw: this network knows CIFAR-10, photos, and can't read what is drawn" in stderr
+
+
+def test_the_windows_show_the_pictures_answers(page, recognise, monkeypatch):
+    shown = []
+    monkeypatch.setattr(display, "is_available", lambda: True)
+    monkeypatch.setattr(display, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    assert recognise("scans")[0] == 0
+    assert [tile.shape for tile in shown] == [(2 * 228, 2 * 168, 3)] * 2
+    for silent in ("--no-show", "--json"):
+        recognise("scans", silent)
+    assert len(shown) == 2
+
+
+# --- for other programs ---
+
+
+def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few_digits):
+    status, stdout, stderr = recognise("--export", "new/model.onnx")
+    assert (status, stderr) == (0, "")
+    assert re.search(r"the same labels in OpenCV's dnn for 100 digits's test images; prob.* at most \de-\d\d", stdout)
+    assert os.listdir("new") == ["model.onnx"]
+    network = cv2.dnn.readNetFromONNX("new/model.onnx")
+    network.setInput(np.zeros((2, 1, 28, 28), np.float32))
+    assert network.forward().sum(1) == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_without_its_test_set_a_network_is_compared_on_noise(model, run_predict):
+    shutil.rmtree("data")
+    status, stdout, _ = run_predict("--export", "model.onnx")
+    assert status == 0 and "for 1000 images of noise, for data holds no KMNIST" in stdout
+
+
+def test_nothing_is_exported_that_differs(page, recognise, few_digits, monkeypatch):
+    monkeypatch.setattr(export, "CLOSE", 0.0)
+    status, _, stderr = recognise("--export", "model.onnx")
+    assert status == 1 and "nothing written" in stderr and not Path("model.onnx").exists()
+
+
 # --- the report ---
 
 
@@ -216,7 +365,19 @@ def test_the_report_goes_where_output_says(model, run_predict):
     (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
-    (["--model", "m.pth", "--evaluate", "--show"], "--evaluate opens no window; leave out --show"),
+    (["--evaluate", "--show"], "--show doesn't go with --evaluate, but with test images or pictures"),
+    (["--evaluate", "p.png"], "pictures and --evaluate don't go together; give one command for each"),
+    (["--draw", "--export", "m.onnx"], "--draw and --export don't go together"),
+    (["p.png", "--samples", "3"], "--samples doesn't go with pictures, but with test images"),
+    (["p.png", "--dataset", "digits"], "--dataset doesn't go with pictures, but with test images or --evaluate"),
+    (["--json"], "--json doesn't go with test images, but with pictures"),
+    (["--draw", "--top", "5"], "--top doesn't go with --draw, but with pictures"),
+    (["--export", "m.onnx", "--device", "cuda"], "--device doesn't go with --export"),
+    (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
+    (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
+    (["--model", "m.pth", "--export", "m.pth"], "--export m.pth: can't write that kind of file; end the name in .onnx"),
+    (["--model", "m.pth", "--draw"], "--draw: no display here to open a window on; give picture files instead"),
+    (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: is one of the pictures to recognise"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
     (["--model", "m.pth", "--dataset", "imagenet"], "invalid choice: 'imagenet' (choose from"),
@@ -224,7 +385,7 @@ def test_the_report_goes_where_output_says(model, run_predict):
 ])  # fmt: skip
 def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
     (tmp_path / "m.pth").touch()
-    if "--show" in arguments and sys.platform != "linux":
+    if {"--show", "--draw"} & set(arguments) and sys.platform != "linux":
         pytest.skip("only Linux can be without a display here")
     done = run_without_torch("predict", *arguments)
     assert done.returncode == 2

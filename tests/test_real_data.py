@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import cv2
+import drawn
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, change_kmnist
 from test_downloads import left_in, serve_openml
 
-from neural_lib import checkpoint
+import train
+from neural_lib import checkpoint, cli, export, ink, own_pictures
 from neural_lib.datasets import DATASETS, load_images
+from neural_lib.recogniser import Recogniser
 
 DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
 REAL = {
@@ -51,6 +55,64 @@ def test_the_statistics(name):
     pixels = load_images(name, folder_with(name), train=True).images.double().transpose(0, 1).flatten(1) / 255
     assert pixels.mean(1).tolist() == pytest.approx(info.mean, abs=5e-5)  # (C, N * H * W) -> (C,)
     assert pixels.std(1).tolist() == pytest.approx(info.std, abs=5e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.placement])
+def test_the_placement(name):
+    # how the training images hold what they show: the longer side of its box, what is centred, how wide strokes are
+    info, size = DATASETS[name], DATASETS[name].image_size
+    images = load_images(name, folder_with(name) if info.sha256 else "nowhere", train=True).images[:, 0].numpy()
+    seen = images > 255 * ink.SEEN_FROM
+    rows, columns = seen.any(2), seen.any(1)
+    starts = [each.argmax(1) for each in (rows, columns)]
+    ends = [size - each[:, ::-1].argmax(1) for each in (rows, columns)]
+    assert np.median(np.maximum(*(end - start for start, end in zip(starts, ends, strict=True)))) == info.placement.box
+    total = images.sum((1, 2), dtype=float)
+    along = np.arange(size) + 0.5
+    masses = [images.sum(axis, dtype=float) @ along / total for axis in (2, 1)]
+    boxes = [(start + end) / 2 for start, end in zip(starts, ends, strict=True)]
+    beside = {"mass": masses, "box": boxes}[info.placement.centre]
+    other = {"mass": boxes, "box": masses}[info.placement.centre]
+    assert np.std(beside) < np.std(other)
+    assert np.mean(beside) == pytest.approx(size / 2 + (0.5 if info.placement.centre == "mass" else 0), abs=0.25)
+    if info.placement.stroke:
+        widths = [ink.stroke_width(image / np.float32(255)) for image in images[:10_000]]
+        assert np.percentile(widths, 5) == pytest.approx(info.placement.stroke, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def reader_of_kmnist(tmp_path_factory) -> tuple[Recogniser, list[np.ndarray], np.ndarray]:
+    """A network that has learned the real KMNIST in one epoch, and 200 test images with their labels."""
+    data_dir, path = folder_with("kmnist"), tmp_path_factory.mktemp("kmnist") / "model.pth"
+    outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
+    arguments = ["-d", "kmnist", "--data", str(data_dir), "--recipe", "fast", "--quiet", *outputs]
+    assert cli.run(train.main, "train.py", arguments) == 0
+    images, labels = load_images("kmnist", data_dir, train=False)
+    recogniser = Recogniser(checkpoint.load(path), torch.device("cpu"))
+    return recogniser, list(images[:200, 0].numpy()), labels[:200].numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [40, 120, 400])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_kmnist_written_out_as_pictures_is_recognised_as_well(reader_of_kmnist, tmp_path, size, inverted):
+    recogniser, images, labels = reader_of_kmnist
+    originals = recogniser.probabilities(torch.from_numpy(np.stack(images))[:, None]).argmax(1).numpy() == labels
+    generator = np.random.default_rng(size)
+    paths = [tmp_path / f"{number:03}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), drawn.picture(image, size, generator, inverted, quality=50)[..., ::-1])
+    results = own_pictures.read_files(recogniser, paths, DATASETS["kmnist"], "auto", 1, 28)
+    found = np.array([result.answer.labels[0] for result in results])
+    assert (found == labels).mean() >= originals.mean() - 0.02
+
+
+@pytest.mark.slow
+def test_the_whole_test_set_is_the_same_in_onnx(reader_of_kmnist):
+    recogniser = reader_of_kmnist[0]
+    images = load_images("kmnist", folder_with("kmnist"), train=False).images
+    comparison = export.compare(export.to_onnx(recogniser), recogniser, images)
+    assert comparison.images == 10_000 and comparison.other_labels == 0 and comparison.greatest < 1e-4
 
 
 @pytest.mark.slow

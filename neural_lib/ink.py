@@ -1,0 +1,93 @@
+"""Ink in a picture: told from its ground, freed from shading and noise, and cut out. Arrays in, arrays out."""
+
+import cv2
+import numpy as np
+
+LEAST_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
+LEAST_OF_NOISE = 6  # ... and at least so many standard deviations of the ground's own noise
+SHADED_FROM = 0.15  # of the contrast: what the ground's brightness varies by before it is taken for shading
+SEEN_FROM = 0.2  # of the ink's depth: what belongs to its bounding box
+LEAST_SPECK = 0.01  # of the largest stroke's area; what is smaller is dust
+
+
+class NoInk(ValueError):
+    """A picture shows nothing that stands out from its ground."""
+
+
+def find(grey: np.ndarray, invert: str = "auto", shading: bool = True) -> np.ndarray:
+    """The ink of a picture, cut out along its bounding box: float32 (h, w), 0 is ground and 1 is ink.
+
+    grey: uint8 (H, W). invert: "yes" takes what is darker than the ground for ink, "no" what is lighter, and "auto"
+    whichever stands out more. The ground is what the picture's border mostly shows; with `shading`, where its
+    brightness varies as that of a lit page does, it is taken to be a quadratic surface. Specks of dust are left out of
+    the box.
+    Raises NoInk where nothing stands out.
+    """
+    grey = grey.astype(np.float32)
+    ground = np.float32(np.median(_border(grey)))
+    darker, lighter = ground - _smooth(grey).min(), _smooth(grey).max() - ground
+    is_dark = darker > lighter if invert == "auto" else invert == "yes"
+    if shading:
+        ground = _lit(grey, ground, darker if is_dark else lighter)
+    depth = ground - grey if is_dark else grey - ground
+
+    smooth = _smooth(depth)
+    deepest = smooth.max()
+    noise = 1.4826 * np.median(np.abs(depth[smooth < 0.3 * deepest])) if deepest > 0 else 0.0  # robust deviation
+    if deepest < max(LEAST_CONTRAST, LEAST_OF_NOISE * noise):
+        raise NoInk("no ink found")
+    full, nothing = np.median(depth[depth > 0.5 * deepest]), min(3 * noise, 0.3 * deepest)
+    ink = np.clip((depth - nothing) / (full - nothing), 0, 1)
+    return ink[_box(ink)]
+
+
+def stroke_width(ink: np.ndarray) -> float:
+    """The mean width of the strokes, in pixels of (h, w): twice their area over the length of their outline."""
+    mask = cv2.copyMakeBorder((ink > 0.5).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    length = sum(cv2.arcLength(outline, closed=True) for outline in outlines)
+    return 2 * float(mask.sum()) / max(length, 1.0)
+
+
+def thickened(ink: np.ndarray, by: float) -> np.ndarray:
+    """The ink with strokes wider by that many pixels, (h, w) -> (h + by, w + by) or so."""
+    reach = round(by / 2)
+    if reach < 1:
+        return ink
+    room = cv2.copyMakeBorder(ink, reach, reach, reach, reach, cv2.BORDER_CONSTANT)
+    return cv2.dilate(room, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
+
+
+def _border(grey: np.ndarray) -> np.ndarray:
+    width = max(1, round(0.02 * min(grey.shape)))
+    return np.concatenate([part.ravel() for part in (grey[:width], grey[-width:], grey[:, :width], grey[:, -width:])])
+
+
+def _smooth(grey: np.ndarray) -> np.ndarray:
+    # against single pixels of noise, which mean nothing in a large picture and something in one of 28x28
+    sigma = min(grey.shape) / 400  # pixels
+    return cv2.GaussianBlur(grey, (0, 0), sigma) if sigma >= 0.5 else grey
+
+
+def _lit(grey: np.ndarray, ground: np.float32, contrast: np.float32) -> np.ndarray | np.float32:
+    # the ground's brightness everywhere, (H, W), or one number where it is even
+    scale = min(1.0, 64 / max(grey.shape))
+    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+    y, x = np.mgrid[-1 : 1 : small.shape[0] * 1j, -1 : 1 : small.shape[1] * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
+    surface = np.full_like(small, ground)
+    for _ in range(2):  # once more, without what the first surface tells from the ground
+        near = np.abs(small - surface) < 0.3 * contrast
+        if near.mean() < 0.2:
+            return ground
+        surface = terms @ np.linalg.lstsq(terms[near], small[near], rcond=None)[0]
+    if np.ptp(surface) < SHADED_FROM * contrast:
+        return ground
+    return cv2.resize(surface, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _box(ink: np.ndarray) -> tuple[slice, slice]:
+    count, _, parts, _ = cv2.connectedComponentsWithStats((ink > SEEN_FROM).astype(np.uint8), connectivity=8)
+    parts = parts[1:count]  # without the ground; each (left, top, width, height, area)
+    left, top, width, height, _ = parts[parts[:, cv2.CC_STAT_AREA] >= LEAST_SPECK * parts[:, cv2.CC_STAT_AREA].max()].T
+    return slice(top.min(), (top + height).max()), slice(left.min(), (left + width).max())

@@ -1,0 +1,51 @@
+"""A montage of many tiles, in as many picture files as it takes, each written as soon as it is full."""
+
+from pathlib import Path
+
+import numpy as np
+
+from neural_lib import annotate
+from neural_lib.files import atomic_write
+
+PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,146 pixels
+
+
+def paths(path: Path, tiles: int) -> list[Path]:
+    """The files that so many tiles come to: `path` alone, or p-1.png, p-2.png ... where it is p.png."""
+    count = max(1, -(-tiles // PAGE))
+    digits = len(str(count))
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
+
+
+class Pages:
+    """Collects tiles of one size; holds no more than a page of them.
+
+    tiles: how many will come at most, which decides the files' names. Raises OSError where one can't be written.
+    """
+
+    def __init__(self, path: Path, tiles: int) -> None:
+        self.paths = paths(path, tiles)
+        self.tiles: list[np.ndarray] = []
+        self.written: list[Path] = []
+
+    def add(self, tile: np.ndarray) -> None:
+        """Take one more."""
+        self.tiles.append(tile)
+        if len(self.tiles) == PAGE:
+            self._write()
+
+    def finish(self) -> list[Path]:
+        """Write what is left; returns the files of all pages."""
+        if self.tiles:
+            self._write()
+        return self.written
+
+    def _write(self) -> None:
+        path, first = self.paths[len(self.written)], len(self.written) * PAGE + 1
+        picture = annotate.montage(self.tiles)
+        if len(self.paths) > 1:
+            picture = annotate.headed(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
+        with atomic_write(path) as handle:
+            handle.write(annotate.encode(picture, path.suffix))
+        self.written.append(path)
+        self.tiles = []

@@ -1,0 +1,163 @@
+"""How many pictures of a data set's test images are read right; seconds from a stroke to its answer, and for files.
+
+    python tests/bench_predict.py --model output/model.pth --data data
+
+Read right: the test images as they are, and made into pictures as people make them (tests/drawn.py).
+Stroke: from the pen's move to the whole frame, ready to be shown: the ink found and brought to the network's size, the
+network, the chart. Showing it is the window system's. Files: predict.py on so many small PNGs, as a process of its own,
+with its montage and with --json, which has none; the peak of its memory besides.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+MEASURED = """
+import re, sys
+import predict
+from neural_lib import cli
+status = cli.run(predict.main, "predict.py")
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # Linux; ru_maxrss may be the parent's
+print(int(peak[1]) / 1000, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+WAYS = {  # of making an image a picture: drawn.picture's arguments
+    **{f"{size} pixels": {"size": size} for size in (40, 120, 400)},
+    **{f"{size}, inverted, JPEG": {"size": size, "inverted": True, "quality": 50} for size in (40, 120, 400)},
+    "250, JPEG, light falls off by 80, noise 6": {
+        "size": 250,
+        "inverted": True,
+        "quality": 60,
+        "shade": 80,
+        "noise": 6,
+    },
+}
+
+
+def print_accuracies(model: str, data_dir: str, count: int) -> None:
+    import drawn
+    import numpy as np
+    import torch
+
+    from neural_lib import checkpoint, datasets, ink, prepare
+    from neural_lib.recogniser import Recogniser
+
+    recogniser = Recogniser(checkpoint.load(model), torch.device("cpu"))
+    info = datasets.DATASETS[recogniser.saved.dataset]
+    images, labels = (each[:count] for each in datasets.load_images(recogniser.saved.dataset, data_dir, train=False))
+
+    def right(prepared: list[np.ndarray]) -> float:
+        found = [recogniser.probabilities(part).argmax(1) for part in recogniser.images(prepared).split(250)]
+        return float((torch.cat(found) == labels).float().mean())
+
+    def brought_back(picture: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
+        try:
+            return prepare.prepare(picture, info)
+        except ink.NoInk:  # counts as wrong
+            return np.zeros((1, info.image_size, info.image_size), np.uint8)
+
+    print(f"the first {len(images):,} test images of {recogniser.saved.dataset}")
+    print(f"  as they are: {right(list(images.numpy())):.2%}")
+    for name, how in WAYS.items():
+        generator = np.random.default_rng(0)
+        pictures = (drawn.picture(image, generator=generator, **how) for image in images[:, 0].numpy())
+        print(f"  {name}: {right([brought_back(each, info) for each in pictures]):.2%}", flush=True)
+    thin = [drawn.skeleton(image, size=250, width=4) for image in images[:, 0].numpy()]
+    print(f"  a pen of 4 in 250 pixels: {right([brought_back(each, info) for each in thin]):.2%}")
+    as_it_is = replace(info, placement=info.placement._replace(stroke=0.0))
+    print(f"  ... not thickened: {right([brought_back(each, as_it_is) for each in thin]):.2%}")
+
+
+def stroke_seconds(model: str, strokes: int) -> list[float]:
+    import numpy as np
+    import torch
+
+    from neural_lib import checkpoint, datasets, drawing, own_pictures, runtime
+    from neural_lib.recogniser import Recogniser
+
+    saved = checkpoint.load(model)
+    recogniser = Recogniser(saved, torch.device("cpu"))
+    info = datasets.DATASETS[saved.dataset]
+    runtime.compute_in_one_thread()  # as the window does
+
+    def read(picture: np.ndarray) -> drawing.Reading:
+        return drawing.Reading(*own_pictures.read(recogniser, picture, info, "yes"))
+
+    generator = np.random.default_rng(0)
+    board = drawing.DrawingBoard(saved, read, save=None)
+    board.press(200, 200)
+    board.frame()
+    seconds = []
+    for x, y in generator.integers(40, 400, size=(strokes, 2)).tolist():
+        start = time.perf_counter()
+        board.move(x, y)
+        board.frame()  # as if the mouse rested
+        seconds.append(time.perf_counter() - start)
+        if len(board.canvas.strokes[-1]) > 12:  # or nothing stays white
+            board.key("c")
+            board.press(200, 200)
+    return seconds
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    import cv2
+
+    from neural_lib import datasets
+
+    images = datasets.load_images("digits", "nowhere", train=True).images.numpy()
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number:05}.png"), 255 - images[number % len(images), 0])
+
+
+def run(*arguments: object) -> tuple[float, float]:
+    # seconds, and MB at the peak
+    command = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, float(done.stderr.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="output/model.pth")
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--strokes", type=int, default=300)
+    parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
+    args = parser.parse_args()
+    import torch
+
+    model = str(Path(args.model).resolve())
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{platform.machine()}, {versions}, {torch.get_num_threads()} threads")
+    print_accuracies(model, args.data, args.images)
+    milliseconds = sorted(1000 * each for each in stroke_seconds(model, args.strokes))
+    median, most = statistics.median(milliseconds), milliseconds[int(0.95 * len(milliseconds))]
+    print(f"stroke to frame: median {median:.1f} ms, 95 % below {most:.1f}, at most {milliseconds[-1]:.1f}")
+    record = {"model": args.model, "stroke_ms": median}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in args.files:
+            pictures = Path(folder, str(count))
+            pictures.mkdir()
+            write_pictures(pictures, count)
+            for name, options in {"montage": ["-o", f"{folder}/p.png", "--no-show"], "json": ["--json"]}.items():
+                taken, peak = run(pictures, "--model", model, *options)
+                print(f"{count:,} files, {name}: {taken:.1f} s, {count / taken:,.0f} files/s, peak {peak:,.0f} MB")
+                record[f"{count}_{name}"] = [taken, peak]
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

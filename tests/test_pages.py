@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from neural_lib import annotate, pages
+from neural_lib.pages import PAGE, Pages
+
+
+@pytest.mark.parametrize("tiles, expected", [
+    (1, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 1, ["p-1.png", "p-2.png"]),
+    (10 * PAGE, [f"p-{number:02}.png" for number in range(1, 11)]),
+])  # fmt: skip
+def test_the_files_of_so_many_tiles(tiles, expected):
+    assert pages.paths(Path("out/p.png"), tiles) == [Path("out") / name for name in expected]
+
+
+@pytest.mark.parametrize("announced, added, written", [
+    (3, 3, ["p.png"]),
+    (PAGE + 5, PAGE + 5, ["p-1.png", "p-2.png"]),
+    (2 * PAGE, PAGE, ["p-1.png"]),  # the others could not be read
+    (5, 0, []),
+])  # fmt: skip
+def test_every_tile_is_on_a_page(tmp_path, announced, added, written):
+    montage, most = Pages(tmp_path / "p.png", announced), 0
+    for number in range(added):
+        montage.add(np.full((228, 168, 3), 1 + number % 255, np.uint8))
+        most = max(most, len(montage.tiles))
+    assert [path.name for path in montage.finish()] == written == sorted(path.name for path in tmp_path.iterdir())
+    assert most < PAGE  # never more in memory
+    seen = set()
+    for name in written:
+        seen |= set(np.unique(cv2.imread(str(tmp_path / name))[..., 0]).tolist())
+    assert seen >= set(range(1, 1 + added))
+
+
+def test_pages_say_what_is_on_them(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(annotate, "headed", lambda tiles, text: said.append(text) or annotate.montage(tiles))
+    montage = Pages(tmp_path / "p.png", PAGE + 5)
+    for _ in range(PAGE + 5):
+        montage.add(np.zeros((228, 168, 3), np.uint8))
+    montage.finish()
+    assert said == ["1 to 100", "101 to 105"]
