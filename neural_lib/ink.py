@@ -72,8 +72,9 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
 def _lit(grey: np.ndarray, ground: np.float32, contrast: np.float32) -> np.ndarray | np.float32:
     # the ground's brightness everywhere, (H, W), or one number where it is even
     scale = min(1.0, 64 / max(grey.shape))
-    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
-    y, x = np.mgrid[-1 : 1 : small.shape[0] * 1j, -1 : 1 : small.shape[1] * 1j].astype(np.float32)
+    width, height = (max(1, round(length * scale)) for length in grey.shape[::-1])
+    small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
     surface = np.full_like(small, ground)
     for _ in range(2):  # once more, without what the first surface tells from the ground

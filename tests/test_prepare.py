@@ -105,3 +105,30 @@ def test_a_garment_is_no_page():
     shirt[5:95, 5:95] = np.linspace(40, 140, 90)[None, :, None]
     image = prepare.prepare(shirt, info)[0]
     assert (image[3:25, 3:25] > 80).all()
+
+
+@pytest.mark.filterwarnings("error")  # a division by zero would be one
+@pytest.mark.parametrize("name", ["kmnist", "mnist", "fashion-mnist", "cifar10"])
+def test_any_picture_gives_an_image_or_is_blank(name):
+    generator, info, images = np.random.default_rng(0), DATASETS[name], 0
+    for number in range(300):
+        height, width = np.exp(generator.uniform(0, np.log(200), 2)).astype(int)
+        level, other = generator.integers(0, 256, 2)
+        grey = np.full((height, width), level)
+        if number % 4 == 0:
+            grey = generator.integers(0, 256, (height, width))
+        elif number % 4 == 1:
+            grey[generator.integers(height) :, generator.integers(width) :] = other
+        elif number % 4 == 2:
+            grey[generator.integers(height), generator.integers(width)] = other
+        else:
+            grey = np.linspace(level, other, height * width).reshape(height, width)
+        picture = grey.astype(np.uint8)[..., None].repeat(3, axis=2)
+        try:
+            image = prepare.prepare(picture, info, ("auto", "yes", "no")[number % 3])
+        except ink.NoInk:
+            continue
+        images += 1
+        assert image.shape == (info.channels, info.image_size, info.image_size) and image.dtype == np.uint8
+        assert image.max() == 255 or name == "cifar10"
+    assert images > 60
