@@ -63,7 +63,9 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add = parser.add_argument_group("for pictures of your own").add_argument
     add("-r", "--recursive", action="store_true", help="look into folders within folders")
-    add("--invert", choices=INVERT, default="auto", help="whether dark is written on light; auto: the border tells")
+    add(
+        "--invert", choices=INVERT, default="auto", help="yes: dark on light; no: light on dark; auto: the border tells"
+    )
     add("--top", type=int, default=3, metavar="N", help="tell so many classes, the most probable first (%(default)s)")
     add("--show-input", action="store_true", help="show beside each picture what the network was given")
     add("--json", action="store_true", help="one JSON object a picture on stdout, the log on stderr")
@@ -90,12 +92,15 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
     args.mode = asked[0]
     for option, goes_with in GOES_WITH.items():
         name = option.strip("-").replace("-", "_")
-        if args.mode not in goes_with and getattr(args, name) not in (parser.get_default(name), False):
+        value = getattr(args, name)
+        if args.mode not in goes_with and value != parser.get_default(name) and value is not False:
             parser.error(f"{option} doesn't go with {args.mode}, but with {' or '.join(goes_with)}")
     if not 1 <= args.samples <= MOST_SAMPLES:
         parser.error(f"--samples must be from 1 to {MOST_SAMPLES}, not {args.samples}")
-    if args.evaluate and Path(args.output or "").suffix in NO_FOLDER:
-        parser.error(f"--output {args.output}: with --evaluate it names a folder")
+    if args.mode in ("--evaluate", "--draw") and Path(args.output or "").suffix in NO_FOLDER:
+        parser.error(f"--output {args.output}: with {args.mode} it names a folder")
+    if "" in args.pictures:
+        parser.error("a PICTURE needs a name")
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, not {args.seed}")
     if args.top < 1:
@@ -108,9 +113,9 @@ def main(argv=None) -> int:
     cli.set_up_logging(leave_stdout=args.json)
     runtime.check_device(args.device)
     check_input(args.model, "--model", otherwise="train a network first, with train.py")
-    found = pictures.find(args.pictures, args.recursive)
     show = can_show(args)
-    output = check_output_of(args, found)
+    output = check_output_of(args)
+    found = find_pictures(args, output)
 
     runtime.tune_for_cpu()
     from neural_lib import checkpoint
@@ -120,6 +125,7 @@ def main(argv=None) -> int:
     log.info("loading the model %s...", args.model)
     saved = checkpoint.load(args.model)
     device, reason = runtime.select_device("cpu" if args.export else args.device)
+    reason = "where a network is exported" if args.export else reason
     recogniser = Recogniser(saved, device)
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
 
@@ -146,7 +152,7 @@ def main(argv=None) -> int:
     return show_test_images(recogniser, images, output, show)
 
 
-def check_output_of(args: argparse.Namespace, found: pictures.Found) -> Path | None:
+def check_output_of(args: argparse.Namespace) -> Path | None:
     """Where the command's output goes, tried; None where a command has none. Raises UserError where it can't go."""
     if args.evaluate:
         model = Path(args.model)
@@ -160,14 +166,27 @@ def check_output_of(args: argparse.Namespace, found: pictures.Found) -> Path | N
     if args.json and not args.output:
         return None
 
-    from neural_lib import annotate, pages
+    from neural_lib import annotate
 
     path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
-    inputs = {os.path.realpath(each) for each in found.files}
-    if taken := [page for page in pages.paths(path, len(found.files)) if os.path.realpath(page) in inputs]:
-        raise UserError(f"--output {taken[0]}: is one of the pictures to recognise; choose another name")
     sweep(path)
     return path
+
+
+def find_pictures(args: argparse.Namespace, output: Path | None) -> pictures.Found:
+    """The pictures that are named, without what this command writes. Raises UserError where that can't be written."""
+    if not output or not args.pictures:
+        return pictures.find(args.pictures, args.recursive)
+
+    from neural_lib import annotate, pages
+
+    found = pictures.find(args.pictures, args.recursive, is_own=lambda file: pages.is_page(file, output))
+    inputs = {os.path.realpath(each) for each in found.files}
+    for page in pages.paths(output, len(found.files)):
+        if os.path.realpath(page) in inputs:
+            raise UserError(f"--output {page}: is one of the pictures to recognise; choose another name")
+        sweep(check_output(page, "--output", annotate.SUFFIXES))
+    return found
 
 
 def can_show(args: argparse.Namespace) -> bool:
@@ -202,23 +221,25 @@ def recognise_pictures(
         log.warning("%s", line)
     if not files:
         raise RunError("there is no picture to recognise; name files or folders that hold some")
-    table = answers.AnswerTable(saved, files, args.top, shutil.get_terminal_size().columns)
+    if args.invert != "auto" and info.placement is None:
+        log.warning("--invert %s changes nothing: %s is told apart by photos as they are", args.invert, info.title)
+    if args.json:
+        told = answers.AnswersAsJson(saved)
+    else:
+        told = answers.AnswerTable(saved, files, args.top, shutil.get_terminal_size().columns)
     montage, tiles, recognised = Pages(output, len(files)) if output else None, [], 0
     with tqdm(total=len(files), unit=" pictures", leave=False, disable=None, dynamic_ncols=True) as bar:
         for result in read_files(recogniser, files, info, args.invert, args.top, 2 * annotate.TILE_WIDTH, bar.update):
             if isinstance(result, NotRecognised):
-                log.warning("%s: %s", *result)
-                if args.json:
-                    cli.tell(answers.failure_as_json(*result))
+                log.warning("%s: %s", pictures.printable(result.path), result.reason)
+                cli.tell(told.failure(*result))
                 continue
-            if not recognised and not args.json:
-                cli.tell(table.head())
             recognised += 1
             answer = result.answer
-            cli.tell(answers.as_json(saved, answer) if args.json else table.row(answer))
+            cli.tell(told.answer(answer))
             seen = result.seen if args.show_input else None
             name, probability = saved.written(answer.labels[0]), answer.probabilities[0]
-            tile = (result.thumbnail, name, probability, answers.printable(answer.path.name), seen)
+            tile = (result.thumbnail, name, probability, pictures.printable(answer.path.name), seen)
             if montage:
                 montage.add(annotate.recognised(*tile))
             if show and len(tiles) < PAGE:
@@ -226,7 +247,7 @@ def recognise_pictures(
     if not recognised:
         raise RunError("no picture was recognised; what is wrong with each is told above")
     written = montage.finish() if montage else []
-    log.info("%d of %d pictures recognised", recognised, len(files))
+    log.info("recognised %d of %d picture%s", recognised, len(files), "s" if len(files) > 1 else "")
     if written:
         log.info("wrote %s%s", written[0], f" to {written[-1].name}" if len(written) > 1 else "")
 
@@ -253,10 +274,11 @@ def draw(recogniser: "Recogniser", info: "DatasetInfo", folder: Path) -> int:
 
     def save(picture: np.ndarray, reading: drawing.Reading) -> str:
         def told(path: Path) -> str:
-            return answers.as_json(saved, answers.ranked(path, reading.probabilities, drawing.TOP))
+            best = answers.most_probable(reading.probabilities, drawing.TOP)
+            return answers.as_json(saved, answers.Answer(path, *best))
 
         path = drawing.save(folder, picture, told)
-        log.info("wrote %s", path)
+        log.info("wrote %s and %s", path, path.with_suffix(".json").name)
         return path.name
 
     runtime.compute_in_one_thread()
@@ -272,7 +294,7 @@ def export_network(args: argparse.Namespace, recogniser: "Recogniser", info: "Da
     saved = recogniser.saved
     content = export.to_onnx(recogniser)
     if datasets.is_there(saved.dataset, args.data):
-        images, which = test_images(args, recogniser, saved.dataset)[0], f"{info.title}'s test images"
+        images, which = test_images(args, recogniser, saved.dataset)[0], f"test images of {info.title}"
     else:
         images, which = export.noise(saved), f"images of noise, for {args.data} holds no {info.title}"
     with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
@@ -284,7 +306,7 @@ def export_network(args: argparse.Namespace, recogniser: "Recogniser", info: "Da
     )  # fmt: skip
     with atomic_write(path) as handle:
         handle.write(content)
-    log.info("wrote %s: %s, normalised as its metadata say -> %s", path, export.INPUT, export.OUTPUT)
+    log.info("wrote %s: %s -> %s; its metadata tell the normalisation", path, export.INPUT, export.OUTPUT)
     return 0
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neural_lib.pictures import printable
+
 if TYPE_CHECKING:
     from neural_lib.checkpoint import Checkpoint
 
@@ -21,10 +23,10 @@ class Answer:
     probabilities: list[float]  # theirs, 0 to 1
 
 
-def ranked(path: Path, probabilities: Sequence[float], top: int) -> Answer:
-    """The `top` most probable classes, of which there may be fewer; probabilities: one for each class."""
+def most_probable(probabilities: Sequence[float], top: int) -> tuple[list[int], list[float]]:
+    """The `top` most probable classes, of which there may be fewer, and their probabilities, the highest first."""
     labels = sorted(range(len(probabilities)), key=lambda label: -probabilities[label])[:top]
-    return Answer(path, labels, [probabilities[label] for label in labels])
+    return labels, [probabilities[label] for label in labels]
 
 
 def as_json(saved: "Checkpoint", answer: Answer) -> str:
@@ -41,13 +43,23 @@ def as_json(saved: "Checkpoint", answer: Answer) -> str:
     return json.dumps({"path": str(answer.path), **classes[0], "top": classes})
 
 
-def failure_as_json(path: Path, reason: str) -> str:
-    """One line: {"path", "error"}."""
-    return json.dumps({"path": str(path), "error": reason})
+class AnswersAsJson:
+    """For programs: a line for each picture, whether it was recognised or not."""
+
+    def __init__(self, saved: "Checkpoint") -> None:
+        self.saved = saved
+
+    def answer(self, answer: Answer) -> list[str]:
+        """The line of an answer."""
+        return [as_json(self.saved, answer)]
+
+    def failure(self, path: Path, reason: str) -> list[str]:
+        """The line of a picture without one: {"path", "error"}."""
+        return [json.dumps({"path": str(path), "error": reason})]
 
 
 class AnswerTable:
-    """A table whose rows can be printed one by one: its columns are as wide as what may come.
+    """For people: a table whose rows can be printed one by one, for its columns are as wide as what may come.
 
     paths: of all pictures. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two.
     """
@@ -63,31 +75,32 @@ class AnswerTable:
         longest = max((cell_len(printable(path)) for path in paths), default=0)
         self.path_width = max(LEAST_PATH, min(room, longest))
 
-    def head(self) -> str:
-        """The titles of the columns, and a line below."""
-        titles = _line("picture", self.path_width, "label", self.name_width, "probability")
-        rule = "-" * (len(titles) - 1 + self.others_width)
-        return f"{titles}{'  next best' if self.others_width else ''}\n {rule}"
+        self.has_head = False
 
-    def row(self, answer: Answer) -> str:
-        """Path, class, probability and the next best."""
+    def answer(self, answer: Answer) -> list[str]:
+        """The line of an answer: path, class, probability and the next best; before the first one the titles."""
+        head, self.has_head = [] if self.has_head else self._head(), True
         name, *others = (self.names[label] for label in answer.labels)
         percents = [f"{probability:.1%}" for probability in answer.probabilities]
         path = _end_of(printable(answer.path), self.path_width)
         line = _line(path, self.path_width, name, self.name_width, percents[0])
         rest = [f"{other} {percent}" for other, percent in zip(others, percents[1:], strict=True)]
-        return f"{line}  {', '.join(rest)}".rstrip()
+        return [*head, f"{line}  {', '.join(rest)}".rstrip()]
+
+    def failure(self, path: Path, reason: str) -> list[str]:
+        """Nothing: people read it in the log."""
+        return []
+
+    def _head(self) -> list[str]:
+        titles = _line("picture", self.path_width, "label", self.name_width, "probability")
+        titles += "  next best" if self.others_width else ""
+        return [titles, f" {'-' * (len(titles) - 1)}"]
 
 
 def _line(path: str, path_width: int, name: str, name_width: int, probability: str) -> str:
     from rich.cells import set_cell_size
 
     return f" {set_cell_size(path, path_width)}  {set_cell_size(name, name_width)}  {probability:>11}"
-
-
-def printable(path: str | Path) -> str:
-    """A path on one line and in letters alone, whatever bytes a file's name holds."""
-    return "".join(each if each.isprintable() else "?" for each in str(path))
 
 
 def _end_of(path: str, width: int) -> str:

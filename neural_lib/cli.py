@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from neural_lib import interrupts
@@ -54,11 +54,12 @@ class _Handler(logging.StreamHandler):
         raise  # what is being handled where logging calls this
 
 
-def tell(line: str) -> None:
-    """Print a line on stdout as it is, making room where a progress bar is."""
+def tell(lines: Iterable[str]) -> None:
+    """Print lines on stdout as they are, making room where a progress bar is."""
     tqdm = sys.modules.get("tqdm")
     with tqdm.tqdm.external_write_mode(sys.stdout) if tqdm else contextlib.nullcontext():
-        print(line, flush=True)
+        for line in lines:
+            print(line, flush=True)
 
 
 def set_up_logging(quiet: bool = False, leave_stdout: bool = False) -> None:

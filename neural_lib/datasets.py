@@ -25,6 +25,11 @@ class Placement(NamedTuple):
     centre: str  # "box": the bounding box is in the middle; "mass": the centre of mass, in the pixel right and below
     stroke: float = 0.0  # pixels: the width that 95 % of the images' strokes exceed; 0: what they show isn't strokes
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the images show strokes, and a person's pictures of such things a page."""
+        return self.stroke > 0
+
 
 @dataclass(frozen=True)
 class DatasetInfo:

@@ -64,14 +64,14 @@ def run_board(board: "DrawingBoard", title: str) -> None:
                 board.press(x, y)
             elif event == cv2.EVENT_MOUSEMOVE and is_down:
                 board.move(x, y)
-            else:  # released, here or where this window didn't hear of it
+            elif event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONUP):  # released, maybe where no window heard of it
                 board.lift(x, y)
         if shown is not (frame := board.frame(is_moving)):
             shown = frame
             cv2.imshow(title, shown)
-        key = cv2.waitKey(5)
-        if key >= 0:
-            board.key(chr(key & 0xFF).lower())
+        key = cv2.waitKeyEx(5)
+        if 0 <= key < 128:  # arrows and the like have larger numbers, whose last eight bits are letters
+            board.key(chr(key).lower())
         elif not _is_open(title):
             break
     cv2.destroyAllWindows()

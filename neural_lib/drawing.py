@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from neural_lib import annotate
+from neural_lib.answers import most_probable
 from neural_lib.canvas import SIZE, Canvas
 from neural_lib.files import atomic_write
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 TOP = 5  # classes in the chart
 PANEL = 280  # pixels: width of what stands beside the canvas
-READ_EVERY = 0.1  # seconds, while the mouse is moving
+READ_EVERY = 0.04  # seconds, while the mouse is moving
 HELP = ["c clear   u undo   s save", "q or Esc quit"]
 
 
@@ -73,8 +74,8 @@ class DrawingBoard:
             self.canvas.undo()
         elif key == "s":
             self._save()
-            return
-        self._changed()
+        if key in ("c", "u"):
+            self._changed()
 
     def frame(self, is_moving: bool = False) -> np.ndarray:
         """What is to be shown: uint8 BGR, the same array until something changes.
@@ -112,8 +113,8 @@ class DrawingBoard:
         if self.reading is None:
             parts = [annotate.lines(["write on the white" if not self.canvas.strokes else "no ink found"], PANEL)]
         else:
-            best = sorted(range(len(self.names)), key=lambda label: -self.reading.probabilities[label])[:TOP]
-            names, values = [self.names[label] for label in best], [self.reading.probabilities[label] for label in best]
+            best, values = most_probable(self.reading.probabilities, TOP)
+            names = [self.names[label] for label in best]
             seen = annotate.beside(annotate.enlarged(self.reading.seen, 112), "what it sees", PANEL)
             parts = [annotate.bars(names, values, PANEL, 44 * TOP), seen]
         foot = annotate.lines([status, *HELP], PANEL)

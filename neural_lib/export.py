@@ -110,20 +110,20 @@ def compare(
 
     from neural_lib.loaders import EVAL_BATCH_SIZE
 
-    other_labels, greatest = 0, 0.0
+    other_labels, greatest = 0, torch.tensor(0.0)
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         for batch in images.split(EVAL_BATCH_SIZE):
             network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
             theirs, ours = torch.from_numpy(network.forward()), recogniser.probabilities(batch)
             other_labels += int((theirs.argmax(1) != ours.argmax(1)).sum())
-            greatest = max(greatest, float((theirs - ours).abs().max()))
+            greatest = torch.maximum(greatest, (theirs - ours).abs().max())  # NaN where there is one
             done(len(batch))
     except cv2.error as error:
         raise RunError(
             f"--export: OpenCV can't run what was exported ({error.err or error}); nothing written"
         ) from None
-    return Comparison(len(images), other_labels, greatest)
+    return Comparison(len(images), other_labels, float(greatest))
 
 
 def check(comparison: Comparison) -> None:

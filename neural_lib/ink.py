@@ -7,6 +7,7 @@ LEAST_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with le
 LEAST_OF_NOISE = 6  # ... and at least so many standard deviations of the ground's own noise
 SHADED_FROM = 0.15  # of the contrast: what the ground's brightness varies by before it is taken for shading
 SEEN_FROM = 0.2  # of the ink's depth: what belongs to its bounding box
+FRAMED_FROM = 0.9  # of the pixels along the edges: what is taken for a frame around the page
 LEAST_SPECK = 0.01  # of the largest stroke's area; what is smaller is dust
 
 
@@ -14,30 +15,35 @@ class NoInk(ValueError):
     """A picture shows nothing that stands out from its ground."""
 
 
-def find(grey: np.ndarray, invert: str = "auto", shading: bool = True) -> np.ndarray:
+def find(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> np.ndarray:
     """The ink of a picture, cut out along its bounding box: float32 (h, w), 0 is ground and 1 is ink.
 
     grey: uint8 (H, W). invert: "yes" takes what is darker than the ground for ink, "no" what is lighter, and "auto"
-    whichever stands out more. The ground is what the picture's border mostly shows; with `shading`, where its
-    brightness varies as that of a lit page does, it is taken to be a quadratic surface. Specks of dust are left out of
-    the box.
+    whichever stands out more. The ground is what the picture's border mostly shows. on_paper: where its brightness
+    varies as that of a lit page does, it is taken to be a quadratic surface, and what is no more than its grain is
+    left out. Specks of dust are left out of the box.
     Raises NoInk where nothing stands out.
     """
     grey = grey.astype(np.float32)
-    ground = np.float32(np.median(_border(grey)))
-    darker, lighter = ground - _smooth(grey).min(), _smooth(grey).max() - ground
-    is_dark = darker > lighter if invert == "auto" else invert == "yes"
-    if shading:
-        ground = _lit(grey, ground, darker if is_dark else lighter)
-    depth = ground - grey if is_dark else grey - ground
-
+    ground = np.float32(np.median(_border(_smooth(grey))))
+    if on_paper:
+        ground = _lit(grey, ground)
+    depth = ground - grey
     smooth = _smooth(depth)
+    if invert == "no" or (invert == "auto" and -smooth.min() > smooth.max()):
+        depth, smooth = -depth, -smooth
+
     deepest = smooth.max()
-    noise = 1.4826 * np.median(np.abs(depth[smooth < 0.3 * deepest])) if deepest > 0 else 0.0  # robust deviation
-    if deepest < max(LEAST_CONTRAST, LEAST_OF_NOISE * noise):
+    is_ground = smooth < 0.3 * deepest
+    if deepest < LEAST_CONTRAST or not is_ground.any():
+        raise NoInk("no ink found")
+    noise = 1.4826 * np.median(np.abs(depth[is_ground])) if on_paper else 0.0  # a robust standard deviation
+    if deepest < LEAST_OF_NOISE * noise:
         raise NoInk("no ink found")
     full, nothing = np.median(depth[depth > 0.5 * deepest]), min(3 * noise, 0.3 * deepest)
     ink = np.clip((depth - nothing) / (full - nothing), 0, 1)
+    if on_paper:
+        ink = _without_frame(ink)
     return ink[_box(ink)]
 
 
@@ -59,7 +65,7 @@ def thickened(ink: np.ndarray, by: float) -> np.ndarray:
 
 
 def _border(grey: np.ndarray) -> np.ndarray:
-    width = max(1, round(0.02 * min(grey.shape)))
+    width = max(1, round(0.05 * min(grey.shape)))
     return np.concatenate([part.ravel() for part in (grey[:width], grey[-width:], grey[:, :width], grey[:, -width:])])
 
 
@@ -69,13 +75,14 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(grey, (0, 0), sigma) if sigma >= 0.5 else grey
 
 
-def _lit(grey: np.ndarray, ground: np.float32, contrast: np.float32) -> np.ndarray | np.float32:
+def _lit(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
     # the ground's brightness everywhere, (H, W), or one number where it is even
     scale = min(1.0, 64 / max(grey.shape))
     width, height = (max(1, round(length * scale)) for length in grey.shape[::-1])
     small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
+    contrast = np.abs(_smooth(grey) - ground).max()
     surface = np.full_like(small, ground)
     for _ in range(2):  # once more, without what the first surface tells from the ground
         near = np.abs(small - surface) < 0.3 * contrast
@@ -85,6 +92,18 @@ def _lit(grey: np.ndarray, ground: np.float32, contrast: np.float32) -> np.ndarr
     if np.ptp(surface) < SHADED_FROM * contrast:
         return ground
     return cv2.resize(surface, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _without_frame(ink: np.ndarray) -> np.ndarray:
+    # no character runs along all four edges; rings of pixels, from the outermost, as long as they are ink
+    for width in range(min(ink.shape) // 8):
+        ring = np.concatenate([ink[width], ink[-1 - width], ink[:, width], ink[:, -1 - width]])
+        if (ring > SEEN_FROM).mean() < FRAMED_FROM:
+            inside = np.zeros_like(ink)
+            rest = slice(width, ink.shape[0] - width), slice(width, ink.shape[1] - width)
+            inside[rest] = ink[rest]
+            return inside if (inside > SEEN_FROM).any() else ink
+    return ink
 
 
 def _box(ink: np.ndarray) -> tuple[slice, slice]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from neural_lib import answers, prepare
+from neural_lib import prepare
 from neural_lib.annotate import pixels_of
-from neural_lib.answers import Answer
+from neural_lib.answers import Answer, most_probable
 from neural_lib.pictures import PictureError
 from neural_lib.recogniser import Recogniser
 
@@ -78,4 +78,4 @@ def _recognised(recogniser: Recogniser, batch: list, top: int) -> Iterator[Recog
             yield each
         else:
             image, probabilities = next(results)
-            yield Recognised(answers.ranked(each.path, probabilities, top), each.thumbnail, pixels_of(image))
+            yield Recognised(Answer(each.path, *most_probable(probabilities, top)), each.thumbnail, pixels_of(image))

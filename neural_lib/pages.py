@@ -1,5 +1,7 @@
 """A montage of many tiles, in as many picture files as it takes, each written as soon as it is full."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,16 @@ PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,146 pixels
 
 
 def paths(path: Path, tiles: int) -> list[Path]:
-    """The files that so many tiles come to: `path` alone, or p-1.png, p-2.png ... where it is p.png."""
+    """The files that so many tiles come to: `path` alone, or p-page-1.png, p-page-2.png ... where it is p.png."""
     count = max(1, -(-tiles // PAGE))
     digits = len(str(count))
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n:0{digits}}") for n in range(1, count + 1)]
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-page-{n:0{digits}}") for n in range(1, count + 1)]
+
+
+def is_page(file: Path, path: Path) -> bool:
+    """Whether `file` is one that paths(path, ...) may give."""
+    page = rf"{re.escape(path.stem)}(-page-\d+)?{re.escape(path.suffix)}"
+    return bool(re.fullmatch(page, file.name)) and os.path.realpath(file.parent) == os.path.realpath(path.parent)
 
 
 class Pages:

@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # names by which a picture is known in a folder, and the formats that are read, whatever a file's name is
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-MOST_PIXELS = 100_000_000  # 400 MB once decoded; a larger picture is refused
+MOST_PIXELS = 100_000_000  # a larger picture is refused; decoded, each pixel takes up to 8 bytes until it is reduced
 MOST_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
 
@@ -34,21 +35,28 @@ class Found(NamedTuple):
 
     def told(self) -> list[str]:
         """A line for each thing that won't be read."""
-        lines = [f"{folder}: can't be looked into ({why})" for folder, why in self.unread.items()]
-        lines += [
-            f"{folder}: holds no picture ({', '.join(SUFFIXES)}){advice}" for folder, advice in self.empty.items()
-        ]
+        lines = [f"{printable(folder)}: can't be looked into ({why})" for folder, why in self.unread.items()]
+        kinds = ", ".join(SUFFIXES)
+        lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         if self.skipped:
             named, more = self.skipped[:MOST_NAMED], len(self.skipped) - MOST_NAMED
-            names = ", ".join(map(str, named)) + (f" and {more:,} more" if more > 0 else "")
+            names = ", ".join(map(printable, named)) + (f" and {more:,} more" if more > 0 else "")
             lines.append(f"no pictures by their names, and skipped: {names}")
         return lines
 
 
-def find(given: Iterable[str | Path], recursive: bool = False) -> Found:
+def printable(path: str | Path) -> str:
+    """A path on one line and in letters alone, whatever bytes a file's name holds."""
+    return "".join(each if each.isprintable() else "?" for each in str(path))
+
+
+def find(
+    given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
+) -> Found:
     """The pictures that files and folders name. A file that is named itself is to be read whatever its ending is.
 
-    recursive: look into folders within folders, but not through links.
+    recursive: look into folders within folders, but not through links. is_own: whether a file in a folder is one that
+    this program wrote there, and nobody wants to have read.
     """
     found = Found([], [], {}, {})
     for path in map(Path, given):
@@ -57,9 +65,10 @@ def find(given: Iterable[str | Path], recursive: bool = False) -> Found:
             continue
         before = len(found.files)
         for each in _files_in(path, recursive, found.unread):
-            (found.files if each.suffix.lower() in SUFFIXES else found.skipped).append(each)
+            if not is_own(each):
+                (found.files if each.suffix.lower() in SUFFIXES else found.skipped).append(each)
         if len(found.files) == before and path not in found.unread:
-            deeper = not recursive and any(each.is_dir() for each in os.scandir(path))
+            deeper = not recursive and any(each.is_dir(follow_symlinks=False) for each in os.scandir(path))
             found.empty[path] = "; -r looks into its folders" if deeper else ""
     return found
 
@@ -69,8 +78,13 @@ def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterato
         unread[Path(error.filename)] = error.strerror or str(error)
 
     for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(folders) if recursive else []
-        yield from (Path(parent, name) for name in sorted(names))
+        folders[:] = sorted(folders, key=_as_counted) if recursive else []
+        yield from (Path(parent, name) for name in sorted(names, key=_as_counted))
+
+
+def _as_counted(name: str) -> list[tuple[int, str]]:
+    # page2 before page10
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def read(path: str | Path) -> "np.ndarray":
@@ -80,7 +94,7 @@ def read(path: str | Path) -> "np.ndarray":
     Raises PictureError where it isn't a file, is damaged or of another kind, or has more than MOST_PIXELS.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     with _told(), warnings.catch_warnings(action="ignore"):  # Pillow's: of odd metadata and of many pixels
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
@@ -91,46 +105,57 @@ def read(path: str | Path) -> "np.ndarray":
                     f"has {image.width:,} x {image.height:,} pixels, and at most {MOST_PIXELS:,} are read; reduce it"
                 )
             image.draft(None, (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG of twice the size or more is decoded reduced
-            image = _on_white(_in_8_bits(ImageOps.exif_transpose(image)))
-            if max(image.size) > LONGEST_SIDE:
-                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
-            return np.array(image)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+            small = _reduced(_in_8_bits(image))
+        small.getexif()[ExifTags.Base.Orientation] = turned
+        small = _on_white(ImageOps.exif_transpose(small))
+        if max(small.size) > LONGEST_SIDE:
+            small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+        return np.array(small)
 
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     # what Pillow raises for a file that can't be read, each in words that a person understands
-    import struct
-    import zlib
-
     from PIL import Image, UnidentifiedImageError
 
     try:
         yield
+    except PictureError:
+        raise
     except UnidentifiedImageError:
-        raise PictureError(f"is no picture that can be read ({', '.join(FORMATS)})") from None
+        raise PictureError(f"is none of {', '.join(FORMATS)}; convert it to one of these") from None
     except Image.DecompressionBombError:  # at the limit of Pillow's own, before there is a size to look at
         raise PictureError(f"has more than the {MOST_PIXELS:,} pixels that are read; reduce it") from None
+    except MemoryError:
+        raise PictureError("needs more memory than there is") from None
     except OSError as error:
         if error.errno:  # the system's: no such file, no permission
             raise PictureError(f"can't be read ({error.strerror})") from None
         raise PictureError(f"is damaged or cut short ({error})") from None
-    except (SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error, zlib.error) as error:
+    except Exception as error:  # of no closed set, where a file's numbers make no sense
         raise PictureError(f"is damaged ({error})") from None
-    except MemoryError:
-        raise PictureError("needs more memory than there is") from None
 
 
 def _in_8_bits(image: "Image") -> "Image":
-    if not image.mode.startswith(("I", "F")):
-        return image
     import numpy as np
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    full = next((each for each in (1, 255, 65_535) if values.max() <= each), values.max())
-    full = 65_535 if image.mode.startswith("I;16") else full  # the format says so; elsewhere only the values can
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in ("I", "F"):
+        return image
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    full = next((each for each in (1, 255, 65_535) if values.max() <= each), values.max())  # only the values tell it
     return Image.fromarray((values.clip(0) * (255 / full)).round().astype(np.uint8))
+
+
+def _reduced(image: "Image") -> "Image":
+    # to less than twice LONGEST_SIDE, before anything makes a copy in more bytes
+    factor = max(image.size) // LONGEST_SIDE
+    if image.mode in ("1", "P", "PA"):  # whose values can't be averaged
+        image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+    return image.reduce(factor) if factor > 1 else image.copy()
 
 
 def _on_white(image: "Image") -> "Image":

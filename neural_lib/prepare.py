@@ -44,14 +44,14 @@ def prepare(picture: np.ndarray, info: "DatasetInfo", invert: str = "auto") -> n
     if info.placement is None:
         return middle(picture, info.image_size).transpose(2, 0, 1)  # (S, S, 3) -> (3, S, S)
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    cut_out = ink.find(grey, invert, shading=info.placement.stroke > 0)  # a garment is no page
+    cut_out = ink.find(grey, invert, on_paper=info.placement.is_written)
     return placed(cut_out, info.placement, info.image_size)[None]  # (S, S) -> (1, S, S)
 
 
 def placed(cut_out: np.ndarray, placement: "Placement", size: int) -> np.ndarray:
     """Ink as it came from ink.find -> uint8 (size, size), where and as large as the data set has it, light on black."""
     scale = placement.box / max(cut_out.shape)
-    lacking = placement.stroke / scale - ink.stroke_width(cut_out) if placement.stroke else 0.0
+    lacking = placement.stroke / scale - ink.stroke_width(cut_out) if placement.is_written else 0.0
     cut_out = ink.thickened(cut_out, lacking)
 
     scale = placement.box / max(cut_out.shape)

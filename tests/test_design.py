@@ -14,10 +14,22 @@ from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 # each module may import those before it, and no script
 MODULES = [
     *("errors", "config", "files", "interrupts", "runtime", "metrics", "monitor", "plots", "annotate", "pages"),
-    *("canvas", "drawing", "display", "pictures", "ink", "augment", "convert", "lenet", "lenet_slim", "vgg_small"),
+    *(
+        "pictures",
+        "answers",
+        "canvas",
+        "drawing",
+        "display",
+        "ink",
+        "augment",
+        "convert",
+        "lenet",
+        "lenet_slim",
+        "vgg_small",
+    ),
     *("resnet", "models", "downloads", "readers", "datasets", "prepare", "loaders", "optim", "evaluation", "training"),
     *("board", "results", "records", "resume", "tables", "runs", "callbacks", "experiment", "archive", "checkpoint"),
-    *("state", "saver", "report", "recogniser", "answers", "own_pictures", "export", "fallback", "options", "cli"),
+    *("state", "saver", "report", "recogniser", "own_pictures", "export", "fallback", "options", "cli"),
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

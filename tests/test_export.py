@@ -92,6 +92,14 @@ def test_another_network_is_noticed(exported):
         export.check(export.compare(content, other, export.noise(other.saved, 300)))
 
 
+def test_a_network_that_gives_no_numbers_is_noticed(exported):
+    recogniser = recogniser_of("lenet-slim", "kmnist")
+    with torch.no_grad():
+        next(recogniser.model.parameters()).fill_(float("nan"))
+    with pytest.raises(RunError, match="differ by up to nan; nothing written$"):
+        export.check(export.compare(exported[1], recogniser, export.noise(recogniser.saved, 20)))
+
+
 @pytest.mark.parametrize("comparison, passes", [
     (Comparison(10, 0, 1e-5), True), (Comparison(10, 1, 1e-5), False), (Comparison(10, 0, 1e-3), False),
     (Comparison(10, 0, float("nan")), False),

@@ -40,7 +40,8 @@ def test_a_light_character_that_fills_its_frame_is_told_by_the_border():
     page(), page(ground=0), page(1, 1), page(1, 1, 0), page(1, 40), with_bar(page(ground=200), 190),
     GENERATOR.normal(180, 8, (200, 300)).clip(0, 255).astype(np.uint8),  # the paper's grain
     np.linspace(120, 230, 200 * 300).reshape(200, 300).astype(np.uint8),  # a page lit from above
-], ids=["white", "black", "1x1", "1x1 black", "1x40", "faint", "grain", "lit"])  # fmt: skip
+    np.where(GENERATOR.random((1024, 1024)) < 0.5, np.uint8(0), np.uint8(255)),
+], ids=["white", "black", "1x1", "1x1 black", "1x40", "faint", "grain", "lit", "noise"])  # fmt: skip
 def test_a_blank_page_has_no_ink(grey):
     with pytest.raises(ink.NoInk, match="^no ink found$"):
         ink.find(grey)
@@ -59,8 +60,31 @@ def test_shading_and_grain_are_taken_away():
     lit = (lit + GENERATOR.normal(0, 4, lit.shape)).clip(0, 255).astype(np.uint8)
     found = ink.find(with_bar(lit, 30))
     assert found.shape[0] == pytest.approx(50, abs=2) and found.shape[1] == pytest.approx(10, abs=2)
-    with pytest.raises(ink.NoInk):  # lost between the page's own levels
-        ink.find(with_bar(lit, 30), shading=False)
+    assert ink.find(with_bar(lit, 30), on_paper=False).shape[1] > 40  # the dark side of the page
+
+
+@pytest.mark.parametrize("level", [90, 130, 150, 170, 230])
+def test_a_dithered_page_gives_its_ink_or_none(level):
+    grey = with_bar(page(800, 800, level)).astype(float)
+    dithered = np.where(GENERATOR.random(grey.shape) * 255 < grey, np.uint8(255), np.uint8(0))
+    try:
+        assert np.isfinite(ink.find(dithered)).all()
+    except ink.NoInk:
+        assert level < 200
+
+
+def test_a_page_that_gets_darker_towards_its_edges_is_still_the_ground():
+    down, right = np.mgrid[-1:1:200j, -1:1:200j]
+    lit = 235 - 60 * (down**2 + right**2)
+    lit[80:120, 95:105] = 120  # no darker than the corners
+    assert ink.find(lit.astype(np.uint8)).shape == (40, 10)
+
+
+@pytest.mark.parametrize("size, width", [((120, 160), 1), ((1000, 1000), 8)])
+def test_a_frame_around_the_page_is_no_ink(size, width):
+    grey = with_bar(page(*size))
+    framed = cv2.copyMakeBorder(grey, width, width, width, width, cv2.BORDER_CONSTANT, value=0)
+    assert ink.find(framed).shape == (50, 10)
 
 
 def test_dust_is_not_in_the_box():

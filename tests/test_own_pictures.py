@@ -1,5 +1,6 @@
 """From picture files to answers, with a network that has learned the digits."""
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -109,3 +110,18 @@ def test_images_get_the_networks_channels_and_size(recogniser, monkeypatch):
         recogniser, "saved", checkpoint.Checkpoint(**{**vars(recogniser.saved), "mean": [0.5] * 3, "image_size": 32})
     )
     assert recogniser.images(prepared).shape == (2, 3, 32, 32)
+
+
+def test_memory_does_not_grow_with_the_number_of_files(recogniser, digits, tmp_path):
+    path = write(tmp_path, 255 - cv2.resize(digits[0][0], (300, 300)), "digit.png")
+
+    def peak(files: int) -> int:
+        tracemalloc.start()
+        for _ in own_pictures.read_files(recogniser, [path] * files, INFO, "auto", 3, 300):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(10)  # what is made once
+    assert peak(4 * AT_ONCE) < 1.1 * peak(2 * AT_ONCE)

@@ -9,8 +9,8 @@ from neural_lib.pages import PAGE, Pages
 
 
 @pytest.mark.parametrize("tiles, expected", [
-    (1, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 1, ["p-1.png", "p-2.png"]),
-    (10 * PAGE, [f"p-{number:02}.png" for number in range(1, 11)]),
+    (1, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 1, ["p-page-1.png", "p-page-2.png"]),
+    (10 * PAGE, [f"p-page-{number:02}.png" for number in range(1, 11)]),
 ])  # fmt: skip
 def test_the_files_of_so_many_tiles(tiles, expected):
     assert pages.paths(Path("out/p.png"), tiles) == [Path("out") / name for name in expected]
@@ -18,8 +18,8 @@ def test_the_files_of_so_many_tiles(tiles, expected):
 
 @pytest.mark.parametrize("announced, added, written", [
     (3, 3, ["p.png"]),
-    (PAGE + 5, PAGE + 5, ["p-1.png", "p-2.png"]),
-    (2 * PAGE, PAGE, ["p-1.png"]),  # the others could not be read
+    (PAGE + 5, PAGE + 5, ["p-page-1.png", "p-page-2.png"]),
+    (2 * PAGE, PAGE, ["p-page-1.png"]),  # the others could not be read
     (5, 0, []),
 ])  # fmt: skip
 def test_every_tile_is_on_a_page(tmp_path, announced, added, written):
@@ -43,3 +43,11 @@ def test_pages_say_what_is_on_them(tmp_path, monkeypatch):
         montage.add(np.zeros((228, 168, 3), np.uint8))
     montage.finish()
     assert said == ["1 to 100", "101 to 105"]
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("p.png", True), ("p-page-1.png", True), ("p-page-012.png", True), ("p-1.png", False), ("pxpng", False),
+    ("p-page-1.jpg", False), ("ap.png", False), ("other/p.png", False),
+])  # fmt: skip
+def test_what_is_a_page_of_ours(tmp_path, name, expected):
+    assert pages.is_page(tmp_path / name, tmp_path / "p.png") is expected

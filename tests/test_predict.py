@@ -17,7 +17,7 @@ from conftest import change_kmnist, rewrite
 
 import predict
 import train
-from neural_lib import annotate, checkpoint, cli, datasets, display, export
+from neural_lib import annotate, checkpoint, cli, datasets, display, export, pictures
 from neural_lib.config import TrainConfig
 from neural_lib.lenet import LeNet
 
@@ -204,7 +204,7 @@ def test_pictures_are_told_in_a_table_and_a_montage(page, recognise):
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" scans")]
     assert [Path(row[0]).name for row in rows] == ["one.png", "seven.jpg", "light.webp"]
     assert [row[1] for row in rows] == ["1", "7", "7"] and all(row[2].endswith("%") for row in rows)
-    assert "[INFO] 3 of 4 pictures recognised\n[INFO] wrote output/predictions.png\n" in stdout.replace(os.sep, "/")
+    assert "[INFO] recognised 3 of 4 pictures\n[INFO] wrote output/predictions.png\n" in stdout.replace(os.sep, "/")
     assert stderr.splitlines() == [
         f"[WARNING] no pictures by their names, and skipped: {Path('scans/notes.txt')}",
         f"[WARNING] {Path('scans/blank.png')}: no ink found",
@@ -221,7 +221,7 @@ def test_pictures_are_told_to_programs(page, recognise):
     assert [each.get("label") for each in told] == [None, "1", "7", None]
     assert told[0]["error"] == "no ink found" and "No such file" in told[3]["error"]
     assert [entry["label"] for entry in told[1]["top"]][0] == "1" and len(told[1]["top"]) == 2
-    assert "[INFO] 2 of 4 pictures recognised" in stderr and not Path("output").exists()
+    assert "[INFO] recognised 2 of 4 pictures" in stderr and not Path("output").exists()
 
 
 def test_with_json_the_montage_is_written_where_it_is_asked_for(page, recognise):
@@ -232,20 +232,38 @@ def test_with_json_the_montage_is_written_where_it_is_asked_for(page, recognise)
 def test_many_pictures_come_to_several_pages(page, recognise):
     status, stdout, _ = recognise(*["scans/one.png"] * 101)
     assert status == 0 and stdout.count("one.png  ") == 101
-    assert "[INFO] wrote output/predictions-1.png to predictions-2.png\n" in stdout.replace(os.sep, "/")
-    assert sorted(os.listdir("output")) == ["predictions-1.png", "predictions-2.png"]
+    assert "[INFO] wrote output/predictions-page-1.png to predictions-page-2.png\n" in stdout.replace(os.sep, "/")
+    assert sorted(os.listdir("output")) == ["predictions-page-1.png", "predictions-page-2.png"]
 
 
 def test_no_page_replaces_a_picture(page, recognise):
-    shutil.copy("scans/one.png", "p-2.png")
-    status, _, stderr = recognise(*["scans/one.png"] * 100, "p-2.png", "--output", "p.png")
-    assert status == 2 and "--output p-2.png: is one of the pictures to recognise; choose another name" in stderr
+    shutil.copy("scans/one.png", "p-page-2.png")
+    status, _, stderr = recognise(*["scans/one.png"] * 100, "p-page-2.png", "--output", "p.png")
+    assert status == 2 and "--output p-page-2.png: is one of the pictures to recognise; choose another" in stderr
+    Path("q-page-1.png").mkdir()  # tried before the long work
+    status, _, stderr = recognise(*["scans/one.png"] * 101, "--output", "q.png")
+    assert status == 2 and "--output q-page-1.png: is a folder" in stderr
+
+
+def test_a_montage_in_the_folder_is_not_recognised_the_next_time(page, recognise):
+    for _ in range(2):
+        status, stdout, _ = recognise("scans", "--output", "scans/result.png")
+        assert status == 0 and "recognised 2 of 3 pictures" in stdout
+
+
+def test_ctrl_c_ends_it_with_one_line(page, recognise, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pictures, "read", interrupted)
+    status, _, stderr = recognise("scans")
+    assert status == 130 and stderr.splitlines()[-1] == "predict.py: error: interrupted"
 
 
 @pytest.mark.parametrize("arguments, told", [
     (["nowhere.png"], "[WARNING] nowhere.png: can't be read (No such file or directory)"),
     (["scans/blank.png"], "blank.png: no ink found"),
-    (["scans/notes.txt"], "notes.txt: is no picture that can be read (PNG, "),
+    (["scans/notes.txt"], "notes.txt: is none of PNG, "),
     (["empty"], "[WARNING] empty: holds no picture (.png, "),
 ])  # fmt: skip
 def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, told):
@@ -270,15 +288,18 @@ def test_file_names_of_any_kind_are_told(page, recognise):
     shutil.copy("scans/one.png", name)
     if sys.platform == "linux":
         shutil.copy("scans/one.png", os.fsdecode(b"\xff.png"))
+    cv2.imwrite("blank\x1b[31m.png", np.full((50, 50), 255, np.uint8))
     status, stdout, stderr = recognise(".")
-    assert (status, "Traceback" in stderr) == (0, False)
+    assert (status, "Traceback" in stderr, "\x1b" in stderr) == (0, False, False)
+    assert "[WARNING] blank?[31m.png: no ink found\n" in stderr
     assert " すし??.png " in stdout and (sys.platform != "linux" or " ?.png " in stdout)
 
 
 def test_a_network_for_photos_recognises_pictures_of_any_size(page, cifar_dir, run_train, run_predict):
     assert run_train("-d", "cifar10", "--data", cifar_dir, "--arch", "lenet-slim", "--epochs", 1, "--quiet")[0] == 0
     status, stdout, stderr = run_predict("scans/blank.png", "scans/one.png", "--show-input")
-    assert (status, stderr) == (0, "") and "2 of 2 pictures recognised" in stdout
+    assert (status, stderr) == (0, "") and "recognised 2 of 2 pictures" in stdout
+    assert "[WARNING] --invert no changes nothing" in run_predict("scans/one.png", "--invert", "no")[2]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(display, "is_available", lambda: True)
         status, _, stderr = run_predict("--draw")
@@ -302,7 +323,7 @@ def test_the_windows_show_the_pictures_answers(page, recognise, monkeypatch):
 def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few_digits):
     status, stdout, stderr = recognise("--export", "new/model.onnx")
     assert (status, stderr) == (0, "")
-    assert re.search(r"the same labels in OpenCV's dnn for 100 digits's test images; prob.* at most \de-\d\d", stdout)
+    assert re.search(r"the same labels in OpenCV's dnn for 100 test images of digits; prob.* at most \de-\d\d", stdout)
     assert os.listdir("new") == ["model.onnx"]
     network = cv2.dnn.readNetFromONNX("new/model.onnx")
     network.setInput(np.zeros((2, 1, 28, 28), np.float32))
@@ -373,6 +394,9 @@ def test_the_report_goes_where_output_says(model, run_predict):
     (["--json"], "--json doesn't go with test images, but with pictures"),
     (["--draw", "--top", "5"], "--top doesn't go with --draw, but with pictures"),
     (["--export", "m.onnx", "--device", "cuda"], "--device doesn't go with --export"),
+    (["p.png", "--seed", "0"], "--seed doesn't go with pictures, but with test images"),
+    (["p.png", ""], "a PICTURE needs a name"),
+    (["--draw", "--output", "d.png"], "--output d.png: with --draw it names a folder"),
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
     (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
     (["--model", "m.pth", "--export", "m.pth"], "--export m.pth: can't write that kind of file; end the name in .onnx"),

@@ -79,7 +79,7 @@ def test_a_data_sets_own_image_comes_back(size, inverted):
     for image in images:
         picture = drawn.picture(image, size, GENERATOR, inverted, quality=60)
         back = prepare.prepare(picture, info)[0]
-        centred = prepare.placed(ink.find(image, "no", shading=False), info.placement, 28)
+        centred = prepare.placed(ink.find(image, "no", on_paper=False), info.placement, 28)
         differences.append(np.abs(back.astype(float) - centred).mean())
     assert np.median(differences) < 15  # grey levels of 255
 

@@ -11,7 +11,7 @@ from conftest import ROOT, change_kmnist
 from test_downloads import left_in, serve_openml
 
 import train
-from neural_lib import checkpoint, cli, export, ink, own_pictures
+from neural_lib import checkpoint, cli, export, ink, own_pictures, prepare
 from neural_lib.datasets import DATASETS, load_images
 from neural_lib.recogniser import Recogniser
 
@@ -105,6 +105,14 @@ def test_kmnist_written_out_as_pictures_is_recognised_as_well(reader_of_kmnist, 
     results = own_pictures.read_files(recogniser, paths, DATASETS["kmnist"], "auto", 1, 28)
     found = np.array([result.answer.labels[0] for result in results])
     assert (found == labels).mean() >= originals.mean() - 0.02
+
+
+@pytest.mark.parametrize("name, most", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
+def test_the_images_themselves_come_back_as_they_are(name, most):
+    info = DATASETS[name]
+    images = load_images(name, folder_with(name), train=False).images[:300, 0].numpy()
+    back = [prepare.prepare(np.repeat(image[..., None], 3, 2), info)[0] for image in images]  # none without ink
+    assert np.abs(np.stack(back).astype(float) - images).mean() < most  # grey levels of 255
 
 
 @pytest.mark.slow
