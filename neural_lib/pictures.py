@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # names by which a picture is known in a folder, and the formats that are read, whatever a file's name is
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-MOST_PIXELS = 100_000_000  # a larger picture is refused; decoded, each pixel takes up to 8 bytes until it is reduced
+MOST_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
 MOST_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
 
