@@ -112,7 +112,8 @@ def test_images_get_the_networks_channels_and_size(recogniser, monkeypatch):
     assert recogniser.images(prepared).shape == (2, 3, 32, 32)
 
 
-def test_memory_does_not_grow_with_the_number_of_files(recogniser, digits, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_files(recogniser, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_pictures, "AT_ONCE", 20)
     path = write(tmp_path, 255 - cv2.resize(digits[0][0], (300, 300)), "digit.png")
 
     def peak(files: int) -> int:
@@ -124,4 +125,4 @@ def test_memory_does_not_grow_with_the_number_of_files(recogniser, digits, tmp_p
         return most
 
     peak(10)  # what is made once
-    assert peak(4 * AT_ONCE) < 1.1 * peak(2 * AT_ONCE)
+    assert peak(80) < 1.1 * peak(40)
