@@ -46,7 +46,7 @@ class DrawingBoard:
         self.canvas = Canvas()
         self.reading: Reading | None = None
         self.status = ""
-        self._read_at = 0.0  # seconds on the monotonic clock
+        self._read_at = float("-inf")  # seconds on the monotonic clock
         self._changed()
 
     def press(self, x: int, y: int) -> None:

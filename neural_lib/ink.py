@@ -5,6 +5,7 @@ import numpy as np
 
 LEAST_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
 LEAST_OF_NOISE = 6  # ... and at least so many standard deviations of the ground's own noise
+MOST_NOISE = 128  # grey levels: what stands out by more is ink, however uneven a ground blurred strokes leave
 SHADED_FROM = 0.15  # of the contrast: what the ground's brightness varies by before it is taken for shading
 SEEN_FROM = 0.2  # of the ink's depth: what belongs to its bounding box
 FRAMED_FROM = 0.9  # of the pixels along the edges: what is taken for a frame around the page
@@ -38,7 +39,7 @@ def find(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> np.nd
     if deepest < LEAST_CONTRAST or not is_ground.any():
         raise NoInk("no ink found")
     noise = 1.4826 * np.median(np.abs(depth[is_ground])) if on_paper else 0.0  # a robust standard deviation
-    if deepest < LEAST_OF_NOISE * noise:
+    if deepest < min(LEAST_OF_NOISE * noise, MOST_NOISE):
         raise NoInk("no ink found")
     full, nothing = np.median(depth[depth > 0.5 * deepest]), min(3 * noise, 0.3 * deepest)
     ink = np.clip((depth - nothing) / (full - nothing), 0, 1)

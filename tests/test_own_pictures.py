@@ -52,6 +52,18 @@ def test_pictures_of_digits_are_read_about_as_well_as_the_digits(recogniser, dig
     assert accuracy_of(recogniser, pictures, labels) > originals - 0.03  # 297 digits: 3 points are 9 of them
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_picture_that_was_cut_to_the_character_is_read_too(recogniser, digits, inverted):
+    pictures = []
+    for image in digits[0][:150]:
+        rows, columns = (image > 50).any(1).nonzero()[0], (image > 50).any(0).nonzero()[0]
+        cut = cv2.resize(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], None, fx=10, fy=10)
+        pictures.append(cv2.cvtColor(255 - cut if inverted else cut, cv2.COLOR_GRAY2RGB))
+    ones = [index for index, label in enumerate(digits[1][:150]) if label == 1]  # of which some are nothing but ink
+    others = [index for index in range(150) if index not in ones]
+    assert accuracy_of(recogniser, [pictures[index] for index in others], [digits[1][index] for index in others]) > 0.9
+
+
 def test_a_thin_pen_is_read_too(recogniser, digits):
     images, labels = digits
     pictures = [drawn.skeleton(image, 200, width=3) for image in images[:150]]
