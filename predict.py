@@ -222,7 +222,7 @@ def recognise_pictures(
     if not files:
         raise RunError("there is no picture to recognise; name files or folders that hold some")
     if args.invert != "auto" and info.placement is None:
-        log.warning("--invert %s changes nothing: %s is told apart by photos as they are", args.invert, info.title)
+        log.warning("--invert %s changes nothing: for %s pictures are taken as they are", args.invert, info.title)
     if args.json:
         told = answers.AnswersAsJson(saved)
     else:
