@@ -9,6 +9,7 @@ with its montage and with --json, which has none; the peak of its memory besides
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -100,6 +101,7 @@ def stroke_seconds(model: str, strokes: int) -> list[float]:
     board.press(200, 200)
     board.frame()
     seconds = []
+    gc.collect()  # what reading the pictures left, which no window has to clear away
     for x, y in generator.integers(40, 400, size=(strokes, 2)).tolist():
         start = time.perf_counter()
         board.move(x, y)
