@@ -68,14 +68,12 @@ class DrawingBoard:
 
     def key(self, key: str) -> None:
         """One of HELP's keys, but for those that end."""
-        if key == "c":
-            self.canvas.clear()
-        elif key == "u":
-            self.canvas.undo()
+        changes = {"c": self.canvas.clear, "u": self.canvas.undo}
+        if key in changes:
+            changes[key]()
+            self._changed()
         elif key == "s":
             self._save()
-        if key in ("c", "u"):
-            self._changed()
 
     def frame(self, is_moving: bool = False) -> np.ndarray:
         """What is to be shown: uint8 BGR, the same array until something changes.

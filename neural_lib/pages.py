@@ -9,7 +9,7 @@ import numpy as np
 from neural_lib import annotate
 from neural_lib.files import atomic_write
 
-PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,146 pixels
+PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,148 pixels, with their heading
 
 
 def paths(path: Path, tiles: int) -> list[Path]:
@@ -50,8 +50,9 @@ class Pages:
 
     def _write(self) -> None:
         path, first = self.paths[len(self.written)], len(self.written) * PAGE + 1
-        picture = annotate.montage(self.tiles)
-        if len(self.paths) > 1:
+        if len(self.paths) == 1:
+            picture = annotate.montage(self.tiles)
+        else:
             picture = annotate.headed(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
         with atomic_write(path) as handle:
             handle.write(annotate.encode(picture, path.suffix))

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 
 from neural_lib import ink, pictures
+from neural_lib.placement import Placement
 
 if TYPE_CHECKING:
-    from neural_lib.datasets import DatasetInfo, Placement
+    from neural_lib.datasets import DatasetInfo
 
 
 class Prepared(NamedTuple):
@@ -28,7 +29,7 @@ def from_file(path: Path, info: "DatasetInfo", invert: str, thumbnail: int) -> P
         image = prepare(picture, info, invert)
     except ink.NoInk as error:
         raise pictures.PictureError(str(error)) from None
-    scale = thumbnail / max(picture.shape)
+    scale = thumbnail / max(picture.shape[:2])
     if scale < 1:
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -48,7 +49,7 @@ def prepare(picture: np.ndarray, info: "DatasetInfo", invert: str = "auto") -> n
     return placed(cut_out, info.placement, info.image_size)[None]  # (S, S) -> (1, S, S)
 
 
-def placed(cut_out: np.ndarray, placement: "Placement", size: int) -> np.ndarray:
+def placed(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
     """Ink as it came from ink.find -> uint8 (size, size), where and as large as the data set has it, light on black."""
     scale = placement.box / max(cut_out.shape)
     lacking = placement.stroke / scale - ink.stroke_width(cut_out) if placement.is_written else 0.0

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from neural_lib import ink, prepare
-from neural_lib.datasets import DATASETS, Placement, load_images
+from neural_lib.datasets import DATASETS, load_images
 from neural_lib.pictures import PictureError
+from neural_lib.placement import Placement
 
 GENERATOR = np.random.default_rng(0)
 BOX, MASS = Placement(28, "box"), Placement(20, "mass")
