@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neural_lib import answers, cli, datasets, display, export, pictures, report, runtime
+from neural_lib import answers, cli, datasets, devices, display, export, pictures, report, runtime
 from neural_lib.errors import RunError, UserError
 from neural_lib.files import atomic_write, check_input, check_output, check_output_folder, sweep
 
@@ -59,7 +59,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="show the images one by one: any key steps on, q or Esc ends (where there is a display)",
     )
-    add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
+    add("--device", choices=devices.DEVICES, default="auto", help="auto takes an accelerator where there is one")
 
     add = parser.add_argument_group("for pictures of your own").add_argument
     add("-r", "--recursive", action="store_true", help="look into folders within folders")
@@ -111,7 +111,7 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
 def main(argv=None) -> int:
     args = parse_args(argv)
     cli.set_up_logging(leave_stdout=args.json)
-    runtime.check_device(args.device)
+    devices.check_device(args.device)
     check_input(args.model, "--model", otherwise="train a network first, with train.py")
     show = can_show(args)
     output = check_output_of(args)
@@ -124,7 +124,7 @@ def main(argv=None) -> int:
     # network: everything about it comes from the checkpoint
     log.info("loading the model %s...", args.model)
     saved = checkpoint.load(args.model)
-    device, reason = runtime.select_device("cpu" if args.export else args.device)
+    device, reason = devices.select_device("cpu" if args.export else args.device)
     reason = "where a network is exported" if args.export else reason
     recogniser = Recogniser(saved, device)
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from neural_lib import cli, datasets, interrupts, options, plots, report, resume, runtime, tables
+from neural_lib import cli, datasets, devices, interrupts, options, plots, report, resume, runtime, tables
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
 from neural_lib.errors import RunError, UserError
@@ -57,7 +57,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="write checkpoint.pth after so many steps too; 0: after each epoch",
     )
     add("--yes", action="store_true", help=f"allow a grid of more than {options.MOST_RUNS:,} runs")
-    add("--device", choices=runtime.DEVICES, default="auto", help="auto takes an accelerator where there is one")
+    add("--device", choices=devices.DEVICES, default="auto", help="auto takes an accelerator where there is one")
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
     add("--quiet", action="store_true", help="print warnings and errors alone")
@@ -154,7 +154,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     cli.set_up_logging(args.quiet)
     configs = options.build_configs(args)
-    runtime.check_device(args.device)
+    devices.check_device(args.device)
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
     plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
@@ -181,12 +181,12 @@ def main(argv=None) -> int:
     from neural_lib.loaders import ImageTensors
 
     # device and precision
-    device, reason = runtime.select_device(args.device)
+    device, reason = devices.select_device(args.device)
     log.info("computing on %s (%s)", device, reason)
     for asked in dict.fromkeys(config.precision for config in configs):
-        precision, reason = runtime.select_precision(asked, device)
+        precision, reason = devices.select_precision(asked, device)
         log.info("precision: %s (%s)", precision, reason)
-        if precision == "bf16" and not runtime.computes_bfloat16(device):
+        if precision == "bf16" and not devices.computes_bfloat16(device):
             log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
         configs = [replace(each, precision=precision) if each.precision == asked else each for each in configs]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neural_lib.devices import autocast
 from neural_lib.metrics import RunningScores, confusion_matrix, macro_f1
-from neural_lib.runtime import autocast
 
 # yields (images, labels) ready for the model, on its device: float (N, C, H, W) and int64 (N,)
 Loader = Iterable[tuple[Tensor, Tensor]]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from neural_lib import runtime
+from neural_lib import seeds
 from neural_lib.augment import RandomDistortion
 from neural_lib.config import TrainConfig, shown
 from neural_lib.datasets import DatasetInfo
@@ -25,7 +25,7 @@ class Experiment:
 
     def __init__(self, config: TrainConfig, info: DatasetInfo, images: ImageTensors) -> None:
         device = images.images.device
-        runtime.seed_everything(config.seed)
+        seeds.seed_everything(config.seed)
         self.config = config
         self.train_set, self.val_set = split(images, config)
         normalise = Normalisation(info.mean, info.std).to(device)

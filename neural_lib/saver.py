@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neural_lib import runtime
+from neural_lib import seeds
 from neural_lib.callbacks import BestEpoch
 from neural_lib.checkpoint import versions
 from neural_lib.errors import UserError
@@ -100,7 +100,7 @@ class StateSaver(Callback):
             model=experiment.model.state_dict(),
             optimizer=experiment.optimizer.state_dict(),
             scheduler=experiment.scheduler.state_dict() if experiment.scheduler else None,
-            generators={**runtime.random_state(self.device), **own, "shuffle": self.order},
+            generators={**seeds.random_state(self.device), **own, "shuffle": self.order},
             best={"state_dict": self.best.state_dict, "metrics": self.best.metrics} if self.best.epoch else None,
             measures=self.manager.measures(),
             seconds=self.manager.seconds(),
@@ -125,7 +125,7 @@ def restore(state: TrainingState, experiment: Experiment, best: BestEpoch) -> No
         experiment.train_loader.sampler.skip = state.step
         for name, generator in experiment.generators().items():
             generator.set_state(state.generators[name])
-        runtime.set_random_state(state.generators, device)
+        seeds.set_random_state(state.generators, device)
         if state.best is not None:
             best.take_over(state.best["state_dict"], state.best["metrics"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from neural_lib.devices import autocast
 from neural_lib.errors import RunError
 from neural_lib.evaluation import Evaluation, Loader, evaluate
 from neural_lib.metrics import RunningScores
-from neural_lib.runtime import autocast
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import datasets, runtime  # and no torch: each process loads it after its own preparations
+from neural_lib import datasets, devices, runtime  # and no torch: each process loads it after its own preparations
 from neural_lib.config import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ class OurLoop:
         from neural_lib.experiment import Experiment
         from neural_lib.loaders import ImageTensors
 
-        self.precision, _ = runtime.select_precision(config.precision, device)
+        self.precision, _ = devices.select_precision(config.precision, device)
         images = ImageTensors(*datasets.load_images("kmnist", data_dir, train=True), device)
         experiment = Experiment(replace(config, precision=self.precision), datasets.DATASETS["kmnist"], images)
         self.experiment, self.model, self.train_loader = experiment, experiment.model, experiment.train_loader
@@ -92,7 +92,7 @@ def work(name: str, args: argparse.Namespace) -> None:
         runtime.tune_for_cpu()
     import torch
 
-    device, _ = runtime.select_device(args.device)
+    device, _ = devices.select_device(args.device)
     if kind.recipe:
         loop = OurLoop(kind.config(seed=42), args.data, device)
         precision = loop.precision
@@ -169,7 +169,7 @@ def train_plainly(seed: int, args: argparse.Namespace) -> None:
 
     from neural_lib.evaluation import evaluate
 
-    device, _ = runtime.select_device(args.device)
+    device, _ = devices.select_device(args.device)
     loop = PlainLoop(args.data, seed, device)
     test_loader = DataLoader(KMNIST(args.data, train=False, transform=ToTensor()), batch_size=250)
     test_set = [(images.to(device), labels.to(device)) for images, labels in test_loader]
@@ -332,7 +332,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="whole runs of plain and of each recipe (0)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="those recipes (all)")
     parser.add_argument("--target", type=float, default=0.944, help="that accuracy on the test set (0.944)")
-    parser.add_argument("--device", choices=runtime.DEVICES, default="auto")
+    parser.add_argument("--device", choices=devices.DEVICES, default="auto")
     # what the processes that this one starts are told
     parser.add_argument("--worker", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--plain-seed", type=int, help=argparse.SUPPRESS)

@@ -13,7 +13,20 @@ from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 
 # each module may import those before it, and no script
 MODULES = [
-    *("errors", "config", "files", "interrupts", "runtime", "metrics", "monitor", "plots", "annotate", "pages"),
+    *(
+        "errors",
+        "config",
+        "files",
+        "interrupts",
+        "runtime",
+        "devices",
+        "seeds",
+        "metrics",
+        "monitor",
+        "plots",
+        "annotate",
+        "pages",
+    ),
     *(
         "pictures",
         "answers",

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, change_kmnist, shown_on_a_terminal
 
 import train
-from neural_lib import checkpoint, datasets, options, plots, runtime
+from neural_lib import checkpoint, datasets, devices, options, plots
 from neural_lib.config import RECIPES, TrainConfig, shown
 from neural_lib.evaluation import evaluate
 from neural_lib.experiment import Experiment
@@ -90,7 +90,7 @@ def said_in_force(stdout: str) -> dict[str, str]:
 def test_an_option_wins_over_the_recipe_and_the_log_tells_the_values_in_force(run_train):
     status, stdout, _ = run_train("-d", "digits", "--recipe", "best", "--epochs", 1, "--rotation", 0, "--device", "cpu")
     assert status == 0
-    precision, _ = runtime.select_precision("auto", torch.device("cpu"))
+    precision, _ = devices.select_precision("auto", torch.device("cpu"))
     expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0, precision=precision)
     assert checkpoint.load("output/model.pth").config == expected.to_dict()
     assert said_in_force(stdout).items() <= {name: shown(value) for name, value in expected.to_dict().items()}.items()
@@ -163,7 +163,7 @@ def test_networks_of_all_recipes_fit_into_each_other():
 
 
 def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
-    monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda device: False)
     small = ("-d", "kmnist", "--data", kmnist_dir, "--arch", "lenet-slim", "--epochs", 1, "--device", "cpu")
     status, _, stderr = run_train(*small, "--precision", "bf16")
     assert status == 0
@@ -171,7 +171,7 @@ def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
 
 
 def test_auto_precision_without_native_bfloat16_is_fp32_and_no_warning(run_train, monkeypatch):
-    monkeypatch.setattr(runtime, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda device: False)
     status, stdout, stderr = run_train("-d", "digits", *FAST, "--precision", "auto")
     assert status == 0 and "bf16" not in stderr
     assert "precision: fp32 (the cpu isn't known to compute bf16 natively)" in stdout
