@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neural_lib import answers, cli, datasets, devices, display, export, pictures, report, runtime
+from neural_lib import answers, cli, datasets, devices, display, export, machine, pictures, report
 from neural_lib.errors import RunError, UserError
 from neural_lib.files import atomic_write, check_input, check_output, check_output_folder, sweep
 
@@ -117,7 +117,7 @@ def main(argv=None) -> int:
     output = check_output_of(args)
     found = find_pictures(args, output)
 
-    runtime.tune_for_cpu()
+    machine.tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.recogniser import Recogniser
 
@@ -281,7 +281,7 @@ def draw(recogniser: "Recogniser", info: "DatasetInfo", folder: Path) -> int:
         log.info("wrote %s and %s", path, path.with_suffix(".json").name)
         return path.name
 
-    runtime.compute_in_one_thread()
+    machine.compute_in_one_thread()
     recogniser.probabilities(recogniser.images([np.zeros((1, info.image_size, info.image_size), np.uint8)]))  # warm up
     log.info("write on the white with the mouse; keys: c clears, u undoes a stroke, s saves, q or Esc quits")
     display.run_board(drawing.DrawingBoard(saved, read, save), "draw")

@@ -17,7 +17,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from neural_lib import cli, datasets, devices, interrupts, options, plots, report, resume, runtime, tables
+from neural_lib import (
+    cli,
+    datasets,
+    devices,
+    interrupts,
+    launch,
+    machine,
+    options,
+    plots,
+    report,
+    resume,
+    runtime,
+    tables,
+)
 from neural_lib.board import open_board
 from neural_lib.config import TrainConfig, in_words
 from neural_lib.errors import RunError, UserError
@@ -86,24 +99,28 @@ def train_run(
     files: "Files",
     resumed: "TrainingState | None",
     args: argparse.Namespace,
+    processes: runtime.Processes,
 ) -> None:
     """Train one of the manager's runs, on `images` less those that validate; its network is kept where it is the best.
 
     An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
     has finished. resumed: where to begin, if not at the beginning. A signal ends it between two steps, its state saved.
     """
-    from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, Progress, Recorder
+    from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, EndTogether, Progress, Recorder
     from neural_lib.checkpoint import for_run
     from neural_lib.experiment import Experiment
+    from neural_lib.follower import Training
     from neural_lib.saver import StateSaver, restore
 
     info, device = datasets.DATASETS[config.dataset], images.images.device
     of_run = f"run {manager.number_of(run)}, " if len(manager.runs) > 1 else ""
-    experiment = Experiment(config, info, images)
+    experiment = Experiment(config, info, images, processes)
     train_size, val_size = len(experiment.train_set), len(experiment.val_set)
     if not of_run:
         log.info("initialized the %s model", config.arch)
         log.info("%d images to train on, %d to validate", train_size, val_size)
+    if processes.count > 1:
+        log.info("%s", launch.share_in_words(config.batch_size, processes.count))
     if harder := config.regularisation():
         log.info("training, not validation, is with %s", ", ".join(harder))
 
@@ -135,21 +152,30 @@ def train_run(
         if args.compile:
             log.info("torch.compile: the first batches wait for the compiler...")
             experiment.model.compile()
-        start = runtime.now(device)
-        again = AfterEpoch(files.model.try_again)
+        start = machine.now(device)
+        again, together = AfterEpoch(files.model.try_again), EndTogether(processes, early)
+        processes.tell(Training(config, resumed, args.compile))
         try:
-            experiment.fit([Recorder(manager), again, best, progress, early, state_saver], check=stop.check)
+            experiment.fit([Recorder(manager), again, best, progress, early, together, state_saver], stop=stop)
         except interrupts.StoppedBetweenSteps:
             files.model.try_again()
             state_saver.save()
             raise
         before = f", after {resumed.seconds:.2f}s before the interruption" if resumed else ""
-        log.info("total time taken to train the model: %.2fs%s", runtime.now(device) - start, before)
+        log.info("total time taken to train the model: %.2fs%s", machine.now(device) - start, before)
     files.state.where = ""
     stop.check()  # a signal after the last step
 
 
 def main(argv=None) -> int:
+    place = launch.place()
+    if place.rank:  # under torchrun, all but process 0
+        from neural_lib.follower import follow
+
+        return follow(place)
+    if place.count > 1:
+        interrupts.heed_only_first()
+
     # arguments: everything that can be refused is refused here, before torch is loaded
     args = parse_args(argv)
     cli.set_up_logging(args.quiet)
@@ -175,14 +201,16 @@ def main(argv=None) -> int:
         best_of = f"{records.json_path} is of finished runs, whose best it must hold"
         check_input(model_path, "--model", otherwise=best_of)
 
-    runtime.tune_for_cpu()
+    machine.tune_for_cpu()
     from neural_lib import checkpoint, saver, state
     from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import ImageTensors
 
     # device and precision
-    device, reason = devices.select_device(args.device)
+    machine.share_cores(place)
+    device, reason = devices.select_device(args.device, place)
     log.info("computing on %s (%s)", device, reason)
+    processes = cli.at_end.enter_context(runtime.together(place, device))
     for asked in dict.fromkeys(config.precision for config in configs):
         precision, reason = devices.select_precision(asked, device)
         log.info("precision: %s (%s)", precision, reason)
@@ -199,6 +227,7 @@ def main(argv=None) -> int:
     records.set_in_force([config.to_dict() for config in configs])
     train_val = ImageTensors(*data.train, device)
     log.info("%d images to train on and to validate, %d to test", len(train_val), len(data.test.labels))
+    processes.tell(data.train)
 
     # runs: one for each combination of the values given, which most often is one
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
@@ -219,7 +248,11 @@ def main(argv=None) -> int:
         missing = f"{state_path} is not there" if records.rows else "nothing was interrupted here"
         log.warning("--resume: %s, so this is the beginning", missing)
     digits = f" --dataset {data.dataset}" if data.warning else ""
-    cli.when_interrupted(lambda: resume.what_is_kept(model_file.kept, files.state.where, records, number, digits))
+
+    def what_is_kept() -> str:
+        return resume.what_is_kept(model_file.kept, files.state.where, records, number, digits)
+
+    cli.when_interrupted(what_is_kept)
     with runs_bar(records.count, len(records.finished), args.quiet) as bar:
         for number in unfinished:
             try:
@@ -227,9 +260,12 @@ def main(argv=None) -> int:
                     told = in_words(records.label(number) | records.follows(number))
                     log.info("run %d of %d: %s", number, records.count, told)
                 goes_on = resumed.state if resumed and resumed.run == number else None
-                train_run(manager.runs[number - 1], configs[number - 1], train_val, manager, files, goes_on, args)
+                run, config = manager.runs[number - 1], configs[number - 1]
+                train_run(run, config, train_val, manager, files, goes_on, args, processes)
             except (RunError, RuntimeError, MemoryError) as error:
                 model_file.try_again()
+                if processes.parted_by(error):
+                    raise RunError(f"{cli.reason_of(error)}{what_is_kept()}") from None
                 manager.fail_run(manager.runs[number - 1], cli.reason_of(error))
                 if is_grid or isinstance(error, RunError):
                     files.state.remove()  # the next run would replace it; going on would lead there again

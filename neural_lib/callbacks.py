@@ -10,6 +10,7 @@ from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
 from neural_lib.monitor import judged_by
 from neural_lib.runs import RunManager
+from neural_lib.runtime import Processes
 from neural_lib.training import Callback
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,19 @@ class AfterEpoch(Callback):
 
     def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
         self.function()
+
+
+class EndTogether(Callback):
+    """Ends training in all processes after the epoch after which `ending` ends it in process 0.
+
+    ending: nothing in the other processes; in process 0 it must come before this one among the callbacks.
+    """
+
+    def __init__(self, processes: Processes, ending: Callback | None = None) -> None:
+        self.processes, self.ending = processes, ending or Callback()
+
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        self.stop = self.processes.of_first(self.ending.stop)
 
 
 class EarlyStopping(Callback):

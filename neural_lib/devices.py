@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from neural_lib.errors import UserError
+from neural_lib.launch import Place
 
 if TYPE_CHECKING:
     import torch
@@ -37,22 +38,43 @@ def _gpu_driver_present() -> bool:
     return os.path.exists("/dev/kfd")
 
 
-def select_device(name: str) -> tuple["torch.device", str]:
+def select_device(name: str, place: Place | None = None) -> tuple["torch.device", str]:
     """The device to compute on and, in words, why: 'auto' takes an accelerator where torch finds one.
 
-    Raises UserError where this build of torch can't use the device that was asked for.
+    place: among several processes, of which each takes a GPU of its own.
+    Raises UserError where this build of torch can't use the device that was asked for, or they are too few.
     """
     import torch
 
+    place = place or Place()
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if place.count > 1 and found and found.type != "cuda":  # torch.distributed has no backend for it
+        if name == found.type:
+            raise UserError(f"--device {name}: for one process alone; start several with --device cpu")
+        found = None
     if name == "auto":
         if found is None:
             threads = torch.get_num_threads()
             return torch.device("cpu"), f"torch found no accelerator; {threads} thread{'s' if threads > 1 else ''}"
-        return torch.device(found.type), f"torch found this accelerator: {_describe(found)}"
+        return _own(found.type, place), f"torch found this accelerator: {_describe(found)}"
     if name != "cpu" and (found is None or found.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
-    return torch.device(name), "as --device says"
+    return _own(name, place), "as --device says"
+
+
+def _own(kind: str, place: Place) -> "torch.device":
+    # of several processes on a machine each computes on a GPU of its own
+    import torch
+
+    if kind != "cuda" or place.count == 1:
+        return torch.device(kind)
+    if (gpus := torch.cuda.device_count()) < place.local_count:
+        raise UserError(
+            f"--device cuda: {place.local_count} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}; "
+            f"give torchrun --nproc-per-node {gpus}, or --device cpu"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device(kind, place.local_rank)
 
 
 def _describe(device: "torch.device") -> str:

@@ -13,6 +13,10 @@ class RunError(Exception):
     exit_status = 1
 
 
+class ProcessLostError(RunError):
+    """Of several processes that train together one has gone or doesn't answer, so that the others can't go on."""
+
+
 class Interrupted(RunError):
     """A signal ended the run, Ctrl-C's (SIGINT, 2) or another; the message says what is kept.
 

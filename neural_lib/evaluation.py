@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_lib.devices import autocast
-from neural_lib.metrics import RunningScores, confusion_matrix, macro_f1
+from neural_lib.metrics import confusion_matrix, macro_f1
+from neural_lib.runtime import ALONE, Processes
 
 # yields (images, labels) ready for the model, on its device: float (N, C, H, W) and int64 (N,)
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -26,17 +27,22 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()  # inference_mode would keep autocast from converting each weight once alone
-def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32") -> Evaluation:
-    """Score the model on every image of the loader, in evaluation mode; no generator is touched."""
+def evaluate(model: nn.Module, loader: Loader, precision: str = "fp32", processes: Processes = ALONE) -> Evaluation:
+    """Score the model on every image of the loader, in evaluation mode; no generator is touched.
+
+    processes: where each of several has a part of every batch; all get the scores on all images.
+    """
     model.eval()
-    scores = RunningScores()
     batches = []
     with autocast(next(model.parameters()).device, precision):
         for images, labels in loader:
             log_probs = model(images)
-            scores.update(functional.nll_loss(log_probs, labels), log_probs, labels)
             highest, predictions = log_probs.max(dim=1)
-            batches.append((labels, predictions, highest.exp()))
-    labels, predictions, probabilities = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+            losses = functional.nll_loss(log_probs, labels, reduction="none")
+            batches.append((labels, predictions, highest.exp(), losses))
+    columns = [torch.cat(parts).cpu().double() for parts in zip(*batches, strict=True)]  # classes are exact in it, too
+    columns = processes.joined(torch.stack(columns, dim=1)).unbind(dim=1)  # (n, 4) -> (N, 4) -> 4 of (N,)
+    (labels, predictions), probabilities, losses = (each.long() for each in columns[:2]), columns[2].float(), columns[3]
+    accuracy = (labels == predictions).double().mean().item()
     f1 = macro_f1(confusion_matrix(labels, predictions, classes=log_probs.size(1)))
-    return Evaluation(scores.loss, scores.accuracy, f1, labels, predictions, probabilities)
+    return Evaluation(losses.mean().item(), accuracy, f1, labels, predictions, probabilities)

@@ -33,11 +33,32 @@ class Stop:
             raise StoppedBetweenSteps(self.noted)
 
 
+class _Heed:
+    """Which signals count."""
+
+    only_first, none = False, False
+
+
+def heed_only_first() -> None:
+    """From now on one signal counts: a launcher passes on what its processes may have got already."""
+    _Heed.only_first = True
+
+
+def heed_none() -> None:
+    """From now on no signal changes anything, for this process ends already."""
+    _Heed.none = True
+    if threading.current_thread() is threading.main_thread():
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Within the block each of the signals raises Stopped at once."""
 
     def stop(signum: int, _: FrameType | None) -> None:
+        if _Heed.only_first:
+            heed_none()
         raise Stopped(signum)
 
     with _handled(stop):
@@ -51,7 +72,10 @@ def noted() -> Iterator[Stop]:
 
     def note(signum: int, _: FrameType | None) -> None:
         stop.noted = signum
-        restore()
+        if _Heed.only_first:
+            heed_none()
+        else:
+            restore()
 
     with _handled(note) as restore:
         yield stop
@@ -67,7 +91,7 @@ def _handled(handler) -> Iterator:
 
     def restore() -> None:
         for each, old in before.items():
-            signal.signal(each, old)
+            signal.signal(each, signal.SIG_IGN if _Heed.none else old)
 
     for each in before:
         signal.signal(each, handler)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
 from neural_lib.config import TrainConfig
+from neural_lib.runtime import ALONE, Processes
 
 EVAL_BATCH_SIZE = 250  # images; scoring needs no gradients, so more fit at once, with fewer calls for each image
 
@@ -54,12 +55,19 @@ class BatchIndices(Sampler[Tensor]):
     An epoch's order is drawn on the CPU, the same for every device, and moved to the images in one piece: a transfer
     for each batch would make the CPU wait for the device each time.
 
+    processes: where each of several has a part of every batch; all draw the same order.
     skip: batches that the next epoch, and no other, leaves out at its beginning: they have been learned already.
     """
 
-    def __init__(self, dataset: ImageTensors, batch_size: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        dataset: ImageTensors,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
-        self.skip = 0
+        self.processes, self.skip = processes, 0
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -68,7 +76,8 @@ class BatchIndices(Sampler[Tensor]):
         count = len(self.dataset)
         order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
         skip, self.skip = self.skip, 0
-        yield from order.to(self.dataset.images.device).split(self.batch_size)[skip:]
+        for batch in order.to(self.dataset.images.device).split(self.batch_size)[skip:]:
+            yield self.processes.part(batch)
 
 
 class Checked:
@@ -89,15 +98,20 @@ class Checked:
 
 
 def make_loader(
-    dataset: ImageTensors, batch_size: int, transform: Callable[[Tensor], Tensor], shuffle_seed: int | None = None
+    dataset: ImageTensors,
+    batch_size: int,
+    transform: Callable[[Tensor], Tensor],
+    shuffle_seed: int | None = None,
+    processes: Processes = ALONE,
 ) -> DataLoader:
     """A DataLoader of whole batches (the last may be shorter), in a new seeded order each epoch where a seed is given.
 
     transform: uint8 images (N, C, H, W) -> the network's input; it is given a whole batch.
+    processes: where this is the loader of one of several, which gives that one's part of each batch.
     """
     # a generator of its own even where nothing is shuffled: starting to iterate would draw from torch's default one
     generator = torch.Generator().manual_seed(shuffle_seed or 0)
-    indices = BatchIndices(dataset, batch_size, None if shuffle_seed is None else generator)
+    indices = BatchIndices(dataset, batch_size, None if shuffle_seed is None else generator, processes)
 
     def transformed(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -7,6 +7,21 @@ import torch
 from torch import Tensor
 
 
+def _widened(value: Tensor) -> Tensor:
+    wide = torch.float64 if value.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
+    return value.to(wide)
+
+
+def batch_sums(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Summed loss and number of right predictions (2,) of a batch, or part of one, that may be empty.
+
+    loss: the mean () over its images, whose log-probabilities are (N, classes) and true classes (N,).
+    """
+    correct = _widened((log_probs.argmax(dim=1) == labels).sum())
+    loss_sum = _widened(loss.detach()) * len(labels) if len(labels) else torch.zeros_like(correct)
+    return torch.stack([loss_sum, correct])
+
+
 class RunningScores:
     """Loss and accuracy over the images seen so far, summed where the images are.
 
@@ -21,8 +36,14 @@ class RunningScores:
 
     def update(self, loss: Tensor, log_probs: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss (), its log-probabilities (N, classes) and true classes (N,)."""
-        self.add_correct(log_probs, labels)
-        self.add_loss(loss, labels.size(0))
+        self.add(batch_sums(loss, log_probs, labels), len(labels))
+
+    def add(self, sums: Tensor, count: int) -> None:
+        """Add what batch_sums gave of a batch of `count` images."""
+        self.count += count
+        self._loss_count += count
+        self._loss_sum = self._loss_sum + sums[0]
+        self._correct = self._correct + sums[1]
 
     def add_correct(self, log_probs: Tensor, labels: Tensor) -> None:
         """Add a batch's predictions alone, as log-probabilities or logits (N, classes), and its true classes (N,)."""
@@ -32,8 +53,7 @@ class RunningScores:
     def add_loss(self, loss: Tensor, count: int) -> None:
         """Add the mean loss () of `count` images alone."""
         self._loss_count += count
-        wide = torch.float64 if loss.device.type in ("cpu", "cuda") else torch.float32  # MPS and some XPUs lack float64
-        self._loss_sum = self._loss_sum + loss.detach().to(wide) * count
+        self._loss_sum = self._loss_sum + _widened(loss.detach()) * count
 
     def state_dict(self) -> dict:
         """The counts and sums, as plain types and tensors."""

@@ -1,57 +1,249 @@
-"""What a process that computes needs of its machine: threads and memory that fit, a clock that waits for the device.
+"""The processes that train together: this one alone, or those that PyTorch's launcher, torchrun, has started.
 
-torch is imported inside the functions, for some of this has to happen before it is loaded.
+torchrun gives several processes the same command, and each its place. Process 0 does all that is done once; the others
+train with it, each on its part of every batch. Alone, a process has the whole, and what it would do together with
+others does nothing.
+
+torch is imported inside the functions: what is refused is refused before it is loaded.
 """
 
-import ctypes
-import os
-import platform
-import sys
-import time
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from neural_lib import interrupts
+from neural_lib.errors import ProcessLostError, RunError
+from neural_lib.launch import Place, attempt, meeting_point, wait_until_reached
+from neural_lib.line import LAST_WORD_LIMIT, Ended, Line
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
-# turns of a loop, instead of OpenMP's own 300,000. On an idle machine 1000 cost 7 % of a bf16 step and 2000 3 %; beside
-# a busy process an epoch takes 18 s with 2000 and 23 s without (2 cores of an AMD EPYC; tests/bench_train.py --busy)
-SPIN_COUNT = "2000"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_AT_MOST = 1 << 30  # bytes of freed memory; far more than a step's, so in effect all of it
-MAPPED_FROM = 1 << 25  # bytes, the greatest that mallopt(3) documents; a larger piece is mapped anew each time
+MEETING_LIMIT = timedelta(minutes=2)  # for the processes to find each other; they start at the same time
+STEP_LIMIT = timedelta(minutes=10)  # for the others to come as far as this one has
+AGREE_EVERY = 10  # batches between two agreements whether to stop: each costs up to a millisecond
 
 
-def tune_for_cpu() -> None:
-    """Let torch's threads and memory fit short steps on the CPU; to be called before torch is imported.
+class Processes:
+    """Those who train together: here one process, which has the whole of everything."""
 
-    GNU OpenMP's threads spin while they wait for each other, and so take the time of whatever else runs. glibc's malloc
-    hands freed memory back to the system, which then maps and zeroes it again, page by page, for each step of training.
-    What the user's environment says of either stays.
+    rank, count = 0, 1
+
+    def part(self, batch: "Tensor") -> "Tensor":
+        """This process's part of a batch (N, ...): every count-th, from its rank on, none where they don't suffice."""
+        return batch
+
+    def whole(self, part: "Tensor") -> int:
+        """How many are in the batch that this is a part of."""
+        return len(part)
+
+    def replicate(self, model: "nn.Module") -> "nn.Module":
+        """The model, whose gradients will be those of the whole batch's mean loss; training begins."""
+        return model
+
+    def summed(self, sums: "Tensor") -> contextlib.AbstractContextManager:
+        """A context after which `sums`, of this process's part, are of the whole; they come together meanwhile."""
+        return contextlib.nullcontext()
+
+    def joined(self, rows: "Tensor") -> "Tensor":
+        """All rows (n, k) of what was dealt out as parts, in the order in which it was before."""
+        return rows
+
+    def check(self, stop: interrupts.Stop) -> None:
+        """Stop where a signal has arrived: all processes, and between the same two steps."""
+        stop.check()
+
+    def connected(self) -> contextlib.AbstractContextManager:
+        """A context in which an error of the connection to the others is a ProcessLostError."""
+        return contextlib.nullcontext()
+
+    def of_first(self, value: bool) -> bool:
+        """What process 0 has here."""
+        return value
+
+    def tell(self, message: object) -> None:
+        """Let the others, if any, hear something; process 0 alone may."""
+
+    def parted_by(self, error: Exception) -> bool:
+        """Whether, after this, the others are no more where this process is, so that they can't go on together."""
+        return False
+
+
+ALONE = Processes()
+
+
+class Group(Processes):
+    """Several processes, in torch.distributed: Gloo for tensors on the CPU, NCCL for those on GPUs.
+
+    It is made in two steps, for only process 0 knows on which kind of device to compute: a process connects to the
+    store that the launcher keeps, which raises RunError where that can't be reached in time, and joins the others then.
     """
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
-        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
-    by_user = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
-    by_user = by_user or "_threshold" in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and not by_user:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_AT_MOST)
-        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
+
+    def __init__(self, place: Place) -> None:
+        import torch.distributed as dist
+
+        self.dist, self.place, self.rank, self.count = dist, place, place.rank, place.count
+        self.messages, self.checks, self.batch_size = 0, 0, 0
+        host, port = meeting_point()
+        try:
+            if self.rank:
+                wait_until_reached(host, port, MEETING_LIMIT)  # or torch would print its own traces
+            store, _, _ = next(dist.rendezvous("env://", timeout=MEETING_LIMIT))
+        except (RuntimeError, OSError) as error:
+            why = str(error).partition("\n")[0]
+            told = f"found no others at {host}:{port} within {MEETING_LIMIT.total_seconds():g} s ({why})"
+            raise RunError(f"process {self.rank} of {self.count} {told}") from None
+        self.line = Line(dist.PrefixStore(f"train {attempt()}", store), self.rank, self.count)
+
+    def device_type(self, stop: interrupts.Stop) -> str | None:
+        """The kind of device that all compute on, as process 0 says; None where it ends instead, or a signal comes."""
+        try:
+            return self.line.wait_for("device", stop)
+        except (Ended, ProcessLostError):
+            if stop.noted:
+                return None
+            raise
+
+    def join(self, device: "torch.device") -> None:
+        """Join the others, who compute on the same kind of device. Raises ProcessLostError where one doesn't come."""
+        self.device = device
+        backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
+        if self.rank == 0:
+            self.line.say("device", device.type)
+        with self.connected():
+            self.dist.init_process_group(
+                backend, store=self.line.store, rank=self.rank, world_size=self.count, timeout=STEP_LIMIT, **options
+            )
+
+    def leave(self, lost: bool) -> None:
+        """The end of what is done together. lost: whether another process has gone already."""
+        self.line.leave(lost)
+        if self.dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                self.dist.destroy_process_group()
+
+    # --- messages ---
+
+    def tell(self, message):
+        self.messages += 1
+        self.line.say(f"message {self.messages}")  # who waits for it may do so for longer than a broadcast may take
+        with self.connected():
+            self.dist.broadcast_object_list([message], device="cpu")
+
+    def hear(self, stop: interrupts.Stop) -> object | None:
+        """What process 0 tells next; None where it ends. Raises ProcessLostError where it has gone without a word.
+
+        stop: after a signal, which process 0 has got too, the wait is short.
+        """
+        self.messages += 1
+        message = [None]
+        with contextlib.suppress(Ended), self.connected():
+            self.line.wait_for(f"message {self.messages}", stop, after_signal=LAST_WORD_LIMIT)
+            self.dist.broadcast_object_list(message, device="cpu")
+        return message[0]
+
+    # --- training ---
+
+    def part(self, batch):
+        self.batch_size = len(batch)
+        return batch[self.rank :: self.count]
+
+    def whole(self, part):
+        return self.batch_size
+
+    def replicate(self, model):
+        from torch.nn import SyncBatchNorm
+        from torch.nn.parallel import DistributedDataParallel
+
+        from neural_lib.batch_norm import share_batch_norm
+
+        self.checks = 0
+        if self.device.type == "cpu":
+            share_batch_norm(model, self._sum)
+        else:
+            SyncBatchNorm.convert_sync_batchnorm(model)
+        replica = DistributedDataParallel(model)
+
+        def weigh(_, __, log_probs: "Tensor") -> None:
+            # the replicas' gradients are averaged, but their parts may differ in size, or have no image at all
+            weight = len(log_probs) * self.count / self.batch_size
+            if log_probs.requires_grad and weight != 1:
+                log_probs.register_hook(lambda gradient: gradient * weight)
+
+        replica.register_forward_hook(weigh)
+        return replica
+
+    @contextlib.contextmanager
+    def summed(self, sums):
+        work = self.dist.all_reduce(sums, async_op=True)
+        yield
+        work.wait()
+
+    def joined(self, rows):
+        import torch
+
+        count = int(self._sum(torch.tensor(len(rows))))
+        whole = torch.zeros(count, *rows.shape[1:], dtype=rows.dtype)
+        whole[self.rank :: self.count] = rows  # for every batch but the last was dealt out evenly
+        return self._sum(whole)
+
+    def _sum(self, tensor: "Tensor") -> "Tensor":
+        # of the processes' tensors, in place
+        self.dist.all_reduce(tensor)
+        return tensor
+
+    def check(self, stop):
+        import torch
+
+        self.checks += 1
+        if self.checks % AGREE_EVERY == 1:
+            noted = torch.tensor(stop.noted)
+            self.dist.all_reduce(noted, op=self.dist.ReduceOp.MAX)
+            stop.noted = int(noted)
+            stop.check()
+
+    def of_first(self, value):
+        import torch
+
+        told = torch.tensor(value)
+        self.dist.broadcast(told, src=0)
+        return bool(told)
+
+    # --- failures ---
+
+    def parted_by(self, error):
+        return isinstance(error, ProcessLostError) or not isinstance(error, RunError)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error).lower()
+            if not isinstance(error, self.dist.DistError) and not any(each in text for each in ("gloo", "nccl")):
+                raise
+            late = "timed out" in text or "timeout" in text
+            why = "does not answer any more" if late else "has ended, or can't be reached any more"
+            interrupts.heed_none()  # the launcher will send one, to end what ends already
+            raise ProcessLostError(f"one of the {self.count} processes {why}") from error
 
 
-def compute_in_one_thread() -> None:
-    """Let torch compute on the CPU in one thread from now on: for single small images, on which several gain nothing.
-
-    Beside another busy program they wait for each other, and an answer was seen to take several times as long.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def now(device: "torch.device") -> float:
-    """Seconds on a monotonic clock, read once everything queued on the device has been computed."""
-    import torch
-
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter()
+@contextlib.contextmanager
+def together(place: Place, device: "torch.device") -> Iterator[Processes]:
+    """Within the block process 0 is with the others, if any."""
+    if place.count == 1:
+        yield ALONE
+        return
+    group = Group(place)
+    lost = True
+    try:
+        group.join(device)
+        yield group
+        lost = False
+    except BaseException as error:
+        lost = isinstance(error, ProcessLostError)
+        raise
+    finally:
+        group.leave(lost)

@@ -17,6 +17,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def diverge(rank: int) -> None:
+    """Let torch's default generators of process `rank`, unless that is 0, go on elsewhere: dropout draws from them."""
+    import torch
+
+    if rank:
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank)
+
+
 def random_state(device: "torch.device") -> dict:
     """Where the generators that seed_everything seeds stand, as plain types and tensors; torch's on this device."""
     import numpy as np

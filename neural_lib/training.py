@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from neural_lib.devices import autocast
 from neural_lib.errors import RunError
 from neural_lib.evaluation import Evaluation, Loader, evaluate
-from neural_lib.metrics import RunningScores
+from neural_lib.metrics import RunningScores, batch_sums
+from neural_lib.runtime import ALONE, Processes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,11 +80,13 @@ def train_one_epoch(
     precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
     position: Position | None = None,
+    processes: Processes = ALONE,
 ) -> RunningScores:
     """Learn every batch of the loader once; the scheduler, where there is one, steps after each.
 
     precision: 'fp32' or 'bf16', of the forward and the backward pass; weights, loss and optimizer are float32 always.
     position: kept up to date; where it is in the middle of an epoch, the loader gives that epoch's remaining batches.
+    processes: those who train together, where model and loader are of one of several; the scores are of all.
     Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late.
     """
     model.train()
@@ -95,14 +98,16 @@ def train_one_epoch(
         with autocast(images.device, precision):
             log_probs = model(images)
         loss = loss_fn(log_probs, labels)
-        loss.backward()
+        sums = batch_sums(loss, log_probs.detach(), labels)
+        with processes.summed(sums):  # beside the backward pass; a process alone has nothing to add
+            loss.backward()
         optimizer.step()
         if scheduler:
             scheduler.step()
 
-        scores.update(loss, log_probs.detach(), labels)
+        scores.add(sums, processes.whole(labels))
         position.step = step
-        recent.append(loss.detach())
+        recent.append(sums[0])
         if len(recent) == FINITE_CHECK_STEPS:
             _raise_if_not_finite(recent, step)
             recent.clear()
@@ -130,12 +135,13 @@ def fit(
     precision: str = "fp32",
     callbacks: Sequence[Callback] = (),
     position: Position | None = None,
+    processes: Processes = ALONE,
 ) -> History:
     """Train and validate `epochs` times, or until a callback says stop; the callbacks see each step.
 
     position: where to begin, which may be in the middle of an epoch, and kept up to date: once an epoch's callbacks are
-    called, it is at the beginning of the next. Returns the history from there on. Raises NonFiniteLossError, its epoch
-    set.
+    called, it is at the beginning of the next. processes: as train_one_epoch and evaluate take them. Returns the
+    history from there on. Raises NonFiniteLossError, its epoch set.
     """
     history = History()
     position = position or Position()
@@ -144,8 +150,10 @@ def fit(
         for callback in callbacks:
             callback.on_epoch_begin(epoch)
         try:
-            train = train_one_epoch(model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks, position)
-            val = evaluate(model, val_loader, precision)
+            train = train_one_epoch(
+                model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks, position, processes
+            )
+            val = evaluate(model, val_loader, precision, processes)
             if not math.isfinite(val.loss):  # the epoch's last step can ruin the weights after its loss was taken
                 raise NonFiniteLossError(val.loss)
         except NonFiniteLossError as error:

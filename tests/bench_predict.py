@@ -85,13 +85,13 @@ def stroke_seconds(model: str, strokes: int) -> list[float]:
     import numpy as np
     import torch
 
-    from neural_lib import checkpoint, datasets, drawing, own_pictures, runtime
+    from neural_lib import checkpoint, datasets, drawing, machine, own_pictures
     from neural_lib.recogniser import Recogniser
 
     saved = checkpoint.load(model)
     recogniser = Recogniser(saved, torch.device("cpu"))
     info = datasets.DATASETS[saved.dataset]
-    runtime.compute_in_one_thread()  # as the window does
+    machine.compute_in_one_thread()  # as the window does
 
     def read(picture: np.ndarray) -> drawing.Reading:
         return drawing.Reading(*own_pictures.read(recogniser, picture, info, "yes"))

@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import datasets, devices, runtime  # and no torch: each process loads it after its own preparations
+from neural_lib import datasets, devices, machine  # and no torch: each process loads it after its own preparations
 from neural_lib.config import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ class Loop:
 
     recipe: str = ""  # none: the tutorial's plain loop
     precision: str = "fp32"
-    tuned: bool = True  # with runtime.tune_for_cpu
+    tuned: bool = True  # with machine.tune_for_cpu
 
     def config(self, seed: int):
         return RECIPES[self.recipe].config(seed=seed, precision=self.precision, epochs=MOST_ROUNDS + 1)
@@ -89,7 +89,7 @@ def work(name: str, args: argparse.Namespace) -> None:
     """Time an epoch for each line on stdin; answer each with a line of JSON."""
     kind = LOOPS[name]
     if kind.tuned:
-        runtime.tune_for_cpu()
+        machine.tune_for_cpu()
     import torch
 
     device, _ = devices.select_device(args.device)
@@ -110,12 +110,12 @@ def work(name: str, args: argparse.Namespace) -> None:
     }
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
-        start = runtime.now(device)
+        start = machine.now(device)
         accuracy = loop.run_epoch()
-        middle = runtime.now(device)
+        middle = machine.now(device)
         for _ in loop.train_loader:
             pass
-        answer = {"epoch": middle - start, "loading": runtime.now(device) - middle, "val_accuracy": accuracy}
+        answer = {"epoch": middle - start, "loading": machine.now(device) - middle, "val_accuracy": accuracy}
         print(json.dumps(answer | {"memory": peak_memory(device)}), flush=True)
 
 
@@ -140,9 +140,9 @@ def peak_flops(device, precision: str) -> float:
     matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
     seconds = []
     for _ in range(10):
-        start = runtime.now(device)
+        start = machine.now(device)
         matrix @ matrix
-        seconds.append(runtime.now(device) - start)
+        seconds.append(machine.now(device) - start)
     return 2 * PEAK_SIZE**3 / min(seconds)
 
 
@@ -175,9 +175,9 @@ def train_plainly(seed: int, args: argparse.Namespace) -> None:
     test_set = [(images.to(device), labels.to(device)) for images, labels in test_loader]
     setup, seconds, accuracies = time.time() - args.started, [], []
     while len(seconds) < PLAIN_EPOCHS:
-        start = runtime.now(device)
+        start = machine.now(device)
         loop.run_epoch()
-        seconds.append(runtime.now(device) - start)
+        seconds.append(machine.now(device) - start)
         accuracies.append(evaluate(loop.model, test_set).accuracy)
     epochs = next((n for n, accuracy in enumerate(accuracies, start=1) if accuracy >= args.target), None)
     print(json.dumps({

@@ -169,7 +169,7 @@ def interrupt(monkeypatch):
     fit = Experiment.fit
 
     def arrange(number: int) -> list:
-        def interrupted(self, callbacks=(), epochs=None, check=None):
+        def interrupted(self, callbacks=(), epochs=None, stop=None):
             begun.append(self.config)
             fit(self, callbacks, epochs=1 if len(begun) == number else None)
             if len(begun) == number:

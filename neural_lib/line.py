@@ -1,0 +1,86 @@
+"""What process 0 and the others let each other know outside of training: that something is to come, or that it ends.
+
+Through the store that their launcher keeps, in which one can wait for longer than a collective operation may take.
+"""
+
+import contextlib
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from neural_lib.errors import ProcessLostError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+    from neural_lib.interrupts import Stop
+
+ALONE_LIMIT = timedelta(hours=1)  # for what process 0 does alone: a download, the test, the figures
+SAVING_LIMIT = timedelta(seconds=25)  # for it to save its state after a signal; torchrun kills 30 s after one
+LAST_WORD_LIMIT = timedelta(seconds=5)  # for it to say that it ends
+HEARD_LIMIT = timedelta(seconds=2)  # for the others to hear that; the store may go with it
+AT_ONCE = timedelta(0)
+POLL = 0.02  # seconds between two looks
+
+END, LEFT = "end", "left"  # keys in the store
+
+
+class Ended(Exception):
+    """Process 0 has nothing more to tell."""
+
+
+class Line:
+    """Between process 0, which sets keys in the store, and the others, which wait for them."""
+
+    def __init__(self, store: "Store", rank: int, count: int) -> None:
+        self.store, self.rank, self.count = store, rank, count
+
+    def say(self, key: str, value: str = "") -> None:
+        """Set a key, for whoever waits for it."""
+        self.store.set(key, value)
+
+    def wait_for(
+        self,
+        key: str,
+        stop: "Stop | None" = None,
+        limit: timedelta = ALONE_LIMIT,
+        after_signal: timedelta = AT_ONCE,
+    ) -> str:
+        """What process 0 says under this key, as soon as it does.
+
+        stop: after a signal, which process 0 has got too, only so long is waited. Raises Ended where it ends instead,
+        and ProcessLostError where it says nothing in time.
+        """
+        end = time.monotonic() + limit.total_seconds()
+        while not self.store.check([key]):
+            if self.store.check([END]):
+                raise Ended
+            if stop and stop.noted:
+                end, stop = min(end, time.monotonic() + after_signal.total_seconds()), None
+            if time.monotonic() > end:
+                raise ProcessLostError(f"process 0 of {self.count} says nothing any more")
+            time.sleep(POLL)
+        return self.store.get(key).decode()
+
+    def ends(self, limit: timedelta) -> bool:
+        """Wait until process 0 says that it ends; whether it did."""
+        with contextlib.suppress(ProcessLostError, RuntimeError):  # a store that has gone with it
+            try:
+                self.wait_for("nothing else", limit=limit)
+            except Ended:
+                return True
+        return False
+
+    def leave(self, lost: bool) -> None:
+        """Say the last word: process 0 that it ends, and it waits for the others' that they have heard it.
+
+        lost: whether one of them has gone already, which is not waited for.
+        """
+        with contextlib.suppress(RuntimeError):
+            if self.rank:
+                self.store.add(LEFT, 1)
+                return
+            self.say(END)
+            end = time.monotonic() + (0 if lost else HEARD_LIMIT.total_seconds())
+            while self.store.add(LEFT, 0) < self.count - 1 and time.monotonic() < end:
+                time.sleep(POLL)

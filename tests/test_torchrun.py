@@ -1,0 +1,210 @@
+"""train.py under torchrun, from the command line to its files."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, mind_ctrl_c
+from ranks import free_port
+
+from neural_lib import checkpoint
+
+DEADLINE = 200  # seconds
+# 24 steps an epoch, of 48 images and of 21
+DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--epochs", 2, "--batch-size", 48)
+MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """Run a script as so many processes; returns what torchrun and they wrote."""
+
+    def run(count: int, *arguments: object, script: str = "train.py", options=()) -> subprocess.CompletedProcess:
+        command = command_of(count, script, arguments, options)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE
+        )
+
+    return run
+
+
+def command_of(count: int, script: str, arguments, options=()) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *options]
+    return [str(each) for each in (*launcher, ROOT / script, *arguments)]
+
+
+def environment() -> dict:
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+def own_lines(stderr: str) -> list[str]:
+    """What train.py said there, without torchrun's own remarks and report."""
+    return [line for line in stderr.splitlines() if re.match(r"train\.py: |\[[A-Z]+\]", line)]
+
+
+def rows_of(folder: Path) -> list[dict]:
+    with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_history(folder: Path, other: Path) -> None:
+    rows, others = rows_of(folder), rows_of(other)
+    assert [(row["run"], row["epoch"]) for row in rows] == [(row["run"], row["epoch"]) for row in others]
+    for row, expected in zip(rows, others, strict=True):
+        for name in MEASURES:
+            assert float(row[name]) == pytest.approx(float(expected[name]), abs=1e-4), name
+
+
+def test_a_grid_under_torchrun_is_the_grid_of_one_process(torchrun, run_train, tmp_path):
+    grid = (*DIGITS, "--lr", 0.001, 0.003)
+    done = torchrun(2, *grid, "-m", "two/model.pth", "-p", "two/plot.png", "--logdir", "two/runs")
+    assert done.returncode == 0, done.stderr
+    assert "[INFO] batches of 48 images: 24 in each of 2 processes\n" in done.stdout
+    for once in ("loading the digits dataset", "run 2 of 2: ", "evaluating the network", "wrote two/model.pth"):
+        assert done.stdout.count(once) == 1, once  # process 0 alone speaks
+    assert all("points apart" in line for line in own_lines(done.stderr))
+    assert run_train(*grid, "--quiet", "-m", "one/model.pth", "-p", "one/plot.png")[0] == 0
+    assert_same_history(tmp_path / "two", tmp_path / "one")
+    scores = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("one", "two")]
+    assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
+    assert not (tmp_path / "two" / "checkpoint.pth").exists() and len(list((tmp_path / "two" / "runs").iterdir())) == 2
+
+
+def test_what_is_refused_is_refused_once(torchrun):
+    done = torchrun(2, "--lr", "fast")
+    assert own_lines(done.stderr) == [
+        "train.py: error: argument --lr: invalid float value: 'fast' (--help lists the options)"
+    ]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_others_that_can_not_be_reached_are_waited_for_only_so_long(run_python, rank):
+    code = """
+import sys
+from datetime import timedelta
+from neural_lib import cli, runtime
+import train
+runtime.MEETING_LIMIT = timedelta(seconds=3)
+sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
+"""
+    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = run_python("-c", code, *DIGITS, "--quiet", **place)
+    assert done.returncode == 1
+    told = f"process {rank} of 2 found no others at 127.0.0.1:{place['MASTER_PORT']} within 3 s ("
+    assert done.stderr.startswith(f"train.py: error: {told}") and done.stderr.count("\n") == 1
+
+
+# --- failures, and going on after them ---
+
+
+def uninterrupted(run_train, tmp_path) -> Path:
+    assert run_train(*DIGITS, "--quiet", "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    return tmp_path / "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_killed_process_ends_all_with_one_message_and_another_number_goes_on(torchrun, run_train, tmp_path, rank):
+    """Killed at the end of epoch 2, so that the state is the one after epoch 1."""
+    whole = uninterrupted(run_train, tmp_path)
+    done = torchrun(3, rank, "killed", 2, *DIGITS, script="tests/dying_train.py")
+    assert done.returncode == 1
+    (message,) = own_lines(done.stderr)
+    assert message.startswith("train.py: error: one of the 3 processes has ended, or can't be reached any more")
+    if rank:
+        assert re.search(r"keeps epoch \d; the same command with --resume goes on with epoch 2, step 1$", message)
+    else:
+        assert message.endswith(": process 0, it seems; --resume goes on with the last state it saved")
+    done = torchrun(2, *DIGITS, "--resume")
+    assert done.returncode == 0 and "[INFO] going on with epoch 2 of 2, step 1\n" in done.stdout, done.stderr
+    assert_same_history(tmp_path / "output", whole)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_itself_says_why(torchrun):
+    done = torchrun(2, 1, "memory", 1, *DIGITS, "--quiet", script="tests/dying_train.py")
+    why, lost = sorted(own_lines(done.stderr), reverse=True)
+    assert why.startswith("train.py: error: process 1 of 2: out of memory; a smaller --batch-size")
+    assert lost.startswith("train.py: error: one of the 2 processes has ended, or can't be reached any more; output/")
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_is_waited_for_only_so_long(torchrun):
+    done = torchrun(2, 1, "stuck", 2, *DIGITS, "--quiet", script="tests/dying_train.py")
+    (message,) = own_lines(done.stderr)
+    assert message.startswith(
+        "train.py: error: one of the 2 processes does not answer any more; output/model.pth keeps"
+    )
+    assert message.endswith("--resume goes on with epoch 2, step 1")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_anew_and_the_run_goes_on_where_it_was(torchrun, run_train, tmp_path):
+    whole = uninterrupted(run_train, tmp_path)
+    restarts = ("--max-restarts", 1)
+    done = torchrun(2, 1, "killed", 2, *DIGITS, "--resume", script="tests/dying_train.py", options=restarts)
+    assert done.returncode == 0, done.stderr
+    assert "[INFO] going on with epoch 2 of 2, step 1\n" in done.stdout
+    assert_same_history(tmp_path / "output", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_torchrun_ends_all_in_order_and_one_process_goes_on(run_train, tmp_path, signum):
+    whole = uninterrupted(run_train, tmp_path)
+    process = subprocess.Popen(
+        command_of(2, "train.py", [*DIGITS, "--checkpoint-every", 5]), cwd=tmp_path, env=environment(), text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=mind_ctrl_c,
+    )  # fmt: skip
+    while not (tmp_path / "output" / "checkpoint.pth").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signum)
+    (message,) = own_lines(process.communicate(timeout=DEADLINE)[1])
+    assert re.search(
+        r"error: interrupted; .*; the same command with --resume goes on with epoch \d, step \d+$", message
+    )
+    assert run_train(*DIGITS, "--quiet", "--resume")[0] == 0
+    assert_same_history(tmp_path / "output", whole)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_for_bit_where_they_were(torchrun, tmp_path):
+    """Of three, the order in which gradients are added up changes after the first step."""
+    assert torchrun(2, *DIGITS, "--quiet", "-m", "whole/model.pth", "-p", "whole/plot.png").returncode == 0
+    torchrun(2, 1, "killed", 2, *DIGITS, "--quiet", script="tests/dying_train.py")
+    assert torchrun(2, *DIGITS, "--quiet", "--resume").returncode == 0
+    saved = [checkpoint.load(tmp_path / folder / "model.pth").state_dict for folder in ("whole", "output")]
+    assert all(value.equal(saved[1][name]) for name, value in saved[0].items())
+
+
+@pytest.mark.slow
+def test_a_loss_that_became_nan_fails_its_run_alone(torchrun, tmp_path):
+    done = torchrun(2, *DIGITS, "--quiet", "--lr", 1e30, 0.001)
+    assert done.returncode == 1 and sum("run 1 failed: " in line for line in own_lines(done.stderr)) == 1
+    assert json.loads((tmp_path / "output" / "results.json").read_text())["finished"] == [2]
+
+
+@pytest.mark.slow
+def test_ranks_can_be_told_by_hand(tmp_path):
+    """As other launchers do: the store is process 0's own then, and goes with it."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *map(str, DIGITS), "--quiet"], cwd=tmp_path,
+            env=os.environ | place | {"RANK": str(rank)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    told = [process.communicate(timeout=DEADLINE) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert told[1] == ("", "") and told[0][0] == ""
