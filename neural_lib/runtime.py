@@ -100,7 +100,8 @@ class Group(Processes):
     def device_type(self, stop: interrupts.Stop) -> str | None:
         """The kind of device that all compute on, as process 0 says; None where it ends instead, or a signal comes."""
         try:
-            return self.line.wait_for("device", stop)
+            with self.connected():
+                return self.line.wait_for("device", stop)
         except (Ended, ProcessLostError):
             if stop.noted:
                 return None
