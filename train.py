@@ -14,8 +14,6 @@ import logging
 import sys
 import textwrap
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
 from neural_lib import (
     cli,
@@ -37,12 +35,6 @@ from neural_lib.errors import RunError, UserError
 from neural_lib.fallback import FALLBACK, load_data
 from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, locked, sweep
 from neural_lib.runs import RunManager
-
-if TYPE_CHECKING:
-    from neural_lib.checkpoint import ModelFile
-    from neural_lib.loaders import ImageTensors
-    from neural_lib.saver import StateFile
-    from neural_lib.state import TrainingState
 
 MODEL_SUFFIXES = (".pth", ".pt")
 GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
@@ -83,90 +75,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-class Files(NamedTuple):
-    """What a run is written to."""
-
-    model: "ModelFile"
-    state: "StateFile"
-    data: str  # the fingerprint of what is trained on, which the state tells
-
-
-def train_run(
-    run: tuple,
-    config: TrainConfig,
-    images: "ImageTensors",
-    manager: RunManager,
-    files: "Files",
-    resumed: "TrainingState | None",
-    args: argparse.Namespace,
-    processes: runtime.Processes,
-) -> None:
-    """Train one of the manager's runs, on `images` less those that validate; its network is kept where it is the best.
-
-    An epoch better than all before is saved at once, but in the place of a finished run's network only when its own run
-    has finished. resumed: where to begin, if not at the beginning. A signal ends it between two steps, its state saved.
-    """
-    from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, EndTogether, Progress, Recorder
-    from neural_lib.checkpoint import for_run
-    from neural_lib.experiment import Experiment
-    from neural_lib.follower import Training
-    from neural_lib.saver import StateSaver, restore
-
-    info, device = datasets.DATASETS[config.dataset], images.images.device
-    of_run = f"run {manager.number_of(run)}, " if len(manager.runs) > 1 else ""
-    experiment = Experiment(config, info, images, processes)
-    train_size, val_size = len(experiment.train_set), len(experiment.val_set)
-    if not of_run:
-        log.info("initialized the %s model", config.arch)
-        log.info("%d images to train on, %d to validate", train_size, val_size)
-    if processes.count > 1:
-        log.info("%s", launch.share_in_words(config.batch_size, processes.count))
-    if harder := config.regularisation():
-        log.info("training, not validation, is with %s", ", ".join(harder))
-
-    save = partial(files.model.save, for_run(config, info, experiment.arch_args), of_run)
-    at_once = not manager.records.finished
-    best = BestEpoch(experiment.model, config.monitor, on_improved=save if at_once else None)
-    early = EarlyStopping(best, config.patience, config.epochs)
-    behind = {}
-    if resumed:
-        restore(resumed, experiment, best)
-        behind = {"done": resumed.measures, "seconds": resumed.seconds}
-        log.info("going on with epoch %d of %d, step %d", resumed.epoch, config.epochs, resumed.step + 1)
-        if at_once and best.epoch:  # what is there may be of a later epoch, or nothing
-            save(best.state_dict, best.metrics)
-    state_saver = StateSaver(files.state, experiment, best, early, manager, files.data, args.checkpoint_every)
-
-    def keep_network() -> None:
-        if not at_once:
-            save(best.state_dict, best.metrics)
-        files.model.last_try()
-
-    watched = experiment.model, experiment.train_loader, experiment.optimizer
-    with (
-        interrupts.noted() as stop,
-        manager.run(run, *watched, on_best=keep_network, **behind),
-        Progress(config.epochs, train_size, args.quiet, with_f1=config.monitor == "f1") as progress,
-    ):
-        log.info("training the network...")
-        if args.compile:
-            log.info("torch.compile: the first batches wait for the compiler...")
-            experiment.model.compile()
-        start = machine.now(device)
-        again, together = AfterEpoch(files.model.try_again), EndTogether(processes, early)
-        processes.tell(Training(config, resumed, args.compile))
-        try:
-            experiment.fit([Recorder(manager), again, best, progress, early, together, state_saver], stop=stop)
-        except interrupts.StoppedBetweenSteps:
-            files.model.try_again()
-            state_saver.save()
-            raise
-        before = f", after {resumed.seconds:.2f}s before the interruption" if resumed else ""
-        log.info("total time taken to train the model: %.2fs%s", machine.now(device) - start, before)
-    files.state.where = ""
-    stop.check()  # a signal after the last step
-
-
 def main(argv=None) -> int:
     place = launch.place()
     if place.rank:  # under torchrun, all but process 0
@@ -202,9 +110,11 @@ def main(argv=None) -> int:
         check_input(model_path, "--model", otherwise=best_of)
 
     machine.tune_for_cpu()
-    from neural_lib import checkpoint, saver, state
+    from neural_lib import checkpoint, state
     from neural_lib.callbacks import runs_bar
     from neural_lib.loaders import ImageTensors
+    from neural_lib.saver import StateFile
+    from neural_lib.session import Session
 
     # device and precision
     machine.share_cores(place)
@@ -233,14 +143,16 @@ def main(argv=None) -> int:
     log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
-    files = Files(model_file, saver.StateFile(state_path), datasets.fingerprint(data.train))
+    state_file, fingerprint = StateFile(state_path), datasets.fingerprint(data.train)
+    how = {"compiles": args.compile, "checkpoint_every": args.checkpoint_every, "quiet": args.quiet}
+    session = Session(train_val, fingerprint, manager, model_file, state_file, processes, **how)
     if records.finished:
         saved = checkpoint.load(model_path)
         model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
         log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
     number, unfinished = 0, [manager.number_of(run) for run in manager.unfinished()]
-    if resumed := state.find(resume_from, configs, records.finished, files.data, device.type):
-        files.state.where, number = resumed.state.where(), resumed.run
+    if resumed := state.find(resume_from, configs, records.finished, fingerprint, device.type):
+        state_file.where, number = resumed.state.where(), resumed.run
         unfinished.sort(key=lambda each: each != number)  # first, for another one would replace its state
         if resumed.state.best and not records.finished and model_path.exists():
             model_file.kept = f"{model_path} keeps epoch {resumed.state.best['metrics']['epoch']}"
@@ -250,7 +162,7 @@ def main(argv=None) -> int:
     digits = f" --dataset {data.dataset}" if data.warning else ""
 
     def what_is_kept() -> str:
-        return resume.what_is_kept(model_file.kept, files.state.where, records, number, digits)
+        return resume.what_is_kept(model_file.kept, state_file.where, records, number, digits)
 
     cli.when_interrupted(what_is_kept)
     with runs_bar(records.count, len(records.finished), args.quiet) as bar:
@@ -261,20 +173,20 @@ def main(argv=None) -> int:
                     log.info("run %d of %d: %s", number, records.count, told)
                 goes_on = resumed.state if resumed and resumed.run == number else None
                 run, config = manager.runs[number - 1], configs[number - 1]
-                train_run(run, config, train_val, manager, files, goes_on, args, processes)
+                session.train(run, config, goes_on)
             except (RunError, RuntimeError, MemoryError) as error:
                 model_file.try_again()
                 if processes.parted_by(error):
                     raise RunError(f"{cli.reason_of(error)}{what_is_kept()}") from None
                 manager.fail_run(manager.runs[number - 1], cli.reason_of(error))
                 if is_grid or isinstance(error, RunError):
-                    files.state.remove()  # the next run would replace it; going on would lead there again
+                    state_file.remove()  # the next run would replace it; going on would lead there again
                 if is_grid:
                     log.error("run %d failed: %s", number, cli.reason_of(error))
             bar.update()
     if not records.finished:
         which = f"all {records.count} runs failed, the last one because " if is_grid else ""
-        goes_on = f"; --resume goes on with {files.state.where}" if files.state.where else ""
+        goes_on = f"; --resume goes on with {state_file.where}" if state_file.where else ""
         raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}{goes_on}")
 
     # test, once, the network that validated best, and in float32, as whoever loads it will compute
@@ -287,7 +199,7 @@ def main(argv=None) -> int:
     attempts = Attempts()  # from here on a full disk costs a file and not the run
     with attempts:
         checkpoint.save(saved, model_path)
-    files.state.remove()
+    state_file.remove()
 
     # report
     log.info("classification report\n%s", report.text(saved, test))

@@ -71,6 +71,7 @@ MODULES = [
     "options",
     "cli",
     "follower",
+    "session",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
