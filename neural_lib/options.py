@@ -19,7 +19,7 @@ OPTIONS = {  # flags: what it is; type, choices and defaults are config's
     ("-a", "--arch"): f"network: {', '.join(ARCHS)}",
     ("--width",): f"filters of the first layers, of {' and '.join(HAVE_WIDTH)} alone; 0: its own",
     ("--epochs",): "passes over the training images",
-    ("-b", "--batch-size"): "images per optimizer step",
+    ("-b", "--batch-size"): "images per optimizer step, of all processes",
     ("--shuffle",): "draw a new order of the images each epoch",
     ("--optimizer",): "how gradients become steps",
     ("--lr",): "learning rate, the highest one of a schedule",

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from neural_lib import devices
+from neural_lib.errors import UserError
+from neural_lib.launch import Place
 
 CPU = torch.device("cpu")
 
@@ -46,3 +48,45 @@ def test_autocast_is_on_for_bfloat16_alone():
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         with devices.autocast(CPU, precision):
             assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype == dtype
+
+
+# --- several processes on a machine ---
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Let torch find an accelerator; returns the numbers of the GPUs that processes take."""
+    taken = []
+
+    def find(kind: str, gpus: int = 0) -> list[int]:
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+        return taken
+
+    return find
+
+
+def test_each_of_several_processes_takes_a_gpu_of_its_own(accelerator):
+    taken = accelerator("cuda", gpus=4)
+    for name in ("auto", "cuda"):
+        device, _ = devices.select_device(name, Place(rank=6, count=8, local_rank=2, local_count=4))
+        assert device == torch.device("cuda", 2)
+    assert taken == [2, 2]
+    assert devices.select_device("cuda")[0] == torch.device("cuda") and taken == [2, 2]
+
+
+def test_more_processes_than_gpus_are_refused(accelerator):
+    accelerator("cuda", gpus=1)
+    with pytest.raises(UserError, match="2 processes on a machine with 1 GPU; give torchrun --nproc-per-node 1, or"):
+        devices.select_device("auto", Place(1, 2, 1, 2))
+
+
+def test_an_accelerator_that_processes_can_not_share_is_for_one_alone(accelerator):
+    accelerator("mps")
+    assert devices.select_device("auto")[0].type == "mps"
+    assert devices.select_device("auto", Place(0, 2, 0, 2))[0].type == "cpu"
+    with pytest.raises(UserError, match="--device mps: for one process alone; start several with --device cpu"):
+        devices.select_device("mps", Place(0, 2, 0, 2))

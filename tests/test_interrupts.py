@@ -153,3 +153,29 @@ def test_a_second_run_on_the_same_outputs_is_refused_while_the_first_lives(tmp_p
     third.communicate(timeout=60)
     assert third.returncode == 2  # of another number of epochs, but not locked out
     assert json.loads(Path(tmp_path, "a/results.json").read_text())["finished"] == []
+
+
+def test_under_a_launcher_one_signal_counts(run_python):
+    """A scheduler and the launcher may both send it; and what ends already is not to be ended."""
+    code = """
+import os, signal
+from neural_lib import cli, interrupts
+
+def main(_):
+    interrupts.heed_only_first()
+    with interrupts.noted() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            stop.check()
+        except interrupts.StoppedBetweenSteps:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+status = cli.run(main, "a.py")
+os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(status)
+"""
+    done = run_python("-c", code)
+    assert (done.returncode, done.stderr) == (143, "a.py: error: interrupted\n")

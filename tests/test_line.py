@@ -1,0 +1,68 @@
+"""Process 0 and another one, here in two threads, with a store that torch keeps within a process."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from torch.distributed import HashStore
+
+from neural_lib.errors import ProcessLostError
+from neural_lib.interrupts import Stop
+from neural_lib.line import AT_ONCE, Ended, Line
+
+SHORT, LONG = timedelta(seconds=0.1), timedelta(seconds=60)
+
+
+@pytest.fixture
+def both() -> tuple[Line, Line]:
+    store = HashStore()
+    return Line(store, rank=0, count=2), Line(store, rank=1, count=2)
+
+
+def test_the_others_wait_until_process_0_says_something(both):
+    first, other = both
+    threading.Timer(0.1, first.say, ("device", "cpu")).start()
+    assert other.wait_for("device", limit=LONG) == "cpu"
+    assert other.wait_for("device", limit=AT_ONCE) == "cpu"
+
+
+def test_they_wait_only_so_long(both):
+    with pytest.raises(ProcessLostError, match="process 0 of 2 says nothing any more"):
+        both[1].wait_for("device", limit=SHORT)
+
+
+def test_after_a_signal_they_wait_less(both):
+    stop = Stop()
+    threading.Timer(0.1, setattr, (stop, "noted", 15)).start()
+    with pytest.raises(ProcessLostError):
+        both[1].wait_for("device", stop, limit=LONG, after_signal=SHORT)
+
+
+def test_where_process_0_ends_they_hear_it_and_it_waits_for_that(both):
+    first, other = both
+    assert not other.ends(SHORT)
+    leaving = threading.Thread(target=first.leave, args=(False,))
+    leaving.start()
+    with pytest.raises(Ended):
+        other.wait_for("message 1", limit=LONG)
+    assert other.ends(LONG) and leaving.is_alive()
+    other.leave(lost=False)
+    leaving.join(timeout=60)
+    assert not leaving.is_alive()
+
+
+def test_one_that_is_lost_is_not_waited_for(both):
+    both[0].leave(lost=True)  # or this would be the end of the test's time
+    assert both[1].ends(AT_ONCE)
+
+
+def test_a_store_that_has_gone_is_no_word_from_process_0():
+    class Gone:
+        def check(self, *_):
+            raise RuntimeError("Connection reset by peer")
+
+        add = check
+
+    line = Line(Gone(), rank=1, count=2)
+    assert not line.ends(LONG)
+    line.leave(lost=True)
