@@ -10,8 +10,9 @@ train.py would, and process 0 times the steps:
 - "share": one process with as many of them as each of several has, as on a machine of its own;
 - "together": several processes, each with its share of the cores.
 
-Prints the medians of the rounds, what a step costs besides computing (from a line through the share's steps), how long
-the gradients' all-reduce takes on its own, and, as the last line, the same as JSON. GPUs: each process takes one.
+Prints the medians of the rounds, what a step of several costs besides computing its part (of the batches whose part is
+another size that is measured), how long the gradients' all-reduce takes on its own, and, as the last line, the same as
+JSON. GPUs: each process takes one.
 """
 
 import argparse
@@ -125,12 +126,6 @@ def measure(count: int, threads: int, args: argparse.Namespace) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def line_through(points: dict[int, float]) -> tuple[float, float]:
-    """Seconds a step and seconds an image, by least squares through {batch size: seconds}."""
-    slope, intercept = statistics.linear_regression(list(points), list(points.values()))
-    return intercept, slope
-
-
 def compare(args: argparse.Namespace) -> None:
     share = max(1, args.cores // args.processes)
     kinds = {"alone": (1, args.cores), "share": (1, share), "together": (args.processes, share)}
@@ -162,20 +157,25 @@ def compare(args: argparse.Namespace) -> None:
             ratios += f"{f'{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})':>26}"
         print(f"{f'together, times as fast as {other}':28}{ratios}")
 
-    per_step, per_image = line_through(medians["share"])
-    extra = statistics.median(
-        medians["together"][size] - (per_step + per_image * size / args.processes) for size in args.batch_sizes
-    )
+    pairs = [(size, size // args.processes) for size in args.batch_sizes if size // args.processes in args.batch_sizes]
+    if not pairs:
+        sys.exit("no batch size is that of another one's part: what a step costs besides can't be told")
+    share, together = medians["share"], medians["together"]
+    per_image = statistics.median((share[size] - share[part]) / (size - part) for size, part in pairs)
+    extra = statistics.median(together[size] - share[part] for size, part in pairs)
     keys = ("all_reduce", "smallest")
     reduce, smallest = (statistics.median(one[key] for one in rounds["together"]) for key in keys)
-    print(f"a step of share: {per_step * 1e3:.2f} ms and {per_image * 1e3:.3f} ms an image")
     volume = rounds["together"][0]["parameters"] * 4 / 1e6
-    print(f"together, besides: {extra * 1e3:.2f} ms a step; on its own an all-reduce of {volume:.2f} MB takes "
-          f"{reduce * 1e3:.2f} ms, of one number {smallest * 1e3:.2f} ms")  # fmt: skip
+    print(f"share: {per_image * 1e3:.3f} ms an image; a step together takes {extra * 1e3:.2f} ms longer than one of share "
+          "with a part of its batch;")  # fmt: skip
+    print(
+        f"on its own an all-reduce of {volume:.2f} MB takes {reduce * 1e3:.2f} ms, of one number {smallest * 1e3:.2f} ms"
+    )
     from_on = extra / (per_image * (1 - 1 / args.processes))
     print(f"so {args.processes} of share pay from batches of {from_on:.0f} images on")
     print(json.dumps({
-        "benchmark": "processes", "arch": args.arch, "rounds": rounds, "extra_ms": extra * 1e3, "pays_from": from_on,
+        "benchmark": "processes", "arch": args.arch, "rounds": rounds, "ms_an_image": per_image * 1e3,
+        "extra_ms": extra * 1e3, "pays_from": from_on,
         "cpus": args.cores, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
     }))  # fmt: skip
 
