@@ -166,11 +166,9 @@ def compare(args: argparse.Namespace) -> None:
     keys = ("all_reduce", "smallest")
     reduce, smallest = (statistics.median(one[key] for one in rounds["together"]) for key in keys)
     volume = rounds["together"][0]["parameters"] * 4 / 1e6
-    print(f"share: {per_image * 1e3:.3f} ms an image; a step together takes {extra * 1e3:.2f} ms longer than one of share "
-          "with a part of its batch;")  # fmt: skip
-    print(
-        f"on its own an all-reduce of {volume:.2f} MB takes {reduce * 1e3:.2f} ms, of one number {smallest * 1e3:.2f} ms"
-    )
+    print(f"share: {per_image * 1e3:.3f} ms an image; together, a step takes {extra * 1e3:.2f} ms longer than share's "
+          f"with a part of the batch;\non its own an all-reduce of {volume:.2f} MB takes {reduce * 1e3:.2f} ms, of one "
+          f"number {smallest * 1e3:.2f} ms")  # fmt: skip
     from_on = extra / (per_image * (1 - 1 / args.processes))
     print(f"so {args.processes} of share pay from batches of {from_on:.0f} images on")
     print(json.dumps({
