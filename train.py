@@ -14,6 +14,7 @@ import logging
 import sys
 import textwrap
 from dataclasses import replace
+from functools import partial
 
 from neural_lib import (
     cli,
@@ -80,7 +81,7 @@ def main(argv=None) -> int:
     if place.rank:  # under torchrun, all but process 0
         from neural_lib.follower import follow
 
-        return follow(place)
+        return follow(place, partial(parse_args, argv))
     if place.count > 1:
         interrupts.heed_only_first()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_lib.config import TrainConfig
-from neural_lib.runtime import ALONE, Processes
+from neural_lib.processes import ALONE, Processes
 
 CONTROL_POINTS = 5  # a side, of the elastic field: 7 pixels apart on 28, so that strokes bend and don't fray
 
@@ -52,9 +52,12 @@ class RandomDistortion(nn.Module):
         if not self.resamples:
             return images.float()
         count, _, height, width = images.shape
-        grid = functional.affine_grid(self._affine(images), list(images.shape), align_corners=False)
+        affine = self._affine(images)
+        noise = self._draw(torch.randn, images, 2 * len(self.weights)) if self.elastic else None  # (N, 50)
+        if not count:  # the part of a process that gets none, which has drawn as the others have
+            return images.float()
+        grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
         if self.elastic:
-            noise = self._draw(torch.randn, images, 2 * len(self.weights))  # (N, 50)
             bend = (noise.reshape(count * 2, -1) @ self.weights).view(count, 2, height, width)  # -> (N, 2, H, W)
             grid += self.elastic * bend.permute(0, 2, 3, 1)  # -> (N, H, W, 2)
         return functional.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
 from neural_lib.monitor import judged_by
+from neural_lib.processes import Processes
 from neural_lib.runs import RunManager
-from neural_lib.runtime import Processes
 from neural_lib.training import Callback
 
 log = logging.getLogger(__name__)

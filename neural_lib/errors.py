@@ -13,6 +13,10 @@ class RunError(Exception):
     exit_status = 1
 
 
+class DivergedError(RunError):
+    """A loss became NaN or infinite; where several processes train together, in all of them."""
+
+
 class ProcessLostError(RunError):
     """Of several processes that train together one has gone or doesn't answer, so that the others can't go on."""
 

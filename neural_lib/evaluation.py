@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from neural_lib.devices import autocast
 from neural_lib.metrics import confusion_matrix, macro_f1
-from neural_lib.runtime import ALONE, Processes
+from neural_lib.processes import ALONE, Processes
 
 # yields (images, labels) ready for the model, on its device: float (N, C, H, W) and int64 (N,)
 Loader = Iterable[tuple[Tensor, Tensor]]

@@ -10,12 +10,12 @@ from neural_lib import seeds
 from neural_lib.augment import RandomDistortion
 from neural_lib.config import TrainConfig, shown
 from neural_lib.datasets import DatasetInfo
-from neural_lib.errors import RunError
+from neural_lib.errors import DivergedError
 from neural_lib.interrupts import Stop
 from neural_lib.loaders import EVAL_BATCH_SIZE, Checked, ImageTensors, Normalisation, make_loader, split
 from neural_lib.models import build_model
 from neural_lib.optim import build_loss, build_optimizer, build_scheduler
-from neural_lib.runtime import ALONE, Processes
+from neural_lib.processes import ALONE, Processes
 from neural_lib.training import Callback, History, NonFiniteLossError, Position, fit
 
 
@@ -68,8 +68,8 @@ class Experiment:
         """Train and validate from `position` on, to the last epoch of the configuration or so many more as are given.
 
         stop: looked at between two batches; a signal that it has noted ends the training there, in all processes.
-        Raises StoppedBetweenSteps then, RunError, with advice, where a loss becomes NaN or infinite, ProcessLostError
-        where another process is gone.
+        Raises StoppedBetweenSteps then, DivergedError, with advice, where a loss becomes NaN or infinite, and
+        ProcessLostError where another process has gone.
         """
         last = self.position.epoch - 1 + epochs if epochs else self.config.epochs
         seeds.diverge(self.processes.rank)
@@ -84,4 +84,4 @@ class Experiment:
                     self.scheduler, self.config.precision, callbacks, self.position, self.processes,
                 )  # fmt: skip
         except NonFiniteLossError as error:
-            raise RunError(f"{error}; try a lower --lr than {shown(self.config.lr)}") from None
+            raise DivergedError(f"{error}; try a lower --lr than {shown(self.config.lr)}") from None

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -26,6 +27,12 @@ class Stop:
 
     def __init__(self) -> None:
         self.noted = 0  # the signal's number; 0: none
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a signal arrives."""
+        end = time.monotonic() + seconds
+        while not self.noted and time.monotonic() < end:
+            time.sleep(0.02)
 
     def check(self) -> None:
         """Raise StoppedBetweenSteps where a signal has arrived."""

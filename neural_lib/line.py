@@ -4,6 +4,8 @@ Through the store that their launcher keeps, in which one can wait for longer th
 """
 
 import contextlib
+import os
+import socket
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,10 +21,9 @@ ALONE_LIMIT = timedelta(hours=1)  # for what process 0 does alone: a download, t
 SAVING_LIMIT = timedelta(seconds=25)  # for it to save its state after a signal; torchrun kills 30 s after one
 LAST_WORD_LIMIT = timedelta(seconds=5)  # for it to say that it ends
 HEARD_LIMIT = timedelta(seconds=2)  # for the others to hear that; the store may go with it
-AT_ONCE = timedelta(0)
 POLL = 0.02  # seconds between two looks
 
-END, LEFT = "end", "left"  # keys in the store
+FIRST, END, HERE, LEFT = "process 0", "end", "here", "left"  # keys in the store
 
 
 class Ended(Exception):
@@ -35,6 +36,38 @@ class Line:
     def __init__(self, store: "Store", rank: int, count: int) -> None:
         self.store, self.rank, self.count = store, rank, count
 
+    def introduce(self, device: str) -> None:
+        """Say which kind of device all are to compute on, and who process 0 is."""
+        self.say(FIRST, f"{socket.gethostname()} {os.getpid()}")
+        self.say("device", device)
+
+    def first_has_gone(self) -> bool:
+        """Whether process 0, which was there, has ended, or the store or its machine can't be reached."""
+        try:
+            if not self.store.check([FIRST]):
+                return False
+            host, process = self.store.get(FIRST).decode().split()
+            if host == socket.gethostname():
+                os.kill(int(process), 0)
+                return False
+        except PermissionError:  # to ask: it lives
+            return False
+        except (ProcessLookupError, RuntimeError):
+            pass
+        return True
+
+    def meet(self, limit: timedelta) -> None:
+        """Wait until all are here. Raises ProcessLostError where they aren't in time."""
+        end = time.monotonic() + limit.total_seconds()
+        here = self.store.add(HERE, 1)
+        while here < self.count:
+            if time.monotonic() > end:
+                raise ProcessLostError(
+                    f"only {here} of {self.count} processes have come within {limit.total_seconds():g} s"
+                )
+            time.sleep(POLL)
+            here = self.store.add(HERE, 0)
+
     def say(self, key: str, value: str = "") -> None:
         """Set a key, for whoever waits for it."""
         self.store.set(key, value)
@@ -44,29 +77,29 @@ class Line:
         key: str,
         stop: "Stop | None" = None,
         limit: timedelta = ALONE_LIMIT,
-        after_signal: timedelta = AT_ONCE,
     ) -> str:
         """What process 0 says under this key, as soon as it does.
 
-        stop: after a signal, which process 0 has got too, only so long is waited. Raises Ended where it ends instead,
-        and ProcessLostError where it says nothing in time.
+        Raises Ended where it ends instead, StoppedBetweenSteps after a signal that `stop` has noted, ProcessLostError
+        where it says nothing in time.
         """
         end = time.monotonic() + limit.total_seconds()
         while not self.store.check([key]):
             if self.store.check([END]):
                 raise Ended
-            if stop and stop.noted:
-                end, stop = min(end, time.monotonic() + after_signal.total_seconds()), None
+            if stop:
+                stop.check()
             if time.monotonic() > end:
                 raise ProcessLostError(f"process 0 of {self.count} says nothing any more")
             time.sleep(POLL)
         return self.store.get(key).decode()
 
     def ends(self, limit: timedelta) -> bool:
-        """Wait until process 0 says that it ends; whether it did."""
+        """Wait until process 0, once it was there, says that it ends; whether it did."""
         with contextlib.suppress(ProcessLostError, RuntimeError):  # a store that has gone with it
             try:
-                self.wait_for("nothing else", limit=limit)
+                if self.store.check([FIRST]):
+                    self.wait_for("nothing else", limit=limit)
             except Ended:
                 return True
         return False

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
 from neural_lib.config import TrainConfig
-from neural_lib.runtime import ALONE, Processes
+from neural_lib.processes import ALONE, Processes
 
 EVAL_BATCH_SIZE = 250  # images; scoring needs no gradients, so more fit at once, with fewer calls for each image
 

@@ -1,77 +1,30 @@
-"""The processes that train together: this one alone, or those that PyTorch's launcher, torchrun, has started.
+"""Several processes that train together, started by PyTorch's launcher, torchrun: all that is torch.distributed.
 
-torchrun gives several processes the same command, and each its place. Process 0 does all that is done once; the others
-train with it, each on its part of every batch. Alone, a process has the whole, and what it would do together with
-others does nothing.
+torchrun gives them the same command, and each its place. Process 0 does all that is done once; the others train with
+it, each on its part of every batch.
 
 torch is imported inside the functions: what is refused is refused before it is loaded.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from neural_lib import interrupts
-from neural_lib.errors import ProcessLostError, RunError
+from neural_lib.errors import DivergedError, ProcessLostError, RunError
 from neural_lib.launch import Place, attempt, meeting_point, wait_until_reached
-from neural_lib.line import LAST_WORD_LIMIT, Ended, Line
+from neural_lib.line import Line
+from neural_lib.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 MEETING_LIMIT = timedelta(minutes=2)  # for the processes to find each other; they start at the same time
 STEP_LIMIT = timedelta(minutes=10)  # for the others to come as far as this one has
 AGREE_EVERY = 10  # batches between two agreements whether to stop: each costs up to a millisecond
-
-
-class Processes:
-    """Those who train together: here one process, which has the whole of everything."""
-
-    rank, count = 0, 1
-
-    def part(self, batch: "Tensor") -> "Tensor":
-        """This process's part of a batch (N, ...): every count-th, from its rank on, none where they don't suffice."""
-        return batch
-
-    def whole(self, part: "Tensor") -> int:
-        """How many are in the batch that this is a part of."""
-        return len(part)
-
-    def replicate(self, model: "nn.Module") -> "nn.Module":
-        """The model, whose gradients will be those of the whole batch's mean loss; training begins."""
-        return model
-
-    def summed(self, sums: "Tensor") -> contextlib.AbstractContextManager:
-        """A context after which `sums`, of this process's part, are of the whole; they come together meanwhile."""
-        return contextlib.nullcontext()
-
-    def joined(self, rows: "Tensor") -> "Tensor":
-        """All rows (n, k) of what was dealt out as parts, in the order in which it was before."""
-        return rows
-
-    def check(self, stop: interrupts.Stop) -> None:
-        """Stop where a signal has arrived: all processes, and between the same two steps."""
-        stop.check()
-
-    def connected(self) -> contextlib.AbstractContextManager:
-        """A context in which an error of the connection to the others is a ProcessLostError."""
-        return contextlib.nullcontext()
-
-    def of_first(self, value: bool) -> bool:
-        """What process 0 has here."""
-        return value
-
-    def tell(self, message: object) -> None:
-        """Let the others, if any, hear something; process 0 alone may."""
-
-    def parted_by(self, error: Exception) -> bool:
-        """Whether, after this, the others are no more where this process is, so that they can't go on together."""
-        return False
-
-
-ALONE = Processes()
 
 
 class Group(Processes):
@@ -86,6 +39,7 @@ class Group(Processes):
 
         self.dist, self.place, self.rank, self.count = dist, place, place.rank, place.count
         self.messages, self.checks, self.batch_size = 0, 0, 0
+        self.lost = False  # another process
         host, port = meeting_point()
         try:
             if self.rank:
@@ -97,30 +51,26 @@ class Group(Processes):
             raise RunError(f"process {self.rank} of {self.count} {told}") from None
         self.line = Line(dist.PrefixStore(f"train {attempt()}", store), self.rank, self.count)
 
-    def device_type(self, stop: interrupts.Stop) -> str | None:
-        """The kind of device that all compute on, as process 0 says; None where it ends instead, or a signal comes."""
-        try:
-            with self.connected():
-                return self.line.wait_for("device", stop)
-        except (Ended, ProcessLostError):
-            if stop.noted:
-                return None
-            raise
+    def device_type(self, stop: interrupts.Stop) -> str:
+        """The kind of device that all compute on, as process 0 says. Raises line.Ended where it ends instead."""
+        with self.connected():
+            return self.line.wait_for("device", stop)
 
     def join(self, device: "torch.device") -> None:
         """Join the others, who compute on the same kind of device. Raises ProcessLostError where one doesn't come."""
         self.device = device
         backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
-        if self.rank == 0:
-            self.line.say("device", device.type)
         with self.connected():
+            if self.rank == 0:
+                self.line.introduce(device.type)
+            self.line.meet(MEETING_LIMIT)  # a signal ends this wait, and not the one that comes now
             self.dist.init_process_group(
                 backend, store=self.line.store, rank=self.rank, world_size=self.count, timeout=STEP_LIMIT, **options
             )
 
-    def leave(self, lost: bool) -> None:
-        """The end of what is done together. lost: whether another process has gone already."""
-        self.line.leave(lost)
+    def leave(self) -> None:
+        """The end of what is done together."""
+        self.line.leave(self.lost)
         if self.dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 self.dist.destroy_process_group()
@@ -129,19 +79,16 @@ class Group(Processes):
 
     def tell(self, message):
         self.messages += 1
-        self.line.say(f"message {self.messages}")  # who waits for it may do so for longer than a broadcast may take
         with self.connected():
+            self.line.say(f"message {self.messages}")  # who waits for it may do so for longer than a broadcast may take
             self.dist.broadcast_object_list([message], device="cpu")
 
-    def hear(self, stop: interrupts.Stop) -> object | None:
-        """What process 0 tells next; None where it ends. Raises ProcessLostError where it has gone without a word.
-
-        stop: after a signal, which process 0 has got too, the wait is short.
-        """
+    def hear(self, stop: interrupts.Stop) -> object:
+        """What process 0 tells next. Raises line.Ended where it ends instead, StoppedBetweenSteps after a signal."""
         self.messages += 1
         message = [None]
-        with contextlib.suppress(Ended), self.connected():
-            self.line.wait_for(f"message {self.messages}", stop, after_signal=LAST_WORD_LIMIT)
+        with self.connected():
+            self.line.wait_for(f"message {self.messages}", stop)
             self.dist.broadcast_object_list(message, device="cpu")
         return message[0]
 
@@ -165,7 +112,9 @@ class Group(Processes):
             share_batch_norm(model, self._sum)
         else:
             SyncBatchNorm.convert_sync_batchnorm(model)
-        replica = DistributedDataParallel(model)
+        names = inspect.signature(DistributedDataParallel).parameters  # the older one is deprecated from torch 2.15 on
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        replica = DistributedDataParallel(model, **{buffers: False})  # they are the same in all anyway
 
         def weigh(_, __, log_probs: "Tensor") -> None:
             # the replicas' gradients are averaged, but their parts may differ in size, or have no image at all
@@ -202,8 +151,9 @@ class Group(Processes):
         if self.checks % AGREE_EVERY == 1:
             noted = torch.tensor(stop.noted)
             self.dist.all_reduce(noted, op=self.dist.ReduceOp.MAX)
-            stop.noted = int(noted)
-            stop.check()
+            if noted:  # a signal that came meanwhile is for the next time
+                stop.noted = int(noted)
+                stop.check()
 
     def of_first(self, value):
         import torch
@@ -215,7 +165,7 @@ class Group(Processes):
     # --- failures ---
 
     def parted_by(self, error):
-        return isinstance(error, ProcessLostError) or not isinstance(error, RunError)
+        return not isinstance(error, DivergedError)
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -227,6 +177,7 @@ class Group(Processes):
                 raise
             late = "timed out" in text or "timeout" in text
             why = "does not answer any more" if late else "has ended, or can't be reached any more"
+            self.lost = True
             interrupts.heed_none()  # the launcher will send one, to end what ends already
             raise ProcessLostError(f"one of the {self.count} processes {why}") from error
 
@@ -238,13 +189,8 @@ def together(place: Place, device: "torch.device") -> Iterator[Processes]:
         yield ALONE
         return
     group = Group(place)
-    lost = True
     try:
         group.join(device)
         yield group
-        lost = False
-    except BaseException as error:
-        lost = isinstance(error, ProcessLostError)
-        raise
     finally:
-        group.leave(lost)
+        group.leave()

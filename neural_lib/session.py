@@ -12,8 +12,8 @@ from neural_lib.datasets import DATASETS
 from neural_lib.experiment import Experiment
 from neural_lib.follower import Training
 from neural_lib.loaders import ImageTensors
+from neural_lib.processes import Processes
 from neural_lib.runs import RunManager
-from neural_lib.runtime import Processes
 from neural_lib.saver import StateFile, StateSaver, restore
 from neural_lib.state import TrainingState
 

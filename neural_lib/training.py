@@ -11,7 +11,7 @@ from neural_lib.devices import autocast
 from neural_lib.errors import RunError
 from neural_lib.evaluation import Evaluation, Loader, evaluate
 from neural_lib.metrics import RunningScores, batch_sums
-from neural_lib.runtime import ALONE, Processes
+from neural_lib.processes import ALONE, Processes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

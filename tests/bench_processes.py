@@ -69,7 +69,7 @@ def work(args: argparse.Namespace) -> None:
     if place.rank == 0:
         print(json.dumps(told), flush=True)
     if place.count > 1:
-        processes.leave(lost=False)
+        processes.leave()
 
 
 def build(args: argparse.Namespace, batch_size: int, images, processes):

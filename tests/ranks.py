@@ -20,7 +20,7 @@ RUNS = {
     "uneven": {"batch_size": 7, "arch": "lenet-slim", "label_smoothing": 0.1},
     "fewer than processes": {"batch_size": 2, "arch": "lenet-slim", "train_split": 0.3},
     "one-cycle": {"batch_size": 50, "optimizer": "adamw", "schedule": "one-cycle", "lr": 0.003},
-    "distorted": {"batch_size": 50, "rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.0, "elastic": 0.5,
+    "distorted": {"batch_size": 32, "rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.0, "elastic": 0.5,
                   "flip": True},
 }  # fmt: skip
 
@@ -182,7 +182,7 @@ def main() -> None:
         place = launch.place()
         if place.rank:
             group = runtime.Group(place)
-            stack.callback(group.leave, False)
+            stack.callback(group.leave)
             group.device_type(None)
             group.join(torch.device("cpu"))
         else:

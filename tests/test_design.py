@@ -20,6 +20,7 @@ MODULES = [
     "interrupts",
     "batch_norm",
     "line",
+    "processes",
     "runtime",
     "machine",
     "devices",
