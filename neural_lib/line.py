@@ -35,6 +35,7 @@ class Line:
 
     def __init__(self, store: "Store", rank: int, count: int) -> None:
         self.store, self.rank, self.count = store, rank, count
+        self.first = ""  # host and number of process 0, once it is there
 
     def introduce(self, device: str) -> None:
         """Say which kind of device all are to compute on, and who process 0 is."""
@@ -42,19 +43,16 @@ class Line:
         self.say("device", device)
 
     def first_has_gone(self) -> bool:
-        """Whether process 0, which was there, has ended, or the store or its machine can't be reached."""
+        """Whether process 0, which was there, has ended, or is on a machine that this one doesn't know of."""
+        host, _, process = self.first.partition(" ")
         try:
-            if not self.store.check([FIRST]):
-                return False
-            host, process = self.store.get(FIRST).decode().split()
             if host == socket.gethostname():
                 os.kill(int(process), 0)
-                return False
-        except PermissionError:  # to ask: it lives
+        except ProcessLookupError:
+            return True
+        except OSError:  # no right to ask: it lives
             return False
-        except (ProcessLookupError, RuntimeError):
-            pass
-        return True
+        return host not in ("", socket.gethostname())
 
     def meet(self, limit: timedelta) -> None:
         """Wait until all are here. Raises ProcessLostError where they aren't in time."""
@@ -67,6 +65,7 @@ class Line:
                 )
             time.sleep(POLL)
             here = self.store.add(HERE, 0)
+        self.first = self.store.get(FIRST).decode()
 
     def say(self, key: str, value: str = "") -> None:
         """Set a key, for whoever waits for it."""
@@ -96,9 +95,9 @@ class Line:
 
     def ends(self, limit: timedelta) -> bool:
         """Wait until process 0, once it was there, says that it ends; whether it did."""
-        with contextlib.suppress(ProcessLostError, RuntimeError):  # a store that has gone with it
+        with contextlib.suppress(ProcessLostError, RuntimeError):  # a store that has gone
             try:
-                if self.store.check([FIRST]):
+                if self.first:
                     self.wait_for("nothing else", limit=limit)
             except Ended:
                 return True

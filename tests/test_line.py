@@ -42,10 +42,8 @@ def test_a_signal_ends_the_wait(both):
         both[1].wait_for("device", stop, limit=LONG)
 
 
-def test_all_wait_for_all(both):
-    first, other = both
-    with pytest.raises(ProcessLostError, match="only 1 of 2 processes have come within 0.1 s"):
-        Line(HashStore(), rank=0, count=2).meet(SHORT)
+def meet(first: Line, other: Line) -> None:
+    first.introduce("cpu")
     waiting = threading.Thread(target=first.meet, args=(LONG,))
     waiting.start()
     other.meet(LONG)
@@ -53,21 +51,27 @@ def test_all_wait_for_all(both):
     assert not waiting.is_alive()
 
 
-def test_whether_process_0_lives_is_known_on_its_own_machine(both, monkeypatch):
-    first, other = both
+def test_all_wait_for_all(both):
+    meet(*both)
+    with pytest.raises(ProcessLostError, match="only 1 of 2 processes have come within 0.1 s"):
+        Line(HashStore(), rank=0, count=2).meet(SHORT)
+
+
+def test_whether_process_0_lives_is_known_on_its_own_machine(both):
+    other = both[1]
     assert not other.first_has_gone() and not other.ends(LONG)  # it hasn't come yet
-    first.introduce("cpu")
+    meet(*both)
     assert not other.first_has_gone()
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    first.say("process 0", f"{socket.gethostname()} {int(done.stdout)}")
+    other.first = f"{socket.gethostname()} {int(done.stdout)}"
     assert other.first_has_gone()
-    first.say("process 0", f"elsewhere {os.getpid()}")
+    other.first = f"elsewhere {os.getpid()}"
     assert other.first_has_gone()  # whoever asks has lost the connection
 
 
 def test_where_process_0_ends_they_hear_it_and_it_waits_for_that(both):
     first, other = both
-    first.introduce("cpu")
+    meet(first, other)
     assert not other.ends(SHORT)
     leaving = threading.Thread(target=first.leave, args=(False,))
     leaving.start()
@@ -80,7 +84,7 @@ def test_where_process_0_ends_they_hear_it_and_it_waits_for_that(both):
 
 
 def test_one_that_is_lost_is_not_waited_for(both):
-    both[0].introduce("cpu")
+    meet(*both)
     both[0].leave(lost=True)
     assert both[1].ends(LONG)
 
@@ -93,5 +97,6 @@ def test_a_store_that_has_gone_is_no_word_from_process_0():
         add = check
 
     line = Line(Gone(), rank=1, count=2)
-    assert not line.ends(LONG) and line.first_has_gone()
+    line.first = f"{socket.gethostname()} {os.getpid()}"
+    assert not line.ends(LONG) and not line.first_has_gone()
     line.leave(lost=True)
