@@ -73,7 +73,7 @@ def _train_along(group: runtime.Group, stop: interrupts.Stop) -> None:
     from neural_lib.loaders import ImageTensors
     from neural_lib.saver import restore
 
-    group.join(device)
+    group.join(device, stop)
     images = ImageTensors(*group.hear(stop), device)
     while True:
         training = group.hear(stop)

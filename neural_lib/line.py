@@ -43,7 +43,7 @@ class Line:
         self.say("device", device)
 
     def first_has_gone(self) -> bool:
-        """Whether process 0, which was there, has ended, or is on a machine that this one doesn't know of."""
+        """Whether process 0, which was there, has ended; of one on another machine that is taken for granted."""
         host, _, process = self.first.partition(" ")
         try:
             if host == socket.gethostname():
@@ -54,11 +54,12 @@ class Line:
             return False
         return host not in ("", socket.gethostname())
 
-    def meet(self, limit: timedelta) -> None:
-        """Wait until all are here. Raises ProcessLostError where they aren't in time."""
+    def meet(self, limit: timedelta, stop: "Stop | None" = None) -> None:
+        """Wait until all are here. Raises ProcessLostError where they aren't in time, or as wait_for does."""
         end = time.monotonic() + limit.total_seconds()
         here = self.store.add(HERE, 1)
         while here < self.count:
+            self._look(stop)
             if time.monotonic() > end:
                 raise ProcessLostError(
                     f"only {here} of {self.count} processes have come within {limit.total_seconds():g} s"
@@ -84,14 +85,17 @@ class Line:
         """
         end = time.monotonic() + limit.total_seconds()
         while not self.store.check([key]):
-            if self.store.check([END]):
-                raise Ended
-            if stop:
-                stop.check()
+            self._look(stop)
             if time.monotonic() > end:
                 raise ProcessLostError(f"process 0 of {self.count} says nothing any more")
             time.sleep(POLL)
         return self.store.get(key).decode()
+
+    def _look(self, stop: "Stop | None") -> None:
+        if self.store.check([END]):
+            raise Ended
+        if stop:
+            stop.check()
 
     def ends(self, limit: timedelta) -> bool:
         """Wait until process 0, once it was there, says that it ends; whether it did."""

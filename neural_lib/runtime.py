@@ -56,14 +56,17 @@ class Group(Processes):
         with self.connected():
             return self.line.wait_for("device", stop)
 
-    def join(self, device: "torch.device") -> None:
-        """Join the others, who compute on the same kind of device. Raises ProcessLostError where one doesn't come."""
+    def join(self, device: "torch.device", stop: interrupts.Stop | None = None) -> None:
+        """Join the others, who compute on the same kind of device. Raises ProcessLostError where one doesn't come.
+
+        Raises line.Ended where process 0 ends instead, StoppedBetweenSteps after a signal that `stop` has noted.
+        """
         self.device = device
         backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
         with self.connected():
             if self.rank == 0:
                 self.line.introduce(device.type)
-            self.line.meet(MEETING_LIMIT)  # a signal ends this wait, and not the one that comes now
+            self.line.meet(MEETING_LIMIT, stop)  # whatever ends this wait would not end the one that comes now
             self.dist.init_process_group(
                 backend, store=self.line.store, rank=self.rank, world_size=self.count, timeout=STEP_LIMIT, **options
             )
