@@ -52,7 +52,7 @@ def follow(place: Place, parse_args: Callable[[], object]) -> int:
                 return 0
             if place.rank == 1 and group.line.first_has_gone():
                 told = f"process 0 of {place.count} has ended, or can't be reached any more"
-                raise RunError(f"{told}; --resume goes on with the last state it saved") from None
+                raise RunError(f"{told}; --resume goes on with the last state it saved, if any") from None
             return 128 + stop.noted if stop.noted else 1  # not 0, or torchrun would let process 0 wait
         except (UserError, RunError, RuntimeError, MemoryError) as error:
             kind, reason = (UserError, error) if isinstance(error, UserError) else (RunError, cli.reason_of(error))

@@ -26,12 +26,12 @@ def place() -> Place:
     told = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     if told["WORLD_SIZE"] in (None, "1"):
         return Place()
+    said = ", ".join(f"{name} {'is not set' if value is None else value}" for name, value in told.items())
     told["LOCAL_RANK"] = told["LOCAL_RANK"] or told["RANK"]  # of another launcher, on one machine
     told["LOCAL_WORLD_SIZE"] = told["LOCAL_WORLD_SIZE"] or told["WORLD_SIZE"]
     found = [int(value) if (value or "").isdecimal() else -1 for value in told.values()]
     rank, count, local_rank, local_count = found
     if not (0 <= rank < count and 0 <= local_rank < local_count <= count):
-        said = ", ".join(f"{name} {'is not set' if value is None else value}" for name, value in told.items())
         raise UserError(f"no place among several processes: {said}; start them with torchrun, or unset WORLD_SIZE")
     return Place(*found)
 
@@ -68,4 +68,5 @@ def share_in_words(batch_size: int, count: int) -> str:
     """How a batch is dealt out to so many processes."""
     least, most = batch_size // count, -(-batch_size // count)
     share = f"{most}" if least == most else f"{least} or {most}"
-    return f"batches of {batch_size} images: {share} in each of {count} processes"
+    images = f"{batch_size} image{'s' if batch_size > 1 else ''}"
+    return f"batches of {images}: {share} in each of {count} processes"

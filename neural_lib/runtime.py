@@ -8,6 +8,7 @@ torch is imported inside the functions: what is refused is refused before it is 
 
 import contextlib
 import inspect
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -40,14 +41,14 @@ class Group(Processes):
         self.dist, self.place, self.rank, self.count = dist, place, place.rank, place.count
         self.messages, self.checks, self.batch_size = 0, 0, 0
         self.lost = False  # another process
-        host, port = meeting_point()
+        (host, port), start = meeting_point(), time.monotonic()
         try:
             if self.rank:
                 wait_until_reached(host, port, MEETING_LIMIT)  # or torch would print its own traces
             store, _, _ = next(dist.rendezvous("env://", timeout=MEETING_LIMIT))
         except (RuntimeError, OSError) as error:
             why = str(error).partition("\n")[0]
-            told = f"found no others at {host}:{port} within {MEETING_LIMIT.total_seconds():g} s ({why})"
+            told = f"did not meet the others at {host}:{port} in {time.monotonic() - start:.0f} s ({why})"
             raise RunError(f"process {self.rank} of {self.count} {told}") from None
         self.line = Line(dist.PrefixStore(f"train {attempt()}", store), self.rank, self.count)
 

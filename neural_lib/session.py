@@ -49,7 +49,8 @@ class Session:
             log.info("initialized the %s model", config.arch)
             log.info("%d images to train on, %d to validate", train_size, val_size)
         if processes.count > 1:
-            log.info("%s", launch.share_in_words(config.batch_size, processes.count))
+            level = logging.INFO if config.batch_size >= processes.count else logging.WARNING
+            log.log(level, "%s", launch.share_in_words(config.batch_size, processes.count))
         if harder := config.regularisation():
             log.info("training, not validation, is with %s", ", ".join(harder))
 

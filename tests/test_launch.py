@@ -50,4 +50,5 @@ def test_an_environment_that_is_no_launchers_is_refused(environment, values, tol
 def test_how_a_batch_is_dealt_out_is_told():
     assert launch.share_in_words(64, 2) == "batches of 64 images: 32 in each of 2 processes"
     assert launch.share_in_words(64, 3) == "batches of 64 images: 21 or 22 in each of 3 processes"
+    assert launch.share_in_words(1, 2) == "batches of 1 image: 0 or 1 in each of 2 processes"
     assert launch.share_in_words(2, 3) == "batches of 2 images: 0 or 1 in each of 3 processes"

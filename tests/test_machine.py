@@ -59,6 +59,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         ("1", Place(0, 16, 0, 16), 1),
         ("3", Place(0, 2, 0, 2), None),  # the user's
         ("1", Place(), None),
+        ("1", Place(0, 2, 0, 1), None),  # the user's, one process on each of two machines
     ],
 )
 def test_processes_share_the_cores_of_their_machine(monkeypatch, given, place, threads):

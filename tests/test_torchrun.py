@@ -98,8 +98,10 @@ sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
     place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     done = run_python("-c", code, *DIGITS, "--quiet", **place)
     assert done.returncode == 1
-    told = f"process {rank} of 2 found no others at 127.0.0.1:{place['MASTER_PORT']} within 3 s ("
-    assert done.stderr.startswith(f"train.py: error: {told}") and done.stderr.count("\n") == 1
+    told = (
+        rf"train\.py: error: process {rank} of 2 did not meet the others at 127.0.0.1:{place['MASTER_PORT']} in \d s \("
+    )
+    assert re.match(told, done.stderr) and done.stderr.count("\n") == 1
 
 
 # --- failures, and going on after them ---
@@ -123,7 +125,7 @@ def test_a_killed_process_ends_all_with_one_message_and_another_number_goes_on(t
     if rank:
         assert re.search(r"keeps epoch \d; the same command with --resume goes on with epoch 2, step 1$", message)
     else:
-        assert message.endswith("; --resume goes on with the last state it saved")
+        assert message.endswith("; --resume goes on with the last state it saved, if any")
     done = torchrun(2, *DIGITS, "--resume")
     assert done.returncode == 0 and "[INFO] going on with epoch 2 of 2, step 1\n" in done.stdout, done.stderr
     assert_same_history(tmp_path / "output", whole)
