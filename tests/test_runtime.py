@@ -19,7 +19,7 @@ def alone() -> dict:
     return outcome
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def several(request) -> list[dict]:
     """What came out in each of two processes, and in each of three."""
     return ranks.run("everything", request.param)

@@ -62,19 +62,33 @@ def assert_same_history(folder: Path, other: Path) -> None:
             assert float(row[name]) == pytest.approx(float(expected[name]), abs=1e-4), name
 
 
-def test_a_grid_under_torchrun_is_the_grid_of_one_process(torchrun, run_train, tmp_path):
-    grid = (*DIGITS, "--lr", 0.001, 0.003)
-    done = torchrun(2, *grid, "-m", "two/model.pth", "-p", "two/plot.png", "--logdir", "two/runs")
+def uninterrupted(run_train, tmp_path) -> Path:
+    assert run_train(*DIGITS, "--quiet", "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    return tmp_path / "whole"
+
+
+def test_a_run_under_torchrun_is_the_run_of_one_process(torchrun, run_train, tmp_path):
+    done = torchrun(2, *DIGITS)
     assert done.returncode == 0, done.stderr
     assert "[INFO] batches of 48 images: 24 in each of 2 processes\n" in done.stdout
-    for once in ("loading the digits dataset", "run 2 of 2: ", "evaluating the network", "wrote two/model.pth"):
+    for once in ("loading the digits dataset", "EPOCH: 2/2", "evaluating the network", "wrote output/model.pth"):
         assert done.stdout.count(once) == 1, once  # process 0 alone speaks
     assert all("points apart" in line for line in own_lines(done.stderr))
-    assert run_train(*grid, "--quiet", "-m", "one/model.pth", "-p", "one/plot.png")[0] == 0
-    assert_same_history(tmp_path / "two", tmp_path / "one")
-    scores = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("one", "two")]
+    assert not (tmp_path / "output" / "checkpoint.pth").exists()
+    assert_same_history(tmp_path / "output", uninterrupted(run_train, tmp_path))
+    scores = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("output", "whole")]
     assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
-    assert not (tmp_path / "two" / "checkpoint.pth").exists() and len(list((tmp_path / "two" / "runs").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_grid_under_torchrun_is_the_grid_of_one_process(torchrun, run_train, tmp_path):
+    grid = (*DIGITS, "--lr", 0.001, 0.003, "--batch-size", 48, 50)
+    done = torchrun(3, *grid, "-m", "three/model.pth", "-p", "three/plot.png", "--logdir", "three/runs")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run 4 of 4: ") == 1
+    assert run_train(*grid, "--quiet", "-m", "one/model.pth", "-p", "one/plot.png")[0] == 0
+    assert_same_history(tmp_path / "three", tmp_path / "one")
+    assert len(list((tmp_path / "three" / "runs").iterdir())) == 4
 
 
 def test_what_is_refused_is_refused_once(torchrun):
@@ -85,7 +99,7 @@ def test_what_is_refused_is_refused_once(torchrun):
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_others_that_can_not_be_reached_are_waited_for_only_so_long(run_python, rank):
     code = """
 import sys
@@ -105,11 +119,6 @@ sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
 
 
 # --- failures, and going on after them ---
-
-
-def uninterrupted(run_train, tmp_path) -> Path:
-    assert run_train(*DIGITS, "--quiet", "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    return tmp_path / "whole"
 
 
 @pytest.mark.slow
