@@ -5,6 +5,7 @@
     python train.py --recipe best                    # 98.0 %, in 134 s
     python train.py --recipe best --arch vgg-small   # 98.9 %, in 17 minutes
     python train.py --lr 0.01 0.001 --seed 1 2       # a grid, its best run kept
+    torchrun --standalone --nproc-per-node 4 train.py   # as four processes
 
 Test accuracies on KMNIST and times of training on 2 CPU cores: see README.md.
 """
