@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -55,47 +56,45 @@ class Line:
         return host not in ("", socket.gethostname())
 
     def meet(self, limit: timedelta, stop: "Stop | None" = None) -> None:
-        """Wait until all are here. Raises ProcessLostError where they aren't in time, or as wait_for does."""
-        end = time.monotonic() + limit.total_seconds()
-        here = self.store.add(HERE, 1)
-        while here < self.count:
-            self._look(stop)
-            if time.monotonic() > end:
-                raise ProcessLostError(
-                    f"only {here} of {self.count} processes have come within {limit.total_seconds():g} s"
-                )
-            time.sleep(POLL)
-            here = self.store.add(HERE, 0)
+        """Wait until all are here. Raises ProcessLostError where they aren't in time, else as wait_for does."""
+        self.store.add(HERE, 1)
+
+        def here() -> int:
+            return self.store.add(HERE, 0)
+
+        try:
+            self._wait_until(lambda: here() >= self.count, stop, limit)
+        except TimeoutError:
+            seconds = f"{limit.total_seconds():g} s"
+            raise ProcessLostError(f"only {here()} of {self.count} processes have come within {seconds}") from None
         self.first = self.store.get(FIRST).decode()
 
     def say(self, key: str, value: str = "") -> None:
         """Set a key, for whoever waits for it."""
         self.store.set(key, value)
 
-    def wait_for(
-        self,
-        key: str,
-        stop: "Stop | None" = None,
-        limit: timedelta = ALONE_LIMIT,
-    ) -> str:
+    def wait_for(self, key: str, stop: "Stop | None" = None, limit: timedelta = ALONE_LIMIT) -> str:
         """What process 0 says under this key, as soon as it does.
 
         Raises Ended where it ends instead, StoppedBetweenSteps after a signal that `stop` has noted, ProcessLostError
         where it says nothing in time.
         """
-        end = time.monotonic() + limit.total_seconds()
-        while not self.store.check([key]):
-            self._look(stop)
-            if time.monotonic() > end:
-                raise ProcessLostError(f"process 0 of {self.count} says nothing any more")
-            time.sleep(POLL)
+        try:
+            self._wait_until(lambda: self.store.check([key]), stop, limit)
+        except TimeoutError:
+            raise ProcessLostError(f"process 0 of {self.count} says nothing any more") from None
         return self.store.get(key).decode()
 
-    def _look(self, stop: "Stop | None") -> None:
-        if self.store.check([END]):
-            raise Ended
-        if stop:
-            stop.check()
+    def _wait_until(self, is_so: Callable[[], bool], stop: "Stop | None", limit: timedelta) -> None:
+        end = time.monotonic() + limit.total_seconds()
+        while not is_so():
+            if self.store.check([END]):
+                raise Ended
+            if stop:
+                stop.check()
+            if time.monotonic() > end:
+                raise TimeoutError
+            time.sleep(POLL)
 
     def ends(self, limit: timedelta) -> bool:
         """Wait until process 0, once it was there, says that it ends; whether it did."""

@@ -25,7 +25,7 @@ def batch_sums(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
 class RunningScores:
     """Loss and accuracy over the images seen so far, summed where the images are.
 
-    update() queues work on the device and waits for nothing; the properties read the sums back and so wait.
+    Adding queues work on the device and waits for nothing; the properties read the sums back and so wait.
     """
 
     def __init__(self) -> None:
@@ -33,10 +33,6 @@ class RunningScores:
         self._loss_count = 0  # and whose losses were
         self._loss_sum: Tensor | float = 0.0
         self._correct: Tensor | int = 0
-
-    def update(self, loss: Tensor, log_probs: Tensor, labels: Tensor) -> None:
-        """Add one batch: its mean loss (), its log-probabilities (N, classes) and true classes (N,)."""
-        self.add(batch_sums(loss, log_probs, labels), len(labels))
 
     def add(self, sums: Tensor, count: int) -> None:
         """Add what batch_sums gave of a batch of `count` images."""

@@ -44,6 +44,7 @@ def work(args: argparse.Namespace) -> None:
 
     from neural_lib import datasets, runtime
     from neural_lib.loaders import ImageTensors
+    from neural_lib.processes import ALONE
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -51,7 +52,7 @@ def work(args: argparse.Namespace) -> None:
         machine.share_cores(place)
     device, _ = devices.select_device(args.device, place)
     images = ImageTensors(*datasets.load_images("kmnist", args.data, train=True), device)
-    processes = runtime.ALONE
+    processes = ALONE
     if place.count > 1:
         processes = runtime.Group(place)
         processes.join(device)
@@ -85,7 +86,8 @@ def step_seconds(args: argparse.Namespace, batch_size: int, images, processes) -
     from neural_lib.training import Callback
 
     class Clock(Callback):
-        times = []
+        def __init__(self):
+            self.times = []
 
         def on_batch_end(self, scores):
             self.times.append(machine.now(images.images.device))
@@ -93,7 +95,6 @@ def step_seconds(args: argparse.Namespace, batch_size: int, images, processes) -
     few = -(-batch_size * (WARM_UP + args.steps + 1) * 4 // 3)  # three quarters are trained on
     few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.images.device)
     clock = Clock()
-    clock.times = []
     build(args, batch_size, few, processes).fit([clock], epochs=1)
     after = clock.times[WARM_UP : WARM_UP + args.steps + 1]
     return statistics.median(later - earlier for earlier, later in zip(after, after[1:], strict=False))

@@ -126,7 +126,7 @@ def normalise(processes) -> list:
     return outcomes
 
 
-def stop(processes) -> tuple:
+def stop(processes) -> tuple[int, int, int]:
     """Where each stops when a signal reaches the last one, in the 15th batch."""
     from neural_lib import interrupts
     from neural_lib.training import Callback
@@ -157,7 +157,7 @@ def end_early(processes) -> int:
     return len(experiment_of({"batch_size": 50, "arch": "lenet-slim"}, processes).fit(ending).val_acc)
 
 
-def diverge(processes) -> float:
+def diverge(processes) -> tuple[float, float]:
     """A number from the generator that dropout draws from, and another from the one of the shuffle."""
     import torch
 
