@@ -20,24 +20,23 @@ from typing import TYPE_CHECKING
 
 from neural_lib import answers, cli, datasets, devices, display, export, machine, pictures, report
 from neural_lib.errors import RunError, UserError
-from neural_lib.files import atomic_write, check_input, check_output, check_output_folder, sweep
+from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, sweep
 
 if TYPE_CHECKING:
+    from neural_lib.checkpoint import Checkpoint
     from neural_lib.datasets import DatasetInfo
     from neural_lib.recogniser import Recogniser
 
 NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # what ends so was meant as a file
 MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 INVERT = ("auto", "yes", "no")
-# what each option goes with, where it doesn't go with everything; a mode is an option, or pictures that are named
+SHOWING = ("test images", "pictures")  # modes in which --show opens windows
+# what an option goes with that promises something which other modes would not keep; the rest does no harm anywhere. A
+# mode is an option, or pictures that are named
 GOES_WITH = {
-    **dict.fromkeys(("--samples", "--seed"), ("test images",)),
     "--dataset": ("test images", "--evaluate"),
-    "--data": ("test images", "--evaluate", "--export"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    **dict.fromkeys(("--recursive", "--invert", "--top", "--show-input", "--json"), ("pictures",)),
-    "--show": ("test images", "pictures"),
-    "--device": ("test images", "--evaluate", "pictures", "--draw"),
+    **dict.fromkeys(("--invert", "--json"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")
@@ -77,7 +76,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--seed", type=int, default=42, help="of that draw (%(default)s)")
     names = ", ".join(datasets.DATASETS)
     add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=f"{names}; without this option the model's")
-    add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
+    add("--data", metavar="DIR", help="folder that holds the data sets (training's, or data)")
 
     add = parser.add_argument_group("for other programs").add_argument
     add("--export", metavar="FILE", help="write the network as ONNX, and compare it in OpenCV")
@@ -139,6 +138,7 @@ def main(argv=None) -> int:
             f"--model {args.model}: it tells {len(saved.classes)} classes apart, and {dataset} has {len(info.classes)}"
         )
 
+    args.data = args.data or data_folder(saved, dataset)
     if args.mode == "pictures":
         return recognise_pictures(args, recogniser, info, found, output, show)
     if args.draw:
@@ -148,8 +148,14 @@ def main(argv=None) -> int:
 
     images = test_images(args, recogniser, dataset)
     if args.evaluate:
-        return evaluate(recogniser, dataset, images, output)
+        return evaluate(args, recogniser, dataset, images, output)
     return show_test_images(recogniser, images, output, show)
+
+
+def data_folder(saved: "Checkpoint", dataset: str) -> str:
+    """Where a data set is looked for if --data isn't given: where training found its own, else in data."""
+    trained_from = saved.training.get("data", "")
+    return trained_from if trained_from and datasets.is_there(dataset, trained_from) else "data"
 
 
 def check_output_of(args: argparse.Namespace) -> Path | None:
@@ -191,13 +197,13 @@ def find_pictures(args: argparse.Namespace, output: Path | None) -> pictures.Fou
 
 def can_show(args: argparse.Namespace) -> bool:
     """Whether to open windows. Raises UserError where one is asked for and none can be."""
-    wanted = args.show or args.draw
-    if not wanted and (args.show is False or args.json or args.mode not in GOES_WITH["--show"]):
+    wanted = args.draw or args.show and args.mode in SHOWING
+    if not wanted and (args.show is False or args.json or args.mode not in SHOWING):
         return False
     show = display.is_available()
     if args.draw and not show:
         raise UserError("--draw: no display here to open a window on; give picture files instead")
-    if args.show and not show:
+    if wanted and not show:
         raise UserError("--show: no display here to open a window on; without --show the picture is only written")
     return show
 
@@ -332,15 +338,20 @@ def test_images(args: argparse.Namespace, recogniser: "Recogniser", dataset: str
     return datasets.Images(images, labels)
 
 
-def evaluate(recogniser: "Recogniser", dataset: str, images: datasets.Images, folder: Path) -> int:
+def evaluate(
+    args: argparse.Namespace, recogniser: "Recogniser", dataset: str, images: datasets.Images, folder: Path
+) -> int:
     saved = recogniser.saved
     files = report.ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
     evaluation = report.score(saved, recogniser.model, images, recogniser.device)
-    log.info("classification report\n%s", report.text(saved, evaluation))
+    attempts = Attempts()
+    with attempts(files.json):
+        report.tell(saved, evaluation)
     log.info("test accuracy: %.4f", evaluation.accuracy)
-    for path in report.write(files, saved, dataset, evaluation, images.images):
-        log.info("wrote %s", path)
-    return 0
+    records = report.records_of(saved, Path(os.path.realpath(args.model)).parent)
+    report.write(files, saved, dataset, evaluation, images.images, attempts, records)
+    report.tell_written([path for path in files if str(path) not in attempts.failed and path.exists()])
+    return 1 if attempts.failed else 0
 
 
 def show_test_images(recogniser: "Recogniser", images: datasets.Images, path: Path, show: bool) -> int:

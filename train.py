@@ -12,9 +12,12 @@ Test accuracies on KMNIST and times of training on 2 CPU cores: see README.md.
 
 import argparse
 import logging
+import os
+import shlex
 import sys
 import textwrap
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from neural_lib import (
@@ -39,7 +42,6 @@ from neural_lib.files import Attempts, atomic_write, check_input, check_output, 
 from neural_lib.runs import RunManager
 
 MODEL_SUFFIXES = (".pth", ".pt")
-GAP_WORTH_A_WARNING = 0.01  # of accuracy: a point
 
 log = logging.getLogger("neural_lib")
 
@@ -48,7 +50,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("-m", "--model", default="output/model.pth", help="checkpoint to write (%(default)s)")
-    add("-p", "--plot", default="output/plot.png", help="learning curves to draw (%(default)s)")
+    add("-p", "--plot", help="learning curves to draw (plot.png beside the model)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's records (none are kept)")
     without = f"{TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
     about = f"{', '.join(datasets.DATASETS)}; without this option {without}"
@@ -88,11 +90,13 @@ def main(argv=None) -> int:
 
     # arguments: everything that can be refused is refused here, before torch is loaded
     args = parse_args(argv)
+    started = datetime.now().astimezone()
     cli.set_up_logging(args.quiet)
     configs = options.build_configs(args)
     devices.check_device(args.device)
     model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
-    plot_path = check_output(args.plot, "--plot", plots.SUFFIXES)
+    resume.check_only_model(model_path, MODEL_SUFFIXES)
+    plot_path = check_output(args.plot or model_path.with_name("plot.png"), "--plot", plots.SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     state_path = check_output(model_path.with_name(resume.STATE_NAME), "--model's training state", MODEL_SUFFIXES)
     if state_path == model_path:
@@ -125,7 +129,7 @@ def main(argv=None) -> int:
     processes = cli.at_end.enter_context(runtime.together(place, device))
     for asked in dict.fromkeys(config.precision for config in configs):
         precision, reason = devices.select_precision(asked, device)
-        log.info("precision: %s (%s)", precision, reason)
+        log.info("precision: %s%s", precision, f" ({reason})" if reason else "")
         if precision == "bf16" and not devices.computes_bfloat16(device):
             log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
         configs = [replace(each, precision=precision) if each.precision == asked else each for each in configs]
@@ -146,8 +150,15 @@ def main(argv=None) -> int:
     manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
     model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
     state_file, fingerprint = StateFile(state_path), datasets.fingerprint(data.train)
+    training = {
+        "command": shlex.join(["python", "train.py", *map(str, sys.argv[1:] if argv is None else argv)]),
+        "started": started.isoformat(timespec="seconds"),
+        "device": devices.describe(device),
+        "processes": processes.count,
+        "data": os.path.abspath(args.data),
+    }
     how = {"compiles": args.compile, "checkpoint_every": args.checkpoint_every, "quiet": args.quiet}
-    session = Session(train_val, fingerprint, manager, model_file, state_file, processes, **how)
+    session = Session(train_val, fingerprint, manager, model_file, state_file, processes, training, **how)
     if records.finished:
         saved = checkpoint.load(model_path)
         model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
@@ -161,6 +172,8 @@ def main(argv=None) -> int:
     elif args.resume and not records.finished:
         missing = f"{state_path} is not there" if records.rows else "nothing was interrupted here"
         log.warning("--resume: %s, so this is the beginning", missing)
+    if not records.finished and not resumed and (replaced := checkpoint.replacement_warning(model_path)):
+        log.warning("%s", replaced)
     digits = f" --dataset {data.dataset}" if data.warning else ""
 
     def what_is_kept() -> str:
@@ -198,38 +211,33 @@ def main(argv=None) -> int:
     model = saved.build_model().to(device)
     test = report.score(saved, model, data.test, device)
     saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-    attempts = Attempts()  # from here on a full disk costs a file and not the run
-    with attempts:
+    attempts = Attempts()  # from here on what can't be written costs a file and not the run
+    with attempts(model_path):
         checkpoint.save(saved, model_path)
     state_file.remove()
+    with attempts(records.json_path):
+        records.write_again()
 
     # report
-    log.info("classification report\n%s", report.text(saved, test))
-    written = report.write(report_files, saved, data.dataset, test, data.test.images, attempts)
+    with attempts(report_files.json):
+        report.tell(saved, test)
     if is_grid:
         log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
         if over_seeds := tables.spreads_text(records):
             log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
     log.info("test accuracy: %.4f", test.accuracy)
+    report.write(report_files, saved, data.dataset, test, data.test.images, attempts, records)
 
     # plot
     title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} ({epoch})"
     if harder := configs[records.best()["run"] - 1].regularisation():
         title += f"\ntraining with {', '.join(harder)}"
-    with attempts, atomic_write(plot_path) as handle:
+    with attempts(plot_path), atomic_write(plot_path) as handle:
         plots.plot_results(records, title).savefig(handle, format=plot_path.suffix[1:])
-    with attempts:
-        records.write_again()
-    for path in (model_path, plot_path, records.csv_path, records.json_path, *written):
-        if str(path) not in attempts.failed:
-            log.info("wrote %s", path)
 
     # verdicts
-    gap = saved.metrics["val_accuracy"] - test.accuracy
-    if abs(gap) > GAP_WORTH_A_WARNING:
-        why = f": {info.shift_note}" if info.shift_note and gap > 0 else ""
-        apart = "validation accuracy %.4f, test accuracy %.4f: %.1f points apart%s"
-        log.warning(apart, saved.metrics["val_accuracy"], test.accuracy, 100 * abs(gap), why)
+    if gap := report.gap_warning(saved, data.dataset, test):
+        log.warning(gap)
     if records.failures:
         log.error("%d of %d runs failed; %s tells why", len(records.failures), records.count, records.json_path)
     missed = args.target_accuracy is not None and test.accuracy < args.target_accuracy
@@ -237,6 +245,8 @@ def main(argv=None) -> int:
         log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
     if data.warning:
         log.warning(data.warning)
+    outputs = [model_path, plot_path, records.csv_path, records.json_path, *report_files]
+    report.tell_written([path for path in outputs if str(path) not in attempts.failed and path.exists()])
     return 1 if missed or records.failures or attempts.failed else 0
 
 

@@ -1,11 +1,14 @@
 """What accompanies a training run: its progress on the terminal, and the best epoch's weights."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from neural_lib import tables
+from neural_lib.config import TrainConfig
 from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
 from neural_lib.monitor import judged_by
@@ -17,15 +20,16 @@ log = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """A bar over the images of an epoch, where stderr is a terminal, and the tutorial's three lines after it.
+    """A bar over the images of an epoch, where stderr is a terminal, with the time left for the epoch and for the run.
 
     Used in a with block, so that an interrupted run leaves no half bar behind.
     """
 
-    def __init__(self, epochs: int, train_size: int, quiet: bool = False, with_f1: bool = False) -> None:
-        self.epochs, self.train_size, self.with_f1 = epochs, train_size, with_f1
+    def __init__(self, epochs: int, train_size: int, quiet: bool = False) -> None:
+        self.epochs, self.train_size = epochs, train_size
         self.disable = True if quiet else None  # None: tqdm's own look at whether stderr is a terminal
         self.bar = tqdm(disable=True)
+        self.val_seconds = 0.0  # that the last validation took
 
     def __enter__(self) -> "Progress":
         return self
@@ -34,10 +38,11 @@ class Progress(Callback):
         self.bar.close()
 
     def on_epoch_begin(self, epoch: int) -> None:
+        self.epoch, self.first, self.last = epoch, None, time.perf_counter()
         self.bar = tqdm(
             desc=f"epoch {epoch}/{self.epochs}",
             total=self.train_size,
-            unit=" images",
+            unit=" img",
             unit_scale=True,
             leave=False,
             disable=self.disable,
@@ -46,16 +51,26 @@ class Progress(Callback):
         )
 
     def on_batch_end(self, scores: RunningScores) -> None:
+        self.last = time.perf_counter()
+        if self.first is None:  # the first step waits for more than it computes, and a resumed epoch begins anywhere
+            self.first = self.last, scores.count
         if self.bar.update(scores.count - self.bar.n):  # true a few times a second: only then are the sums read back
-            self.bar.set_postfix_str(f"loss={scores.loss:.4f}, accuracy={scores.accuracy:.4f}", refresh=False)
+            left = self._time_left(scores.count)
+            self.bar.set_postfix_str(f"{left}loss {scores.loss:.3f}, acc {scores.accuracy:.3f}", refresh=False)
+
+    def _time_left(self, count: int) -> str:
+        # after so many images of the epoch: "00:03 left, run 02:10, "
+        start, before = self.first
+        if count == before:
+            return ""
+        seconds = (self.last - start) / (count - before)  # an image
+        epoch = seconds * (self.train_size - count)
+        run = epoch + self.val_seconds + (self.epochs - self.epoch) * (seconds * self.train_size + self.val_seconds)
+        return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "
 
     def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        self.val_seconds = time.perf_counter() - self.last
         self.bar.close()
-        f1 = f", Val macro F1: {val.f1:.4f}" if self.with_f1 else ""
-        log.info(
-            "EPOCH: %d/%d\nTrain loss: %.6f, Train accuracy: %.4f\nVal loss: %.6f, Val accuracy: %.4f%s\n",
-            epoch, self.epochs, train.loss, train.accuracy, val.loss, val.accuracy, f1,
-        )  # fmt: skip
 
 
 def runs_bar(runs: int, finished: int, quiet: bool = False) -> tqdm:
@@ -129,6 +144,29 @@ class BestEpoch(Callback):
     def take_over(self, state_dict: dict[str, Tensor], metrics: dict[str, float]) -> None:
         """What is the best epoch so far, with its weights."""
         self.epoch, self.metrics, self.state_dict = metrics["epoch"], metrics, state_dict
+
+
+class EpochTable(Callback):
+    """Logs a row after each epoch, and the heading before the first.
+
+    manager, best: what knows the epoch's figures and whether it is the best so far; they must come before this one
+    among the callbacks. is_saved: whether the best epoch is on the disk.
+    """
+
+    def __init__(
+        self, config: TrainConfig, manager: RunManager, best: "BestEpoch", is_saved: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.config, self.manager, self.best, self.is_saved = config, manager, best, is_saved
+        self.has_heading = False
+
+    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
+        with_f1 = self.config.monitor == "f1"
+        if not self.has_heading:
+            log.info("%s", tables.epochs_heading(with_f1), extra={"bare": True})
+            self.has_heading = True
+        row = tables.epoch_row(epoch, self.config.epochs, self.manager.measures()[-1], with_f1)
+        mark = "  *" if self.best.epoch == epoch and self.is_saved() else ""
+        log.info("%s%s", row, mark, extra={"bare": True})
 
 
 class AfterEpoch(Callback):

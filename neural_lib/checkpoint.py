@@ -55,6 +55,8 @@ class Checkpoint:
     metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
     glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
     versions: dict = field(default_factory=versions)
+    # of the command that trained it: command, started (ISO 8601), device, processes, data (the folder of the data sets)
+    training: dict = field(default_factory=dict)
 
     def written(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
@@ -80,7 +82,7 @@ class Checkpoint:
         return model
 
 
-def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict) -> Checkpoint:
+def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict, training: dict | None = None) -> Checkpoint:
     """What every checkpoint of a run says; dataclasses.replace adds the weights and their metrics."""
     return Checkpoint(
         arch=config.arch,
@@ -94,6 +96,7 @@ def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict) -> Checkp
         config=config.to_dict(),
         metrics={},
         glyphs=list(info.glyphs),
+        training=dict(training or {}),
     )
 
 
@@ -161,6 +164,21 @@ def load(path: str | Path) -> Checkpoint:
     return saved
 
 
+def replacement_warning(path: Path) -> str:
+    """One line about the network that a new one is going to replace in `path`; nothing where there is none."""
+    if not path.exists():
+        return ""
+    try:
+        saved = load(path)
+    except UserError:
+        what = "something else than a network of train.py"
+    else:
+        accuracy = saved.metrics.get("test_accuracy")
+        scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
+        what = f"{saved.arch} trained on {saved.dataset}, {scored}"
+    return f"{path} holds {what}; this run replaces it when its first epoch ends"
+
+
 def _wrong_fields(saved: Checkpoint) -> list[str]:
     # whether the weights fit the network is build_model's to say
     right = {
@@ -176,6 +194,8 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
         "metrics": isinstance(saved.metrics, dict) and _is_list(list(saved.metrics.values()), int | float),
         "glyphs": _is_list(saved.glyphs, str),
         "versions": isinstance(saved.versions, dict),
+        "training": isinstance(saved.training, dict)
+        and all(isinstance(each, str | int) for item in saved.training.items() for each in item),
     }
     wrong = [name for name, is_right in right.items() if not is_right]
     if not wrong and len(saved.std) != len(saved.mean):

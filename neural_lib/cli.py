@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from neural_lib import interrupts
 from neural_lib.errors import Interrupted, RunError, UserError
+from neural_lib.files import remove_empty_folders
 
 at_end = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; run() lets go of it
 _kept: list[Callable[[], str]] = []
@@ -40,6 +42,27 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the options)")
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    # lines that are longer than a terminal is wide are broken between words; files and pipes get them as they are
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    keep = {"break_on_hyphens": False, "break_long_words": False, "subsequent_indent": "    "}
+    lines = text.split("\n")
+    return "\n".join(textwrap.fill(line, width, **keep) if len(line) > width else line for line in lines)
+
+
+class _Formatter(logging.Formatter):
+    """ "[INFO] ..."; a record with the attribute `bare`, such as a row of a table, is its message alone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__("[%(levelname)s] %(message)s")
+        self.stream = stream
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _wrapped(record.getMessage() if hasattr(record, "bare") else super().format(record), self.stream)
 
 
 class _Handler(logging.StreamHandler):
@@ -77,7 +100,7 @@ def set_up_logging(quiet: bool = False, leave_stdout: bool = False) -> None:
     to_stdout.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
     to_stderr.setLevel(logging.WARNING)
     for handler in (to_stdout, to_stderr):
-        handler.setFormatter(logging.Formatter("[%(levelname)s] %(message)s"))
+        handler.setFormatter(_Formatter(handler.stream))
     log.handlers = [to_stdout, to_stderr]
 
 
@@ -86,9 +109,10 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
 
     prog: the script's name, which begins that line. argv: the arguments, the command line's where None.
 
-    2 for what the user gave, 1 for what failed at run time, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    2 for what the user gave, 1 for what failed at run time, 128 + n after signal n (130 after Ctrl-C).
     Anything else is a defect of the project and keeps its traceback.
     """
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, perhaps not installed here; files need no window system
     try:
         with interrupts.raised(), at_end:
             try:
@@ -113,6 +137,8 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         return _fail(prog, reason_of(error), 1)
     except KeyboardInterrupt:  # once more, while the first was being told
         return _fail(prog, "interrupted", 130)
+    finally:
+        remove_empty_folders()
 
 
 def reason_of(error: Exception) -> str:
@@ -132,5 +158,5 @@ def reason_of(error: Exception) -> str:
 
 def _fail(prog: str, message: str, status: int) -> int:
     with contextlib.suppress(OSError):  # a terminal that has been closed
-        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(_wrapped(f"{prog}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
     return status

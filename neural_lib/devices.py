@@ -54,9 +54,9 @@ def select_device(name: str, place: Place | None = None) -> tuple["torch.device"
         found = None
     if name == "auto":
         if found is None:
-            threads = torch.get_num_threads()
-            return torch.device("cpu"), f"torch found no accelerator; {threads} thread{'s' if threads > 1 else ''}"
-        return _own(found.type, place), f"torch found this accelerator: {_describe(found)}"
+            threads = describe(torch.device("cpu")).removeprefix("cpu, ")
+            return torch.device("cpu"), f"torch found no accelerator; {threads}"
+        return _own(found.type, place), f"torch found this accelerator: {describe(found)}"
     if name != "cpu" and (found is None or found.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
     return _own(name, place), "as --device says"
@@ -77,9 +77,13 @@ def _own(kind: str, place: Place) -> "torch.device":
     return torch.device(kind, place.local_rank)
 
 
-def _describe(device: "torch.device") -> str:
+def describe(device: "torch.device") -> str:
+    """The device's name, or the number of threads on the CPU: "NVIDIA H100", "cpu, 2 threads"."""
     import torch
 
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
@@ -89,7 +93,7 @@ def select_precision(name: str, device: "torch.device") -> tuple[str, str]:
     name: one of config.CHOICES["precision"]; fp32 and bf16 are taken at their word.
     """
     if name != "auto":
-        return name, "as --precision says"
+        return name, ""
     if computes_bfloat16(device):
         return "bf16", f"the {device} computes it natively"
     return "fp32", f"the {device} isn't known to compute bf16 natively"

@@ -48,25 +48,24 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
 
 
 def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, Fetch]) -> None:
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    failures = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch_folder = tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent)
+        # on the same file system, and gone afterwards: a folder that holds no data set stays as it was
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=there) as scratch:
+            for host, fetch in sources.items():
+                log.info("downloading from %s...", host)
+                try:
+                    fetched = _fetch_verified(fetch, Path(scratch) / host, sha256)
+                except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
+                    failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
+                    continue
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in missing:
+                    os.replace(fetched / name, folder / name)
+                return
     except OSError as error:
         raise DownloadError(f"nothing can be put into {folder} ({error.strerror}); choose another --data") from None
-    failures = []
-    with scratch_folder as scratch:
-        for host, fetch in sources.items():
-            log.info("downloading from %s...", host)
-            try:
-                fetched = _fetch_verified(fetch, Path(scratch) / host, sha256)
-            except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
-                reason = textwrap.shorten(str(error), 200) or type(error).__name__
-                log.info("downloading from %s failed: %s", host, reason)
-                failures.append(f"{host}: {reason}")
-                continue
-            for name in missing:
-                os.replace(fetched / name, folder / name)
-            return
     raise DownloadError(
         f"no source delivered the files ({'; '.join(failures)}); put {', '.join(missing)} (not gzipped) into {folder} "
         "by hand, or name the folder where the data sets are with --data"

@@ -14,6 +14,8 @@ from neural_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_made: list[Path] = []  # folders that were made for files to come
+
 
 def check_input(path: str | Path, option: str, otherwise: str) -> None:
     """Raise UserError, with the advice `otherwise`, where no file `path` can be opened for reading."""
@@ -28,6 +30,8 @@ def check_input(path: str | Path, option: str, otherwise: str) -> None:
 
 def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Path:
     """Return where the file `path` is to be written; its missing parent folders are made, a link to a file is followed.
+
+    remove_empty_folders() removes those folders again if nothing is written to them.
 
     `option` names the argument in the message; `suffixes` are the endings that are allowed.
     Raises UserError where the path is a folder or a device, ends otherwise or lies where nothing can be written.
@@ -63,12 +67,21 @@ def check_output_folder(path: str | Path, option: str) -> Path:
 def _try_to_write(file: Path, given: Path, option: str) -> None:
     # a real try, beside the file: permission bits say nothing about a read-only disk
     try:
+        _made.extend(each for each in file.absolute().parents if not each.exists())
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
     except OSError as error:
         raise _cannot_write(given, option, error) from None
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders that were made for files that never came, since the command was refused or failed."""
+    for folder in sorted(_made, key=lambda folder: -len(folder.parts)):  # the deepest first
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+    _made.clear()
 
 
 def sweep(path: Path) -> None:
@@ -145,20 +158,26 @@ def _fsync_folder(folder: Path) -> None:
 
 
 class Attempts:
-    """A context for writes that may fail without ending the run: failures are told, and `failed` names the files."""
+    """Files that may fail without ending the run: each failure is told in one line, and `failed` names the files.
+
+    with attempts(path), atomic_write(path) as handle: ...
+    """
 
     def __init__(self) -> None:
         self.failed: list[str] = []
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _, error: BaseException | None, __) -> bool:
-        if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
-            return False
-        log.error("%s: %s; it was not written", error.filename, error.strerror)
-        self.failed.append(str(error.filename))
-        return True
+    @contextlib.contextmanager
+    def __call__(self, path: str | Path) -> Iterator[None]:
+        """A context in which `path` is made and written, or its failure told."""
+        try:
+            yield
+        except BrokenPipeError:  # of stdout
+            raise
+        except Exception as error:  # a figure can fail in as many ways as the libraries that draw it
+            is_systems = isinstance(error, OSError) and error.strerror
+            reason = error.strerror if is_systems else f"{type(error).__name__}: {error}"
+            log.error("%s: %s; it was not written", path, " ".join(reason.split()))
+            self.failed.append(str(path))
 
 
 @contextlib.contextmanager

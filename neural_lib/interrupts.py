@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C, a scheduler's SIGTERM, a terminal's SIGHUP."""
+"""Signals that end a run: Ctrl-C, a scheduler's SIGTERM or its warning (SIGUSR1, SIGUSR2), a terminal's SIGHUP."""
 
 import contextlib
 import signal
@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class Stopped(KeyboardInterrupt):

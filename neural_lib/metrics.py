@@ -86,6 +86,32 @@ def macro_f1(matrix: Tensor) -> float:
     return (2 * matrix.diagonal().double() / true_or_predicted.clamp(min=1)).mean().item()
 
 
+def standard_error(accuracy: float, count: int) -> float:
+    """By how much an accuracy, 0 to 1, on `count` images scatters: the standard deviation of a binomial proportion."""
+    return math.sqrt(accuracy * (1 - accuracy) / count)
+
+
+def confusions(matrix: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+    """Pairs of classes that were confused, the most frequent first: {"truth", "predicted", "count", "support"}.
+
+    matrix: counts (true, predicted). support: images of the true class.
+    """
+    pairs = [
+        {"truth": truth, "predicted": predicted, "count": count, "support": sum(row)}
+        for truth, row in enumerate(matrix)
+        for predicted, count in enumerate(row)
+        if count and predicted != truth
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])
+
+
+def worst(labels: Tensor, predictions: Tensor, probabilities: Tensor, most: int) -> list[int]:
+    """The indices of at most so many wrong predictions, the most confident first; each tensor is (N,)."""
+    wrong = (predictions != labels).nonzero().flatten()
+    order = probabilities[wrong].sort(descending=True, stable=True).indices
+    return wrong[order[:most]].tolist()
+
+
 def report(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str:
     """scikit-learn's classification_report of true and predicted classes (N,), a line a class, as text."""
     from sklearn.metrics import classification_report  # a second to import, and wanted once, at the end

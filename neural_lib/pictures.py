@@ -1,6 +1,7 @@
 """Picture files: found on the disk, and read whatever is in them. Pillow is imported where one is read."""
 
 import contextlib
+import glob
 import os
 import re
 import stat
@@ -53,13 +54,13 @@ def printable(path: str | Path) -> str:
 def find(
     given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
 ) -> Found:
-    """The pictures that files and folders name. A file that is named itself is to be read whatever its ending is.
+    """The pictures that files, folders and patterns name. A file that is named is to be read whatever its ending is.
 
     recursive: look into folders within folders, but not through links. is_own: whether a file in a folder is one that
     this program wrote there, and nobody wants to have read.
     """
     found = Found([], [], {}, {})
-    for path in map(Path, given):
+    for path in [path for each in given for path in _expanded(each)]:
         if not os.path.isdir(path):
             found.files.append(path)
             continue
@@ -71,6 +72,13 @@ def find(
             deeper = not recursive and any(each.is_dir(follow_symlinks=False) for each in os.scandir(path))
             found.empty[path] = "; -r looks into its folders" if deeper else ""
     return found
+
+
+def _expanded(given: str | Path) -> list[Path]:
+    # a pattern that the shell left as it is, as Windows' do, unless a file really has that name
+    if not os.path.lexists(given) and glob.has_magic(str(given)):
+        return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=_as_counted)] or [Path(given)]
+    return [Path(given)]
 
 
 def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import BinaryIO
 
     import numpy as np
     from matplotlib.axes import Axes
@@ -129,6 +130,14 @@ def _by_scale(figure: "Figure", scale: Scale) -> dict:
     mappable = ScalarMappable(norm, "viridis")
     figure.colorbar(mappable, ax=figure.axes, label=scale.name)
     return {run: mappable.to_rgba(value) for run, value in scale.values.items()}
+
+
+def save_svg(figure: "Figure", file: "BinaryIO") -> None:
+    """Write a figure without a ground of its own as SVG, the same bytes each time."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
 
 
 def plot_confusion(

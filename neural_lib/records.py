@@ -11,18 +11,7 @@ from neural_lib.config import in_words, may_train_longer
 from neural_lib.errors import UserError
 from neural_lib.files import atomic_write, check_output
 from neural_lib.monitor import accuracy_of, judged_by
-from neural_lib.results import check_is_ours, csv_text, differences, json_text, read_json
-
-MEASURES = (
-    "train_loss",  # mean per image, nats
-    "train_accuracy",  # 0 to 1
-    "val_loss",
-    "val_accuracy",
-    "val_f1",  # macro, 0 to 1
-    "epoch_duration",  # seconds, of training and validation
-    "run_duration",  # seconds since the run began
-)
-
+from neural_lib.results import MEASURES, check_is_ours, csv_text, differences, json_text, read_json
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +140,10 @@ class Records:
         rows = [self.best_of(run) for run in self.finished]
         return max(rows, key=self.judged, default=None)
 
+    def ranked(self) -> list[int]:
+        """The finished runs, the best first; equals as they finished."""
+        return sorted(self.finished, key=lambda run: -self.judged(self.best_of(run)))
+
     def judged(self, row: Mapping[str, float | None]) -> float:
         """What the runs' epochs are compared by, the higher the better."""
         return judged_by(row, self.monitor)
@@ -180,7 +173,7 @@ class Records:
             groups.setdefault(json.dumps(others), []).append(self.best_of(run))
         found = []
         for others, rows in groups.items():
-            values = [accuracy_of(row) for row in rows]
+            values = [accuracy for row in rows if (accuracy := accuracy_of(row)) is not None]
             if len(values) > 1:
                 found.append(Spread(json.loads(others), statistics.mean(values), statistics.stdev(values), len(values)))
         return found
@@ -212,7 +205,9 @@ class Records:
         table = csv_text(["run", "epoch", *MEASURES, *hyperparameters, "failure"], self.rows + failures)
         with atomic_write(self.csv_path) as handle:
             handle.write(table.encode())
-        content = json_text(finished=self.finished, failures=self.failures, runs=self.asked, rows=self.rows)
+        content = json_text(
+            finished=self.finished, failures=self.failures, varying=self.varying, runs=self.asked, rows=self.rows
+        )
         with atomic_write(self.json_path) as handle:
             handle.write(content.encode())
         self.is_written = True
@@ -248,6 +243,9 @@ class Records:
                 f"--resume: {self.json_path} is of another command: {'; '.join(told)}{why}; give the same one, or a "
                 "--model in another folder, or delete that file and checkpoint.pth, if it is there, to start anew"
             )
+        self._take_over(found)
+
+    def _take_over(self, found: Mapping) -> None:
         self.finished = found["finished"]
         for row in found["rows"]:
             self.rows_of.setdefault(row["run"], []).append(row)
@@ -263,3 +261,16 @@ class Records:
                 f"{self.json_path} is of an interrupted grid, {finished} of {count} runs have finished: go on with "
                 "--resume, give a --model in another folder, or delete that file and checkpoint.pth, if it is there"
             )
+
+
+def read_records(folder: str | Path) -> Records | None:
+    """The records that a command left in a folder, for looking at; None where there are none that can be read."""
+    try:
+        found = read_json(Path(folder) / "results.json")
+    except UserError:
+        return None
+    if found is None:
+        return None
+    records = Records(folder, found["runs"], names=found["varying"])
+    records._take_over(found)
+    return records

@@ -1,20 +1,19 @@
-"""How good a saved network is on a test set: its scores as text and report.json, and two pictures that tell why.
+"""How good a saved network is on a test set: scores as text and report.json, two pictures and a page that tell why.
 
 torch is imported inside the functions, so that the files can be tried before it is loaded.
 """
 
-import io
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neural_lib import plots
 from neural_lib.datasets import DATASETS
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_output
+from neural_lib.files import Attempts, atomic_write, check_output
+from neural_lib.records import Records, read_records
 from neural_lib.results import check_is_ours, json_text
 
 if TYPE_CHECKING:
@@ -28,22 +27,25 @@ if TYPE_CHECKING:
 
 FORMAT = {"format": "neural_lib report", "format_version": 1}
 FIRST_LINES = json_text(format=FORMAT["format"]).partition(",")[0]
-NAMES = {"report": ".json", "confusion": ".png", "mistakes": ".png"}
+NAMES = ("report.json", "confusion.png", "mistakes.png", "report.html")
 MOST_MISTAKES = 28  # in mistakes.png: four full rows of seven
+MOST_CONFUSIONS = 5  # on the terminal
+GAP_WORTH_A_WARNING = 0.01  # between validation and test accuracy: a point
 
 log = logging.getLogger(__name__)
 
 
 class ReportFiles:
-    """report.json, confusion.png and mistakes.png in one folder, of one data set.
+    """report.json, confusion.png, mistakes.png and report.html in one folder, of one data set.
 
-    suffix: of all three names. Raises UserError where one of them can't be written, is the file `taken` by another
+    suffix: of all four names. Raises UserError where one of them can't be written, is the file `taken` by another
     output, or where report.json is somebody else's.
     """
 
     def __init__(self, folder: Path, option: str, suffix: str = "", taken: Path | None = None) -> None:
-        paths = [folder / f"{stem}{suffix}{end}" for stem, end in NAMES.items()]
-        self.json, self.confusion, self.mistakes = (check_output(path, option, (path.suffix,)) for path in paths)
+        paths = [_with_suffix(folder / name, suffix) for name in NAMES]
+        checked = (check_output(path, option, (path.suffix,)) for path in paths)
+        self.json, self.confusion, self.mistakes, self.page = checked
         check_is_ours(self.json, first=FIRST_LINES)
         if taken in (self.confusion, self.mistakes):
             raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
@@ -52,10 +54,14 @@ class ReportFiles:
     def of_all_data_sets(folder: Path) -> list[Path]:
         """What reports of a network in that folder may be there, whatever they are of."""
         suffixes = ["", *(f"-{dataset}" for dataset in DATASETS)]
-        return [folder / f"{stem}{suffix}{end}" for stem, end in NAMES.items() for suffix in suffixes]
+        return [_with_suffix(folder / name, suffix) for name in NAMES for suffix in suffixes]
 
     def __iter__(self) -> Iterator[Path]:
-        return iter((self.json, self.confusion, self.mistakes))
+        return iter((self.json, self.confusion, self.mistakes, self.page))
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return path.with_stem(f"{path.stem}{suffix}")
 
 
 def score(saved: "Checkpoint", model: "nn.Module", images: "Images", device: "torch.device") -> "Evaluation":
@@ -67,11 +73,51 @@ def score(saved: "Checkpoint", model: "nn.Module", images: "Images", device: "to
     return evaluate(model, make_loader(ImageTensors(*images, device), EVAL_BATCH_SIZE, normalise))
 
 
-def text(saved: "Checkpoint", evaluation: "Evaluation") -> str:
-    """A line for each class, then accuracy and the two means."""
+def tell(saved: "Checkpoint", evaluation: "Evaluation") -> None:
+    """Log a line for each class, accuracy and the two means, then the most frequent confusions."""
     from neural_lib import metrics
 
-    return metrics.report(evaluation.labels, evaluation.predictions, saved.classes)
+    table = metrics.report(evaluation.labels, evaluation.predictions, saved.classes)
+    log.info("classification report\n%s", table)
+    pairs = metrics.confusions(_matrix(saved, evaluation).tolist())[:MOST_CONFUSIONS]
+    lines = [
+        f"    {saved.classes[pair['truth']]} read as {saved.classes[pair['predicted']]}: "
+        f"{pair['count']:,} of {pair['support']:,}"
+        for pair in pairs
+    ]
+    if lines:
+        log.info("the most frequent confusions\n%s", "\n".join(lines))
+
+
+def gap(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> tuple[float, str]:
+    """Validation accuracy less test accuracy, and a sentence on what that means; NaN where there is none.
+
+    There is none for another data set than the network was trained on.
+    """
+    from neural_lib.metrics import standard_error
+
+    validation, count = saved.metrics.get("val_accuracy"), len(evaluation.labels)
+    if validation is None or dataset != saved.dataset:
+        return math.nan, ""
+    difference, error = validation - evaluation.accuracy, standard_error(evaluation.accuracy, count)
+    scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
+    note = DATASETS[dataset].shift_note if dataset in DATASETS else ""
+    if abs(difference) <= 2 * error:
+        return difference, f"{scatter}, so chance explains that"
+    if note and difference > 0:
+        return difference, note
+    side = "harder than those held out for validation" if difference > 0 else "easier than those held out"
+    return difference, f"{scatter}, so chance alone does not explain that: the test images seem {side}"
+
+
+def gap_warning(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> str:
+    """A line on validation and test accuracy where they are further apart than GAP_WORTH_A_WARNING."""
+    difference, meaning = gap(saved, dataset, evaluation)
+    if not abs(difference) > GAP_WORTH_A_WARNING:
+        return ""
+    validation, test = saved.metrics["val_accuracy"], evaluation.accuracy
+    points = f"{100 * abs(difference):.1f} points apart"
+    return f"validation accuracy {validation:.4f}, test accuracy {test:.4f}: {points}: {meaning}"
 
 
 def as_dict(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> dict:
@@ -99,23 +145,17 @@ def write(
     dataset: str,
     evaluation: "Evaluation",
     images: "Tensor",
-    attempt: AbstractContextManager | None = None,
-) -> list[Path]:
-    """Write the three files and return which. images: (N, C, H, W), uint8, in the evaluation's order.
+    attempts: Attempts,
+    records: Records | None = None,
+) -> None:
+    """Write the four files; one that fails is told, named in attempts.failed, and doesn't keep the others from coming.
 
-    attempt: a context for the writing of each, such as files.Attempts; without one an OSError ends it.
+    images: (N, C, H, W), uint8, in the evaluation's order. records: of the command that trained the network.
 
     Where OpenCV can't be loaded, the matrix has no written characters, there is no mistakes.png, and a warning says so.
     """
-    attempt, written = attempt or nullcontext(), []
-
-    def write_one(path: Path, content: bytes) -> None:
-        with attempt:
-            with atomic_write(path) as handle:
-                handle.write(content)
-            written.append(path)
-
-    write_one(files.json, json_text(**as_dict(saved, dataset, evaluation)).encode())
+    with attempts(files.json), atomic_write(files.json) as handle:
+        handle.write(json_text(**as_dict(saved, dataset, evaluation)).encode())
     try:
         from neural_lib import annotate
     except ImportError as error:
@@ -124,26 +164,53 @@ def write(
         glyphs = []
     else:
         glyphs = [annotate.glyph(each) for each in saved.glyphs]
-        picture = annotate.encode(_mistakes(saved, dataset, evaluation, images), files.mistakes.suffix)
-        write_one(files.mistakes, picture)
+        with attempts(files.mistakes), atomic_write(files.mistakes) as handle:
+            picture = _mistakes(saved, dataset, evaluation, images)
+            handle.write(annotate.encode(picture, files.mistakes.suffix))
     title = f"{_which(saved, dataset)}: {evaluation.accuracy:.2%} of {len(evaluation.labels):,} images right"
-    figure = plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_one(files.confusion, drawn.getbuffer())
-    return written
+    with attempts(files.confusion), atomic_write(files.confusion) as handle:
+        figure = plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs)
+        figure.savefig(handle, format="png")
+    with attempts(files.page), atomic_write(files.page) as handle:
+        from neural_lib import page
+
+        difference, meaning = gap(saved, dataset, evaluation)
+        described = as_dict(saved, dataset, evaluation)
+        text = page.render(saved, described, evaluation, images, _title(dataset), difference, meaning, records)
+        handle.write(text.encode())
 
 
-def worst(evaluation: "Evaluation", most: int = MOST_MISTAKES) -> list[int]:
-    """The wrong predictions, the most confident first: their places in the evaluation, at most so many."""
-    wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
-    order = evaluation.probabilities[wrong].sort(descending=True, stable=True).indices
-    return wrong[order[:most]].tolist()
+def tell_written(paths: Sequence[Path]) -> None:
+    """Log which files were written, a line for each folder, and last the page, for that is the one to open."""
+    pages = [path for path in paths if path.suffix == ".html"]
+    others = [path for path in paths if path not in pages]
+    for folder in dict.fromkeys(path.parent for path in others):
+        names = ", ".join(path.name for path in others if path.parent == folder)
+        log.info("wrote in %s: %s", folder, names)
+    for path in pages:
+        log.info("to look at it all, open %s", path)
+
+
+def records_of(saved: "Checkpoint", folder: Path) -> Records | None:
+    """The records beside a model, where they are of the command that trained it."""
+    records = read_records(folder)
+    best = records and records.best()
+    if not best:
+        return None
+    figures = ("epoch", "val_accuracy", "val_loss")
+    is_its = all(best.get(name) == value for name, value in saved.config.items()) and all(
+        best[name] == saved.metrics.get(name) for name in figures
+    )
+    return records if is_its else None
+
+
+def _title(dataset: str) -> str:
+    return DATASETS[dataset].title if dataset in DATASETS else dataset
 
 
 def _which(saved: "Checkpoint", dataset: str) -> str:
-    other = "" if dataset == saved.dataset else f" by a network for {DATASETS[saved.dataset].title}"
-    return f"{DATASETS[dataset].title}, test{other}"
+    other = "" if dataset == saved.dataset else f" by a network for {_title(saved.dataset)}"
+    return f"{_title(dataset)}, test{other}"
 
 
 def _matrix(saved: "Checkpoint", evaluation: "Evaluation") -> "Tensor":
@@ -154,8 +221,10 @@ def _matrix(saved: "Checkpoint", evaluation: "Evaluation") -> "Tensor":
 
 def _mistakes(saved: "Checkpoint", dataset: str, evaluation: "Evaluation", images: "Tensor") -> "np.ndarray":
     from neural_lib import annotate
+    from neural_lib.metrics import worst
 
-    shown, all_images = worst(evaluation), len(evaluation.labels)
+    shown = worst(evaluation.labels, evaluation.predictions, evaluation.probabilities, MOST_MISTAKES)
+    all_images = len(evaluation.labels)
     count = int((evaluation.predictions != evaluation.labels).sum())
     tiles = [
         annotate.annotate(

@@ -13,7 +13,16 @@ from neural_lib.errors import UserError
 FORMAT = "neural_lib results"
 FORMAT_VERSION = 1
 MOST_TOLD = 60  # characters of a hyper-parameter's values, in a message
-CONTENT = ("finished", "failures", "runs", "rows")  # see records.Records
+CONTENT = ("finished", "failures", "runs", "rows")  # see records.Records; "varying" came later
+MEASURES = (
+    "train_loss",  # mean per image, nats
+    "train_accuracy",  # 0 to 1
+    "val_loss",
+    "val_accuracy",
+    "val_f1",  # macro, 0 to 1
+    "epoch_duration",  # seconds, of training and validation
+    "run_duration",  # seconds since the run began
+)
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
@@ -45,15 +54,45 @@ def read_json(path: str | Path) -> dict | None:
     try:
         content = json.loads(Path(path).read_bytes())
         known = (content["format"], content["format_version"]) == (FORMAT, FORMAT_VERSION)
-        if not known or not content["runs"] or not all(isinstance(each, dict) for each in content["runs"]):
+        if not known or not _is_complete(content):
             raise ValueError
-        return {key: content[key] for key in CONTENT}
+        return {"varying": [], **{key: content[key] for key in (*CONTENT, "varying") if key in content}}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
             f"{path}: is no results file of this version; delete it, or give a --model in another folder"
         ) from None
+
+
+def _is_complete(content: Mapping[str, object]) -> bool:
+    # every key that a reader asks for, of the right type; LookupError and TypeError mean no as well
+    finished, failures, runs, rows = (content[key] for key in CONTENT)
+    numbers = range(1, len(runs) + 1)
+
+    def is_row(row: Mapping[str, object]) -> bool:
+        measures = [row[name] for name in MEASURES]
+        return (
+            _is_whole(row["run"])
+            and row["run"] in numbers
+            and _is_whole(row["epoch"])
+            and all(value is None or isinstance(value, int | float) for value in measures)
+            and row.keys() >= runs[row["run"] - 1].keys()
+        )
+
+    return (
+        bool(runs)
+        and all(isinstance(each, list) for each in (finished, runs, rows))
+        and all(isinstance(run, dict) and run.keys() == runs[0].keys() for run in runs)
+        and all(isinstance(row, dict) and is_row(row) for row in rows)
+        and all(_is_whole(run) and any(row["run"] == run for row in rows) for run in finished)
+        and all(isinstance(name, str) and name in runs[0] for name in content.get("varying", []))
+        and all(int(run) in numbers and isinstance(reason, str) for run, reason in failures.items())
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_is_ours(path: str | Path, first: str) -> None:

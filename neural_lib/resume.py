@@ -1,6 +1,7 @@
 """What an interrupted command left, and how it goes on: decided and told without torch."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from neural_lib.errors import UserError
@@ -9,6 +10,8 @@ from neural_lib.records import Records
 
 STATE_NAME = "checkpoint.pth"  # beside the model
 STATE_MARK = b"neural_lib training state"  # stands in every one
+MODEL_MARK = b"neural_lib checkpoint"  # stands in the first MODEL_HEAD bytes of every model file
+MODEL_HEAD = 4096
 
 
 def check_resume(resume: bool | str, state_path: Path) -> Path | None:
@@ -30,6 +33,30 @@ def check_resume(resume: bool | str, state_path: Path) -> Path | None:
             "or delete that file"
         )
     return state_path if state_path.exists() else None
+
+
+def check_only_model(path: Path, suffixes: Collection[str]) -> None:
+    """Raise UserError where a new model `path` would share its folder with another one.
+
+    The report, the records and the pictures beside a model are its own, and would be replaced by the new one's. A copy
+    beside a model that is there already does no harm. suffixes: of model files.
+    """
+    if path.exists():
+        return
+    for other in sorted(path.parent.iterdir()):
+        if other.suffix.lower() in suffixes and other.is_file() and _is_model(other):
+            raise UserError(
+                f"--model {path}: {other} is a network in the same folder, and its report, records and pictures would "
+                "be replaced; give each network a folder of its own"
+            )
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return MODEL_MARK in handle.read(MODEL_HEAD)
+    except OSError:
+        return False
 
 
 def what_is_kept(model: str, state: str, records: Records, number: int, digits: str) -> str:

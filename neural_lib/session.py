@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from neural_lib import interrupts, launch, machine
-from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, EndTogether, Progress, Recorder
+from neural_lib.callbacks import AfterEpoch, BestEpoch, EarlyStopping, EndTogether, EpochTable, Progress, Recorder
 from neural_lib.checkpoint import ModelFile, for_run
 from neural_lib.config import TrainConfig
 from neural_lib.datasets import DATASETS
@@ -30,6 +30,7 @@ class Session:
     model_file: ModelFile
     state_file: StateFile
     processes: Processes
+    training: dict  # what the model file tells of the command: checkpoint.Checkpoint.training
     compiles: bool = False  # the network, with torch.compile
     checkpoint_every: int = 0  # steps between two states, besides those after each epoch; 0: none
     quiet: bool = False  # no progress bar
@@ -54,7 +55,8 @@ class Session:
         if harder := config.regularisation():
             log.info("training, not validation, is with %s", ", ".join(harder))
 
-        save = partial(self.model_file.save, for_run(config, DATASETS[config.dataset], experiment.arch_args), of_run)
+        described = for_run(config, DATASETS[config.dataset], experiment.arch_args, self.training)
+        save = partial(self.model_file.save, described, of_run)
         at_once = not manager.records.finished
         best = BestEpoch(experiment.model, config.monitor, on_improved=save if at_once else None)
         early = EarlyStopping(best, config.patience, config.epochs)
@@ -78,17 +80,19 @@ class Session:
         with (
             interrupts.noted() as stop,
             manager.run(run, *watched, on_best=keep_network, **behind),
-            Progress(config.epochs, train_size, self.quiet, with_f1=config.monitor == "f1") as progress,
+            Progress(config.epochs, train_size, self.quiet) as progress,
         ):
-            log.info("training the network...")
+            log.info("training the network... (*: the best epoch so far, saved)")
             if self.compiles:
                 log.info("torch.compile: the first batches wait for the compiler...")
                 experiment.model.compile()
             start = machine.now(device)
             again, together = AfterEpoch(self.model_file.try_again), EndTogether(processes, early)
+            table = EpochTable(config, manager, best, is_saved=lambda: self.model_file.waiting is None)
             processes.tell(Training(config, resumed, self.compiles))
             try:
-                experiment.fit([Recorder(manager), again, best, progress, early, together, state_saver], stop=stop)
+                callbacks = [Recorder(manager), again, best, progress, table, early, together, state_saver]
+                experiment.fit(callbacks, stop=stop)
             except interrupts.StoppedBetweenSteps:
                 self.model_file.try_again()
                 state_saver.save()

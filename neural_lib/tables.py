@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from neural_lib.config import in_words, shown
@@ -11,6 +12,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 40  # of a table on a terminal; results.csv has all
+
+
+def epochs_heading(with_f1: bool = False) -> str:
+    """The columns of epoch_row. with_f1: whether validation's macro F1 is one of them."""
+    f1 = f"{'val f1':>9}" if with_f1 else ""
+    return f"{'epoch':>10}{'train loss':>13}{'train acc':>11}{'val loss':>11}{'val acc':>10}{f1}{'seconds':>10}"
+
+
+def epoch_row(epoch: int, epochs: int, measures: Mapping[str, float | None], with_f1: bool = False) -> str:
+    """An epoch's figures in the columns of epochs_heading: "   3/25   0.0920 ...". measures: as in the records."""
+    f1 = f"{_figure(measures['val_f1']):>9}" if with_f1 else ""
+    train = f"{_figure(measures['train_loss']):>13}{_figure(measures['train_accuracy']):>11}"
+    val = f"{_figure(measures['val_loss']):>11}{_figure(measures['val_accuracy']):>10}{f1}"
+    return f"{f'{epoch}/{epochs}':>10}{train}{val}{measures['epoch_duration']:>10.1f}"
 
 
 def runs_table(records: Records, width: int | None = None) -> str:
@@ -59,8 +74,7 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
             for names in columns.values()
         ]
 
-    ranked = sorted(records.finished, key=lambda run: -records.judged(records.best_of(run)))  # equals as they finished
-    for run in ranked[:MOST_ROWS]:
+    for run in records.ranked()[:MOST_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
         figures = [_figure(row[name]) for name in measures.values()]
@@ -71,7 +85,9 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value < 10_000 else f"{value:.2e}"  # a diverging loss stays in its column
 
 
 def _widest(table: "Table") -> int:

@@ -115,7 +115,7 @@ def digits_model(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("digits") / "model.pth"
     arguments = ["-d", "digits", "--recipe", "fast", "--epochs", "8", "--precision", "fp32", "--quiet"]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Figure, "savefig", lambda self, handle, format: handle.write(b"not drawn"))
+        monkeypatch.setattr(Figure, "savefig", lambda self, handle, **_: handle.write(b"not drawn"))
         outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
         assert cli.run(train.main, "train.py", [*arguments, *outputs]) == 0
     return path
@@ -204,7 +204,7 @@ def run_train(tmp_path, monkeypatch, capfd, request):
 
     monkeypatch.chdir(tmp_path)
     if "figures_drawn" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda self, handle, format: handle.write(b"not drawn"))
+        monkeypatch.setattr(Figure, "savefig", lambda self, handle, **_: handle.write(b"not drawn"))
 
     def run(*arguments):
         status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])

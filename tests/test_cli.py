@@ -1,3 +1,4 @@
+import io
 import logging
 
 import pytest
@@ -55,3 +56,31 @@ def test_information_goes_to_stdout_and_warnings_to_stderr(capsys, quiet, out):
     log.warning("careful")
     log.error("failed")
     assert capsys.readouterr() == (out, "[WARNING] careful\n[ERROR] failed\n")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream, is_broken", [(Terminal(), True), (io.StringIO(), False)])
+def test_a_long_message_is_broken_between_words_on_a_terminal_alone(monkeypatch, stream, is_broken):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr", stream)
+    words = [f"word-{number}" for number in range(40)] + ["/a/path/that/is/longer/than/the/terminal/" + 60 * "x"]
+    cli.set_up_logging()
+    logging.getLogger("neural_lib").warning("%s", " ".join(words))
+    assert cli.run(ending_with(RunError(" ".join(words))), "script.py", []) == 1
+    lines = stream.getvalue().splitlines()
+    assert stream.getvalue().split() == ["[WARNING]", *words, "script.py:", "error:", *words]
+    assert (
+        (max(len(line) for line in lines if "/a/path" not in line) <= 80) is is_broken if is_broken else len(lines) == 2
+    )
+
+
+def test_a_bare_line_has_no_level_before_it(capsys):
+    cli.set_up_logging()
+    logging.getLogger("neural_lib").info("a row", extra={"bare": True})
+    assert capsys.readouterr().out == "a row\n"

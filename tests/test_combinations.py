@@ -65,7 +65,7 @@ def test_every_data_set_trains_with_every_network(run_train, small_data, dataset
     assert (saved.arch, saved.dataset, saved.classes) == (arch, dataset, list(info.classes))
     report = json.loads(Path("output/report.json").read_text())
     assert (report["arch"], report["dataset"], report["images"]) == (arch, dataset, 10)
-    assert "Val loss" in stdout
+    assert "epoch   train loss  train acc   val loss   val acc   seconds" in stdout
 
 
 @pytest.mark.parametrize("network", [["lenet"], ["vgg-small", "--width", 8]], ids=["lenet", "vgg-small"])
@@ -78,9 +78,9 @@ def test_colour_images_are_learned(run_train, cifar_dir, network):
 def test_a_network_with_batch_normalisation_is_repeated_bit_for_bit(run_train, kmnist_dir):
     weights = []
     for name in ("first", "second"):
-        arguments = ("--recipe", "best", "--arch", "vgg-small", "--width", 8, *FAST, "-m", f"{name}.pth", "--quiet")
+        arguments = ("--recipe", "best", "--arch", "vgg-small", "--width", 8, *FAST, "-m", f"{name}/m.pth", "--quiet")
         assert run_train("-d", "kmnist", "--data", kmnist_dir, *arguments)[0] == 0
-        weights.append(checkpoint.load(f"{name}.pth").state_dict)
+        weights.append(checkpoint.load(f"{name}/m.pth").state_dict)
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
@@ -128,7 +128,9 @@ def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monk
     saved = checkpoint.load("output/model.pth")
     assert saved.metrics["epoch"] == best_epoch and saved.config["monitor"] == monitor
     assert {"test_loss", "test_accuracy", "test_f1"} <= saved.metrics.keys()
-    assert ("Val macro F1: 0.8000" in stdout) is (monitor == "f1")
+    heading, *rows = stdout.split("training the network")[1].splitlines()[1:6]
+    assert ("val f1" in heading) is ("   0.7500   0.8000 " in rows[3]) is (monitor == "f1")
+    assert [row.split()[0] for row in rows if row.endswith("  *")][-1] == f"{best_epoch}/4"
 
 
 def test_a_grid_is_compared_by_one_measure(run_train):

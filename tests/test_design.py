@@ -64,6 +64,7 @@ MODULES = [
     "checkpoint",
     "state",
     "saver",
+    "page",
     "report",
     "recogniser",
     "own_pictures",

@@ -194,14 +194,18 @@ def test_a_lock_is_let_go_of_when_the_block_raises(tmp_path):
 
 def test_a_write_that_fails_is_told_and_the_others_go_on(tmp_path, caplog):
     attempts = Attempts()
-    with attempts, atomic_write(tmp_path / "plot.png"):
+    plot, page, model = (tmp_path / name for name in ("plot.png", "report.html", "model.pth"))
+    with attempts(plot), atomic_write(plot):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with attempts, atomic_write(tmp_path / "model.pth") as handle:
+    with attempts(page), atomic_write(page):
+        raise ValueError("no such\nbackend")  # whatever a library stumbles over
+    with attempts(model), atomic_write(model) as handle:
         handle.write(b"whole")
-    assert attempts.failed == [str(tmp_path / "plot.png")]
-    assert caplog.record_tuples == [
-        ("neural_lib.files", logging.ERROR, f"{tmp_path / 'plot.png'}: No space left on device; it was not written")
+    assert attempts.failed == [str(plot), str(page)] and model.read_bytes() == b"whole"
+    assert [(level, text) for _, level, text in caplog.record_tuples] == [
+        (logging.ERROR, f"{plot}: No space left on device; it was not written"),
+        (logging.ERROR, f"{page}: ValueError: no such backend; it was not written"),
     ]
-    for error in (ValueError, BrokenPipeError):  # a defect; a reader of the log that has gone
-        with pytest.raises(error), attempts:
+    for error in (KeyboardInterrupt, BrokenPipeError):  # a signal; a reader of the log that has gone
+        with pytest.raises(error), attempts(plot):
             raise error

@@ -12,8 +12,7 @@ import pytest
 import torch
 from test_resume import outcome
 
-import train
-from neural_lib import callbacks, checkpoint, state
+from neural_lib import callbacks, checkpoint, report, state
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -41,7 +40,7 @@ def full(monkeypatch):
 
 @pytest.fixture
 def whole(run_train, monkeypatch) -> dict:
-    monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", 1.0)
+    monkeypatch.setattr(report, "GAP_WORTH_A_WARNING", 1.0)
     assert run_train(*RUN, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
     return outcome("whole")
 
@@ -78,14 +77,15 @@ def test_where_no_state_can_be_written_the_model_still_is(run_train, full, whole
     assert outcome("output") == whole
 
 
-@pytest.mark.parametrize("name", ["plot.png", "confusion.png", "mistakes.png", "report.json"])
+@pytest.mark.parametrize("name", ["plot.png", "confusion.png", "mistakes.png", "report.json", "report.html"])
 def test_a_figure_that_cannot_be_written_costs_nothing_else(run_train, full, whole, name):
     full(name)
     status, _, stderr = run_train(*RUN)
     assert status == 1 and f"[ERROR] output/{name}: {FULL}; it was not written\n" == stderr
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     assert json.loads(Path("output/results.json").read_text())["finished"] == [1]
-    others = {"model.pth", "results.csv", "results.json", "plot.png", "report.json", "confusion.png", "mistakes.png"}
+    others = {"model.pth", "results.csv", "results.json", "plot.png"}
+    others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}
     assert {*os.listdir("output")} == others - {name}
 
 
@@ -147,5 +147,5 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(run_train, monkeypatch):
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", 1.0)
+    monkeypatch.setattr(report, "GAP_WORTH_A_WARNING", 1.0)
     assert run_train(*RUN)[0::2] == (0, "")

@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch.nn.functional import nll_loss
 
-from neural_lib.metrics import RunningScores, batch_sums, confusion_matrix, macro_f1, report, scores
+from neural_lib.metrics import (
+    RunningScores,
+    batch_sums,
+    confusion_matrix,
+    confusions,
+    macro_f1,
+    report,
+    scores,
+    standard_error,
+    worst,
+)
 
 
 def test_sums_over_samples_whatever_the_batches():
@@ -77,3 +87,24 @@ KINDS = ("precision", "recall", "f1-score")
 
 def report_rows(labels, predictions, classes) -> list[str]:
     return [row.strip() for row in report(labels, predictions, classes).splitlines() if row.strip()]
+
+
+def test_the_most_confident_mistakes_come_first():
+    labels, predictions = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 2, 5, 3, 9])
+    probabilities = torch.tensor([0.9, 0.5, 0.8, 1.0, 0.7])
+    assert worst(labels, predictions, probabilities, most=9) == [2, 4, 1]
+    assert worst(labels, predictions, probabilities, most=2) == [2, 4]
+    assert worst(labels, labels, probabilities, most=9) == []
+
+
+def test_confusions_are_counted_by_pair_the_most_frequent_first():
+    pairs = confusions([[5, 1, 0], [3, 6, 1], [0, 0, 9]])
+    assert [(pair["truth"], pair["predicted"], pair["count"], pair["support"]) for pair in pairs] == [
+        (1, 0, 3, 10), (0, 1, 1, 6), (1, 2, 1, 10),
+    ]  # fmt: skip
+    assert confusions([[5, 0], [0, 5]]) == []
+
+
+def test_the_standard_error_is_the_scatter_of_many_test_sets_accuracies():
+    draws = torch.distributions.Binomial(300, torch.tensor(0.9)).sample((20_000,)) / 300
+    assert standard_error(0.9, 300) == pytest.approx(draws.std().item(), rel=0.05)

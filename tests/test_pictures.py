@@ -275,3 +275,14 @@ def test_a_folder_without_permission_is_told(folder, monkeypatch):
     found = pictures.find([folder], recursive=True)
     assert f"{folder / 'in'}: can't be looked into (Permission denied)" in found.told()
     assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
+
+
+def test_a_pattern_that_no_shell_has_expanded_is(folder):
+    for number in (1, 10, 2):
+        (folder / f"scan{number}.png").touch()
+    assert names(pictures.find([folder / "scan*.png"]).files, folder) == ["scan1.png", "scan2.png", "scan10.png"]
+    assert names(pictures.find([str(folder / "**" / "*.gif")]).files, folder) == ["in/c.gif"]
+    assert names(pictures.find([folder / "nothing*.png"]).files, folder) == ["nothing*.png"]  # told as not there
+    (folder / "a[1].png").touch()  # a real name, not a pattern
+    (folder / "a1.png").touch()
+    assert names(pictures.find([folder / "a[1].png"]).files, folder) == ["a[1].png"]

@@ -173,6 +173,35 @@ def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_
     assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
 
 
+def test_the_data_are_looked_for_where_training_found_them(model, run_predict, tmp_path, monkeypatch):
+    change_kmnist(monkeypatch, sources={})
+    saved = checkpoint.load(model)
+    assert Path(saved.training["data"]).is_absolute() and Path(saved.training["data"]).name == "data"
+    shutil.move("data", "elsewhere")
+    rewrite(model, {"training": {"data": str(tmp_path / "elsewhere")}})
+    for arguments in ([], ["--evaluate"], ["--data", "elsewhere"]):
+        assert run_predict(*arguments)[0] == 0
+    status, _, stderr = run_predict("--data", "data")  # what is given wins
+    assert status == 1 and "no source delivered the files" in stderr
+    shutil.move("elsewhere", "data")
+    assert run_predict()[0] == 0  # they are no more where training found them
+
+
+def test_a_network_of_an_unknown_data_set_is_scored_on_a_known_one(model, run_predict, few_digits):
+    rewrite(model, {"dataset": "of-the-future"})
+    status, stdout, _ = run_predict("--evaluate", "--dataset", "digits")
+    assert status == 0
+    assert stdout.replace(os.sep, "/").endswith("open output/report-digits.html\n")
+    page = Path("output/report-digits.html").read_text()
+    assert "trained on of-the-future, scored on digits" in page
+
+
+def test_a_model_from_before_its_training_was_told_has_a_page(model, run_predict):
+    rewrite(model, {}, without=["training"])
+    assert run_predict("--evaluate")[0] == 0
+    assert "<dt>command</dt>" not in Path("output/report.html").read_text()
+
+
 # --- pictures of one's own ---
 
 
@@ -224,6 +253,17 @@ def test_pictures_are_told_to_programs(page, recognise):
     assert "[INFO] recognised 2 of 4 pictures" in stderr and not Path("output").exists()
 
 
+def test_an_option_of_another_mode_that_does_no_harm_is_ignored(page, recognise):
+    status, stdout, _ = recognise("scans/one.png", "--data", "nowhere", "--samples", 3, "--seed", 5)
+    assert status == 0 and "recognised 1 of 1 picture" in stdout
+    assert recognise("--evaluate", "-d", "digits", "-o", "here", "--top", 5, "--show", "-r", "--show-input")[0] == 0
+
+
+def test_a_pattern_is_expanded(page, recognise):
+    status, stdout, _ = recognise("scans/*e*.[pj]*g", "--no-show")
+    assert status == 0 and "recognised 2 of 2 pictures" in stdout
+
+
 def test_with_json_the_montage_is_written_where_it_is_asked_for(page, recognise):
     assert recognise("scans", "--json", "--output", "p.jpg")[0] == 0
     assert cv2.imread("p.jpg").shape == (234, 2 * 174, 3)
@@ -271,7 +311,7 @@ def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments,
     status, stdout, stderr = recognise(*arguments)
     assert status == 1 and told in stderr
     assert stderr.splitlines()[-1].startswith("predict.py: error: ") and stderr.count("error") == 1
-    assert "%" not in stdout and os.listdir("output") == []
+    assert "%" not in stdout and not os.path.exists("output")
 
 
 def test_invert_can_be_said(page, recognise):
@@ -332,7 +372,7 @@ def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few
 
 def test_without_its_test_set_a_network_is_compared_on_noise(model, run_predict):
     shutil.rmtree("data")
-    status, stdout, _ = run_predict("--export", "model.onnx")
+    status, stdout, _ = run_predict("--export", "model.onnx", "--data", "data")
     assert status == 0 and "for 1000 images of noise, for data holds no KMNIST" in stdout
 
 
@@ -346,7 +386,7 @@ def test_nothing_is_exported_that_differs(page, recognise, few_digits, monkeypat
 
 
 def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(model, run_predict):
-    files = ["report.json", "confusion.png", "mistakes.png"]
+    files = ["report.json", "confusion.png", "mistakes.png", "report.html"]
     by_train = {name: Path("output", name).read_bytes() for name in files}
     for name in files:
         Path("output", name).unlink()
@@ -356,8 +396,8 @@ def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(mod
     report = json.loads(by_train["report.json"])
     assert report["accuracy"] == torch.load(model, weights_only=True)["metrics"]["test_accuracy"]
     assert f"[INFO] test accuracy: {report['accuracy']:.4f}\n" in stdout
-    for name in files:
-        assert f"[INFO] wrote output/{name}\n" in stdout.replace(os.sep, "/")
+    assert f"[INFO] wrote in output: {', '.join(files[:3])}\n" in stdout
+    assert stdout.replace(os.sep, "/").endswith("open output/report.html\n")
     for row in report["classes"]:
         figures = " +".join(f"{row[name]:.4f}" for name in ("precision", "recall", "f1-score"))
         assert re.search(rf"^ +{row['class']} +{figures} +{row['support']}$", stdout, re.MULTILINE)
@@ -374,7 +414,7 @@ def test_the_report_lies_beside_what_a_link_leads_to(model, run_predict):
 def test_the_report_goes_where_output_says(model, run_predict):
     before = sorted(os.listdir("output"))
     assert run_predict("--evaluate", "--output", "new/folder")[0] == 0
-    assert sorted(os.listdir("new/folder")) == ["confusion.png", "mistakes.png", "report.json"]
+    assert sorted(os.listdir("new/folder")) == ["confusion.png", "mistakes.png", "report.html", "report.json"]
     assert sorted(os.listdir("output")) == before
 
 
@@ -386,15 +426,11 @@ def test_the_report_goes_where_output_says(model, run_predict):
     (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
-    (["--evaluate", "--show"], "--show doesn't go with --evaluate, but with test images or pictures"),
     (["--evaluate", "p.png"], "pictures and --evaluate don't go together; give one command for each"),
     (["--draw", "--export", "m.onnx"], "--draw and --export don't go together"),
-    (["p.png", "--samples", "3"], "--samples doesn't go with pictures, but with test images"),
     (["p.png", "--dataset", "digits"], "--dataset doesn't go with pictures, but with test images or --evaluate"),
+    (["--evaluate", "--invert", "yes"], "--invert doesn't go with --evaluate, but with pictures"),
     (["--json"], "--json doesn't go with test images, but with pictures"),
-    (["--draw", "--top", "5"], "--top doesn't go with --draw, but with pictures"),
-    (["--export", "m.onnx", "--device", "cuda"], "--device doesn't go with --export"),
-    (["p.png", "--seed", "0"], "--seed doesn't go with pictures, but with test images"),
     (["p.png", ""], "a PICTURE needs a name"),
     (["--draw", "--output", "d.png"], "--output d.png: with --draw it names a folder"),
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),

@@ -1,5 +1,7 @@
 import json
+import math
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ from neural_lib import datasets, report
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.errors import UserError
 from neural_lib.evaluation import Evaluation
+from neural_lib.files import Attempts
 
 INFO = datasets.DATASETS["kmnist"]
 SAVED = Checkpoint(
@@ -28,14 +31,10 @@ SOME = evaluation(labels=[0, 1, 2, 3, 4], predictions=[0, 2, 5, 3, 9], probabili
 IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def write(folder, which=SOME, images=IMAGES, dataset="kmnist", suffix="") -> list:
-    return report.write(report.ReportFiles(folder, "--model", suffix), SAVED, dataset, which, images)
-
-
-def test_the_most_confident_mistakes_come_first():
-    assert report.worst(SOME) == [2, 4, 1]
-    assert report.worst(SOME, most=2) == [2, 4]
-    assert report.worst(evaluation([1, 1], [1, 1], [1.0, 1.0])) == []
+def write(folder, which=SOME, images=IMAGES, dataset="kmnist", suffix="") -> None:
+    attempts = Attempts()
+    report.write(report.ReportFiles(folder, "--model", suffix), SAVED, dataset, which, images, attempts)
+    assert not attempts.failed
 
 
 def test_the_json_says_what_it_is_of_and_holds_every_score(tmp_path):
@@ -85,9 +84,8 @@ def test_without_opencv_all_but_the_mistakes_is_written(tmp_path, monkeypatch, c
     monkeypatch.delitem(sys.modules, "neural_lib.annotate", raising=False)
     monkeypatch.delattr(neural_lib, "annotate", raising=False)
     (tmp_path / "mistakes.png").touch()  # of an earlier network
-    written = write(tmp_path)
-    assert sorted(written) == sorted(tmp_path.iterdir())
-    assert sorted(path.name for path in written) == ["confusion.png", "report.json"]
+    write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "report.html", "report.json"]
     assert "mistakes.png can't be drawn without OpenCV" in caplog.text
 
 
@@ -123,7 +121,31 @@ def test_one_mistake_is_not_several(tmp_path, monkeypatch):
 
 def test_another_data_sets_report_has_names_of_its_own(tmp_path):
     write(tmp_path, dataset="mnist", suffix="-mnist")
-    names = ["confusion-mnist.png", "mistakes-mnist.png", "report-mnist.json"]
+    names = ["confusion-mnist.png", "mistakes-mnist.png", "report-mnist.html", "report-mnist.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     told = json.loads((tmp_path / "report-mnist.json").read_text())
     assert (told["dataset"], told["trained_on"]) == ("mnist", "kmnist")
+
+
+def gap_of(validation: float, right: int, count: int, dataset: str = "digits") -> tuple[float, str]:
+    predictions = [0] * right + [1] * (count - right)
+    saved = replace(SAVED, dataset=dataset, metrics={"val_accuracy": validation})
+    return report.gap(saved, dataset, evaluation([0] * count, predictions, [1.0] * count))
+
+
+@pytest.mark.parametrize("validation, right, count, dataset, meaning", [
+    (0.92, 270, 300, "digits", "test accuracy has a standard error of 1.7 points, so chance explains that"),
+    (0.98, 270, 300, "digits", "so chance alone does not explain that: the test images seem harder"),
+    (0.80, 270, 300, "digits", "so chance alone does not explain that: the test images seem easier"),
+    (0.98, 9000, 10000, "kmnist", "KMNIST's test images differ in distribution from its training images"),
+    (0.80, 9000, 10000, "kmnist", "on 10,000 images test accuracy has a standard error of 0.3 points, so chance alone"),
+])  # fmt: skip
+def test_what_a_gap_between_validation_and_test_means(validation, right, count, dataset, meaning):
+    difference, told = gap_of(validation, right, count, dataset)
+    assert difference == pytest.approx(validation - right / count) and meaning in told
+
+
+def test_there_is_no_gap_to_another_data_set():
+    difference, told = report.gap(replace(SAVED, metrics={"val_accuracy": 0.5}), "mnist", SOME)
+    assert math.isnan(difference) and told == ""
+    assert report.gap_warning(SAVED, "kmnist", SOME) == ""  # a model that was never validated

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from neural_lib.errors import UserError
-from neural_lib.results import csv_text, differences, json_text, read_json
+from neural_lib.results import MEASURES, csv_text, differences, json_text, read_json
 
-ROWS = [{"run": 1, "epoch": 1, "lr": 0.1, "shuffle": True}, {"run": 1, "epoch": 2, "lr": 0.1, "shuffle": True}]
-CONTENT = {"finished": [1], "failures": {}, "runs": [{"lr": 0.1, "shuffle": True}], "rows": ROWS}
+RUN = {"lr": 0.1, "shuffle": True}
+ROWS = [{"run": 1, "epoch": epoch, **dict.fromkeys(MEASURES, 0.5), "val_f1": None, **RUN} for epoch in (1, 2)]
+CONTENT = {"finished": [1], "failures": {"2": "out of memory"}, "varying": ["lr"], "runs": [RUN, RUN], "rows": ROWS}
 
 
 def test_csv_has_names_then_a_line_a_row_with_every_digit():
@@ -41,6 +42,39 @@ def test_another_file_is_told_in_one_line(tmp_path, content):
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match="results.json: is no results file of this version"):
         read_json(path)
+
+
+def without(mapping: dict, name: str) -> dict:
+    return {key: value for key, value in mapping.items() if key != name}
+
+
+def harmed() -> list:
+    """results.json with each of its parts missing or of another type, one at a time."""
+    found = [without(CONTENT, name) for name in CONTENT if name != "varying"]
+    found += [CONTENT | {name: other} for name in CONTENT for other in (None, 1, "x", {"a": 1}, [1.5], [[]])
+              if (name, other) != ("varying", None)]  # fmt: skip
+    found += [CONTENT | {"rows": [without(ROWS[0], name), ROWS[1]]} for name in ROWS[0]]
+    found += [CONTENT | {"rows": [ROWS[0] | {name: other}, ROWS[1]]} for name in ("run", "epoch", *MEASURES)
+              for other in ("1", [])]  # fmt: skip
+    found += [CONTENT | change for change in (
+        {"finished": [3]}, {"finished": [2]}, {"finished": [True]}, {"failures": {"3": "x"}}, {"failures": {"x": "x"}},
+        {"failures": {"1": 1}}, {"rows": [ROWS[0] | {"run": 3}]}, {"varying": ["nothing"]}, {"runs": [RUN, {"lr": 1}]},
+    )]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("content", harmed())
+def test_a_file_that_lacks_something_or_holds_another_type_is_told_in_one_line(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"format": "neural_lib results", "format_version": 1, **content}))
+    with pytest.raises(UserError, match="results.json: is no results file of this version"):
+        read_json(path)
+
+
+def test_a_file_from_before_the_varying_names_were_recorded_is_read(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json_text(**without(CONTENT, "varying")))
+    assert read_json(path) == CONTENT | {"varying": []}
 
 
 def test_two_grids_are_told_apart_by_the_values_of_each_option():

@@ -10,6 +10,7 @@ from neural_lib.errors import UserError
 from neural_lib.evaluation import Evaluation
 from neural_lib.results import read_json
 from neural_lib.runs import RunBuilder, RunManager
+from neural_lib.tables import runs_table
 
 
 def test_a_run_for_each_combination_the_last_name_varying_fastest():
@@ -145,6 +146,22 @@ def test_what_was_not_tracked_or_is_no_number_is_nothing_in_the_records(tmp_path
                 manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
     rows = read_json(tmp_path / "made" / "here" / "results.json")["rows"]
     assert [(row["train_loss"], row["val_accuracy"], row["train_accuracy"]) for row in rows] == [(None, None, 1.0)] * 2
+
+
+@pytest.mark.parametrize("monitor", ["accuracy", "loss", "f1"])
+@pytest.mark.parametrize("losses, best_epoch", [([0.5, 0.3, 0.4], 2), ([None, None], 1)])
+def test_a_loop_that_tracks_less_is_recorded_and_compared_by_what_there_is(tmp_path, monitor, losses, best_epoch):
+    hyperparameters = [{"seed": seed, "monitor": monitor} for seed in (1, 2)]
+    manager = RunManager({"seed": [1, 2]}, tmp_path, hyperparameters)
+    for run in manager.runs:
+        with manager.run(run):
+            for loss in losses:
+                with manager.epoch():
+                    if loss:
+                        manager.track_loss(torch.tensor(loss), 10)
+    assert manager.records.best()["epoch"] == best_epoch and manager.records.ranked() == [1, 2]
+    assert runs_table(manager.records, 80).count("-  ") and manager.records.spreads() == []
+    assert read_json(tmp_path / "results.json")["finished"] == [1, 2]
 
 
 def test_a_run_that_fails_is_not_finished_and_its_reason_is_kept(tmp_path):

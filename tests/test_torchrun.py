@@ -17,8 +17,9 @@ from ranks import free_port
 from neural_lib import checkpoint
 
 DEADLINE = 200  # seconds
-# 24 steps an epoch, of 48 images and of 21
+# 10 steps an epoch, of 48 images and of 18; many more let rounding grow past 1e-4 on processors with AMX
 DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--epochs", 2, "--batch-size", 48)
+DIGITS += ("--train-split", 0.3)
 MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
 
 
@@ -71,7 +72,7 @@ def test_a_run_under_torchrun_is_the_run_of_one_process(torchrun, run_train, tmp
     done = torchrun(2, *DIGITS)
     assert done.returncode == 0, done.stderr
     assert "[INFO] batches of 48 images: 24 in each of 2 processes\n" in done.stdout
-    for once in ("loading the digits dataset", "EPOCH: 2/2", "evaluating the network", "wrote output/model.pth"):
+    for once in ("loading the digits dataset", "       2/2 ", "evaluating the network", "wrote in output: model.pth"):
         assert done.stdout.count(once) == 1, once  # process 0 alone speaks
     assert all("points apart" in line for line in own_lines(done.stderr))
     assert not (tmp_path / "output" / "checkpoint.pth").exists()

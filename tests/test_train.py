@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, change_kmnist, shown_on_a_terminal
 
 import train
-from neural_lib import checkpoint, datasets, devices, options, plots
+from neural_lib import checkpoint, datasets, devices, options, plots, report
 from neural_lib.config import RECIPES, TrainConfig, shown
 from neural_lib.evaluation import evaluate
 from neural_lib.experiment import Experiment
@@ -36,10 +36,12 @@ def test_the_command_line_makes_a_model_and_a_plot(run_script, tmp_path):
     path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
     done = run_script("train.py", "--dataset", "digits", "--epochs", 1, *outputs, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
-    assert re.search(
-        r"\[INFO\] EPOCH: 1/1\nTrain loss: \d\.\d{6}, Train accuracy: \d\.\d{4}\n"
-        r"Val loss: \d\.\d{6}, Val accuracy: \d\.\d{4}\n", done.stdout
-    )  # fmt: skip
+    table = done.stdout.split("training the network")[1].splitlines()[1:3]
+    assert table[0].split("  ")[-1].strip() == "seconds" and table[0].lstrip().startswith(
+        "epoch   train loss  train acc"
+    )
+    assert re.fullmatch(r" +1/1( +\d\.\d{4}){4} +\d+\.\d  \*", table[1])
+    assert len(table[0]) == len(table[1].removesuffix("  *"))
     assert "total time taken to train the model: " in done.stdout
     assert "macro avg" in done.stdout and re.search(r"test accuracy: 0\.\d{4}", done.stdout)
     assert "\r" not in done.stderr  # no bar where stderr is no terminal
@@ -110,9 +112,9 @@ def test_without_a_recipe_it_is_the_classic_one(run_train):
 def test_the_other_recipes_learn_and_repeat_themselves_bit_for_bit(run_train, kmnist_dir, recipe):
     weights = []
     for name in ("first", "second"):
-        arguments = ("--recipe", recipe, *FAST, "-m", f"{name}.pth", "--quiet")
+        arguments = ("--recipe", recipe, *FAST, "-m", f"{name}/model.pth", "--quiet")
         assert run_train("-d", "kmnist", "--data", kmnist_dir, *arguments)[0] == 0
-        weights.append(checkpoint.load(f"{name}.pth"))
+        weights.append(checkpoint.load(f"{name}/model.pth"))
     assert weights[0].metrics["test_accuracy"] > 0.9
     assert all(torch.equal(weights[0].state_dict[key], weights[1].state_dict[key]) for key in weights[0].state_dict)
 
@@ -205,8 +207,9 @@ def test_no_compiler_is_one_line(run_script, tmp_path):
 
 def test_quiet_says_nothing_but_warnings(run_train, kmnist_dir, monkeypatch):
     for gap, warnings in ((1.0, 0), (-1.0, 1)):  # no gap is worth a warning; every one is
-        monkeypatch.setattr(train, "GAP_WORTH_A_WARNING", gap)
-        status, stdout, stderr = run_train("-d", "kmnist", "--data", kmnist_dir, *FAST, "--quiet")
+        monkeypatch.setattr(report, "GAP_WORTH_A_WARNING", gap)
+        command = ("-d", "kmnist", "--data", kmnist_dir, *FAST, "--quiet", "-m", f"{warnings}/model.pth")
+        status, stdout, stderr = run_train(*command)
         assert (status, stdout, stderr.count("\n")) == (0, "", warnings)
         assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
 
@@ -233,7 +236,10 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
 def test_a_terminal_of_80_columns_gets_a_bar_that_goes_away(tmp_path):
     shown = shown_on_a_terminal(["-d", "digits", "--epochs", "1", "-b", "4"], tmp_path, log_too=False)
     bars = [bar for bar in shown.split("\r") if bar.startswith("epoch 1/1")]
-    assert any(re.search(r"% \|.*\| .*images/s, loss=\d\.\d{4}, accuracy=\d\.\d{4}", bar) for bar in bars)
+    assert any(
+        re.search(r"% \|.*\| .* img/s, \d\d:\d\d left, run \d\d:\d\d, loss \d\.\d{3}, acc \d\.\d{3}", bar)
+        for bar in bars
+    )
     assert max(map(len, bars)) <= 80
     after = shown.rsplit("epoch 1/1", 1)[1].split("\r")[1:]
     assert after[0].strip() == ""  # blanked out, so that the log lines take its place
@@ -275,7 +281,7 @@ def test_without_a_data_set_asked_for_the_run_goes_on_with_digits_and_says_so(ru
     assert all(name in banner for name in made_up.make_files())  # each in one piece
     assert stderr.splitlines()[-1] == f"[WARNING] {warning}"
     assert checkpoint.load("output/model.pth").dataset == "digits"
-    assert "digits" in titles[0]
+    assert "digits" in titles[-1]
 
 
 def test_digits_nobody_asked_for_replace_only_digits(run_train, kmnist_dir, no_network):
