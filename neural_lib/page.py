@@ -36,7 +36,7 @@ QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
     ({"format": "WEBP", "quality": 50}, 2),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
-FAINTEST = 0.08  # opacity of the lowest value on either colour scale, 1 being the highest's
+FAINTEST = 0.15  # opacity of the lowest value on either colour scale, 1 being the highest's
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -20,7 +20,7 @@ SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
 MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
-DARK = 0.65  # share of a row from which on its blue wants white letters
+DARK = 0.65  # of a colour scale, from where on its colours want white letters
 GLYPH_ROOM = 18  # points, for a written character beside its name
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
@@ -145,20 +145,28 @@ def plot_confusion(
 ) -> "Figure":
     """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row.
 
+    The diagonal and the other cells have a colour scale each, so that a few confusions are seen beside many hits.
     glyphs: a picture (H, W, 4) of each class's written character, to stand beside its name; there may be none.
     """
+    import numpy as np
     from matplotlib.figure import Figure
 
-    counts = matrix.tolist()
-    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-    figure = Figure(figsize=(8, 7.5), dpi=120, layout="constrained")
+    counts = np.asarray(matrix)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), of the true class
+    figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, (own_counts, own_shares) in enumerate(zip(counts, shares, strict=True)):
-        for column, (count, share) in enumerate(zip(own_counts, own_shares, strict=True)):
-            if count:
-                colour = "white" if share > DARK else "black"
-                axes.text(column, row, f"{count}\n{share:.1%}", ha="center", va="center", color=colour, fontsize=8)
+    is_right = np.eye(len(counts), dtype=bool)
+    for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
+        shown = np.ma.masked_array(shares, ~part | (counts == 0))
+        low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
+        margin = (high - low) / 8 or 0.01  # the lowest value is not white
+        picture = axes.imshow(shown, cmap=colours, vmin=max(0, low - margin), vmax=min(1, high + margin))
+        bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
+        bar.set_label(f"{name}, share of the true class")
+        for row, column in zip(*np.nonzero(part & (counts > 0)), strict=True):
+            colour = "white" if picture.norm(shares[row, column]) > DARK else "black"
+            text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     if max(map(len, classes)) > MOST_UPRIGHT:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
     else:

@@ -106,8 +106,9 @@ def gap(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> tuple[fl
         return difference, f"{scatter}, so chance explains that"
     if note and difference > 0:
         return difference, note
-    side = "harder than those held out for validation" if difference > 0 else "easier than those held out"
-    return difference, f"{scatter}, so chance alone does not explain that: the test images seem {side}"
+    chosen = "what validation chose looks best there, or the test images are harder"
+    why = chosen if difference > 0 else "the test images are easier"
+    return difference, f"{scatter}, so chance alone does not explain that: {why}"
 
 
 def gap_warning(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> str:

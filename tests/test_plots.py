@@ -118,7 +118,7 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
     import torch
 
     figure = plot_confusion(torch.tensor([[3, 1], [0, 0]]), ["T-shirt/top", "Bag"], "validation")
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     assert {text.get_text() for text in axes.texts} == {"3\n75.0%", "1\n25.0%"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["T-shirt/top", "Bag"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("true (a row is 100 %)", "predicted")
@@ -149,3 +149,19 @@ def test_short_names_are_upright_and_long_ones_slanted():
 def test_a_class_name_is_no_formula():
     figure = plot_confusion(torch.eye(2).long(), ["$a_{$", "b"], "$t_{$")
     figure.savefig(io.BytesIO(), format="png")  # matplotlib would refuse it as mathematics
+
+
+def test_confusions_are_seen_beside_many_hits():
+    matrix = torch.tensor([[990, 9, 1], [30, 969, 1], [1, 1, 998]])
+    axes, *bars = plot_confusion(matrix, ["a", "b", "c"], "t").axes
+    wrong, right = axes.images
+    assert [bar.get_ylabel().partition(",")[0] for bar in bars] == ["wrong", "right"]
+    for picture, is_right in ((wrong, False), (right, True)):
+        assert np.array_equal(~picture.get_array().mask, np.eye(3, dtype=bool) == is_right)
+        shades = picture.norm(picture.get_array().compressed())
+        assert shades.min() < 0.2 and shades.max() > 0.85  # each uses its whole scale
+
+
+@pytest.mark.parametrize("matrix", [[[5, 0], [0, 5]], [[0, 3], [2, 0]], [[0, 0], [0, 4]], [[0, 0], [0, 0]]])
+def test_a_matrix_without_hits_or_without_confusions_is_drawn(matrix):
+    assert len(np.unique(drawn(plot_confusion(torch.tensor(matrix), ["a", "b"], "t")))) > 10

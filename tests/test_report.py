@@ -135,8 +135,8 @@ def gap_of(validation: float, right: int, count: int, dataset: str = "digits") -
 
 @pytest.mark.parametrize("validation, right, count, dataset, meaning", [
     (0.92, 270, 300, "digits", "test accuracy has a standard error of 1.7 points, so chance explains that"),
-    (0.98, 270, 300, "digits", "so chance alone does not explain that: the test images seem harder"),
-    (0.80, 270, 300, "digits", "so chance alone does not explain that: the test images seem easier"),
+    (0.98, 270, 300, "digits", "so chance alone does not explain that: what validation chose looks best there"),
+    (0.80, 270, 300, "digits", "so chance alone does not explain that: the test images are easier"),
     (0.98, 9000, 10000, "kmnist", "KMNIST's test images differ in distribution from its training images"),
     (0.80, 9000, 10000, "kmnist", "on 10,000 images test accuracy has a standard error of 0.3 points, so chance alone"),
 ])  # fmt: skip

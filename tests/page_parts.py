@@ -1,0 +1,66 @@
+"""A made-up report with everything on its page: awkward names, a grid with a failed run, mistakes to click."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neural_lib import datasets, report
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.evaluation import Evaluation
+from neural_lib.files import Attempts
+from neural_lib.records import Records
+
+NAMES = ['<b>&"', "it's", "$a_{$ {{ 1 }}", "</script><script>alert(1)</script>", "é ü", "a name of several words"]
+COUNT = 400
+
+
+def images() -> torch.Tensor:
+    """Images (N, 1, 28, 28), uint8, each of which says which one it is in its first two pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 1, 28, 28), dtype=np.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.divmod(np.arange(COUNT), 256)
+    return torch.from_numpy(pixels)
+
+
+def evaluation() -> Evaluation:
+    """Of 6 classes: most images right, one pair confused more often than 20 times, some cells empty."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(COUNT) % len(NAMES)
+    predictions = torch.where(torch.rand(COUNT, generator=generator) < 0.9, labels, (labels + 1) % len(NAMES))
+    predictions[(labels == 2) & (torch.rand(COUNT, generator=generator) < 0.6)] = 5
+    probabilities = 0.2 + 0.8 * torch.rand(COUNT, generator=generator)
+    accuracy = (labels == predictions).double().mean().item()
+    return Evaluation(0.5, accuracy, 0.8, labels, predictions, probabilities)
+
+
+def write_grid(folder: Path, epochs: int = 3) -> Records:
+    """Records of 2 x 2 runs, over learning rates and seeds, and of one that failed."""
+    runs = [{"lr": lr, "seed": seed, "flip": False} for lr in (0.01, 0.001, 10.0) for seed in (1, 2)][:5]
+    records = Records(folder, runs, names=["lr", "seed"])
+    for run in range(1, 5):
+        for epoch in range(1, epochs + 1):
+            score = 0.5 + 0.07 * run + 0.01 * epoch * (-1) ** run
+            names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
+            figures = dict(zip(names, (1 - score, score + 0.02, 1.1 - score, score, score - 0.01), strict=True))
+            records.add(run, epoch, {**figures, "epoch_duration": 1.5, "run_duration": 1.5 * epoch})
+        records.finish(run)
+    records.fail(5, "the training loss became nan <at> epoch 1")
+    return records
+
+
+def write(folder: Path, records: Records | None = None) -> dict:
+    """Write the report's files into `folder`; returns report.json's content."""
+    best = records.best() if records else {"epoch": 3, "val_accuracy": 0.9, "val_loss": 0.4}
+    saved = Checkpoint(
+        arch="lenet", arch_args={}, state_dict={}, dataset="digits", classes=NAMES,
+        image_size=28, mean=[0.2], std=[0.3],
+        config={"epochs": 3, "lr": 0.01, "seed": 1},
+        metrics={name: best[name] for name in ("epoch", "val_accuracy", "val_loss")},
+        training={"command": "python train.py --model 'a <b> c/model.pth'", "device": "cpu, 2 threads",
+                  "started": "2026-11-26T01:02:03+00:00", "processes": 2, "data": "data"},
+    )  # fmt: skip
+    attempts = Attempts()
+    report.write(report.ReportFiles(folder, "--model"), saved, "digits", evaluation(), images(), attempts, records)
+    assert not attempts.failed and datasets.DATASETS["digits"].title in (folder / "report.html").read_text()
+    return json.loads((folder / "report.json").read_text())
