@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neural_lib import answers, cli, datasets, devices, display, export, machine, pictures, report
+from neural_lib import answers, cli, datasets, devices, display, downloads, export, machine, pictures, report, resume
 from neural_lib.errors import RunError, UserError
-from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, sweep
+from neural_lib.files import Writer, atomic_write, check_input, check_output, check_output_folder, sweep
 
 if TYPE_CHECKING:
     from neural_lib.checkpoint import Checkpoint
@@ -161,9 +161,10 @@ def data_folder(saved: "Checkpoint", dataset: str) -> str:
 def check_output_of(args: argparse.Namespace) -> Path | None:
     """Where the command's output goes, tried; None where a command has none. Raises UserError where it can't go."""
     if args.evaluate:
-        model = Path(args.model)
-        beside = os.path.realpath(model) if model.is_symlink() else model  # as train.py has it
-        return check_output_folder(args.output or Path(beside).parent, "--output")
+        model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
+        if not args.output and (owner := resume.owner_of(model.parent, default=model.name)) != model.name:
+            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
+        return check_output_folder(args.output or model.parent, "--output")
     if args.draw:
         return check_output_folder(args.output or "output", "--output")
     if args.export:
@@ -175,6 +176,8 @@ def check_output_of(args: argparse.Namespace) -> Path | None:
     from neural_lib import annotate
 
     path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
+    if path in report.ReportFiles.of_all_data_sets(path.parent):
+        raise UserError(f"--output {path}: is where a picture of the report goes; choose another name")
     sweep(path)
     return path
 
@@ -328,7 +331,10 @@ def test_images(args: argparse.Namespace, recogniser: "Recogniser", dataset: str
         log.warning("the classes of %s are %s; this model calls them, in that order, %s", dataset, theirs, own)
     if args.mode == "test images" and args.samples > info.test_size:
         raise UserError(f"--samples {args.samples}: {dataset} has {info.test_size:,} test images; ask for fewer")
-    images, labels = datasets.load_images(dataset, args.data, train=False)
+    try:
+        images, labels = datasets.load_images(dataset, args.data, train=False)
+    except downloads.DownloadError as error:
+        raise RunError(f"{info.title} could not be had: {error}") from None
     if args.mode == "test images":
         chosen = np.random.default_rng(args.seed).choice(len(images), size=args.samples, replace=False)
         images, labels = images[chosen], labels[chosen]
@@ -341,17 +347,19 @@ def test_images(args: argparse.Namespace, recogniser: "Recogniser", dataset: str
 def evaluate(
     args: argparse.Namespace, recogniser: "Recogniser", dataset: str, images: datasets.Images, folder: Path
 ) -> int:
+    from neural_lib.loaders import ImageTensors
+
     saved = recogniser.saved
     files = report.ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
-    evaluation = report.score(saved, recogniser.model, images, recogniser.device)
-    attempts = Attempts()
-    with attempts(files.json):
-        report.tell(saved, evaluation)
+    evaluation = report.score(saved, recogniser.model, ImageTensors(*images, recogniser.device))
+    writer = Writer()
+    report.tell(saved, evaluation)
     log.info("test accuracy: %.4f", evaluation.accuracy)
     records = report.records_of(saved, Path(os.path.realpath(args.model)).parent)
-    report.write(files, saved, dataset, evaluation, images.images, attempts, records)
-    report.tell_written([path for path in files if str(path) not in attempts.failed and path.exists()])
-    return 1 if attempts.failed else 0
+    report.write(files, saved, dataset, evaluation, images.images, writer, records)
+    is_complete = writer.finish()
+    report.tell_written([path for path in files if path in writer.written])
+    return 0 if is_complete else 1
 
 
 def show_test_images(recogniser: "Recogniser", images: datasets.Images, path: Path, show: bool) -> int:

@@ -11,35 +11,20 @@ Test accuracies on KMNIST and times of training on 2 CPU cores: see README.md.
 """
 
 import argparse
+import errno
 import logging
 import os
 import shlex
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
+from pathlib import Path
 
-from neural_lib import (
-    cli,
-    datasets,
-    devices,
-    interrupts,
-    launch,
-    machine,
-    options,
-    plots,
-    report,
-    resume,
-    runtime,
-    tables,
-)
-from neural_lib.board import open_board
+from neural_lib import cli, datasets, devices, machine, options, plots, report, results, resume, tables
 from neural_lib.config import TrainConfig, in_words
-from neural_lib.errors import RunError, UserError
-from neural_lib.fallback import FALLBACK, load_data
-from neural_lib.files import Attempts, atomic_write, check_input, check_output, check_output_folder, locked, sweep
-from neural_lib.runs import RunManager
+from neural_lib.errors import DivergedError, RunError, UserError
+from neural_lib.files import Writer, check_input, check_output, check_output_folder, locked, sweep
 
 MODEL_SUFFIXES = (".pth", ".pt")
 
@@ -52,11 +37,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-m", "--model", default="output/model.pth", help="checkpoint to write (%(default)s)")
     add("-p", "--plot", help="learning curves to draw (plot.png beside the model)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's records (none are kept)")
-    without = f"{TrainConfig.dataset}, or {FALLBACK} where that can't be downloaded"
+    without = f"{TrainConfig.dataset}, or {datasets.FALLBACK} where that can't be downloaded"
     about = f"{', '.join(datasets.DATASETS)}; without this option {without}"
     add("-d", "--dataset", choices=datasets.DATASETS, metavar="NAME", help=about)
-    add("--data", default="data", metavar="DIR", help="folder that holds the data sets (%(default)s)")
-    about = "go on where the same command was interrupted, as checkpoint.pth beside the model, or PATH, says"
+    add("--data", metavar="DIR", help="folder that holds the data sets (data)")
+    about = (
+        "go on where a command was interrupted, or for more --epochs, as checkpoint.pth beside the model, or PATH, says"
+    )
     add("--resume", nargs="?", const=True, default=False, metavar="PATH", help=about)
     add(
         "--checkpoint-every",
@@ -79,175 +66,371 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    place = launch.place()
-    if place.rank:  # under torchrun, all but process 0
-        from neural_lib.follower import follow
+# ----------------------------------------------------------------------------
+# arguments and files, before torch is loaded; rank 0 alone looks at its disk
 
-        return follow(place, partial(parse_args, argv))
-    if place.count > 1:
-        interrupts.heed_only_first()
 
-    # arguments: everything that can be refused is refused here, before torch is loaded
-    args = parse_args(argv)
-    started = datetime.now().astimezone()
-    cli.set_up_logging(args.quiet)
-    configs = options.build_configs(args)
-    devices.check_device(args.device)
-    model_path = check_output(args.model, "--model", MODEL_SUFFIXES)
-    resume.check_only_model(model_path, MODEL_SUFFIXES)
-    plot_path = check_output(args.plot or model_path.with_name("plot.png"), "--plot", plots.SUFFIXES)
+@dataclass
+class Command:
+    """What there is to do, and where its results go."""
+
+    params: dict  # the hyper-parameters that were given, and their values
+    configs: list[TrainConfig]  # of each run
+    recipe: str
+    data_dir: str
+    model: Path
+    plot: Path
+    state: Path
+    logdir: Path | None
+    report: report.ReportFiles
+    about: dict  # what the model file tells: Checkpoint.training
+    is_finished: bool = False  # whether nothing is left to do
+    earlier: dict | None = None  # what results.json says, where it is gone on with
+    resume_from: Path | None = None  # the training state to go on from
+
+
+def prepare(args: argparse.Namespace, argv: list[str]) -> Command:
+    """Check the arguments, the outputs and what earlier commands left. Raises UserError where something doesn't fit."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    configs = None if args.resume else options.build_configs(args)
+    model = check_output(args.model, "--model", MODEL_SUFFIXES)
+    resume.check_model(model, MODEL_SUFFIXES)
+    plot = check_output(args.plot or model.with_name("plot.png"), "--plot", plots.SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
-    state_path = check_output(model_path.with_name(resume.STATE_NAME), "--model's training state", MODEL_SUFFIXES)
-    if state_path == model_path:
+    state = check_output(model.with_name(resume.STATE_NAME), "--model's training state", MODEL_SUFFIXES)
+    if state == model:
         raise UserError(f"--model {args.model}: is where the training state goes; give another name")
-    manager = RunManager(args.params, model_path.parent, [config.to_dict() for config in configs])
-    records, is_grid = manager.records, len(manager.runs) > 1
-    for path, option in ((records.json_path, "--model's results"), (plot_path, "--plot")):
+    table, records = results.check_files(model.parent)
+    for path, option in ((records, "--model's results"), (plot, "--plot")):
         cli.at_end.enter_context(locked(path, option))
-    records.open(bool(args.resume))
-    resume_from = resume.check_resume(args.resume, state_path)
-    cli.when_interrupted(lambda: "; the same command goes on" if records.finished or resume_from else "")
-    report_files = report.ReportFiles(model_path.parent, "--model's report", taken=plot_path)
-    for path in (model_path, plot_path, state_path, records.csv_path, records.json_path, *report_files):
+    report_files = report.ReportFiles(model.parent, "--model's report", taken=plot)
+    ranks = devices.ranks_from_environment()
+    launcher = ["torchrun", "--nproc-per-node", str(ranks.local_world_size)] if ranks.world_size > 1 else ["python"]
+    about = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
+    command = Command(
+        args.params, configs, args.recipe or options.DEFAULT_RECIPE, args.data or "data", model, plot, state, logdir,
+        report_files, about,
+    )  # fmt: skip
+    if args.resume:
+        resume_command(command, args, records)
+    else:
+        resume.check_replaceable(records, state)
+    about["data"] = os.path.abspath(command.data_dir)
+    for path in (model, plot, state, table, records, *report_files):
         sweep(path)
-    if records.finished:
-        best_of = f"{records.json_path} is of finished runs, whose best it must hold"
-        check_input(model_path, "--model", otherwise=best_of)
+    return command
+
+
+def resume_command(command: Command, args: argparse.Namespace, records: Path) -> None:
+    """Let a command go on where an earlier one left off; options that are not given are the earlier one's."""
+    command.resume_from = resume.find_state(args.resume, command.state)
+    source = command.resume_from.with_name(records.name) if command.resume_from else records
+    found = results.read_json(source)
+    if not found or not (found["rows"] or command.resume_from):
+        command.configs = options.build_configs(args)
+        return
+    command.configs = options.resumed_configs(args, found, source)
+    command.params = found["params"]
+    command.recipe = found["options"].get("recipe", command.recipe)
+    command.data_dir = args.data or found["options"].get("data", command.data_dir)
+    command.about.update({name: found["options"][name] for name in ("command", "started") if name in found["options"]})
+    if command.configs[0].epochs > found["runs"][0]["epochs"]:
+        if not command.resume_from:
+            raise UserError(f"--resume: more epochs need {command.state}, which is not there")
+        command.params = {
+            **command.params,
+            **({"epochs": [args.params["epochs"][0]]} if "epochs" in command.params else {}),
+        }
+        found["finished"], found["tested"] = [], False
+        command.about["command"] += f" --epochs {command.configs[0].epochs}"  # the last one counts
+    if source == records:
+        command.earlier = found
+        command.is_finished = found["tested"] and len(found["finished"]) == len(found["runs"])
+        if found["finished"]:
+            why = f"{records} is of finished runs, whose best it must hold"
+            check_input(command.model, "--model", otherwise=why)
+
+
+# ----------------------------------------------------------------------------
+# what is done besides
+
+
+def save_state(state, number: int, command: Command, manager, writer: Writer, on_disk: dict) -> None:
+    """Write checkpoint.pth, between two steps, after the records that it belongs to."""
+    if not manager.folder:  # in ranks other than 0
+        return
+    if "records" not in on_disk:  # those of an earlier command would contradict it
+        manager.save()
+        on_disk["records"] = True
+    if writer.write(command.state, state.to_bytes):
+        on_disk["state"] = (number, state.epoch, state.step + 1)
+
+
+def save_model(saved, number: int, command: Command, writer: Writer, on_disk: dict) -> None:
+    """Write the model file; what is left of an earlier network's report goes with that network."""
+    on_disk["newest model"] = (number, saved.metrics["epoch"])
+    if writer.write(command.model, saved.to_bytes):
+        on_disk["model"] = on_disk["newest model"]
+        if "report" not in on_disk:
+            for path in (command.plot, *command.report.of_all_data_sets(command.model.parent)):
+                path.unlink(missing_ok=True)
+            on_disk["report"] = True
+
+
+def retry(command: Command, writer: Writer, on_disk: dict) -> None:
+    """Try once more what could not be written."""
+    writer.retry()
+    if "newest model" in on_disk and command.model not in writer.pending:
+        on_disk["model"] = on_disk["newest model"]
+
+
+def what_is_kept(command: Command, manager, on_disk: dict, digits: str) -> str:
+    """What an interrupted command has reached, and how to go on, to be said after "interrupted"."""
+    same, run = f"the same command with{digits} --resume", "run {}, " if manager.count > 1 else ""
+    model = f"; {command.model} was not written"
+    if "model" in on_disk:
+        model = f"; {command.model} keeps {run.format(on_disk['model'][0])}epoch {on_disk['model'][1]}"
+    if len(manager.finished) == manager.count:
+        return f"{model}, all is trained; {same} tests and reports it"
+    if "state" in on_disk:
+        number, epoch, step = on_disk["state"]
+        return f"{model}; {same} goes on with {run.format(number)}epoch {epoch}, step {step}"
+    return f"{model}; {same} goes on" if manager.finished else model
+
+
+def report_results(command: Command, manager, saved, test, images, writer: Writer) -> None:
+    """Log, write and draw what the best network scored on the test set, and what the runs were."""
+    best, dataset = manager.best(), saved.dataset
+    writer.attempt("the classification report", lambda: report.tell(saved, test))
+    if manager.count > 1:
+        writer.attempt("the table of the runs", lambda: tables.tell(manager))
+    log.info("test accuracy: %.4f", test.accuracy)
+    report.write(command.report, saved, dataset, test, images, writer, manager)
+
+    network = f"{saved.arch} on {datasets.DATASETS[dataset].title}"
+    epoch = f"run {best['run']}, epoch {best['epoch']}" if manager.count > 1 else f"epoch {best['epoch']}"
+    title = f"{network}: test accuracy {test.accuracy:.2%} ({epoch})"
+    if regularisation := TrainConfig(**saved.config).regularisation():
+        title += f"\ntraining with {', '.join(regularisation)}"
+    writer.write(command.plot, lambda: plots.to_bytes(plots.plot_results(manager, title), command.plot.suffix[1:]))
+
+
+# ----------------------------------------------------------------------------
+# the command
+
+
+def main(argv=None) -> int:
+    args, ranks = parse_args(argv), devices.ranks_from_environment()
+    cli.set_up_logging(args.quiet, rank=ranks.rank)
+    devices.check_device(args.device)
+    command = prepare(args, sys.argv[1:] if argv is None else argv) if ranks.rank == 0 else None
+    cli.when_interrupted(lambda: "; the same command goes on" if command and command.resume_from else "")
 
     machine.tune_for_cpu()
-    from neural_lib import checkpoint, state
-    from neural_lib.callbacks import runs_bar
-    from neural_lib.loaders import ImageTensors
-    from neural_lib.saver import StateFile
-    from neural_lib.session import Session
+    import torch
 
-    # device and precision
-    machine.share_cores(place)
-    device, reason = devices.select_device(args.device, place)
+    from neural_lib import checkpoint, distributed, fallback
+    from neural_lib import state as states
+    from neural_lib.augment import RandomDistortion
+    from neural_lib.board import open_board
+    from neural_lib.evaluation import evaluate
+    from neural_lib.interrupts import GracefulStop, Stopped
+    from neural_lib.loaders import ImageTensors, Normalisation, evaluation_loader, make_loader, split
+    from neural_lib.models import build_model
+    from neural_lib.runs import RunManager
+    from neural_lib.training import Progress, build_loss, build_optimizer, build_scheduler, runs_bar, train_one_epoch
+
+    # ---- device, ranks, data
+    distributed.share_cores(ranks)
+    device, reason = devices.select_device(args.device, ranks)
     log.info("computing on %s (%s)", device, reason)
-    processes = cli.at_end.enter_context(runtime.together(place, device))
-    for asked in dict.fromkeys(config.precision for config in configs):
-        precision, reason = devices.select_precision(asked, device)
-        log.info("precision: %s%s", precision, f" ({reason})" if reason else "")
-        if precision == "bf16" and not devices.computes_bfloat16(device):
-            log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
-        configs = [replace(each, precision=precision) if each.precision == asked else each for each in configs]
-
-    # data
-    begun = bool(records.finished or resume_from)
-    data = load_data(configs[0].dataset, args.data, args.dataset is not None, model_path, begun)
+    cli.at_end.enter_context(distributed.process_group(ranks, device))
+    command, is_main = distributed.broadcast(command), distributed.is_main()
+    if command.is_finished:
+        log.info(
+            "%s: all is trained and tested; more --epochs go on where the learning rate is constant", command.model
+        )
+        return 0
+    configs, begun = devices.resolve_precision(command.configs, device), bool(command.earlier or command.resume_from)
+    data = fallback.load_data(configs[0].dataset, command.data_dir, bool(args.dataset) or begun, command.model)
     info = datasets.DATASETS[data.dataset]
-    configs = [replace(config, dataset=data.dataset) for config in configs]
+    configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
     options.check_fit(configs, info)
-    records.set_in_force([config.to_dict() for config in configs])
-    train_val = ImageTensors(*data.train, device)
-    log.info("%d images to train on and to validate, %d to test", len(train_val), len(data.test.labels))
-    processes.tell(data.train)
+    images, test_images = (ImageTensors(*each, device) for each in (data.train, data.test))
+    log.info("%d images to train on and to validate, %d to test", len(images), len(test_images))
+    normalise = Normalisation(info.mean, info.std).to(device)
 
-    # runs: one for each combination of the values given, which most often is one
-    log.info("recipe %s, with\n%s", args.recipe, textwrap.indent(textwrap.fill(in_words(records.common()), 76), "    "))
-    manager.board = open_board(logdir, info.classes, prefix=args.recipe if records.count == 1 else "")
-    model_file = checkpoint.ModelFile(model_path, outdated=report_files.of_all_data_sets(model_path.parent))
-    state_file, fingerprint = StateFile(state_path), datasets.fingerprint(data.train)
-    training = {
-        "command": shlex.join(["python", "train.py", *map(str, sys.argv[1:] if argv is None else argv)]),
-        "started": started.isoformat(timespec="seconds"),
-        "device": devices.describe(device),
-        "processes": processes.count,
-        "data": os.path.abspath(args.data),
-    }
-    how = {"compiles": args.compile, "checkpoint_every": args.checkpoint_every, "quiet": args.quiet}
-    session = Session(train_val, fingerprint, manager, model_file, state_file, processes, training, **how)
-    if records.finished:
-        saved = checkpoint.load(model_path)
-        model_file.kept = f"{model_path} keeps run {manager.take_over(saved.config, saved.metrics)}"
-        log.info("%d of %d runs had finished; %s", len(records.finished), records.count, model_file.kept)
-    number, unfinished = 0, [manager.number_of(run) for run in manager.unfinished()]
-    if resumed := state.find(resume_from, configs, records.finished, fingerprint, device.type):
-        state_file.where, number = resumed.state.where(), resumed.run
-        unfinished.sort(key=lambda each: each != number)  # first, for another one would replace its state
-        if resumed.state.best and not records.finished and model_path.exists():
-            model_file.kept = f"{model_path} keeps epoch {resumed.state.best['metrics']['epoch']}"
-    elif args.resume and not records.finished:
-        missing = f"{state_path} is not there" if records.rows else "nothing was interrupted here"
+    # ---- the runs: one for each combination of the values given, which most often is one
+    writer, folder = Writer(), command.model.parent if is_main else None
+    recorded = {"recipe": command.recipe, "data": command.data_dir, "model": command.model.name, **command.about}
+    requested = [config.to_dict() for config in command.configs]
+    manager = RunManager(command.params, folder, requested, options=recorded, write=writer.write)
+    if command.earlier:
+        manager.take_over(command.earlier)
+    manager.resolve([config.to_dict() for config in configs])
+    network = "" if "arch" in manager.differing else f", {configs[0].arch}"
+    values = textwrap.indent(textwrap.fill(in_words(manager.common()), 76), "    ")
+    log.info("recipe %s%s, with\n%s", command.recipe, network, values)
+    if is_main:
+        prefix = command.recipe if manager.count == 1 else ""
+        manager.board = open_board(command.logdir, info.classes, prefix)
+    about = {**command.about, "device": devices.describe(device), "processes": distributed.world_size()}
+    fingerprint = datasets.fingerprint(data.train)
+    on_disk = {}  # what this command has written or found: "model": (run, epoch), "state": (run, epoch, step), ...
+    resumed, best, resumed_run = None, None, 0
+    if is_main and command.resume_from:
+        resumed = states.read(command.resume_from)
+        resumed_run = states.check_is_of(resumed, command.resume_from, configs, fingerprint, device.type)
+        manager.number = resumed_run
+        if resumed_run not in manager.finished:
+            manager.set_rows(resumed["rows"])
+    if is_main and manager.finished:
+        best = checkpoint.load(command.model)
+        on_disk["model"] = (manager.adopt(best.config, best.metrics), best.metrics["epoch"])
+        log.info("%d of %d runs had finished", len(manager.finished), manager.count)
+    resumed, resumed_run, manager.finished = distributed.broadcast((resumed, resumed_run, manager.finished))
+    if resumed and resumed_run not in manager.finished:
+        if resumed["best_epoch"] and not manager.finished and command.model.exists():
+            on_disk["model"] = (resumed_run, resumed["best_epoch"])
+        on_disk["state"] = (resumed_run, resumed["epoch"], resumed["step"] + 1)
+    elif args.resume and not manager.finished:
+        missing = f"{command.state} is not there" if manager.rows else "nothing was interrupted here"
         log.warning("--resume: %s, so this is the beginning", missing)
-    if not records.finished and not resumed and (replaced := checkpoint.replacement_warning(model_path)):
-        log.warning("%s", replaced)
+    is_its_own = manager.finished or resumed and command.resume_from.parent == command.model.parent
+    when = "now" if resumed else "when its first epoch ends"
+    if is_main and not is_its_own and (warning := checkpoint.replacement_warning(command.model, when)):
+        log.warning("%s", warning)
     digits = f" --dataset {data.dataset}" if data.warning else ""
+    cli.when_interrupted(lambda: what_is_kept(command, manager, on_disk, digits))
 
-    def what_is_kept() -> str:
-        return resume.what_is_kept(model_file.kept, state_file.where, records, number, digits)
-
-    cli.when_interrupted(what_is_kept)
-    with runs_bar(records.count, len(records.finished), args.quiet) as bar:
+    unfinished = sorted(map(manager.number_of, manager.unfinished()), key=lambda number: number != resumed_run)
+    with runs_bar(manager.count, len(manager.finished), args.quiet or not is_main) as bar:
         for number in unfinished:
+            run, config = manager.runs[number - 1], configs[number - 1]
+            if manager.count > 1:
+                told = in_words(manager.label(number) | manager.derived(number))
+                log.info("run %d of %d: %s", number, manager.count, told)
             try:
-                if is_grid:
-                    told = in_words(records.label(number) | records.follows(number))
-                    log.info("run %d of %d: %s", number, records.count, told)
-                goes_on = resumed.state if resumed and resumed.run == number else None
-                run, config = manager.runs[number - 1], configs[number - 1]
-                session.train(run, config, goes_on)
+                # ---- one run: data, model, optimizer, schedule, loss
+                torch.manual_seed(config.seed)  # of the initial weights; everything else is derived where it is drawn
+                train_set, val_set = split(images, config)
+                distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
+                shuffle_seed = config.seed if config.shuffle else None
+                train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
+                val_loader = evaluation_loader(val_set, normalise)
+                network = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
+                network |= {"width": config.width} if config.width else {}
+                model = build_model(config.arch, **network, dropout=config.dropout).to(device)
+                optimizer = build_optimizer(model.parameters(), config)
+                scheduler = build_scheduler(optimizer, config, len(train_loader))
+                loss_fn = build_loss(config)
+                state = states.TrainingState(config, model, optimizer, scheduler, fingerprint)
+                if manager.count == 1:
+                    log.info("initialized the %s model", config.arch)
+                    log.info("%d images to train on, %d to validate", len(train_set), len(val_set))
+                if resumed and number == resumed_run:
+                    state.load_state_dict(resumed)
+                    log.info("going on with epoch %d of %d, step %d", state.epoch, config.epochs, state.step + 1)
+                distributed.tell_shares(config.batch_size)
+                if regularisation := config.regularisation():
+                    log.info("%s: for training only", ", ".join(regularisation))
+                if args.compile:
+                    log.info("torch.compile: the first batches wait for the compiler...")
+                    model.compile()
+                replica = distributed.replicate(model)
+                described = checkpoint.for_run(config, info, network, {**about, "val_images": len(val_set)})
+                manager.begin_run(run, model, train_loader, optimizer, state.rows)
+                legend = "" if manager.finished else " (*: the best epoch so far, saved)"
+                log.info("training the network...%s", legend)
+
+                if state.best_epoch and not manager.finished and is_main:  # it may be gone, or an older one be there
+                    save_model(state.best_of(described), number, command, writer, on_disk)
+
+                # ---- its epochs, and what happens after each
+                progress = Progress(config.epochs, len(train_set), args.quiet or not is_main)
+                with_f1, start, before = config.monitor == "f1", machine.now(device), state.seconds()
+                log.info("%s", tables.epochs_heading(with_f1), extra={"bare": True})
+                with GracefulStop() as stop:
+                    try:
+                        for epoch in range(state.epoch, config.epochs + 1):
+                            if state.lost_patience():
+                                break
+                            with progress.epoch(epoch):
+                                while not train_one_epoch(
+                                    replica, train_loader, loss_fn, optimizer, scheduler, state, stop, progress,
+                                    most_steps=args.checkpoint_every,
+                                ):  # fmt: skip
+                                    save_state(state, number, command, manager, writer, on_disk)
+                                distributed.broadcast_buffers(model)  # every rank scores the network that is saved
+                                val = evaluate(model, val_loader, config.precision, stop)
+                            retry(command, writer, on_disk)
+                            is_best = state.end_epoch(val)
+                            manager.record_epoch(state, len(train_set), val, is_best)
+                            if is_best and is_main and not manager.finished:
+                                save_model(state.best_of(described), number, command, writer, on_disk)
+                            is_saved = is_best and not manager.finished and command.model not in writer.pending
+                            row = tables.epoch_row(epoch, config.epochs, state.rows[-1], with_f1)
+                            log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
+                            save_state(state, number, command, manager, writer, on_disk)
+                    except Stopped:
+                        retry(command, writer, on_disk)
+                        save_state(state, number, command, manager, writer, on_disk)
+                        raise
+                    if state.epoch <= config.epochs:
+                        ended = (len(state.rows), config.epochs, state.best_epoch)
+                        log.info("ending early, after %d of %d epochs: epoch %d was the best", *ended)
+                    earlier = f", after {before:.2f}s before the interruption" if number == resumed_run else ""
+                    log.info("total time taken to train the model: %.2fs%s", machine.now(device) - start, earlier)
+                    if manager.is_best(number):
+                        best, is_first = state.best_of(described), not manager.finished
+                        if is_main and not is_first:
+                            save_model(best, number, command, writer, on_disk)
+                    retry(command, writer, on_disk)
+                    if command.model in writer.pending:
+                        why = "the best network could not be saved; make room, and give the same command with --resume"
+                        raise OSError(errno.EIO, why, str(command.model))
+                    on_disk.pop("state", None)
+                    manager.end_run()
+                    stop.check(distributed.any_rank(stop.signum))  # a signal after the last step
             except (RunError, RuntimeError, MemoryError) as error:
-                model_file.try_again()
-                if processes.parted_by(error):
-                    raise RunError(f"{cli.reason_of(error)}{what_is_kept()}") from None
-                manager.fail_run(manager.runs[number - 1], cli.reason_of(error))
-                if is_grid or isinstance(error, RunError):
-                    state_file.remove()  # the next run would replace it; going on would lead there again
-                if is_grid:
+                if distributed.world_size() > 1 and not isinstance(error, DivergedError):
+                    raise  # the other ranks are not where this one is
+                retry(command, writer, on_disk)
+                manager.fail_run(run, cli.reason_of(error))
+                if is_main and (manager.count > 1 or isinstance(error, RunError)):
+                    command.state.unlink(missing_ok=True)  # going on would lead there again
+                    on_disk.pop("state", None)
+                if manager.count > 1:
                     log.error("run %d failed: %s", number, cli.reason_of(error))
             bar.update()
-    if not records.finished:
-        which = f"all {records.count} runs failed, the last one because " if is_grid else ""
-        goes_on = f"; --resume goes on with {state_file.where}" if state_file.where else ""
-        raise RunError(f"{which}{records.failures[records.count]}; {model_file.kept}{goes_on}")
+    if not manager.finished:
+        which = f"all {manager.count} runs failed, the last one because " if manager.count > 1 else ""
+        raise RunError(f"{which}{manager.failures[manager.count]}{what_is_kept(command, manager, on_disk, digits)}")
 
-    # test, once, the network that validated best, and in float32, as whoever loads it will compute
-    saved = checkpoint.load(model_path)
-    epoch = f"run {records.best()['run']}, " * is_grid + f"epoch {saved.metrics['epoch']}"
+    # ---- test, once, the network that validated best, and in float32, as whoever loads it will compute
+    best = distributed.broadcast(best)
+    epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)
-    model = saved.build_model().to(device)
-    test = report.score(saved, model, data.test, device)
-    saved.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-    attempts = Attempts()  # from here on what can't be written costs a file and not the run
-    with attempts(model_path):
-        checkpoint.save(saved, model_path)
-    state_file.remove()
-    with attempts(records.json_path):
-        records.write_again()
-
-    # report
-    with attempts(report_files.json):
-        report.tell(saved, test)
-    if is_grid:
-        log.info("the runs, by validation %s\n%s", records.monitor, tables.runs_table(records))
-        if over_seeds := tables.spreads_text(records):
-            log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
-    log.info("test accuracy: %.4f", test.accuracy)
-    report.write(report_files, saved, data.dataset, test, data.test.images, attempts, records)
-
-    # plot
-    title = f"{type(model).__name__} on {info.title}: test accuracy {test.accuracy:.2%} ({epoch})"
-    if harder := configs[records.best()["run"] - 1].regularisation():
-        title += f"\ntraining with {', '.join(harder)}"
-    with attempts(plot_path), atomic_write(plot_path) as handle:
-        plots.plot_results(records, title).savefig(handle, format=plot_path.suffix[1:])
-
-    # verdicts
-    if gap := report.gap_warning(saved, data.dataset, test):
-        log.warning(gap)
-    if records.failures:
-        log.error("%d of %d runs failed; %s tells why", len(records.failures), records.count, records.json_path)
-    missed = args.target_accuracy is not None and test.accuracy < args.target_accuracy
-    if missed:
-        log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
-    if data.warning:
-        log.warning(data.warning)
-    outputs = [model_path, plot_path, records.csv_path, records.json_path, *report_files]
-    report.tell_written([path for path in outputs if str(path) not in attempts.failed and path.exists()])
-    return 1 if missed or records.failures or attempts.failed else 0
+    test = report.score(best, best.build_model().to(device), test_images)
+    missed, status = args.target_accuracy is not None and test.accuracy < args.target_accuracy, 0
+    if is_main:
+        best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
+        save_model(best, manager.best()["run"], command, writer, on_disk)
+        report_results(command, manager, best, test, data.test.images, writer)
+        manager.is_tested = True
+        manager.save()
+        if gap := report.gap_warning(best, data.dataset, test):
+            log.warning(gap)
+        if manager.failures:
+            log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, manager.json_path)
+        if missed:
+            log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
+        if data.warning:
+            log.warning(data.warning)
+        status = 1 if not writer.finish() or missed or manager.failures else 0
+        outputs = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
+        report.tell_written([path for path in outputs if path in writer.written])
+    return distributed.broadcast(status)  # after which the other ranks may end
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from neural_lib.errors import UserError
-from neural_lib.files import atomic_write, check_input
+from neural_lib.files import check_input, write_file
 
 MARK = b"neural_lib sha256 "  # then 64 hexadecimal digits
 COMMENT_SIZE = len(MARK) + 64
@@ -39,13 +39,16 @@ class Kind:
     unsummed: Collection[int] = ()  # versions from before there was a checksum
 
 
+def to_bytes(content: Mapping[str, object], kind: Kind) -> bytearray:
+    """Tensors and plain types as the bytes of a file."""
+    archive = io.BytesIO()
+    torch.save({"format": kind.format, "format_version": kind.version, **content}, archive)
+    return _with_checksum(archive.getbuffer())
+
+
 def save(content: Mapping[str, object], path: str | Path, kind: Kind) -> None:
     """Write tensors and plain types to `path`, whole or not at all. Raises OSError where it can't be written."""
-    archive = io.BytesIO()  # torch.save's own writer meets a full disk with a second error that hides the first
-    torch.save({"format": kind.format, "format_version": kind.version, **content}, archive)
-    whole = _with_checksum(archive.getbuffer())
-    with atomic_write(path) as handle:
-        handle.write(whole)
+    write_file(path, lambda: to_bytes(content, kind))
 
 
 def _with_checksum(archive: bytes | memoryview) -> bytearray:

@@ -1,10 +1,8 @@
 """The checkpoint: one file that describes itself, from which a trained network can be used again."""
 
-import logging
 import platform
 import textwrap
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +29,15 @@ KIND = archive.Kind(
     unsummed=(1,),
 )
 
-log = logging.getLogger(__name__)
+
+TRAINING = {  # what is told of it, where it is known
+    "command": str,
+    "started": str,  # ISO 8601
+    "device": str,
+    "processes": int,
+    "data": str,  # the folder of the data sets
+    "val_images": int,
+}
 
 
 def versions() -> dict[str, str]:
@@ -55,12 +61,16 @@ class Checkpoint:
     metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
     glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
     versions: dict = field(default_factory=versions)
-    # of the command that trained it: command, started (ISO 8601), device, processes, data (the folder of the data sets)
+    # of the command that trained it, by the names in TRAINING
     training: dict = field(default_factory=dict)
 
     def written(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
+
+    def to_bytes(self) -> bytearray:
+        """The checkpoint as the bytes of a model file."""
+        return archive.to_bytes(vars(self), KIND)
 
     def build_model(self) -> nn.Module:
         """The trained network, on the CPU and in evaluation mode.
@@ -105,49 +115,6 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     archive.save(vars(checkpoint), path, KIND)
 
 
-class ModelFile:
-    """The file for a command's best network; `kept` says in words what it holds, for whoever has to stop early.
-
-    outdated: files that tell of the network that was there before, removed when it is first replaced.
-    """
-
-    def __init__(self, path: Path, outdated: Iterable[Path] = ()) -> None:
-        self.path, self.outdated = path, list(outdated)
-        self.kept = f"{path} was not written"
-        self.waiting: tuple[Checkpoint, str] | None = None  # what could not be written, and which epoch it is
-
-    def save(self, described: Checkpoint, of_run: str, state_dict: dict[str, Tensor], metrics: dict) -> None:
-        """Write an epoch's weights and metrics; where that fails, they wait in memory for the next try.
-
-        of_run: "run 3, ", which run it is of, where there are several.
-        """
-        self.waiting = replace(described, state_dict=state_dict, metrics=metrics), f"{of_run}epoch {metrics['epoch']}"
-        self.try_again()
-
-    def try_again(self) -> None:
-        """Write what is waiting, if anything; where that fails, it goes on waiting."""
-        try:
-            self._write()
-        except OSError as error:
-            log.warning("%s: %s; the best weights are kept in memory until the next try", self.path, error.strerror)
-
-    def last_try(self) -> None:
-        """Write what has been waiting, if anything. Raises OSError where that fails again."""
-        try:
-            self._write()
-        except OSError as error:
-            advice = "make room, and give the same command with --resume"
-            why = f"{error.strerror}; the best network, {self.waiting[1]}, could not be saved; {advice}"
-            raise OSError(error.errno, why, str(self.path)) from None
-
-    def _write(self) -> None:
-        if self.waiting:
-            save(self.waiting[0], self.path)
-            self.kept, self.waiting = f"{self.path} keeps {self.waiting[1]}", None
-            while self.outdated:
-                self.outdated.pop().unlink(missing_ok=True)
-
-
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running any code that the file may hold; its tensors are on the CPU.
 
@@ -164,19 +131,22 @@ def load(path: str | Path) -> Checkpoint:
     return saved
 
 
-def replacement_warning(path: Path) -> str:
-    """One line about the network that a new one is going to replace in `path`; nothing where there is none."""
+def replacement_warning(path: Path, at: str) -> str:
+    """One line about the network that a new one is going to replace in `path`; nothing where there is none.
+
+    at: when that will be.
+    """
     if not path.exists():
         return ""
     try:
         saved = load(path)
     except UserError:
-        what = "something else than a network of train.py"
+        what = "a damaged model file"
     else:
         accuracy = saved.metrics.get("test_accuracy")
         scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
         what = f"{saved.arch} trained on {saved.dataset}, {scored}"
-    return f"{path} holds {what}; this run replaces it when its first epoch ends"
+    return f"{path} holds {what}; this run replaces it, its records and its report {at}"
 
 
 def _wrong_fields(saved: Checkpoint) -> list[str]:
@@ -195,7 +165,7 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
         "glyphs": _is_list(saved.glyphs, str),
         "versions": isinstance(saved.versions, dict),
         "training": isinstance(saved.training, dict)
-        and all(isinstance(each, str | int) for item in saved.training.items() for each in item),
+        and all(type(value) is TRAINING.get(name, type(value)) for name, value in saved.training.items()),
     }
     wrong = [name for name, is_right in right.items() if not is_right]
     if not wrong and len(saved.std) != len(saved.mean):

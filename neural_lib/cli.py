@@ -8,12 +8,16 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TextIO
 
 from neural_lib import interrupts
+from neural_lib.devices import ranks_from_environment
 from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.files import remove_empty_folders
+
+RANK_0_FIRST = 3.0  # seconds
 
 at_end = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; run() lets go of it
 _kept: list[Callable[[], str]] = []
@@ -51,7 +55,9 @@ def _wrapped(text: str, stream: TextIO) -> str:
     width = shutil.get_terminal_size().columns
     keep = {"break_on_hyphens": False, "break_long_words": False, "subsequent_indent": "    "}
     lines = text.split("\n")
-    return "\n".join(textwrap.fill(line, width, **keep) if len(line) > width else line for line in lines)
+    return "\n".join(
+        textwrap.fill(line, width, **keep) if len(line) > width and not line.startswith(" ") else line for line in lines
+    )
 
 
 class _Formatter(logging.Formatter):
@@ -85,12 +91,16 @@ def tell(lines: Iterable[str]) -> None:
             print(line, flush=True)
 
 
-def set_up_logging(quiet: bool = False, leave_stdout: bool = False) -> None:
+def set_up_logging(quiet: bool = False, leave_stdout: bool = False, rank: int = 0) -> None:
     """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
 
-    leave_stdout: for programs that read it; all goes to stderr.
+    leave_stdout: for programs that read it; all goes to stderr. Ranks other than 0 say nothing.
     """
     log = logging.getLogger("neural_lib")
+    if rank:
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        return
     log.setLevel(logging.INFO)
     log.propagate = False
     for stream in (sys.stdout, sys.stderr):
@@ -114,37 +124,54 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
     """
     os.environ.pop("MPLBACKEND", None)  # a notebook's, perhaps not installed here; files need no window system
     try:
-        with interrupts.raised(), at_end:
+        ranks = ranks_from_environment()
+    except UserError as error:
+        return _fail(prog, str(error), error.exit_status)
+    try:
+        with interrupts.raise_on_signals(launched=ranks.world_size > 1), at_end:
             try:
                 return main(argv)
             except KeyboardInterrupt as error:
                 kept = _kept[0]() if _kept else ""
                 raise Interrupted(f"interrupted{kept}", getattr(error, "signum", signal.SIGINT)) from None
+            except (RuntimeError, MemoryError) as error:
+                kept = _kept[0]() if _kept and is_lost_connection(error) else ""
+                raise RunError(f"{reason_of(error)}{kept}") from None
     except (UserError, RunError) as error:
-        return _fail(prog, str(error), error.exit_status)
+        return _fail(prog, str(error), error.exit_status, ranks.rank, isinstance(error, Interrupted))
     except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its exit goes nowhere
         return 1
     except OSError as error:
-        return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1, ranks.rank)
     except ImportError as error:
         if (error.name or "").startswith("neural_lib"):
             raise
         if "failed to map segment" in str(error) or "allocate memory" in str(error):
-            return _fail(prog, f"too little memory to load a library ({error}); ulimit -v may tell the limit", 1)
-        return _fail(prog, f"a package is missing or incomplete ({error}); see Troubleshooting in README.md", 1)
-    except (RuntimeError, MemoryError) as error:
-        return _fail(prog, reason_of(error), 1)
+            why = f"too little memory to load a library ({error}); ulimit -v may tell the limit"
+        else:
+            why = f"a package is missing or incomplete ({error}); see Troubleshooting in README.md"
+        return _fail(prog, why, 1, ranks.rank)
     except KeyboardInterrupt:  # once more, while the first was being told
-        return _fail(prog, "interrupted", 130)
+        return _fail(prog, "interrupted", 130, ranks.rank, True)
     finally:
         remove_empty_folders()
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """True if an error says that another rank has ended or can't be reached."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__.startswith("Dist") or any(each in text for each in ("gloo", "nccl", "connection closed"))
+    )
 
 
 def reason_of(error: Exception) -> str:
     """Why a run failed, in one line for its user; raises an error that is a defect of the project again."""
     if isinstance(error, RunError):
         return str(error)
+    if is_lost_connection(error):
+        return "the connection to another rank was lost; torchrun's report names the one that failed first"
     # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
     if "torchvision::nms" in str(error):
         return "torch and torchvision don't fit together; see Troubleshooting in README.md"
@@ -156,7 +183,13 @@ def reason_of(error: Exception) -> str:
     raise error
 
 
-def _fail(prog: str, message: str, status: int) -> int:
-    with contextlib.suppress(OSError):  # a terminal that has been closed
-        print(_wrapped(f"{prog}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
+def _fail(prog: str, message: str, status: int, rank: int = 0, is_interrupted: bool = False) -> int:
+    if rank and not is_interrupted:
+        # most often rank 0 fails alike, says so, and torchrun ends this one meanwhile
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(RANK_0_FIRST)
+        print(f"{prog}: error: rank {rank}: {' '.join(message.split())}", file=sys.stderr)
+    elif not rank:
+        with contextlib.suppress(OSError):  # a terminal that has been closed
+            print(_wrapped(f"{prog}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
     return status

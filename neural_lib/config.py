@@ -1,11 +1,14 @@
 """TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be; and the named recipes."""
 
+import hashlib
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from neural_lib.errors import UserError
 
+LONGEST_VALUES = 60  # characters of a hyper-parameter's values, in a message
 CHOICES = {
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "one-cycle"),
@@ -123,15 +126,17 @@ class TrainConfig:
         return [what for what, is_on in in_force.items() if is_on]
 
 
-def may_train_longer(there: Sequence[Mapping], here: Sequence[Mapping]) -> bool:
-    """Whether runs that were begun with the hyper-parameters `there` may go on for the epochs that are given `here`.
+def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:
+    """What tells two grids apart, by the values of each hyper-parameter: "--lr 0.01 there, 0.1 here"."""
 
-    They may for more, where the learning rate doesn't depend on how many there are.
-    """
-    return len(there) == len(here) and all(
-        now.get("schedule") == "constant" and old.get("epochs", math.inf) <= now["epochs"]
-        for old, now in zip(there, here, strict=True)
-    )
+    def values(runs: Sequence[Mapping[str, object]], name: str) -> str:
+        text = " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
+        return textwrap.shorten(text, LONGEST_VALUES, placeholder=" ...")
+
+    names = dict.fromkeys([*there[0], *here[0]])
+    compared = [(name, values(there, name), values(here, name)) for name in names]
+    differing = [f"{flag_of(name)} {old} there, {new} here" for name, old, new in compared if old != new]
+    return differing or (["their runs are in another order"] if list(there) != list(here) else [])
 
 
 def shown(value: object) -> str:
@@ -146,6 +151,15 @@ def shown(value: object) -> str:
 def in_words(values: Mapping[str, object]) -> str:
     """Hyper-parameters and their values: "lr=0.01, batch_size=100"."""
     return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+
+
+def derived_seed(seed: int, purpose: str, *position: int) -> int:
+    """A seed, 0 to 2**63 - 1, that follows from a run's seed, what is drawn, and where: an epoch, a step, a rank.
+
+    So nothing needs to be known of what was drawn before: a resumed run and every rank draw the same.
+    """
+    text = " ".join(map(str, (seed, purpose, *position)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
 def flag_of(name: str) -> str:

@@ -47,6 +47,7 @@ class Images(NamedTuple):
     labels: "Tensor"
 
 
+FALLBACK = "digits"  # needs no network
 CIFAR10_ARCHIVE = {"md5": "c58f30108f718f92721af3b95e74349a", "folder": "cifar-10-batches-py"}  # torchvision's
 
 DATASETS = {

@@ -4,18 +4,49 @@ torch is imported inside the functions, so that a device that isn't there is ref
 """
 
 import ctypes
+import logging
 import os
 import platform
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
-from neural_lib.launch import Place
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Ranks(NamedTuple):
+    """This process's place among those that a launcher started together, and among those of them on its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+
+def ranks_from_environment() -> Ranks:
+    """What torchrun tells this process, or one process alone where there is no launcher.
+
+    Raises UserError where the environment is no launcher's.
+    """
+    given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    if given["WORLD_SIZE"] in (None, "1"):
+        return Ranks()
+    shown = ", ".join(f"{name} {'is not set' if value is None else value}" for name, value in given.items())
+    given["LOCAL_RANK"] = given["LOCAL_RANK"] or given["RANK"]  # of another launcher, on one machine
+    given["LOCAL_WORLD_SIZE"] = given["LOCAL_WORLD_SIZE"] or given["WORLD_SIZE"]
+    found = Ranks(*(int(value) if (value or "").isdecimal() else -1 for value in given.values()))
+    if not (0 <= found.rank < found.world_size and 0 <= found.local_rank < found.local_world_size <= found.world_size):
+        raise UserError(f"can't tell the rank of this process: {shown}; start with torchrun, or unset WORLD_SIZE")
+    return found
 
 
 def check_device(name: str) -> None:
@@ -38,17 +69,17 @@ def _gpu_driver_present() -> bool:
     return os.path.exists("/dev/kfd")
 
 
-def select_device(name: str, place: Place | None = None) -> tuple["torch.device", str]:
+def select_device(name: str, ranks: Ranks | None = None) -> tuple["torch.device", str]:
     """The device to compute on and, in words, why: 'auto' takes an accelerator where torch finds one.
 
-    place: among several processes, of which each takes a GPU of its own.
+    ranks: of several processes, of which each takes a GPU of its own.
     Raises UserError where this build of torch can't use the device that was asked for, or they are too few.
     """
     import torch
 
-    place = place or Place()
+    ranks = ranks or Ranks()
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if place.count > 1 and found and found.type != "cuda":  # torch.distributed has no backend for it
+    if ranks.world_size > 1 and found and found.type != "cuda":  # torch.distributed has no backend for it
         if name == found.type:
             raise UserError(f"--device {name}: for one process alone; start several with --device cpu")
         found = None
@@ -56,25 +87,25 @@ def select_device(name: str, place: Place | None = None) -> tuple["torch.device"
         if found is None:
             threads = describe(torch.device("cpu")).removeprefix("cpu, ")
             return torch.device("cpu"), f"torch found no accelerator; {threads}"
-        return _own(found.type, place), f"torch found this accelerator: {describe(found)}"
+        return _own(found.type, ranks), f"torch found this accelerator: {describe(found)}"
     if name != "cpu" and (found is None or found.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
-    return _own(name, place), "as --device says"
+    return _own(name, ranks), "as --device says"
 
 
-def _own(kind: str, place: Place) -> "torch.device":
+def _own(kind: str, ranks: Ranks) -> "torch.device":
     # of several processes on a machine each computes on a GPU of its own
     import torch
 
-    if kind != "cuda" or place.count == 1:
+    if kind != "cuda" or ranks.world_size == 1:
         return torch.device(kind)
-    if (gpus := torch.cuda.device_count()) < place.local_count:
+    if (gpus := torch.cuda.device_count()) < ranks.local_world_size:
         raise UserError(
-            f"--device cuda: {place.local_count} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}; "
+            f"--device cuda: {ranks.local_world_size} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}; "
             f"give torchrun --nproc-per-node {gpus}, or --device cpu"
         )
-    torch.cuda.set_device(place.local_rank)
-    return torch.device(kind, place.local_rank)
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device(kind, ranks.local_rank)
 
 
 def describe(device: "torch.device") -> str:
@@ -97,6 +128,17 @@ def select_precision(name: str, device: "torch.device") -> tuple[str, str]:
     if computes_bfloat16(device):
         return "bf16", f"the {device} computes it natively"
     return "fp32", f"the {device} isn't known to compute bf16 natively"
+
+
+def resolve_precision(configs: Sequence[TrainConfig], device: "torch.device") -> list[TrainConfig]:
+    """The configurations with the precision that each comes to on this device; the log tells which and why."""
+    for requested in dict.fromkeys(config.precision for config in configs):
+        precision, reason = select_precision(requested, device)
+        log.info("precision: %s%s", precision, f" ({reason})" if reason else "")
+        if precision == "bf16" and not computes_bfloat16(device):
+            log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
+        configs = [replace(each, precision=precision) if each.precision == requested else each for each in configs]
+    return list(configs)
 
 
 def computes_bfloat16(device: "torch.device") -> bool:

@@ -60,6 +60,8 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
                 except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
                     failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
                     continue
+                if failures:
+                    log.info("downloaded from %s, because others failed (%s)", host, "; ".join(failures))
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in missing:
                     os.replace(fetched / name, folder / name)

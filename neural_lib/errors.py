@@ -14,11 +14,13 @@ class RunError(Exception):
 
 
 class DivergedError(RunError):
-    """A loss became NaN or infinite; where several processes train together, in all of them."""
+    """A loss became NaN or infinite; in all ranks alike."""
 
-
-class ProcessLostError(RunError):
-    """Of several processes that train together one has gone or doesn't answer, so that the others can't go on."""
+    @classmethod
+    def of(cls, part: str, loss: float, epoch: int, lr: float, step: int = 0) -> "DivergedError":
+        """The error for a loss of part "training", at a step counted from 1, or "validation", with advice."""
+        where = f"epoch {epoch}, step {step}" if step else f"epoch {epoch}"
+        return cls(f"the {part} loss became {loss} at {where}; try a lower --lr than {lr:g}")
 
 
 class Interrupted(RunError):

@@ -6,11 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from neural_lib import datasets
+from neural_lib import checkpoint, datasets
+from neural_lib.datasets import FALLBACK
+from neural_lib.distributed import broadcast, is_main
 from neural_lib.downloads import DownloadError
 from neural_lib.errors import RunError, UserError
-
-FALLBACK = "digits"  # needs no network
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +24,26 @@ class Data(NamedTuple):
     warning: str = ""
 
 
-def load_data(dataset: str, data_dir: str | Path, asked_for: bool, model_path: str | Path, begun: bool) -> Data:
-    """Load `dataset`, or the digits where it can't be had, nobody asked for it and nothing else is lost by that.
+def load_data(dataset: str, data_dir: str | Path, is_fixed: bool, model_path: str | Path) -> Data:
+    """Load `dataset`, or the digits where it can't be had, is not fixed and nothing else is lost by that.
 
-    model_path: a network there that was trained on something else is not replaced. begun: whether runs on `dataset`
-    are recorded already, which others are not to be mixed with. Raises downloads.DownloadError and errors.RunError.
+    is_fixed: asked for, or recorded by runs that are gone on with. model_path: a network there that was trained on
+    something else is not replaced. Rank 0 loads, and downloads, first; the others then read what it has read. Raises
+    downloads.DownloadError and errors.RunError.
     """
+    data = _load(dataset, data_dir, is_fixed, model_path) if is_main() else None
+    loaded = broadcast(data.dataset if data else None)
+    return data or Data(loaded, *_both_parts(loaded, data_dir))
+
+
+def _load(dataset: str, data_dir: str | Path, is_fixed: bool, model_path: str | Path) -> Data:
     info = datasets.DATASETS[dataset]
     log.info("loading the %s dataset...", info.title)
     try:
         return Data(dataset, *_both_parts(dataset, data_dir))
     except DownloadError as error:
         failure = f"{info.title} could not be had: {error}"
-    if asked_for or begun:
+    if is_fixed:
         raise DownloadError(f"{failure}; or train on the embedded digits with --dataset {FALLBACK}")
     if _holds_something_else(model_path):
         raise RunError(
@@ -55,8 +62,6 @@ def _both_parts(dataset: str, data_dir: str | Path) -> list[datasets.Images]:
 
 
 def _holds_something_else(path: str | Path) -> bool:
-    from neural_lib import checkpoint
-
     try:
         return os.path.exists(path) and checkpoint.load(path).dataset != FALLBACK
     except UserError:

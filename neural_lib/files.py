@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -157,27 +157,53 @@ def _fsync_folder(folder: Path) -> None:
         log.debug("%s: %s", folder, error)
 
 
-class Attempts:
-    """Files that may fail without ending the run: each failure is told in one line, and `failed` names the files.
+def write_file(path: str | Path, make: Callable[[], bytes]) -> None:
+    """Write what `make` returns, whole or not at all. Raises what it raises, and OSError where it can't be written."""
+    content = make()
+    with atomic_write(path) as handle:
+        handle.write(content)
 
-    with attempts(path), atomic_write(path) as handle: ...
-    """
+
+class Writer:
+    """Does what may fail without ending the run, above all writing files: told, tried again by retry, and by finish."""
 
     def __init__(self) -> None:
-        self.failed: list[str] = []
+        self.pending: dict[Path | str, Callable[[], object]] = {}  # what failed, by file or name, and how to try again
+        self.written: set[Path] = set()
 
-    @contextlib.contextmanager
-    def __call__(self, path: str | Path) -> Iterator[None]:
-        """A context in which `path` is made and written, or its failure told."""
+    def write(self, path: Path, make: Callable[[], bytes], level: int = logging.WARNING) -> bool:
+        """Write what `make` returns; where it or the writing fails, warn and keep it for the next try."""
+        is_done = self.attempt(path, lambda: write_file(path, make), level)
+        if is_done:
+            self.written.add(path)
+        return is_done
+
+    def attempt(self, what: Path | str, act: Callable[[], object], level: int = logging.WARNING) -> bool:
+        """Call `act`; where it fails, warn and keep it for the next try. what: the file or thing to be named."""
         try:
-            yield
+            act()
         except BrokenPipeError:  # of stdout
             raise
         except Exception as error:  # a figure can fail in as many ways as the libraries that draw it
             is_systems = isinstance(error, OSError) and error.strerror
-            reason = error.strerror if is_systems else f"{type(error).__name__}: {error}"
-            log.error("%s: %s; it was not written", path, " ".join(reason.split()))
-            self.failed.append(str(path))
+            reason = error.strerror if is_systems else " ".join(f"{type(error).__name__}: {error}".split())
+            outlook = "it was not written" if level == logging.ERROR else "trying again later"
+            log.log(level, "%s: %s; %s", what, reason, outlook)
+            self.pending[what] = act
+            return False
+        self.pending.pop(what, None)
+        return True
+
+    def retry(self, level: int = logging.WARNING) -> None:
+        """Try once more what failed."""
+        for what, act in list(self.pending.items()):
+            if self.attempt(what, act, level) and isinstance(what, Path):
+                self.written.add(what)
+
+    def finish(self) -> bool:
+        """Try for the last time; True if nothing is missing now, and an error for each thing that is."""
+        self.retry(logging.ERROR)
+        return not self.pending
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
 """Signals that end a run: Ctrl-C, a scheduler's SIGTERM or its warning (SIGUSR1, SIGUSR2), a terminal's SIGHUP."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+REPEATED_WITHIN = 2.0  # seconds; under a launcher: it passes on a signal that its processes have got already
 
 
 class Stopped(KeyboardInterrupt):
@@ -19,78 +22,96 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
-class StoppedBetweenSteps(Stopped):
-    """The same, when somebody asked for it: nothing is half done."""
+class GracefulStop:
+    """A block in which the first signal is noted, and ends nothing until `check` is called, between two steps.
 
-
-class Stop:
-    """Notes the first signal, and raises StoppedBetweenSteps when asked."""
+    A second signal ends the process at once. Under a launcher, which repeats signals, later ones are left to
+    raise_on_signals(launched=True).
+    """
 
     def __init__(self) -> None:
-        self.noted = 0  # the signal's number; 0: none
+        self.signum = 0  # the signal that was noted; 0: none
+        self._handled = contextlib.ExitStack()
 
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until a signal arrives."""
-        end = time.monotonic() + seconds
-        while not self.noted and time.monotonic() < end:
-            time.sleep(0.02)
+    def __enter__(self) -> "GracefulStop":
+        def note(signum: int, _: FrameType | None) -> None:
+            self.signum = self.signum or signum
+            if not _launched:
+                restore()
 
-    def check(self) -> None:
-        """Raise StoppedBetweenSteps where a signal has arrived."""
-        if self.noted:
-            raise StoppedBetweenSteps(self.noted)
+        restore = self._handled.enter_context(_handle(note))
+        return self
 
+    def __exit__(self, *_) -> None:
+        self._handled.close()
 
-class _Heed:
-    """Which signals count."""
-
-    only_first, none = False, False
-
-
-def heed_only_first() -> None:
-    """From now on one signal counts: a launcher passes on what its processes may have got already."""
-    _Heed.only_first = True
+    def check(self, signum: int | None = None) -> None:
+        """Raise Stopped where a signal has been noted, or where this one, another rank's, is given."""
+        if signum or self.signum:
+            raise Stopped(signum or self.signum)
 
 
-def heed_none() -> None:
-    """From now on no signal changes anything, for this process ends already."""
-    _Heed.none = True
-    if threading.current_thread() is threading.main_thread():
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+_launched = False
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[None]:
-    """Within the block each of the signals raises Stopped at once."""
+def raise_on_signals(launched: bool = False) -> Iterator[None]:
+    """Within the block each of the signals raises Stopped at once.
+
+    launched: by torchrun, with others. Then the first signal alone counts, for the launcher repeats it; but one that
+    comes later than REPEATED_WITHIN ends this process where it stands, though it may wait for a rank that has gone.
+    """
+    global _launched
+    seen = []
 
     def stop(signum: int, _: FrameType | None) -> None:
-        if _Heed.only_first:
-            heed_none()
-        raise Stopped(signum)
+        seen.append(signum)
+        if not launched or len(seen) == 1:
+            raise Stopped(signum)
 
-    with _handled(stop):
+    _launched = launched
+    try:
+        with _handle(stop), _watch() if launched else contextlib.nullcontext():
+            yield
+    finally:
+        if launched:  # a process that ends already is not to be ended
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _watch() -> Iterator[None]:
+    # a thread of its own: while the main one waits in a collective operation, no Python handler runs
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        first = None
+        while signum := os.read(readable, 1)[0]:
+            if first and time.monotonic() - first > REPEATED_WITHIN:
+                print(f"ended by signal {signum}, while waiting for another rank", file=sys.stderr, flush=True)
+                os._exit(128 + signum)
+            first = first or time.monotonic()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(writable, b"\0")
+        thread.join()
+        os.close(readable)
+        os.close(writable)
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Stop]:
-    """Within the block the first signal is noted, for whoever asks between two steps; a second has its old effect."""
-    stop = Stop()
-
-    def note(signum: int, _: FrameType | None) -> None:
-        stop.noted = signum
-        if _Heed.only_first:
-            heed_none()
-        else:
-            restore()
-
-    with _handled(note) as restore:
-        yield stop
-
-
-@contextlib.contextmanager
-def _handled(handler) -> Iterator:
+def _handle(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
+    # yields what puts the handlers back that were there before
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
         yield lambda: None
         return
@@ -99,7 +120,7 @@ def _handled(handler) -> Iterator:
 
     def restore() -> None:
         for each, old in before.items():
-            signal.signal(each, signal.SIG_IGN if _Heed.none else old)
+            signal.signal(each, old)
 
     for each in before:
         signal.signal(each, handler)

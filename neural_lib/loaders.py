@@ -1,15 +1,16 @@
 """The seeded train/validation split and the DataLoaders over images held in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
-from neural_lib.config import TrainConfig
-from neural_lib.processes import ALONE, Processes
+from neural_lib.augment import RandomDistortion
+from neural_lib.config import TrainConfig, derived_seed
+from neural_lib.distributed import PADDING, is_padding, shard, world_size
 
-EVAL_BATCH_SIZE = 250  # images; scoring needs no gradients, so more fit at once, with fewer calls for each image
+EVAL_BATCH_SIZE = 250  # images in each rank; scoring needs no gradients, so more fit at once, with fewer calls an image
 
 
 class Normalisation(nn.Module):
@@ -50,71 +51,67 @@ def split(dataset: ImageTensors, config: TrainConfig) -> tuple[ImageTensors, Ima
 
 
 class BatchIndices(Sampler[Tensor]):
-    """The indices of each batch (batch_size,), in order or, given a generator, in a new random order each epoch.
+    """This rank's indices of each batch, in order or, given a seed, in an order that follows from seed and epoch.
 
     An epoch's order is drawn on the CPU, the same for every device, and moved to the images in one piece: a transfer
-    for each batch would make the CPU wait for the device each time.
-
-    processes: where each of several has a part of every batch; all draw the same order.
-    skip: batches that the next epoch, and no other, leaves out at its beginning: they have been learned already.
+    for each batch would make the CPU wait for the device each time. set_epoch says where iterating begins.
     """
 
-    def __init__(
-        self,
-        dataset: ImageTensors,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        processes: Processes = ALONE,
-    ) -> None:
-        self.dataset, self.batch_size, self.generator = dataset, batch_size, generator
-        self.processes, self.skip = processes, 0
+    def __init__(self, dataset: ImageTensors, global_batch_size: int, seed: int | None = None) -> None:
+        self.dataset, self.global_batch_size, self.seed = dataset, global_batch_size, seed
+        self.epoch, self.step = 1, 0  # of the batch that comes next
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return -(-len(self.dataset) // self.global_batch_size)
+
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """Let the next iteration be epoch `epoch`, counted from 1, without its first `step` batches."""
+        self.epoch, self.step = epoch, step
+
+    def size(self, step: int) -> int:
+        """How many images are in batch `step`, counted from 0, of all ranks together: the last may be smaller."""
+        return min(self.global_batch_size, len(self.dataset) - step * self.global_batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        count = len(self.dataset)
-        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-        skip, self.skip = self.skip, 0
-        for batch in order.to(self.dataset.images.device).split(self.batch_size)[skip:]:
-            yield self.processes.part(batch)
-
-
-class Checked:
-    """A loader that calls `check` before each batch, so that what check raises ends the work between two steps."""
-
-    def __init__(self, loader: DataLoader, check: Callable[[], None]) -> None:
-        self.loader, self.check = loader, check
-        self.dataset = loader.dataset
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.check()
-        for batch in self.loader:
-            yield batch
-            self.check()  # before the next one is made, which draws from the generators
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        order = torch.arange(len(self.dataset))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.epoch))
+            order = torch.randperm(len(self.dataset), generator=generator)
+        batches = order.to(self.dataset.images.device).split(self.global_batch_size)
+        first, self.step = self.step, 0
+        for step, batch in enumerate(batches[first:], start=first):
+            self.step = step
+            yield shard(batch)
+        self.step = 0
 
 
 def make_loader(
     dataset: ImageTensors,
     batch_size: int,
-    transform: Callable[[Tensor], Tensor],
+    normalise: Normalisation,
     shuffle_seed: int | None = None,
-    processes: Processes = ALONE,
+    distortion: RandomDistortion | None = None,
 ) -> DataLoader:
-    """A DataLoader of whole batches (the last may be shorter), in a new seeded order each epoch where a seed is given.
+    """A DataLoader of this rank's shards of whole batches (the last may be smaller), shuffled where a seed is given.
 
-    transform: uint8 images (N, C, H, W) -> the network's input; it is given a whole batch.
-    processes: where this is the loader of one of several, which gives that one's part of each batch.
+    batch_size: images of all ranks together. Yields what a network takes, float32 (N, C, H, W), and labels (N,); where
+    there are fewer images than ranks, some ranks get a filler whose label is PADDING. `sampler` is its BatchIndices.
     """
-    # a generator of its own even where nothing is shuffled: starting to iterate would draw from torch's default one
-    generator = torch.Generator().manual_seed(shuffle_seed or 0)
-    indices = BatchIndices(dataset, batch_size, None if shuffle_seed is None else generator, processes)
+    batches = BatchIndices(dataset, batch_size, shuffle_seed)
 
-    def transformed(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        return transform(images), labels
+    def prepared(shard_of_batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = shard_of_batch
+        size = batches.size(batches.step)
+        if distortion:
+            images = distortion(images, batches.epoch, batches.step, size)
+        return normalise(images), torch.full_like(labels, PADDING) if is_padding(size) else labels
 
-    return DataLoader(dataset, batch_size=None, sampler=indices, collate_fn=transformed, generator=generator)
+    # a generator of its own: starting to iterate would draw from torch's default one
+    return DataLoader(
+        dataset, batch_size=None, sampler=batches, collate_fn=prepared, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def evaluation_loader(dataset: ImageTensors, normalise: Normalisation) -> DataLoader:
+    """A DataLoader of images in their order, in batches that suit evaluation, for all ranks together."""
+    return make_loader(dataset, EVAL_BATCH_SIZE * world_size(), normalise)

@@ -10,8 +10,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from neural_lib.launch import Place
-
 if TYPE_CHECKING:
     import torch
 
@@ -57,15 +55,3 @@ def now(device: "torch.device") -> float:
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
-
-
-def share_cores(place: Place) -> None:
-    """Let torch compute in so many threads that the processes on a machine have its cores to themselves, each its own.
-
-    A number of threads in OMP_NUM_THREADS stays, but for 1, which is what torchrun sets for several where nobody did.
-    """
-    import torch
-
-    if place.local_count > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // place.local_count))

@@ -12,14 +12,13 @@ def _widened(value: Tensor) -> Tensor:
     return value.to(wide)
 
 
-def batch_sums(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Summed loss and number of right predictions (2,) of a batch, or part of one, that may be empty.
+def batch_sums(loss_sum: Tensor, log_probs: Tensor, labels: Tensor, signalled: bool = False) -> Tensor:
+    """What the ranks sum up after a step (3,): loss, number of right predictions, ranks that have noted a signal.
 
-    loss: the mean () over its images, whose log-probabilities are (N, classes) and true classes (N,).
+    loss_sum: () over this rank's images, whose log-probabilities are (N, classes) and true classes (N,).
     """
     correct = _widened((log_probs.argmax(dim=1) == labels).sum())
-    loss_sum = _widened(loss.detach()) * len(labels) if len(labels) else torch.zeros_like(correct)
-    return torch.stack([loss_sum, correct])
+    return torch.stack([_widened(loss_sum.detach()), correct, torch.full_like(correct, signalled)])
 
 
 class RunningScores:
@@ -87,7 +86,11 @@ def macro_f1(matrix: Tensor) -> float:
 
 
 def standard_error(accuracy: float, count: int) -> float:
-    """By how much an accuracy, 0 to 1, on `count` images scatters: the standard deviation of a binomial proportion."""
+    """Standard error of an accuracy (0 to 1) on `count` images: that of a binomial proportion.
+
+    As if one image more were right and one more wrong, so that it isn't 0 where all are right.
+    """
+    accuracy = (accuracy * count + 1) / (count + 2)
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 

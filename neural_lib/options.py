@@ -4,13 +4,15 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from neural_lib.config import CHOICES, RECIPES, TrainConfig, values_of_recipes
+from neural_lib.config import CHOICES, RECIPES, TrainConfig, flag_of, shown, values_of_recipes
 from neural_lib.datasets import DATASETS, DatasetInfo
 from neural_lib.errors import UserError
 from neural_lib.models import ARCHS, HAVE_WIDTH
 from neural_lib.runs import RunBuilder
 
+DEFAULT_RECIPE = "classic"
 MOST_RUNS = 1000  # more are rather a slip than meant
 
 WIDEST_CHOICES = 24  # characters of choices, in --help beside the option's name; more are told in its description
@@ -65,8 +67,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
         "-r",
         "--recipe",
         choices=RECIPES,
-        default="classic",
-        help="what the next options are if not given (%(default)s)",
+        help=f"what the next options are if not given ({DEFAULT_RECIPE})",
     )
     for flags, about in OPTIONS.items():
         name = flags[-1].removeprefix("--").replace("-", "_")
@@ -103,11 +104,61 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     own = {"dataset": args.dataset} if args.dataset else {}
     if len(args.params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
-    configs = [RECIPES[args.recipe].config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
+    recipe = RECIPES[args.recipe or DEFAULT_RECIPE]
+    configs = [recipe.config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
     if len({config.monitor for config in configs}) > 1:  # by the recipe, for different networks
         configs = [replace(config, monitor=TrainConfig.monitor) for config in configs]
     check_fit(configs, info)
     return configs
+
+
+def resumed_configs(args: argparse.Namespace, found: dict, path: Path) -> list[TrainConfig]:
+    """The configuration of each run that results.json, at `path`, is of: options that are not given come from there.
+
+    found: what results.read_json gave. More epochs may be given where the learning rate is constant, to a single run or
+    to a grid of which no run has finished. Raises UserError, naming them, where options are given that differ.
+    """
+    try:
+        runs = [TrainConfig(**run) for run in found["runs"]]
+        if found["params"] is None:
+            raise TypeError
+    except TypeError:
+        raise UserError(f"--resume: {path} is of another version; use that one, or delete the file") from None
+    given = {**args.params, **({"dataset": [args.dataset]} if args.dataset else {})}
+    if args.recipe:
+        own = [{name: getattr(run, name) for name in ("dataset", *found["params"])} for run in runs]
+        of_recipe = [RECIPES[args.recipe].config(**values) for values in own]
+        for name in of_recipe[0].to_dict().keys() - own[0].keys() - {"monitor"}:
+            given.setdefault(name, _values(of_recipe, name))
+    differing = [name for name, values in given.items() if values != _values(runs, name)]
+    if not differing:
+        return runs
+    told = [
+        f"{flag_of(name)} {' '.join(map(shown, _values(runs, name)))} there, {' '.join(map(shown, given[name]))} here"
+        for name in differing
+    ]
+    why = ""
+    if differing == ["epochs"] and len(given["epochs"]) == 1:
+        why = _why_not_longer(runs, found, given["epochs"][0])
+        if not why:
+            return [replace(run, epochs=given["epochs"][0]) for run in runs]
+    raise UserError(
+        f"--resume: {path} is of another command: {'; '.join(told)}{why}; give the same one, or a --model in another "
+        "folder, or delete that file and checkpoint.pth, if it is there, to start anew"
+    )
+
+
+def _values(runs: Sequence[TrainConfig], name: str) -> list:
+    return list(dict.fromkeys(getattr(run, name) for run in runs))
+
+
+def _why_not_longer(runs: Sequence[TrainConfig], found: dict, epochs: int) -> str:
+    # why these runs can't be trained for so many epochs; nothing where they can
+    if any(run.schedule != "constant" for run in runs):
+        return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
+    if any(run.epochs > epochs for run in runs):
+        return " (fewer than before)"
+    return " (runs of this grid have finished with fewer)" if len(runs) > 1 and found["finished"] else ""
 
 
 def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:

@@ -5,6 +5,7 @@ The template beside this file holds all markup, style and script; here are the f
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +17,21 @@ from PIL import Image
 
 from neural_lib import metrics, plots
 from neural_lib.config import TrainConfig, flag_of, shown
+from neural_lib.datasets import DATASETS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from neural_lib.checkpoint import Checkpoint
     from neural_lib.evaluation import Evaluation
-    from neural_lib.records import Records
+    from neural_lib.runs import RunManager
 
 MOST_IMAGES = 20  # of a cell of the confusion matrix
 MOST_MISTAKES = 20  # shown before anything is clicked
 MOST_CONFUSIONS = 10  # pairs of classes in the list
 IMAGE_BYTES = 2_800_000  # of all images, as base64: with the rest of the page it stays below 4 MB
-SVG_BYTES = 600_000  # a larger figure, of a grid of hundreds of runs, becomes a PNG
+SVG_POINTS = 10_000  # a figure of more, as of a grid of hundreds of runs, is a PNG
+MOST_RUNS = 200  # in the table
 QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
     ({"format": "PNG"}, MOST_IMAGES),
     ({"format": "WEBP", "quality": 80}, MOST_IMAGES),
@@ -36,6 +39,7 @@ QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
     ({"format": "WEBP", "quality": 50}, 2),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
+LEAST_SPAN = 0.1  # of the diagonal's colour scale
 FAINTEST = 0.15  # opacity of the lowest value on either colour scale, 1 being the highest's
 
 _environment = jinja2.Environment(
@@ -56,7 +60,7 @@ def render(
     title: str,
     gap: float,
     meaning: str,
-    records: "Records | None" = None,
+    records: "RunManager | None" = None,
 ) -> str:
     """The page, as HTML.
 
@@ -68,7 +72,7 @@ def render(
     worst = metrics.worst(evaluation.labels, evaluation.predictions, evaluation.probabilities, MOST_MISTAKES)
     uris, cells = _as_uris(images, images_of_cells(evaluation, len(matrix)), worst)
     number = {index: place for place, index in enumerate(uris)}
-    names = [saved.written(label) for label in range(len(matrix))]
+    names, scales = [saved.written(label) for label in range(len(matrix))], _scales(matrix)
     return _environment.get_template("report.html.jinja").render(
         saved=saved,
         training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of an older file
@@ -80,10 +84,11 @@ def render(
         standard_error=metrics.standard_error(report["accuracy"], report["images"]),
         figure=_figure(records),
         records=records,
-        runs=list(_rows_of_runs(records)) if records and records.count > 1 else [],
+        runs=list(itertools.islice(_rows_of_runs(records), MOST_RUNS)) if records and records.count > 1 else [],
         epochs=records.rows_of[records.best()["run"]] if records else [],
         seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
-        matrix=_shaded(matrix),
+        matrix=_shaded(matrix, scales),
+        scales=scales,
         confusions=metrics.confusions(matrix)[:MOST_CONFUSIONS],
         wrong=report["images"] - sum(row[label] for label, row in enumerate(matrix)),
         mistakes=[
@@ -98,6 +103,7 @@ def render(
         pictures=[[uri, round(float(evaluation.probabilities[index]), 6)] for index, uri in uris.items()],
         cells={f"{truth},{predicted}": [number[index] for index in indices]
                for (truth, predicted), indices in cells.items()},
+        own_classes=DATASETS[report["dataset"]].classes if report["dataset"] in DATASETS else saved.classes,
         defaults=TrainConfig().to_dict(),
         flag_of=flag_of,
     )  # fmt: skip
@@ -120,14 +126,14 @@ def _as_uris(
     for encode, most in QUALITIES:
         shown_of = {cell: indices[:most] for cell, indices in cells.items()}
         uris, size = {}, 0
-        for index in sorted({*mistakes}.union(*shown_of.values())):
+        for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
             uris[index] = _as_uri(images[index].permute(1, 2, 0).squeeze(2).numpy(), **encode)
             size += len(uris[index])
             if size > IMAGE_BYTES:
                 break
         else:
             return uris, shown_of
-    return uris, dict.fromkeys(cells, [])
+    return {index: uris[index] for index in mistakes}, dict.fromkeys(cells, [])
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:
@@ -142,20 +148,16 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(records: "Records | None") -> str:
+def _figure(records: "RunManager | None") -> str:
     # plot.png's; nothing where no run has a second epoch, for a curve needs two points
     if not records or max(len(records.rows_of[run]) for run in records.finished) < 2:
         return ""
-    svg, png = io.BytesIO(), io.BytesIO()
-    figure = plots.plot_results(records, "")
-    plots.save_svg(figure, svg)
-    if len(svg.getvalue()) <= SVG_BYTES:
-        return _data_uri("image/svg+xml", svg.getvalue())
-    figure.savefig(png, format="png", transparent=True)
-    return _data_uri("image/png", png.getvalue())
+    figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
+    kind, name = ("svg", "svg+xml") if points <= SVG_POINTS else ("png", "png")
+    return _data_uri(f"image/{name}", plots.to_bytes(figure, kind, transparent=True))
 
 
-def _rows_of_runs(records: "Records") -> Iterator[dict]:
+def _rows_of_runs(records: "RunManager") -> Iterator[dict]:
     # the best first, those that failed last
     for run in records.ranked():
         yield {"run": run, "label": records.label(run), "best": records.best_of(run),
@@ -164,23 +166,23 @@ def _rows_of_runs(records: "Records") -> Iterator[dict]:
         yield {"run": run, "label": records.label(run), "best": {}, "seconds": None, "failure": records.failures[run]}
 
 
-def _shaded(matrix: list[list[int]]) -> list[list[dict]]:
-    # each cell's count, its share of the true class and its place on its colour scale: the diagonal's or the others'
-    shares = [[count / max(sum(row), 1) for count in row] for row in matrix]
-    scales = {}
-    for is_right in (True, False):
-        values = [
-            share
-            for truth, row in enumerate(shares)
-            for predicted, share in enumerate(row)
-            if (truth == predicted) is is_right and matrix[truth][predicted]
-        ]
-        scales[is_right] = (min(values), max(values)) if values else (0.0, 0.0)
+def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
+    # lowest and highest share of the true class: of the diagonal, whose scale spans LEAST_SPAN or more, and of the rest
+    shares = {True: [], False: []}
+    for truth, row in enumerate(matrix):
+        for predicted, count in enumerate(row):
+            if count:
+                shares[truth == predicted].append(count / sum(row))
+    right, wrong = (max(shares[each], default=0.0) for each in (True, False))
+    return {True: (max(0.0, min([right - LEAST_SPAN, *shares[True]])), right), False: (0.0, wrong)}
 
+
+def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
+    # each cell's count and its place on its colour scale
     def cell(truth: int, predicted: int) -> dict:
-        is_right, count, share = truth == predicted, matrix[truth][predicted], shares[truth][predicted]
+        is_right, count = truth == predicted, matrix[truth][predicted]
         low, high = scales[is_right]
-        place = (share - low) / (high - low) if high > low else 1.0
-        return {"count": count, "share": share, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * place}
+        place = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
+        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * place}
 
     return [[cell(truth, predicted) for predicted in range(len(matrix))] for truth in range(len(matrix))]

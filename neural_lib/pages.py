@@ -9,6 +9,7 @@ import numpy as np
 from neural_lib import annotate
 from neural_lib.files import atomic_write
 
+MARK = b"neural_lib montage"  # at the end of each file, where no reader of pictures looks
 PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,148 pixels, with their heading
 
 
@@ -20,9 +21,14 @@ def paths(path: Path, tiles: int) -> list[Path]:
 
 
 def is_page(file: Path, path: Path) -> bool:
-    """Whether `file` is one that paths(path, ...) may give."""
+    """Whether `file` is one that an earlier command wrote as one of paths(path, ...)."""
     page = rf"{re.escape(path.stem)}(-page-\d+)?{re.escape(path.suffix)}"
-    return bool(re.fullmatch(page, file.name)) and os.path.realpath(file.parent) == os.path.realpath(path.parent)
+    if not re.fullmatch(page, file.name) or os.path.realpath(file.parent) != os.path.realpath(path.parent):
+        return False
+    try:
+        return file.read_bytes().endswith(MARK)
+    except OSError:
+        return False
 
 
 class Pages:
@@ -55,6 +61,6 @@ class Pages:
         else:
             picture = annotate.headed(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
         with atomic_write(path) as handle:
-            handle.write(annotate.encode(picture, path.suffix))
+            handle.write(annotate.encode(picture, path.suffix) + MARK)
         self.written.append(path)
         self.tiles = []

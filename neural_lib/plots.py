@@ -1,18 +1,18 @@
 """Results as matplotlib figures. matplotlib is imported where a figure is drawn."""
 
+import io
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import BinaryIO
 
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from neural_lib.records import Records
+    from neural_lib.runs import RunManager
 
 # of what matplotlib writes (FigureCanvasBase.filetypes), all that knows transparency; named here so that no run waits
 # for its import
@@ -20,6 +20,7 @@ SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 MOST_IN_LEGEND = 10  # runs; as many colours as eyes tell apart, matplotlib's own ten
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
 MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
+LEAST_SPAN = 0.1  # of the diagonal's colour scale
 DARK = 0.65  # of a colour scale, from where on its colours want white letters
 GLYPH_ROOM = 18  # points, for a written character beside its name
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
@@ -32,20 +33,20 @@ class Scale(NamedTuple):
     values: "Mapping[int, float]"  # by run
 
 
-def plot_results(records: "Records", title: str) -> "Figure":
+def plot_results(manager: "RunManager", title: str) -> "Figure":
     """What a command's runs gave: the curves of a single run, or those of all finished runs of a grid."""
-    best = records.best()
-    if records.count == 1:
-        return plot_history(records.rows_of[1], best["epoch"], title)
-    runs = {run: records.rows_of[run] for run in sorted(records.finished)}
-    names = {run: records.name(run) for run in runs}
-    return plot_runs(runs, names, best["run"], title, Scale(*records.scale()))
+    best = manager.best()
+    if manager.count == 1:
+        return plot_history(manager.rows_of[1], best["epoch"], title)
+    runs = {run: manager.rows_of[run] for run in sorted(manager.finished)}
+    names = {run: manager.name(run) for run in runs}
+    return plot_runs(runs, names, best["run"], title, Scale(*manager.scale()))
 
 
 def plot_history(rows: "Sequence[Mapping[str, float]]", best_epoch: int, title: str) -> "Figure":
     """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1.
 
-    rows: an epoch each, as records.MEASURES names its figures.
+    rows: an epoch each, as results.MEASURES names its figures.
     """
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
     for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
@@ -132,12 +133,15 @@ def _by_scale(figure: "Figure", scale: Scale) -> dict:
     return {run: mappable.to_rgba(value) for run, value in scale.values.items()}
 
 
-def save_svg(figure: "Figure", file: "BinaryIO") -> None:
-    """Write a figure without a ground of its own as SVG, the same bytes each time."""
+def to_bytes(figure: "Figure", kind: str, **options: object) -> bytes:
+    """A figure as a file of that kind, one of SUFFIXES; the same bytes each time. options: of Figure.savefig."""
     import matplotlib
 
+    file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        metadata = {"metadata": {"Date": None}} if kind == "svg" else {}
+        figure.savefig(file, format=kind, **metadata, **options)
+    return file.getvalue()
 
 
 def plot_confusion(
@@ -159,8 +163,8 @@ def plot_confusion(
     for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
         shown = np.ma.masked_array(shares, ~part | (counts == 0))
         low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
-        margin = (high - low) / 8 or 0.01  # the lowest value is not white
-        picture = axes.imshow(shown, cmap=colours, vmin=max(0, low - margin), vmax=min(1, high + margin))
+        low = min(low, high - LEAST_SPAN) - 0.02 if name == "right" else 0.0  # the lowest value is not white
+        picture = axes.imshow(shown, cmap=colours, vmin=max(0.0, low), vmax=high)
         bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
         bar.set_label(f"{name}, share of the true class")
         for row, column in zip(*np.nonzero(part & (counts > 0)), strict=True):

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 from neural_lib import plots
 from neural_lib.datasets import DATASETS
 from neural_lib.errors import UserError
-from neural_lib.files import Attempts, atomic_write, check_output
-from neural_lib.records import Records, read_records
+from neural_lib.files import Writer, check_output
 from neural_lib.results import check_is_ours, json_text
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor, nn
 
     from neural_lib.checkpoint import Checkpoint
-    from neural_lib.datasets import Images
     from neural_lib.evaluation import Evaluation
+    from neural_lib.loaders import ImageTensors
+    from neural_lib.runs import RunManager
 
 FORMAT = {"format": "neural_lib report", "format_version": 1}
 FIRST_LINES = json_text(format=FORMAT["format"]).partition(",")[0]
+PAGE_BEGINS = "<!DOCTYPE html>\n<!-- neural_lib report -->"
 NAMES = ("report.json", "confusion.png", "mistakes.png", "report.html")
 MOST_MISTAKES = 28  # in mistakes.png: four full rows of seven
 MOST_CONFUSIONS = 5  # on the terminal
@@ -47,6 +47,7 @@ class ReportFiles:
         checked = (check_output(path, option, (path.suffix,)) for path in paths)
         self.json, self.confusion, self.mistakes, self.page = checked
         check_is_ours(self.json, first=FIRST_LINES)
+        check_is_ours(self.page, first=PAGE_BEGINS)
         if taken in (self.confusion, self.mistakes):
             raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
 
@@ -64,13 +65,13 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_stem(f"{path.stem}{suffix}")
 
 
-def score(saved: "Checkpoint", model: "nn.Module", images: "Images", device: "torch.device") -> "Evaluation":
-    """The network's scores on all images, in float32 and the same batches whoever asks."""
+def score(saved: "Checkpoint", model: "nn.Module", images: "ImageTensors") -> "Evaluation":
+    """The network's scores on all images, in float32 and the same batches whoever asks; all ranks together."""
     from neural_lib.evaluation import evaluate
-    from neural_lib.loaders import EVAL_BATCH_SIZE, ImageTensors, Normalisation, make_loader
+    from neural_lib.loaders import Normalisation, evaluation_loader
 
-    normalise = Normalisation(saved.mean, saved.std).to(device)
-    return evaluate(model, make_loader(ImageTensors(*images, device), EVAL_BATCH_SIZE, normalise))
+    normalise = Normalisation(saved.mean, saved.std).to(images.images.device)
+    return evaluate(model, evaluation_loader(images, normalise))
 
 
 def tell(saved: "Checkpoint", evaluation: "Evaluation") -> None:
@@ -100,15 +101,16 @@ def gap(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> tuple[fl
     if validation is None or dataset != saved.dataset:
         return math.nan, ""
     difference, error = validation - evaluation.accuracy, standard_error(evaluation.accuracy, count)
+    both = math.hypot(error, standard_error(validation, saved.training.get("val_images", count)))
     scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
     note = DATASETS[dataset].shift_note if dataset in DATASETS else ""
-    if abs(difference) <= 2 * error:
-        return difference, f"{scatter}, so chance explains that"
+    if abs(difference) <= 2 * both:
+        return difference, f"{scatter}, so chance may explain that"
     if note and difference > 0:
         return difference, note
     chosen = "what validation chose looks best there, or the test images are harder"
     why = chosen if difference > 0 else "the test images are easier"
-    return difference, f"{scatter}, so chance alone does not explain that: {why}"
+    return difference, f"{scatter}, so chance alone hardly explains that: {why}"
 
 
 def gap_warning(saved: "Checkpoint", dataset: str, evaluation: "Evaluation") -> str:
@@ -146,39 +148,44 @@ def write(
     dataset: str,
     evaluation: "Evaluation",
     images: "Tensor",
-    attempts: Attempts,
-    records: Records | None = None,
+    writer: Writer,
+    records: "RunManager | None" = None,
 ) -> None:
-    """Write the four files; one that fails is told, named in attempts.failed, and doesn't keep the others from coming.
+    """Write the four files; one that fails is told and doesn't keep the others from coming.
 
     images: (N, C, H, W), uint8, in the evaluation's order. records: of the command that trained the network.
 
     Where OpenCV can't be loaded, the matrix has no written characters, there is no mistakes.png, and a warning says so.
     """
-    with attempts(files.json), atomic_write(files.json) as handle:
-        handle.write(json_text(**as_dict(saved, dataset, evaluation)).encode())
+
+    def described() -> dict:
+        return as_dict(saved, dataset, evaluation)
+
+    writer.write(files.json, lambda: json_text(**described()).encode())
     try:
         from neural_lib import annotate
-    except ImportError as error:
+    except Exception as error:  # libraries that it needs may be missing, or half there
         log.warning("%s can't be drawn without OpenCV (%s); see Troubleshooting in README.md", files.mistakes, error)
         files.mistakes.unlink(missing_ok=True)  # it would be of another network
-        glyphs = []
+        annotate = None
     else:
-        glyphs = [annotate.glyph(each) for each in saved.glyphs]
-        with attempts(files.mistakes), atomic_write(files.mistakes) as handle:
-            picture = _mistakes(saved, dataset, evaluation, images)
-            handle.write(annotate.encode(picture, files.mistakes.suffix))
+        suffix = files.mistakes.suffix
+        writer.write(files.mistakes, lambda: annotate.encode(_mistakes(saved, dataset, evaluation, images), suffix))
     title = f"{_which(saved, dataset)}: {evaluation.accuracy:.2%} of {len(evaluation.labels):,} images right"
-    with attempts(files.confusion), atomic_write(files.confusion) as handle:
-        figure = plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs)
-        figure.savefig(handle, format="png")
-    with attempts(files.page), atomic_write(files.page) as handle:
+
+    def confusion() -> bytes:
+        glyphs = [annotate.glyph(each) for each in saved.glyphs] if annotate else []
+        return plots.to_bytes(plots.plot_confusion(_matrix(saved, evaluation), saved.classes, title, glyphs), "png")
+
+    def html() -> bytes:
         from neural_lib import page
 
-        difference, meaning = gap(saved, dataset, evaluation)
-        described = as_dict(saved, dataset, evaluation)
-        text = page.render(saved, described, evaluation, images, _title(dataset), difference, meaning, records)
-        handle.write(text.encode())
+        about = (_title(dataset), *gap(saved, dataset, evaluation))
+        text = page.render(saved, described(), evaluation, images, *about, records)
+        return text.encode(errors="backslashreplace")  # a path may hold bytes of any kind
+
+    writer.write(files.confusion, confusion)
+    writer.write(files.page, html)
 
 
 def tell_written(paths: Sequence[Path]) -> None:
@@ -192,14 +199,20 @@ def tell_written(paths: Sequence[Path]) -> None:
         log.info("to look at it all, open %s", path)
 
 
-def records_of(saved: "Checkpoint", folder: Path) -> Records | None:
+def records_of(saved: "Checkpoint", folder: Path) -> "RunManager | None":
     """The records beside a model, where they are of the command that trained it."""
-    records = read_records(folder)
+    from neural_lib.runs import read_results
+
+    try:
+        records = read_results(folder)
+    except UserError as error:
+        log.warning("%s; so the page has no curves", str(error).partition(";")[0])
+        return None
     best = records and records.best()
     if not best:
         return None
     figures = ("epoch", "val_accuracy", "val_loss")
-    is_its = all(best.get(name) == value for name, value in saved.config.items()) and all(
+    is_its = all(best.get(name) == value for name, value in saved.config.items() if name != "epochs") and all(
         best[name] == saved.metrics.get(name) for name in figures
     )
     return records if is_its else None

@@ -3,17 +3,17 @@
 import csv
 import io
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-from neural_lib.config import flag_of, shown
 from neural_lib.errors import UserError
+from neural_lib.files import check_output
 
 FORMAT = "neural_lib results"
-FORMAT_VERSION = 1
-MOST_TOLD = 60  # characters of a hyper-parameter's values, in a message
-CONTENT = ("finished", "failures", "runs", "rows")  # see records.Records; "varying" came later
+FORMAT_VERSION = 2  # 1 lacked what is in LATER
+CONTENT = ("finished", "failures", "runs", "rows")  # see runs.RunManager
+LATER = {"options": {}, "params": None, "tested": False}  # and what an older file is taken to say
 MEASURES = (
     "train_loss",  # mean per image, nats
     "train_accuracy",  # 0 to 1
@@ -43,7 +43,7 @@ def json_text(**content: object) -> str:
     def text(value: object) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict | list):
             return "[\n" + ",\n".join(f"  {json.dumps(item, default=str)}" for item in value) + "\n ]"
-        return json.dumps(value)
+        return json.dumps(value, default=str)
 
     whole = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
     return "{\n" + ",\n".join(f' "{name}": {text(value)}' for name, value in whole.items()) + "\n}\n"
@@ -53,10 +53,12 @@ def read_json(path: str | Path) -> dict | None:
     """What json_text wrote, None where there is no such file. Raises UserError where it is something else."""
     try:
         content = json.loads(Path(path).read_bytes())
-        known = (content["format"], content["format_version"]) == (FORMAT, FORMAT_VERSION)
-        if not known or not _is_complete(content):
+        if content["format"] != FORMAT or content["format_version"] not in (1, FORMAT_VERSION):
             raise ValueError
-        return {"varying": [], **{key: content[key] for key in (*CONTENT, "varying") if key in content}}
+        found = {**LATER, **content} if content["format_version"] == 1 else content
+        if not _is_complete(found):
+            raise ValueError
+        return {key: found[key] for key in (*CONTENT, *LATER)}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -77,6 +79,7 @@ def _is_complete(content: Mapping[str, object]) -> bool:
             and row["run"] in numbers
             and _is_whole(row["epoch"])
             and all(value is None or isinstance(value, int | float) for value in measures)
+            and None not in measures[-2:]  # durations
             and row.keys() >= runs[row["run"] - 1].keys()
         )
 
@@ -86,13 +89,36 @@ def _is_complete(content: Mapping[str, object]) -> bool:
         and all(isinstance(run, dict) and run.keys() == runs[0].keys() for run in runs)
         and all(isinstance(row, dict) and is_row(row) for row in rows)
         and all(_is_whole(run) and any(row["run"] == run for row in rows) for run in finished)
-        and all(isinstance(name, str) and name in runs[0] for name in content.get("varying", []))
+        and isinstance(content["tested"], bool)
+        and all(isinstance(each, str) for item in content["options"].items() for each in item)
+        and (content["params"] is None or _are_params(content["params"], runs))
         and all(int(run) in numbers and isinstance(reason, str) for run, reason in failures.items())
+    )
+
+
+def _are_params(params: Mapping[str, object], runs: Sequence[Mapping[str, object]]) -> bool:
+    # the values whose combinations the runs are
+    combinations = list(product(*params.values()))
+    return len(combinations) == len(runs) and all(
+        name in run and run[name] == value
+        for run, values in zip(runs, combinations, strict=True)
+        for name, value in zip(params, values, strict=True)
     )
 
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_files(folder: Path) -> tuple[Path, Path]:
+    """The two files of a folder. Raises UserError where one can't be written, or is somebody else's."""
+    table, records = (
+        check_output(folder / name, "--model's results", (Path(name).suffix,))
+        for name in ("results.csv", "results.json")
+    )
+    check_is_ours(table, first="run,epoch,")
+    read_json(records)
+    return table, records
 
 
 def check_is_ours(path: str | Path, first: str) -> None:
@@ -104,16 +130,3 @@ def check_is_ours(path: str | Path, first: str) -> None:
         return
     if start not in (first, ""):
         raise UserError(f"{path}: is no file of train.py's; move it, or choose another folder")
-
-
-def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:
-    """What tells two grids apart, by the values of each hyper-parameter: "--lr 0.01 there, 0.1 here"."""
-
-    def values(runs: Sequence[Mapping[str, object]], name: str) -> str:
-        told = " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
-        return textwrap.shorten(told, MOST_TOLD, placeholder=" ...")
-
-    names = dict.fromkeys([*there[0], *here[0]])
-    told = [(name, values(there, name), values(here, name)) for name in names]
-    differing = [f"{flag_of(name)} {old} there, {new} here" for name, old, new in told if old != new]
-    return differing or (["their runs are in another order"] if list(there) != list(here) else [])

@@ -1,15 +1,18 @@
 """Results as text: tables for a terminal."""
 
 import io
+import logging
 import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from neural_lib.config import in_words, shown
-from neural_lib.records import Records
+from neural_lib.runs import RunManager
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+log = logging.getLogger(__name__)
 
 MOST_ROWS = 40  # of a table on a terminal; results.csv has all
 
@@ -21,39 +24,46 @@ def epochs_heading(with_f1: bool = False) -> str:
 
 
 def epoch_row(epoch: int, epochs: int, measures: Mapping[str, float | None], with_f1: bool = False) -> str:
-    """An epoch's figures in the columns of epochs_heading: "   3/25   0.0920 ...". measures: as in the records."""
+    """An epoch's figures in the columns of epochs_heading: "   3/25   0.0920 ...". measures: as in the manager."""
     f1 = f"{_figure(measures['val_f1']):>9}" if with_f1 else ""
     train = f"{_figure(measures['train_loss']):>13}{_figure(measures['train_accuracy']):>11}"
     val = f"{_figure(measures['val_loss']):>11}{_figure(measures['val_accuracy']):>10}{f1}"
     return f"{f'{epoch}/{epochs}':>10}{train}{val}{measures['epoch_duration']:>10.1f}"
 
 
-def runs_table(records: Records, width: int | None = None) -> str:
+def tell(manager: RunManager) -> None:
+    """Log the grid's runs, and means over the seeds where there are several."""
+    log.info("the runs, by validation %s\n%s", manager.monitor, runs_table(manager))
+    if over_seeds := spreads_text(manager):
+        log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
+
+
+def runs_table(manager: RunManager, width: int | None = None) -> str:
     """The grid's runs, the best first and those that failed last.
 
     width: of the terminal, in characters; as it is where not given. Where columns of their own don't fit, all
     hyper-parameters share one.
     """
     width = width or shutil.get_terminal_size().columns
-    names = records.varying
-    table = _table(records, {name: [name] for name in names})
+    names = manager.swept
+    table = _table(manager, {name: [name] for name in names})
     if _widest(table) > width:
-        table = _table(records, {"hyper-parameters": names})
-    left_out = max(0, len(records.finished) - MOST_ROWS) + max(0, len(records.failures) - MOST_ROWS)
-    rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
+        table = _table(manager, {"hyper-parameters": names})
+    left_out = max(0, len(manager.finished) - MOST_ROWS) + max(0, len(manager.failures) - MOST_ROWS)
+    rest = f"\n and {left_out} more in {manager.csv_path}" if left_out else ""
     return _rendered(table, width) + rest
 
 
-def spreads_text(records: Records) -> str:
+def spreads_text(manager: RunManager) -> str:
     """A line for each group of runs that differ in their seed alone: mean, standard deviation, number."""
     lines = [
         f"{in_words(each.hyperparameters) or 'all'}: {each.mean:.4f} +- {each.deviation:.4f} (n = {each.count})"
-        for each in records.spreads()
+        for each in manager.spreads()
     ]
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
+def _table(manager: RunManager, columns: dict[str, list[str]]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -62,24 +72,24 @@ def _table(records: Records, columns: dict[str, list[str]]) -> "Table":
     for title in columns:
         table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
     measures = {"val acc": "val_accuracy", "val loss": "val_loss", "train acc": "train_accuracy"}
-    if records.monitor == "f1":
+    if manager.monitor == "f1":
         measures = {"val f1": "val_f1", **measures}
     for title in (*measures, "epoch", "seconds"):
         table.add_column(title, justify="right")
 
     def own(run: int) -> list[str]:
-        label = records.label(run)
+        label = manager.label(run)
         return [
             shown(label[names[0]]) if len(names) == 1 else in_words({name: label[name] for name in names})
             for names in columns.values()
         ]
 
-    for run in records.ranked()[:MOST_ROWS]:
-        row = records.best_of(run)
-        seconds = records.rows_of[run][-1]["run_duration"]
+    for run in manager.ranked()[:MOST_ROWS]:
+        row = manager.best_of(run)
+        seconds = manager.rows_of[run][-1]["run_duration"]
         figures = [_figure(row[name]) for name in measures.values()]
         table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
-    for run in sorted(records.failures)[:MOST_ROWS]:
+    for run in sorted(manager.failures)[:MOST_ROWS]:
         table.add_row(str(run), *own(run), "failed")
     return table
 

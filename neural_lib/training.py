@@ -1,171 +1,197 @@
-"""train_one_epoch and fit: the loop, and nothing but the loop."""
+"""train_one_epoch, and what it needs: optimizer, learning-rate schedule, loss and progress bar."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.devices import autocast
-from neural_lib.errors import RunError
-from neural_lib.evaluation import Evaluation, Loader, evaluate
+from neural_lib.distributed import any_rank, rank, summed_meanwhile, world_size
+from neural_lib.errors import DivergedError
+from neural_lib.interrupts import GracefulStop
 from neural_lib.metrics import RunningScores, batch_sums
-from neural_lib.processes import ALONE, Processes
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from neural_lib.state import TrainingState
 
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
+SGD_MOMENTUM = 0.9  # of PyTorch's own training references; a one-cycle schedule varies it from 0.85 to 0.95
 
 
-class NonFiniteLossError(RunError):
-    """A loss became NaN or infinite: of training at `step`, counted from 1 within its epoch, or of validation (step 0).
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
+    """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov's momentum.
 
-    `epoch` is set by fit.
+    Fused: one pass over all weights a step instead of a handful of operations for each.
     """
-
-    def __init__(self, loss: float, step: int = 0) -> None:
-        super().__init__(loss, step)
-        self.loss, self.step, self.epoch = loss, step, 0
-
-    def __str__(self) -> str:
-        if self.step:
-            return f"the training loss became {self.loss} at epoch {self.epoch}, step {self.step}"
-        return f"the validation loss became {self.loss} at epoch {self.epoch}"
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return optim.SGD(parameters, momentum=SGD_MOMENTUM, nesterov=True, **options)
+    return {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer](parameters, **options)
 
 
-@dataclass
-class History:
-    """One value per finished epoch, under the tutorial's names.
+def build_scheduler(
+    optimizer: optim.Optimizer, config: TrainConfig, steps_per_epoch: int
+) -> optim.lr_scheduler.LRScheduler | None:
+    """What is stepped after each batch, or None for a constant learning rate.
 
-    train_*: of the training loss, on the images as they were learned, while the weights changed. val_*: evaluate's.
+    one-cycle (Smith and Topin 2018, arXiv:1708.07120): up to config.lr during the first 30 % of all steps, then down to
+    nearly nothing, the momentum the other way round.
     """
-
-    train_loss: list[float] = field(default_factory=list)
-    train_acc: list[float] = field(default_factory=list)
-    val_loss: list[float] = field(default_factory=list)
-    val_acc: list[float] = field(default_factory=list)
+    if config.schedule == "constant":
+        return None
+    return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
 
 
-@dataclass
-class Position:
-    """How far training has come: where it goes on, and what it has to tell of the epoch that is under way."""
+def build_loss(config: TrainConfig) -> nn.Module:
+    """The training loss of log-probabilities (N, classes) and true classes (N,): its sum over the images, in nats.
 
-    epoch: int = 1  # the one under way, counted from 1
-    step: int = 0  # batches of it that have been learned
-    scores: RunningScores = field(default_factory=RunningScores)  # of these batches
-
-
-class Callback:
-    """What fit calls as it goes; every method does nothing until a subclass says otherwise."""
-
-    stop = False  # whether training is to end after this epoch
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """Epoch `epoch`, counted from 1, begins."""
-
-    def on_batch_end(self, scores: RunningScores) -> None:
-        """A training batch has been learned; `scores` holds the epoch so far."""
-
-    def on_epoch_end(self, epoch: int, train: RunningScores, val: Evaluation) -> None:
-        """Epoch `epoch` was trained, with these scores, and validated with those."""
+    With label smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes
+    log-probabilities as well: their log-softmax is what they are.
+    """
+    if config.label_smoothing:
+        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing, reduction="sum")
+    return nn.NLLLoss(reduction="sum")
 
 
 def train_one_epoch(
     model: nn.Module,
-    loader: Loader,
-    loss_fn: LossFunction,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    precision: str = "fp32",
-    callbacks: Sequence[Callback] = (),
-    position: Position | None = None,
-    processes: Processes = ALONE,
-) -> RunningScores:
-    """Learn every batch of the loader once; the scheduler, where there is one, steps after each.
+    loader: DataLoader,
+    loss_fn: nn.Module,
+    optimizer: optim.Optimizer,
+    scheduler: optim.lr_scheduler.LRScheduler | None,
+    state: TrainingState,
+    stop: GracefulStop | None = None,
+    progress: "Progress | None" = None,
+    most_steps: int = 0,
+) -> bool:
+    """Train on every batch of a loader once, from state.step on; True once the epoch's last batch is behind it.
 
-    precision: 'fp32' or 'bf16', of the forward and the backward pass; weights, loss and optimizer are float32 always.
-    position: kept up to date; where it is in the middle of an epoch, the loader gives that epoch's remaining batches.
-    processes: those who train together, where model and loader are of one of several; the scores are of all.
-    Raises NonFiniteLossError at most FINITE_CHECK_STEPS steps late.
+    loader: of loaders.make_loader, this rank's shards. model: state's, or its replica over the ranks. loss_fn: the sum
+    over a batch. most_steps: after which it returns; 0: none. state.sums are the epoch's scores so far. Raises Stopped
+    after the step in which `stop`, in any rank, noted a signal, and DivergedError, at most FINITE_CHECK_STEPS late,
+    where the loss is no number.
     """
+    config, device, last = state.config, state.device, state.step + most_steps if most_steps else len(loader)
+    if stop and world_size() == 1:
+        stop.check()
+    loader.sampler.set_epoch(state.epoch, state.step)
     model.train()
-    position = position or Position()
-    scores = position.scores
     recent: list[Tensor] = []  # losses not looked at yet
-    for step, (images, labels) in enumerate(loader, start=position.step + 1):
+    for images, labels in loader:
+        if config.dropout:
+            _seed_dropout(device, derived_seed(config.seed, "dropout", state.epoch, state.step, rank()))
+        global_batch_size = loader.sampler.size(state.step)
+
         optimizer.zero_grad()
-        with autocast(images.device, precision):
+        with autocast(device, config.precision):
             log_probs = model(images)
-        loss = loss_fn(log_probs, labels)
-        sums = batch_sums(loss, log_probs.detach(), labels)
-        with processes.summed(sums):  # beside the backward pass; a process alone has nothing to add
-            loss.backward()
+        loss_sum = loss_fn(log_probs, labels)
+        sums = batch_sums(loss_sum, log_probs.detach(), labels, signalled=bool(stop and stop.signum))  # (3,)
+        with summed_meanwhile(sums):
+            # the mean over the global batch, though ranks average their gradients and shards may differ in size
+            (loss_sum * (world_size() / global_batch_size)).backward()
         optimizer.step()
         if scheduler:
             scheduler.step()
 
-        scores.add(sums, processes.whole(labels))
-        position.step = step
+        state.step += 1
+        state.sums.add(sums, global_batch_size)
         recent.append(sums[0])
         if len(recent) == FINITE_CHECK_STEPS:
-            _raise_if_not_finite(recent, step)
-            recent.clear()
-        for callback in callbacks:
-            callback.on_batch_end(scores)
-    _raise_if_not_finite(recent, position.step)
-    return scores
-
-
-def _raise_if_not_finite(losses: list[Tensor], last_step: int) -> None:
-    values = torch.stack(losses).tolist() if losses else []  # one read for all
-    for step, value in enumerate(values, start=last_step - len(values) + 1):
-        if not math.isfinite(value):
-            raise NonFiniteLossError(value, step)
-
-
-def fit(
-    model: nn.Module,
-    train_loader: Loader,
-    val_loader: Loader,
-    loss_fn: LossFunction,
-    optimizer: torch.optim.Optimizer,
-    epochs: int,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
-    precision: str = "fp32",
-    callbacks: Sequence[Callback] = (),
-    position: Position | None = None,
-    processes: Processes = ALONE,
-) -> History:
-    """Train and validate `epochs` times, or until a callback says stop; the callbacks see each step.
-
-    position: where to begin, which may be in the middle of an epoch, and kept up to date: once an epoch's callbacks are
-    called, it is at the beginning of the next. processes: as train_one_epoch and evaluate take them. Returns the
-    history from there on. Raises NonFiniteLossError, its epoch set.
-    """
-    history = History()
-    position = position or Position()
-    while position.epoch <= epochs:
-        epoch = position.epoch
-        for callback in callbacks:
-            callback.on_epoch_begin(epoch)
-        try:
-            train = train_one_epoch(
-                model, train_loader, loss_fn, optimizer, scheduler, precision, callbacks, position, processes
-            )
-            val = evaluate(model, val_loader, precision, processes)
-            if not math.isfinite(val.loss):  # the epoch's last step can ruin the weights after its loss was taken
-                raise NonFiniteLossError(val.loss)
-        except NonFiniteLossError as error:
-            error.epoch = epoch
-            raise
-        history.train_loss.append(train.loss)
-        history.train_acc.append(train.accuracy)
-        history.val_loss.append(val.loss)
-        history.val_acc.append(val.accuracy)
-        position.epoch, position.step, position.scores = epoch + 1, 0, RunningScores()
-        for callback in callbacks:
-            callback.on_epoch_end(epoch, train, val)
-        if any(callback.stop for callback in callbacks):
+            _raise_if_not_finite(recent, state)
+        if progress:
+            progress.step(state.sums)
+        if stop and world_size() == 1:
+            stop.check()
+        elif stop and sums[2]:
+            stop.check(any_rank(stop.signum))
+        if state.step == last:
             break
-    return history
+    _raise_if_not_finite(recent, state)
+    return state.step == len(loader)
+
+
+def _seed_dropout(device: torch.device, seed: int) -> None:
+    # dropout draws from the device's default generator; torch.manual_seed would seed every device, slowly
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def _raise_if_not_finite(losses: list[Tensor], state: TrainingState) -> None:
+    values = torch.stack(losses).tolist() if losses else []  # one read for all
+    losses.clear()
+    for step, value in enumerate(values, start=state.step - len(values) + 1):
+        if not math.isfinite(value):
+            raise DivergedError.of("training", value, state.epoch, state.config.lr, step)
+
+
+class Progress:
+    """A bar over the images of an epoch, where stderr is a terminal, with the time left for the epoch and for the run.
+
+    Used in a with block for each epoch, so that nothing is left of it afterwards.
+    """
+
+    val_seconds = 0.0  # that the last validation took
+
+    def __init__(self, epochs: int, train_size: int, quiet: bool = False) -> None:
+        self.epochs, self.train_size = epochs, train_size
+        self.disable = True if quiet else None  # None: tqdm's own look at whether stderr is a terminal
+
+    def epoch(self, epoch: int) -> "Progress":
+        """The bar of epoch `epoch`, counted from 1."""
+        self.number, self.first, self.last = epoch, None, time.perf_counter()
+        return self
+
+    def __enter__(self) -> "Progress":
+        self.bar = tqdm(
+            desc=f"epoch {self.number}/{self.epochs}",
+            total=self.train_size,
+            unit=" img",
+            unit_scale=True,
+            leave=False,
+            disable=self.disable,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt}{postfix}",
+        )
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.val_seconds = time.perf_counter() - self.last
+        self.bar.close()
+
+    def step(self, sums: RunningScores) -> None:
+        """A batch has been trained on; sums: the epoch's so far."""
+        self.last = time.perf_counter()
+        if self.first is None:  # the first step waits for more than it computes, and a resumed epoch begins anywhere
+            self.first = self.last, sums.count
+        if self.bar.update(sums.count - self.bar.n):  # true a few times a second: only then are the sums read back
+            left = self._time_left(sums.count)
+            self.bar.set_postfix_str(f"{left}loss {sums.loss:.3f}, acc {sums.accuracy:.3f}", refresh=False)
+
+    def _time_left(self, count: int) -> str:
+        # after so many images of the epoch: "00:03 left, run 02:10, "
+        start, before = self.first
+        if count == before:
+            return ""
+        seconds = (self.last - start) / (count - before)  # an image
+        epoch = seconds * (self.train_size - count)
+        run = epoch + self.val_seconds + (self.epochs - self.number) * (seconds * self.train_size + self.val_seconds)
+        return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "
+
+
+def runs_bar(runs: int, finished: int, quiet: bool = False) -> tqdm:
+    """A bar over the runs of a grid, where stderr is a terminal and there are several."""
+    return tqdm(
+        desc="runs",
+        total=runs,
+        initial=finished,
+        leave=False,
+        disable=True if quiet or runs == 1 else None,
+        dynamic_ncols=True,
+        bar_format="{desc} {n}/{total} |{bar}| {elapsed}<{remaining}",
+    )

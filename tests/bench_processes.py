@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import devices, launch, machine  # and no torch: a process loads it after its own preparations
+from neural_lib import devices, machine  # and no torch: a process loads it after its own preparations
 from neural_lib.config import TrainConfig
 
 WARM_UP = 10  # steps
@@ -37,66 +37,58 @@ WARM_UP = 10  # steps
 
 
 def work(args: argparse.Namespace) -> None:
-    """Train a few steps of each batch size; process 0 prints what it measured as a line of JSON."""
-    place = launch.place()
+    """Train a few steps of each batch size; rank 0 prints what it measured as a line of JSON."""
+    ranks = devices.ranks_from_environment()
     machine.tune_for_cpu()
     import torch
 
-    from neural_lib import datasets, runtime
+    from neural_lib import datasets, distributed
     from neural_lib.loaders import ImageTensors
-    from neural_lib.processes import ALONE
 
     if args.threads:
         torch.set_num_threads(args.threads)
     else:
-        machine.share_cores(place)
-    device, _ = devices.select_device(args.device, place)
+        distributed.share_cores(ranks)
+    device, _ = devices.select_device(args.device, ranks)
     images = ImageTensors(*datasets.load_images("kmnist", args.data, train=True), device)
-    processes = ALONE
-    if place.count > 1:
-        processes = runtime.Group(place)
-        processes.join(device)
-    seconds = {size: step_seconds(args, size, images, processes) for size in args.batch_sizes}
-    gradients = sum(parameter.numel() for parameter in build(args, 64, images, processes).model.parameters())
-    told = {
-        "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "parameters": gradients,
-        "torch": torch.__version__,
-        "all_reduce": all_reduce_seconds(gradients, device) if place.count > 1 else 0.0,
-        "smallest": all_reduce_seconds(1, device) if place.count > 1 else 0.0,
-    }
-    if place.rank == 0:
-        print(json.dumps(told), flush=True)
-    if place.count > 1:
-        processes.leave()
+    with distributed.process_group(ranks, device):
+        seconds = {size: step_seconds(args, size, images) for size in args.batch_sizes}
+        gradients = sum(parameter.numel() for parameter in build(args, 64, images).model.parameters())
+        several = ranks.world_size > 1
+        told = {
+            "seconds": seconds,
+            "threads": torch.get_num_threads(),
+            "device": str(device),
+            "parameters": gradients,
+            "torch": torch.__version__,
+            "all_reduce": all_reduce_seconds(gradients, device) if several else 0.0,
+            "smallest": all_reduce_seconds(1, device) if several else 0.0,
+        }
+        if ranks.rank == 0:
+            print(json.dumps(told), flush=True)
+        distributed.barrier()
 
 
-def build(args: argparse.Namespace, batch_size: int, images, processes):
-    from neural_lib.datasets import DATASETS
-    from neural_lib.experiment import Experiment
+def build(args: argparse.Namespace, batch_size: int, images):
+    from one_run import Run
 
-    return Experiment(TrainConfig(arch=args.arch, batch_size=batch_size), DATASETS["kmnist"], images, processes)
+    return Run(TrainConfig(arch=args.arch, batch_size=batch_size), images)
 
 
-def step_seconds(args: argparse.Namespace, batch_size: int, images, processes) -> float:
+def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
     """The median of `args.steps` steps of training."""
     from neural_lib.loaders import ImageTensors
-    from neural_lib.training import Callback
-
-    class Clock(Callback):
-        def __init__(self):
-            self.times = []
-
-        def on_batch_end(self, scores):
-            self.times.append(machine.now(images.images.device))
 
     few = -(-batch_size * (WARM_UP + args.steps + 1) * 4 // 3)  # three quarters are trained on
     few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.images.device)
-    clock = Clock()
-    build(args, batch_size, few, processes).fit([clock], epochs=1)
-    after = clock.times[WARM_UP : WARM_UP + args.steps + 1]
+    times = []
+
+    class Clock:
+        def step(self, sums) -> None:
+            times.append(machine.now(images.images.device))
+
+    build(args, batch_size, few).train(progress=Clock())
+    after = times[WARM_UP : WARM_UP + args.steps + 1]
     return statistics.median(later - earlier for earlier, later in zip(after, after[1:], strict=False))
 
 

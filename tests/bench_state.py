@@ -17,31 +17,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from one_run import Run
 
-from neural_lib import datasets, saver
-from neural_lib.callbacks import BestEpoch, EarlyStopping, Recorder
+from neural_lib import datasets
 from neural_lib.config import RECIPES
-from neural_lib.experiment import Experiment
+from neural_lib.files import write_file
 from neural_lib.loaders import ImageTensors
 from neural_lib.models import ARCHS
-from neural_lib.runs import RunManager
 
 
-def saver_of(arch: str, folder: Path) -> saver.StateSaver:
-    """The saver of a run that has learned an epoch of a few digits, so that every part of its state is there."""
+def trained(arch: str, folder: Path) -> Run:
+    """A run that has learned an epoch of a few digits, so that every part of its state is there."""
     images, labels = datasets.load_images("digits", folder, train=True)
     config = RECIPES["best"].config(arch=arch, dataset="digits", epochs=2, batch_size=16)
-    experiment = Experiment(config, datasets.DATASETS["digits"], ImageTensors(images[:40], labels[:40]))
-    manager = RunManager({"arch": [arch]}, folder, [config.to_dict()])
-    manager.begin_run(manager.runs[0])
-    best = BestEpoch(experiment.model)
-    ending = EarlyStopping(best, 0, config.epochs)
-    file = saver.StateFile(folder / f"{arch}.pth")
-    own = saver.StateSaver(
-        file, experiment, best, ending, manager, data=datasets.fingerprint(datasets.Images(images, labels))
-    )
-    experiment.fit([Recorder(manager), best, own], epochs=1)
-    return own
+    return Run(config, ImageTensors(images[:40], labels[:40])).epochs(1)
 
 
 def main() -> None:
@@ -50,15 +39,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        savers = {arch: saver_of(arch, Path(folder)) for arch in ARCHS}
+        runs = {arch: trained(arch, Path(folder)) for arch in ARCHS}
         seconds = {arch: [] for arch in ARCHS}
         for _ in range(args.rounds):
-            for arch, own in savers.items():
+            for arch, run in runs.items():
                 began = time.perf_counter()
-                own.save()
+                write_file(Path(folder, arch), run.state.to_bytes)
                 seconds[arch].append(time.perf_counter() - began)
         for arch, taken in seconds.items():
-            size = savers[arch].file.path.stat().st_size / 1e6
+            size = Path(folder, arch).stat().st_size / 1e6
             low, middle, high = (1000 * each for each in (min(taken), statistics.median(taken), max(taken)))
             print(f"{arch:12} {size:7.1f} MB {middle:7.1f} ms ({low:.1f} to {high:.1f})")
     print(f"n = {args.rounds}; {os.cpu_count()} CPUs, Python {platform.python_version()}, torch {torch.__version__}")

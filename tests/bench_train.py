@@ -65,24 +65,27 @@ LOOPS = {
 
 
 class OurLoop:
-    """train.py's experiment, an epoch at a time, less the saving of the best one."""
+    """train.py's run, an epoch at a time, less the saving of the best one."""
 
     def __init__(self, config, data_dir: str, device) -> None:
-        from neural_lib.experiment import Experiment
+        from one_run import Run
+
         from neural_lib.loaders import ImageTensors
 
         self.precision, _ = devices.select_precision(config.precision, device)
         images = ImageTensors(*datasets.load_images("kmnist", data_dir, train=True), device)
-        experiment = Experiment(replace(config, precision=self.precision), datasets.DATASETS["kmnist"], images)
-        self.experiment, self.model, self.train_loader = experiment, experiment.model, experiment.train_loader
+        self.run = Run(replace(config, precision=self.precision), images)
+        self.model, self.train_loader = self.run.model, self.run.loader
 
     def run_epoch(self) -> float:
-        """Train and validate once, with train.py's own callbacks; returns the validation accuracy."""
-        from neural_lib.callbacks import BestEpoch, Progress
+        """Train and validate once, with train.py's own progress bar; returns the validation accuracy."""
+        from neural_lib.training import Progress
 
-        with Progress(epochs=1, train_size=45_000) as progress:
-            history = self.experiment.fit([progress, BestEpoch(self.model)], epochs=1)
-        return history.val_acc[-1]
+        with Progress(epochs=1, train_size=45_000).epoch(1) as progress:
+            self.run.train(progress=progress)
+            val = self.run.validate()
+        self.run.state.end_epoch(val)
+        return val.accuracy
 
 
 def work(name: str, args: argparse.Namespace) -> None:

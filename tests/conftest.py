@@ -73,6 +73,17 @@ def change_kmnist(monkeypatch, **changes) -> None:
 
 
 @pytest.fixture
+def images():
+    """300 made-up images in memory."""
+    import torch
+
+    from neural_lib.loaders import ImageTensors
+
+    pixels, labels = made_up.make_images(300, seed=0)
+    return ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
+
+
+@pytest.fixture
 def kmnist_dir(made_up_kmnist, tmp_path) -> Path:
     """A data folder that holds the made-up KMNIST."""
     made_up.write_files(made_up_kmnist, tmp_path / "data" / "KMNIST" / "raw")

@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from neural_lib import callbacks, cli, runtime
+from neural_lib import cli, distributed, state
 
-STEP_LIMIT = timedelta(seconds=5)  # instead of minutes
+WAIT_LIMIT = timedelta(seconds=5)  # instead of minutes
 
 
 def fail(how: str) -> None:
@@ -28,16 +28,16 @@ def fail(how: str) -> None:
 
 def main() -> int:
     rank, how, at, *arguments = sys.argv[1:]
-    on_epoch_end = callbacks.EndTogether.on_epoch_end
+    end_epoch = state.TrainingState.end_epoch
 
-    def fail_at_the_end_of_an_epoch(self, epoch, train, val):
-        if os.environ["RANK"] == rank and epoch == int(at) and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+    def fail_at_the_end_of_an_epoch(self, val):
+        if os.environ["RANK"] == rank and self.epoch == int(at) and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
             fail(how)
-        on_epoch_end(self, epoch, train, val)
+        return end_epoch(self, val)
 
-    callbacks.EndTogether.on_epoch_end = fail_at_the_end_of_an_epoch
+    state.TrainingState.end_epoch = fail_at_the_end_of_an_epoch
     if how == "stuck":
-        runtime.STEP_LIMIT = STEP_LIMIT
+        distributed.WAIT_LIMIT = WAIT_LIMIT
     return cli.run(train.main, "train.py", arguments)
 
 

@@ -9,8 +9,8 @@ import torch
 from neural_lib import datasets, report
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.evaluation import Evaluation
-from neural_lib.files import Attempts
-from neural_lib.records import Records
+from neural_lib.files import Writer
+from neural_lib.runs import RunManager
 
 NAMES = ['<b>&"', "it's", "$a_{$ {{ 1 }}", "</script><script>alert(1)</script>", "é ü", "a name of several words"]
 COUNT = 400
@@ -34,22 +34,23 @@ def evaluation() -> Evaluation:
     return Evaluation(0.5, accuracy, 0.8, labels, predictions, probabilities)
 
 
-def write_grid(folder: Path, epochs: int = 3) -> Records:
-    """Records of 2 x 2 runs, over learning rates and seeds, and of one that failed."""
-    runs = [{"lr": lr, "seed": seed, "flip": False} for lr in (0.01, 0.001, 10.0) for seed in (1, 2)][:5]
-    records = Records(folder, runs, names=["lr", "seed"])
-    for run in range(1, 5):
-        for epoch in range(1, epochs + 1):
-            score = 0.5 + 0.07 * run + 0.01 * epoch * (-1) ** run
-            names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
-            figures = dict(zip(names, (1 - score, score + 0.02, 1.1 - score, score, score - 0.01), strict=True))
-            records.add(run, epoch, {**figures, "epoch_duration": 1.5, "run_duration": 1.5 * epoch})
-        records.finish(run)
-    records.fail(5, "the training loss became nan <at> epoch 1")
+def write_grid(folder: Path, epochs: int = 3) -> RunManager:
+    """Records of 2 x 2 runs, over learning rates and seeds, and of two more that failed."""
+    records = RunManager({"lr": [0.01, 0.001, 10.0], "seed": [1, 2]}, folder)
+    for number in range(1, 5):
+        score = [0.5 + 0.07 * number + 0.01 * epoch * (-1) ** number for epoch in range(1, epochs + 1)]
+        names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
+        rows = [dict(zip(names, (1 - each, each + 0.02, 1.1 - each, each, each - 0.01), strict=True)) for each in score]
+        durations = [{"epoch_duration": 1.5, "run_duration": 1.5 * epoch} for epoch in range(1, epochs + 1)]
+        rows = [row | duration for row, duration in zip(rows, durations, strict=True)]
+        records.begin_run(records.runs[number - 1], rows=rows)
+        records.end_run()
+    for run in records.runs[4:]:
+        records.fail_run(run, "the training loss became nan <at> epoch 1")
     return records
 
 
-def write(folder: Path, records: Records | None = None) -> dict:
+def write(folder: Path, records: RunManager | None = None) -> dict:
     """Write the report's files into `folder`; returns report.json's content."""
     best = records.best() if records else {"epoch": 3, "val_accuracy": 0.9, "val_loss": 0.4}
     saved = Checkpoint(
@@ -60,7 +61,7 @@ def write(folder: Path, records: Records | None = None) -> dict:
         training={"command": "python train.py --model 'a <b> c/model.pth'", "device": "cpu, 2 threads",
                   "started": "2026-11-26T01:02:03+00:00", "processes": 2, "data": "data"},
     )  # fmt: skip
-    attempts = Attempts()
-    report.write(report.ReportFiles(folder, "--model"), saved, "digits", evaluation(), images(), attempts, records)
-    assert not attempts.failed and datasets.DATASETS["digits"].title in (folder / "report.html").read_text()
+    writer = Writer()
+    report.write(report.ReportFiles(folder, "--model"), saved, "digits", evaluation(), images(), writer, records)
+    assert writer.finish() and datasets.DATASETS["digits"].title in (folder / "report.html").read_text()
     return json.loads((folder / "report.json").read_text())

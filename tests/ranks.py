@@ -1,6 +1,5 @@
 """Real processes that train together, for tests: `run` starts them, and each calls one of the functions below."""
 
-import contextlib
 import os
 import pickle
 import signal
@@ -49,145 +48,120 @@ def run(function: str, count: int) -> list:
         return [pickle.loads(Path(folder, str(rank)).read_bytes()) for rank in range(count)]
 
 
-def images():
+def make_run(**values):
+    """A run on 225 made-up images, with 75 to validate."""
     import made_up
     import torch
+    from one_run import Run
 
+    from neural_lib.config import TrainConfig
     from neural_lib.loaders import ImageTensors
 
     pixels, labels = made_up.make_images(300, seed=0)
-    return ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
-
-
-def experiment_of(values: dict, processes):
-    from neural_lib.config import TrainConfig
-    from neural_lib.datasets import DATASETS
-    from neural_lib.experiment import Experiment
-
-    return Experiment(TrainConfig(epochs=2, **values), DATASETS["kmnist"], images(), processes)
+    images = ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
+    return Run(TrainConfig(epochs=2, **values), images)
 
 
 # --- what the processes do ---
 
 
-def train(processes) -> dict:
-    """Of each of RUNS: the history, the first step's gradients, how many images each epoch had, the last weights."""
-    from neural_lib.training import Callback
-
+def train() -> dict:
+    """Of each of RUNS: the rows of its epochs, the first step's gradients, how many images each had, the weights."""
     outcomes = {}
     for name, values in RUNS.items():
-        experiment, counts, gradients = experiment_of(values, processes), [], []
-
-        class Look(Callback):
-            def on_batch_end(self, scores, experiment=experiment, gradients=gradients):
-                if not gradients:
-                    gradients += [parameter.grad.clone() for parameter in experiment.model.parameters()]
-
-            def on_epoch_end(self, epoch, train, val, counts=counts):
-                counts.append((train.count, len(val.labels)))
-
-        history = experiment.fit([Look()])
-        weights = {key: value.numpy().tobytes() for key, value in experiment.model.state_dict().items()}
-        outcomes[name] = {"history": vars(history), "gradients": gradients, "counts": counts, "weights": weights}
+        each, counts = make_run(**values), []
+        each.train(most_steps=1)
+        gradients = [parameter.grad.clone() for parameter in each.model.parameters()]
+        for _ in range(2):
+            while not each.train():
+                pass
+            val = each.validate()
+            counts.append((each.state.sums.count, len(val.labels)))
+            each.state.end_epoch(val)
+        outcomes[name] = {"rows": each.state.rows, "gradients": gradients, "counts": counts, "weights": each.weights()}
     return outcomes
 
 
-def evaluate(processes):
-    """An untrained network's scores on 301 images, in parts."""
+def evaluate():
+    """An untrained network's scores on 301 images, in shards of batches of 20 a rank."""
+    import made_up
     import torch
 
+    from neural_lib.distributed import world_size
     from neural_lib.evaluation import evaluate as score
     from neural_lib.loaders import ImageTensors, Normalisation, make_loader
     from neural_lib.models import build_model
 
     torch.manual_seed(0)
-    model, all_images = build_model("lenet", numChannels=1, classes=10), images()
-    odd = ImageTensors(*all_images[torch.arange(301) % 300])
-    loader = make_loader(odd, 20 * processes.count, Normalisation((0.2,), (0.3,)), None, processes)
-    return score(model, loader, processes=processes)
+    pixels, labels = made_up.make_images(301, seed=0)
+    images = ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
+    loader = make_loader(images, 20 * world_size(), Normalisation((0.2,), (0.3,)))
+    return score(build_model("lenet", numChannels=1, classes=10), loader)
 
 
-def normalise(processes) -> list:
-    """Outputs, gradients and statistics of a batch normalisation of 5 images, the last time of 1 alone."""
-    import torch
-    from torch import nn
-
-    outcomes = []
-    for count in (5, 1):
-        torch.manual_seed(0)
-        batch, pull = (torch.randn(count, 3, 6, 6) * 3 + 7 for _ in range(2))
-        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-        replica = processes.replicate(network)
-        outputs = replica(processes.part(batch))
-        weight = processes.part(pull)[:, :1, :4, :4]
-        (outputs.square() * weight).sum(dim=(1, 2, 3)).mean().backward()  # the mean over this process's images
-        gradients = [parameter.grad for parameter in network.parameters()]
-        outcomes.append((outputs.detach(), gradients, [value.float() for value in network.buffers()]))
-    return outcomes
+def normalise() -> dict:
+    """A network with batch normalisation, whose last batch of an epoch has one image: its buffers and its scores."""
+    each = make_run(arch="vgg-small", width=4, batch_size=32)
+    each.train()
+    own = [value.clone() for value in each.model.buffers()]
+    val = each.validate()
+    return {"own": own, "scored": [value.clone() for value in each.model.buffers()], "val": val.loss}
 
 
-def stop(processes) -> tuple[int, int, int]:
-    """Where each stops when a signal reaches the last one, in the 15th batch."""
+def stop() -> tuple[int, int, int]:
+    """Where each stops when a signal reaches the last one, after its 15th step."""
     from neural_lib import interrupts
-    from neural_lib.training import Callback
+    from neural_lib.distributed import rank, world_size
 
-    experiment = experiment_of({"batch_size": 10, "arch": "lenet-slim"}, processes)
-
-    class Signal(Callback):
-        def on_batch_end(self, scores):
-            if experiment.position.step == 15 and processes.rank == processes.count - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    with interrupts.raised(), interrupts.noted() as noted:
+    each = make_run(batch_size=10, arch="lenet-slim")
+    with interrupts.raise_on_signals(launched=world_size() > 1), interrupts.GracefulStop() as graceful:
         try:
-            experiment.fit([Signal()], stop=noted)
-        except interrupts.StoppedBetweenSteps as stopped:
-            return experiment.position.epoch, experiment.position.step, stopped.signum
+            each.train(graceful, most_steps=15)
+            if rank() == world_size() - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            each.train(graceful)
+        except interrupts.Stopped as stopped:
+            return each.state.epoch, each.state.step, stopped.signum
 
 
-def end_early(processes) -> int:
-    """After how many epochs training ends where process 0 alone wants to end it after the first."""
-    from neural_lib.callbacks import EndTogether
-    from neural_lib.training import Callback
-
-    class First(Callback):
-        stop = True
-
-    ending = [EndTogether(processes, None if processes.rank else First())]
-    return len(experiment_of({"batch_size": 50, "arch": "lenet-slim"}, processes).fit(ending).val_acc)
-
-
-def diverge(processes) -> tuple[float, float]:
-    """A number from the generator that dropout draws from, and another from the one of the shuffle."""
+def dropout() -> dict:
+    """What dropout left of ones in the first step, and the weights of a run that was resumed in its second epoch."""
     import torch
 
-    experiment = experiment_of({"batch_size": 50, "arch": "lenet-slim", "dropout": 0.5}, processes)
-    experiment.fit(epochs=1)
-    shuffle = experiment.train_loader.generator
-    return torch.rand(()).item(), torch.rand((), generator=shuffle).item()
+    whole, begun, resumed = (make_run(batch_size=50, arch="lenet-slim", dropout=0.5) for _ in range(3))
+    seen = []
+    hook = whole.model.fc1.register_forward_pre_hook(
+        lambda _, inputs: seen.append((inputs[0] == 0).float().mean().item())
+    )
+    for _ in range(2):
+        whole.train()
+        whole.state.end_epoch(whole.validate())
+    hook.remove()
+    begun.train()
+    begun.state.end_epoch(begun.validate())
+    begun.train(most_steps=2)
+    torch.rand(7)
+    resumed.state.load_state_dict(begun.state.state_dict())
+    resumed.train()
+    return {"first": seen[0], "whole": whole.weights(), "resumed": resumed.weights()}
 
 
-def everything(processes) -> dict:
+def everything() -> dict:
     """One start of the processes is the longest part of it."""
-    return {each.__name__: each(processes) for each in (train, evaluate, normalise, stop, end_early, diverge)}
+    return {each.__name__: each() for each in (train, evaluate, normalise, stop, dropout)}
 
 
 def main() -> None:
     import torch
 
-    from neural_lib import launch, runtime
+    from neural_lib import distributed
+    from neural_lib.devices import ranks_from_environment
 
     torch.set_num_threads(1)
-    with contextlib.ExitStack() as stack:
-        place = launch.place()
-        if place.rank:
-            group = runtime.Group(place)
-            stack.callback(group.leave)
-            group.device_type(None)
-            group.join(torch.device("cpu"))
-        else:
-            group = stack.enter_context(runtime.together(place, torch.device("cpu")))
-        Path(sys.argv[2]).write_bytes(pickle.dumps(globals()[sys.argv[1]](group)))
+    with distributed.process_group(ranks_from_environment(), torch.device("cpu")):
+        outcome = globals()[sys.argv[1]]()
+        Path(sys.argv[2]).write_bytes(pickle.dumps(outcome))
+        distributed.barrier()
 
 
 if __name__ == "__main__":

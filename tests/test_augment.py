@@ -42,16 +42,18 @@ def test_each_image_is_distorted_in_its_own_way():
     assert all(not torch.allclose(distorted[i], distorted[j], atol=5) for i in range(4) for j in range(i))
 
 
-def test_its_own_seeded_generator_is_all_it_draws_from():
+def test_the_amounts_follow_from_seed_epoch_and_step_alone():
     config = TrainConfig(seed=3, rotation=10, elastic=0.5)
     images = smooth_images(5)
     state = torch.get_rng_state()
     first, again = RandomDistortion(config, SIZE), RandomDistortion(config, SIZE)
-    batches = [first(images), first(images)]
+    places = [(1, 0), (1, 1), (2, 0)]
+    batches = [first(images, *place) for place in places]
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(*batches)
+    assert not any(torch.equal(batches[i], batches[j]) for i in range(3) for j in range(i))
     torch.manual_seed(99)
-    assert all(torch.equal(batch, again(images)) for batch in batches)
+    for place, batch in zip(places[::-1], batches[::-1], strict=True):  # whatever was drawn before
+        assert torch.equal(again(images, *place), batch)
     other = RandomDistortion(TrainConfig(seed=4, rotation=10, elastic=0.5), SIZE)
     assert not torch.equal(batches[0], other(images))
 

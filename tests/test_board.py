@@ -10,7 +10,7 @@ from neural_lib.board import LONGEST_NAME, Board, TensorBoard, folder_name, open
 from neural_lib.evaluation import Evaluation
 from neural_lib.loaders import ImageTensors, Normalisation, make_loader
 from neural_lib.models import build_model
-from neural_lib.records import MEASURES
+from neural_lib.results import MEASURES
 
 CLASSES = [str(number) for number in range(10)]
 

@@ -45,26 +45,6 @@ def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp
     assert loaded.versions["torch"] == torch.__version__
 
 
-def test_a_model_file_says_what_it_holds_and_nothing_that_it_could_not_write(saved, tmp_path, monkeypatch, caplog):
-    file = checkpoint.ModelFile(tmp_path / "model.pth")
-    assert file.kept == f"{tmp_path / 'model.pth'} was not written"
-    file.save(saved, "run 2, ", saved.state_dict, {"epoch": 7})
-    assert file.kept == f"{tmp_path / 'model.pth'} keeps run 2, epoch 7"
-    assert checkpoint.load(file.path).metrics == {"epoch": 7}
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    file.save(saved, "", saved.state_dict, {"epoch": 8})
-    assert "No space left on device; the best weights are kept in memory until the next try" in caplog.text
-    assert file.kept.endswith("keeps run 2, epoch 7") and checkpoint.load(file.path).metrics == {"epoch": 7}
-    with pytest.raises(OSError, match="No space left on device; the best network, epoch 8, could not be saved"):
-        file.last_try()
-    monkeypatch.undo()
-    file.last_try()
-    assert file.kept.endswith("keeps epoch 8") and checkpoint.load(file.path).metrics == {"epoch": 8}
-    file.path.unlink()
-    file.last_try()
-    assert not file.path.exists()  # nothing is waiting any more
-
-
 def test_the_file_holds_tensors_and_plain_types_alone(saved, tmp_path):
     checkpoint.save(saved, tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
@@ -232,3 +212,21 @@ def test_an_interrupted_save_keeps_the_model_before(saved, tmp_path, monkeypatch
         checkpoint.save(saved, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.pth"]
+
+
+@pytest.mark.parametrize("training", [{"data": 5}, {"processes": "two"}, {"val_images": None}, ["data"]])
+def test_what_is_told_of_the_training_has_the_right_types(saved, tmp_path, training):
+    checkpoint.save(replace(saved, training=training), tmp_path / "model.pth")
+    with pytest.raises(UserError, match="something else than a checkpoint's own in training"):
+        checkpoint.load(tmp_path / "model.pth")
+
+
+def test_what_will_be_replaced_is_told_in_one_line(saved, tmp_path):
+    path = tmp_path / "model.pth"
+    assert checkpoint.replacement_warning(path, "now") == ""
+    checkpoint.save(replace(saved, metrics={"epoch": 1, "test_accuracy": 0.25}), path)
+    assert "test accuracy 0.2500; this run replaces it, its records and its report now" in (
+        checkpoint.replacement_warning(path, "now")
+    )
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "holds a damaged model file" in checkpoint.replacement_warning(path, "now")

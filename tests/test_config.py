@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from neural_lib.config import CHOICES, RECIPES, Recipe, TrainConfig, Variant, values_of_recipes
+from neural_lib.config import (
+    CHOICES,
+    RECIPES,
+    Recipe,
+    TrainConfig,
+    Variant,
+    derived_seed,
+    differences,
+    values_of_recipes,
+)
 from neural_lib.datasets import DATASETS
 from neural_lib.errors import UserError
 from neural_lib.models import ARCHS
@@ -145,3 +154,36 @@ def test_flipping_distorts_too():
 def test_the_values_of_a_hyper_parameter_by_recipe():
     assert values_of_recipes("train_split") == "0.75"
     assert values_of_recipes("epochs").startswith(f"10; fast {RECIPES['fast'].config().epochs}, best ")
+
+
+def test_two_grids_are_told_apart_by_the_values_of_each_option():
+    here = [{"lr": 0.1, "batch_size": 64, "shuffle": True}, {"lr": 0.2, "batch_size": 64, "shuffle": True}]
+    there = [{"lr": 0.1, "batch_size": 32, "shuffle": False}]
+    assert differences(there, here) == [
+        "--lr 0.1 there, 0.1 0.2 here",
+        "--batch-size 32 there, 64 here",
+        "--shuffle off there, on here",
+    ]
+    assert differences(here, here) == []
+    assert differences(here, here[::-1]) == ["--lr 0.1 0.2 there, 0.2 0.1 here"]
+
+
+def test_another_order_of_the_same_values_is_another_grid():
+    runs = [{"lr": lr, "seed": seed} for lr in (0.1, 0.2) for seed in (1, 2)]
+    other = [{"lr": lr, "seed": seed} for seed in (1, 2) for lr in (0.1, 0.2)]
+    assert differences(runs, other) == ["their runs are in another order"]
+
+
+def test_an_option_that_one_of_them_does_not_know_is_a_difference():
+    assert differences([{"lr": 0.1}], [{"lr": 0.1, "arch": "lenet"}]) == ["--arch nothing there, lenet here"]
+
+
+def test_a_derived_seed_tells_purposes_and_places_apart_and_is_the_same_each_time():
+    places = [(seed, purpose, *position) for seed in (1, 2) for purpose in ("shuffle", "dropout")
+              for position in ((1,), (2,), (1, 2), (12,), (2, 1))]  # fmt: skip
+    seeds = [derived_seed(*place) for place in places]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [derived_seed(*place) for place in places]
+    assert (
+        derived_seed(42, "shuffle", 1) == 6778651827863829506
+    )  # of every version, or old states would go on otherwise

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from neural_lib.errors import UserError
-from neural_lib.files import Attempts, atomic_write, check_input, check_output, locked, sweep
+from neural_lib.files import Writer, atomic_write, check_input, check_output, locked, sweep
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -192,20 +192,33 @@ def test_a_lock_is_let_go_of_when_the_block_raises(tmp_path):
 # --- where a run goes on without a file ---
 
 
-def test_a_write_that_fails_is_told_and_the_others_go_on(tmp_path, caplog):
-    attempts = Attempts()
+def test_a_write_that_fails_is_told_tried_again_and_the_others_go_on(tmp_path, caplog, monkeypatch):
+    writer, made = Writer(), []
     plot, page, model = (tmp_path / name for name in ("plot.png", "report.html", "model.pth"))
-    with attempts(plot), atomic_write(plot):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with attempts(page), atomic_write(page):
+    plot.write_bytes(b"what was there")
+
+    def make_plot() -> bytes:
+        made.append(len(made))
+        if len(made) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return b"drawn"
+
+    def make_page() -> bytes:
         raise ValueError("no such\nbackend")  # whatever a library stumbles over
-    with attempts(model), atomic_write(model) as handle:
-        handle.write(b"whole")
-    assert attempts.failed == [str(plot), str(page)] and model.read_bytes() == b"whole"
+
+    assert not writer.write(plot, make_plot) and not writer.write(page, make_page)
+    assert writer.write(model, lambda: b"whole") and model.read_bytes() == b"whole"
+    assert plot.read_bytes() == b"what was there"
+    writer.retry()
+    assert not writer.finish()
+    assert plot.read_bytes() == b"drawn" and list(writer.pending) == [page]
     assert [(level, text) for _, level, text in caplog.record_tuples] == [
-        (logging.ERROR, f"{plot}: No space left on device; it was not written"),
+        (logging.WARNING, f"{plot}: No space left on device; trying again later"),
+        (logging.WARNING, f"{page}: ValueError: no such backend; trying again later"),
+        (logging.WARNING, f"{plot}: No space left on device; trying again later"),
+        (logging.WARNING, f"{page}: ValueError: no such backend; trying again later"),
         (logging.ERROR, f"{page}: ValueError: no such backend; it was not written"),
     ]
     for error in (KeyboardInterrupt, BrokenPipeError):  # a signal; a reader of the log that has gone
-        with pytest.raises(error), attempts(plot):
-            raise error
+        with pytest.raises(error):
+            writer.write(plot, lambda error=error: (_ for _ in ()).throw(error))

@@ -19,9 +19,8 @@ import torch
 from conftest import ROOT, mind_ctrl_c, shown_on_a_terminal
 from test_board import scalars
 
-from neural_lib import checkpoint, datasets, experiment
+from neural_lib import checkpoint, datasets, models, state, training
 from neural_lib.downloads import DownloadError
-from neural_lib.experiment import Experiment
 
 SMALL = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 2, "--batch-size", 64, "--device", "cpu")
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -98,16 +97,15 @@ def test_the_best_run_of_a_grid_is_the_same_run_alone(run_train):
 
 
 def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
-    from neural_lib import evaluation, training
+    from neural_lib import evaluation
 
-    scored = []
+    scored, evaluate = [], evaluation.evaluate
 
-    def evaluate(model, loader, *rest, evaluate=evaluation.evaluate):
+    def note(model, loader, *rest, **options):
         scored.append(len(loader.dataset))
-        return evaluate(model, loader, *rest)
+        return evaluate(model, loader, *rest, **options)
 
-    for module in (evaluation, training):
-        monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", note)
     run_train(*GRID)
     assert scored.count(75) == 8 and scored.count(100) == 1  # validation and test images of the digits
 
@@ -133,14 +131,14 @@ def test_a_run_that_fails_is_recorded_and_the_grid_goes_on(run_train):
 
 
 def test_out_of_memory_is_a_failure_like_another_and_a_defect_is_not(run_train, monkeypatch):
-    build_model = experiment.build_model
+    build_model = models.build_model
 
     def build(arch, **arch_args):
         if arch == "lenet":
             raise error
         return build_model(arch, **arch_args)
 
-    monkeypatch.setattr(experiment, "build_model", build)
+    monkeypatch.setattr(models, "build_model", build)
     arguments = ("-d", "digits", "--epochs", 1, "--arch", "lenet", "lenet-slim")
     error = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
     assert run_train(*arguments)[0] == 1
@@ -166,17 +164,18 @@ def test_where_all_runs_fail_the_last_reason_is_told(run_train):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Let Ctrl-C come in the n-th run, after its first epoch; counts from 1 the runs that are begun."""
-    begun = []
-    fit = Experiment.fit
+    begun, states, train_one_epoch = [], [], training.train_one_epoch
 
     def arrange(number: int) -> list:
-        def interrupted(self, callbacks=(), epochs=None, stop=None):
-            begun.append(self.config)
-            fit(self, callbacks, epochs=1 if len(begun) == number else None)
-            if len(begun) == number:
+        def interrupted(model, loader, loss_fn, optimizer, scheduler, state, *rest, **options):
+            if state not in states:
+                states.append(state)
+                begun.append(state.config)
+            elif len(begun) == number:
                 raise KeyboardInterrupt
+            return train_one_epoch(model, loader, loss_fn, optimizer, scheduler, state, *rest, **options)
 
-        monkeypatch.setattr(Experiment, "fit", interrupted)
+        monkeypatch.setattr(training, "train_one_epoch", interrupted)
         return begun
 
     return arrange
@@ -191,27 +190,28 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
         r"train.py: error: interrupted; output.model.pth keeps run [12], epoch \d; "
         r"the same command with --resume goes on with run 3, epoch 2, step 1\n", stderr
     )  # fmt: skip
-    assert [row["run"] for row in rows()] == [1, 1, 2, 2, 3]
+    assert [row["run"] for row in rows()] == [1, 1, 2, 2]  # of run 3 the training state knows
     assert content()["finished"] == [1, 2]
 
     status, stdout, _ = run_train(*GRID, "--resume")
-    assert status == 0 and "2 of 4 runs had finished; output" in stdout
+    assert status == 0 and "2 of 4 runs had finished\n" in stdout
     assert [(config.lr, config.seed) for config in begun] == [(0.001, 1), (0.001, 2), (0.01, 1), (0.01, 1), (0.01, 2)]
     assert without_durations(rows()) == without_durations(content("whole")["rows"])
     whole, resumed = checkpoint.load("whole/model.pth"), checkpoint.load("output/model.pth")
     assert whole.metrics == resumed.metrics
     assert all(torch.equal(whole.state_dict[name], resumed.state_dict[name]) for name in whole.state_dict)
 
-    status, again, _ = run_train(*GRID, "--resume")  # nothing is left to do but to tell the results
-    assert status == 0 and len(begun) == 5
-    assert table_of(again) == table_of(stdout)
+    before = {path.name: path.read_bytes() for path in Path("output").iterdir()}
+    status, again, _ = run_train(*GRID, "--resume")  # nothing is left to do
+    assert status == 0 and len(begun) == 5 and "output/model.pth: all is trained and tested" in again
+    assert {path.name: path.read_bytes() for path in Path("output").iterdir()} == before
 
 
 def test_the_network_of_a_finished_run_is_not_replaced_before_its_successor_has_finished(run_train, interrupt):
     interrupt(2)
     assert run_train(*SMALL, "--lr", 0.0001, 0.01)[0] == 130  # one epoch of the second is better than two of the first
-    first, second = rows()[:2], rows()[2:]
-    assert max(row["val_accuracy"] for row in first) < second[0]["val_accuracy"]
+    second = state.read("output/checkpoint.pth")["rows"]
+    assert max(row["val_accuracy"] for row in rows()) < second[0]["val_accuracy"]
     assert checkpoint.load("output/model.pth").config["lr"] == 0.0001
 
 
@@ -235,7 +235,7 @@ def test_an_epochs_record_is_written_before_its_network(run_train, monkeypatch):
     # the other way round, an interruption would leave the new command's network with the old command's records
     run_train(*SMALL, "--lr", 0.01)
     first = checkpoint.load("output/model.pth").config
-    monkeypatch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(checkpoint.Checkpoint, "to_bytes", lambda _: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert run_train(*SMALL, "--lr", 0.02)[0] == 130
     assert [row["lr"] for row in rows()] == [0.02] and content()["finished"] == []
     assert checkpoint.load("output/model.pth").config == first
@@ -264,20 +264,20 @@ def unreachable(load_images):
 def test_a_grid_that_fell_back_says_how_it_goes_on(run_train, interrupt, monkeypatch):
     monkeypatch.setattr(datasets, "load_images", unreachable(datasets.load_images))
     interrupt(2)
-    grid = ("--epochs", 1, "--arch", "lenet-slim", "--seed", 1, 2)
+    grid = ("--epochs", 2, "--arch", "lenet-slim", "--seed", 1, 2)
     status, _, stderr = run_train(*grid)
     assert status == 130 and "the same command with --dataset digits --resume goes on with run 2, epoch 2" in stderr
-    status, _, stderr = run_train(*grid, "--resume")
+    status, _, stderr = run_train(*grid, "--resume", "--dataset", "kmnist")
     assert status == 2 and "another command: --dataset digits there, kmnist here" in stderr
-    assert run_train(*grid, "--resume", "--dataset", "digits")[0] == 0
+    assert run_train("--resume")[0] == 0  # which is enough: it is the digits that were trained on
     assert content()["finished"] == [1, 2]
 
 
 def test_a_failed_run_is_tried_again_on_resume(run_train, monkeypatch):
-    build_model = experiment.build_model
-    monkeypatch.setattr(experiment, "build_model", lambda arch, **rest: (_ for _ in ()).throw(MemoryError()))
+    build_model = models.build_model
+    monkeypatch.setattr(models, "build_model", lambda arch, **rest: (_ for _ in ()).throw(MemoryError()))
     assert run_train(*SMALL, "--lr", 0.001, 0.01)[0] == 1
-    monkeypatch.setattr(experiment, "build_model", build_model)
+    monkeypatch.setattr(models, "build_model", build_model)
     assert run_train(*SMALL, "--lr", 0.001, 0.01, "--resume")[0] == 0
     assert content()["failures"] == {}
 

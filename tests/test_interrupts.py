@@ -25,11 +25,11 @@ def send(signum: int) -> None:
 
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_that_is_noted_waits_until_somebody_asks(signum):
-    with interrupts.raised():
-        with interrupts.noted() as stop:
+    with interrupts.raise_on_signals():
+        with interrupts.GracefulStop() as stop:
             stop.check()
             send(signum)
-            with pytest.raises(interrupts.StoppedBetweenSteps) as caught:
+            with pytest.raises(interrupts.Stopped) as caught:
                 stop.check()
             assert caught.value.signum == signum
             with pytest.raises(interrupts.Stopped):
@@ -42,9 +42,9 @@ def test_handlers_are_as_before_afterwards_and_what_is_ignored_stays_so(monkeypa
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         handlers = [signal.getsignal(each) for each in SIGNALS]
-        with interrupts.raised(), interrupts.noted() as stop:
+        with interrupts.raise_on_signals(), interrupts.GracefulStop() as stop:
             send(signal.SIGHUP)
-            assert not stop.noted
+            assert not stop.signum
         assert [signal.getsignal(each) for each in SIGNALS] == handlers
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -54,9 +54,9 @@ def test_a_thread_that_may_not_handle_signals_does_without():
     asked = []
 
     def work():
-        with interrupts.raised(), interrupts.noted() as stop:
+        with interrupts.raise_on_signals(), interrupts.GracefulStop() as stop:
             stop.check()
-            asked.append(stop.noted)
+            asked.append(stop.signum)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -141,7 +141,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_where_the_uninterrupted_o
 def test_a_second_run_on_the_same_outputs_is_refused_while_the_first_lives(tmp_path):
     first = start(tmp_path, *RUN, "-m", "a/model.pth", "-p", "plot.png")
     wait_for_epoch(first, 1)
-    for outputs, told in ((("-m", "a/other.pth", "-p", "other.png"), "--model's results a/results.json"),
+    for outputs, told in ((("-m", "a/model.pth", "-p", "other.png"), "--model's results a/results.json"),
                           (("-m", "b/model.pth", "-p", "plot.png"), "--plot plot.png")):  # fmt: skip
         second = start(tmp_path, *RUN, *outputs)
         _, stderr = second.communicate(timeout=60)
@@ -155,27 +155,42 @@ def test_a_second_run_on_the_same_outputs_is_refused_while_the_first_lives(tmp_p
     assert json.loads(Path(tmp_path, "a/results.json").read_text())["finished"] == []
 
 
-def test_under_a_launcher_one_signal_counts(run_python):
-    """A scheduler and the launcher may both send it; and what ends already is not to be ended."""
-    code = """
-import os, signal
+LAUNCHED = """
+import os, signal, sys, time
 from neural_lib import cli, interrupts
 
+os.environ.update(WORLD_SIZE="2", RANK="0")
+
 def main(_):
-    interrupts.heed_only_first()
-    with interrupts.noted() as stop:
+    with interrupts.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        try:
-            stop.check()
-        except interrupts.StoppedBetweenSteps:
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise
+        HERE
+        stop.check()
 
 status = cli.run(main, "a.py")
 os.kill(os.getpid(), signal.SIGTERM)
 raise SystemExit(status)
 """
-    done = run_python("-c", code)
+
+
+def test_under_a_launcher_a_repeated_signal_changes_nothing(run_python):
+    """A scheduler and the launcher may both send it; and a process that ends already is not to be ended."""
+    done = run_python("-c", LAUNCHED.replace("HERE", "pass"))
     assert (done.returncode, done.stderr) == (143, "a.py: error: interrupted\n")
+
+
+def test_an_interrupted_rank_that_waits_for_one_that_has_gone_can_be_ended(run_python):
+    """It waits where no Python code runs; a signal that comes later than a launcher's repetition ends it there."""
+    wait = """
+        import ctypes, subprocess
+        again = f"import os, time; time.sleep(0.6); os.kill({os.getpid()}, 15)"
+        subprocess.Popen([sys.executable, "-c", again])
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            ctypes.CDLL(None).sleep(20)  # as a collective operation waits: no Python handler runs meanwhile
+    """
+    code = "from neural_lib import interrupts; interrupts.REPEATED_WITHIN = 0.3\n" + LAUNCHED.replace("HERE", wait)
+    done = run_python("-c", code)
+    assert done.returncode == 143 and "ended by signal 15, while waiting for another rank" in done.stderr

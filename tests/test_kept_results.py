@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, change_kmnist
 
-from neural_lib import checkpoint, plots
+from neural_lib import annotate, checkpoint, metrics, page, plots, tables
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
 RUN = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--epochs", 2, "--batch-size", 32)
 REPORT = {"report.json", "report.html", "confusion.png", "mistakes.png"}
-OUTPUTS = {"model.pth", "plot.png", "results.csv", "results.json", *REPORT}
+OUTPUTS = {"model.pth", "checkpoint.pth", "plot.png", "results.csv", "results.json", *REPORT}
 
 
 def everything_in(folder) -> dict[str, bytes]:
@@ -48,7 +48,7 @@ def test_a_copy_of_a_model_beside_it_is_no_second_model(run_train):
 
 
 def replacement_lines(stderr: str) -> list[str]:
-    return [line for line in stderr.splitlines() if "this run replaces it when its first epoch ends" in line]
+    return [line for line in stderr.splitlines() if "this run replaces it, its records and its report when" in line]
 
 
 def test_what_is_replaced_is_told_before_training(run_train, monkeypatch):
@@ -59,9 +59,41 @@ def test_what_is_replaced_is_told_before_training(run_train, monkeypatch):
     told = f"[WARNING] output/model.pth holds lenet-slim trained on digits, test accuracy {accuracy:.4f}; "
     assert len(replacement_lines(stderr)) == 1 and stderr.startswith(told)
 
-    Path("output/model.pth").write_bytes(b"something")
+    Path("output/model.pth").write_bytes(Path("output/model.pth").read_bytes()[:-9])
     (line,) = replacement_lines(run_train(*RUN)[2])
-    assert "holds something else than a network of train.py" in line
+    assert "holds a damaged model file" in line
+
+
+def test_a_state_of_elsewhere_replaces_a_network_with_a_word(run_train, monkeypatch):
+    for folder in ("here", "there"):
+        assert run_train(*RUN, "-m", f"{folder}/model.pth")[0] == 0
+    os.remove("here/checkpoint.pth")
+    _, _, stderr = run_train("--resume", "there", "--epochs", 3, "-m", "here/model.pth")
+    assert len(replacement_lines(stderr.replace(" report now", " report when"))) == 1
+
+
+@pytest.mark.parametrize("name", ["model.pth", "report.html", "report.json", "results.csv", "results.json"])
+def test_a_file_of_somebody_elses_is_not_replaced(run_train, name):
+    Path("output").mkdir()
+    Path("output", name).write_text("mine")
+    status, _, stderr = run_train(*RUN)
+    assert status == 2 and f"output/{name}: is no " in stderr and stderr.count("\n") == 1
+    assert {name: Path("output", name).read_text() for name in os.listdir("output")} == {name: "mine"}
+
+
+def test_a_copy_is_neither_trained_nor_scored_in_the_place_of_its_original(run_train, capfd):
+    import predict
+    from neural_lib import cli
+
+    run_train(*RUN)
+    shutil.copy("output/model.pth", "output/copy.pth")
+    before = everything_in("output")
+    status, _, stderr = run_train(*RUN, "-m", "output/copy.pth")
+    assert status == 2 and "output/model.pth is a network in the same folder" in stderr
+    assert cli.run(predict.main, "predict.py", ["--evaluate", "-m", "output/copy.pth"]) == 2
+    assert "the report beside it is of model.pth; give --output" in capfd.readouterr().err
+    assert everything_in("output") == before
+    assert cli.run(predict.main, "predict.py", ["--evaluate", "-m", "output/copy.pth", "-o", "elsewhere"]) == 0
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -95,20 +127,33 @@ def test_a_backend_in_the_environment_has_no_say_in_files(run_script, tmp_path, 
     assert {*os.listdir(tmp_path / "output")} == OUTPUTS
 
 
+PICTURES = {"plot.png", "confusion.png", "mistakes.png"}
+
+
 @pytest.mark.parametrize("broken, missing", [
     ((plots, "plot_results"), {"plot.png", "report.html"}),
     ((plots, "plot_confusion"), {"confusion.png"}),
+    ((annotate, "glyph"), {"confusion.png"}),
+    ((annotate, "encode"), {"mistakes.png"}),
+    ((metrics, "scores"), {"report.json", "report.html"}),
+    ((metrics, "report"), {"the classification report"}),
+    ((page, "render"), {"report.html"}),
+    ((tables, "tell"), {"the table of the runs"}),
 ])  # fmt: skip
-def test_a_figure_that_cannot_be_made_costs_nothing_else(run_train, monkeypatch, broken, missing):
+def test_what_cannot_be_made_costs_nothing_else(run_train, kmnist_dir, monkeypatch, broken, missing):
     def fail(*_):
         raise RuntimeError("a library's own words")
 
     monkeypatch.setattr(*broken, fail)
-    status, stdout, stderr = run_train(*RUN, "--epochs", 3, "--quiet", "-m", "new/model.pth")
+    grid = ("-d", "kmnist", "--data", kmnist_dir, *RUN[2:], "--seed", 1, 2)
+    status, stdout, stderr = run_train(
+        *grid, "--epochs", 1 if "plot.png" not in missing else 2, "--quiet", "-m", "new/model.pth"
+    )
     assert status == 1
     errors = [line for line in stderr.splitlines() if line.startswith("[ERROR]")]
+    names = {name if " " in name else f"new/{name}" for name in missing}
     assert sorted(errors) == sorted(
-        f"[ERROR] new/{name}: RuntimeError: a library's own words; it was not written" for name in missing
+        f"[ERROR] {each}: RuntimeError: a library's own words; it was not written" for each in names
     )
     assert {*os.listdir("new")} == OUTPUTS - missing
     assert "test_accuracy" in checkpoint.load("new/model.pth").metrics

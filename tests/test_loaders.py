@@ -5,7 +5,7 @@ from torchvision.transforms.functional import to_tensor
 
 from neural_lib.config import TrainConfig
 from neural_lib.errors import UserError
-from neural_lib.loaders import Checked, ImageTensors, Normalisation, make_loader, split
+from neural_lib.loaders import ImageTensors, Normalisation, make_loader, split
 
 AS_TO_TENSOR = Normalisation([0.0], [1.0])  # pixels / 255
 
@@ -61,9 +61,12 @@ def test_only_a_seeded_loader_shuffles_anew_each_epoch_and_repeatably():
     still = make_loader(make_set(), 32, AS_TO_TENSOR)
     assert sum(labels_of(still), []) == list(range(100))
     first, again = (make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed=5) for _ in range(2))
-    epochs = [labels_of(first), labels_of(first)]
-    assert epochs[0] != epochs[1]
-    assert epochs == [labels_of(again), labels_of(again)]
+
+    def epochs_of(loader) -> list:
+        return [loader.sampler.set_epoch(epoch) or labels_of(loader) for epoch in (1, 2)]
+
+    assert epochs_of(first)[0] != epochs_of(first)[1]
+    assert epochs_of(first) == epochs_of(again)
 
 
 @pytest.mark.parametrize("shuffle_seed", [None, 3])
@@ -97,24 +100,24 @@ def test_normalisation_is_per_channel():
 
 
 def test_an_epoch_can_begin_with_a_later_batch_and_the_next_is_whole_again():
-    loaders = [make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1) for _ in range(2)]
-    loaders[0].sampler.skip = 2
-    first, whole = labels_of(loaders[0]), labels_of(loaders[1])
-    assert len(whole) == 4 and first == whole[2:]
-    assert labels_of(loaders[0]) == labels_of(loaders[1])
+    resumed, whole = (make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1) for _ in range(2))
+    for loader, step in ((resumed, 2), (whole, 0)):
+        loader.sampler.set_epoch(3, step)
+    first, all_of_it = labels_of(resumed), labels_of(whole)
+    assert len(all_of_it) == 4 and first == all_of_it[2:]
+    for loader in (resumed, whole):
+        loader.sampler.set_epoch(4)
+    assert labels_of(resumed) == labels_of(whole)
 
 
-def test_a_check_that_raises_does_so_before_the_next_batch_is_made():
-    made, asked = [], iter(range(100))
+def test_a_distortion_gets_the_place_of_each_batch():
+    seen = []
 
-    def stop_at_third() -> None:
-        if next(asked) == 2:
-            raise KeyboardInterrupt
+    def distortion(images, epoch, step, global_batch_size):
+        seen.append((len(images), epoch, step, global_batch_size))
+        return images
 
-    loader = make_loader(make_set(), 30, lambda images: made.append(len(images)) or images)
-    learned = []
-    with pytest.raises(KeyboardInterrupt):
-        for _, labels in Checked(loader, stop_at_third):
-            learned.append(len(labels))
-    assert learned == made == [30, 30]
-    assert len(Checked(loader, lambda: None)) == 4
+    loader = make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1, distortion=distortion)
+    loader.sampler.set_epoch(2, 1)
+    labels_of(loader)
+    assert seen == [(30, 2, 1, 30), (30, 2, 2, 30), (10, 2, 3, 10)]

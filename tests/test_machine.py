@@ -1,12 +1,9 @@
-import os
 import platform
 import sys
 
 import pytest
-import torch
 
 from neural_lib import machine
-from neural_lib.launch import Place
 
 TUNED = "import os, sys; from neural_lib import machine; machine.tune_for_cpu(); assert 'torch' not in sys.modules\n"
 
@@ -48,26 +45,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for environment in (none, something_else, own, older)
     ]
     assert tuned == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    "given, place, threads",
-    [
-        (None, Place(0, 2, 0, 2), 4),
-        ("1", Place(0, 3, 0, 3), 2),  # torchrun's own word
-        ("1", Place(0, 4, 0, 2), 4),  # on two machines
-        ("1", Place(0, 16, 0, 16), 1),
-        ("3", Place(0, 2, 0, 2), None),  # the user's
-        ("1", Place(), None),
-        ("1", Place(0, 2, 0, 1), None),  # the user's, one process on each of two machines
-    ],
-)
-def test_processes_share_the_cores_of_their_machine(monkeypatch, given, place, threads):
-    asked = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    machine.share_cores(place)
-    assert asked == ([threads] if threads else [])

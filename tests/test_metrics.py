@@ -21,8 +21,8 @@ def test_sums_over_samples_whatever_the_batches():
     labels = torch.randint(10, (103,))
     scores = RunningScores()
     for part in torch.arange(103).split(32):  # the last batch has 7
-        loss = nll_loss(log_probs[part], labels[part])
-        scores.add(batch_sums(loss, log_probs[part], labels[part]), len(part))
+        loss_sum = nll_loss(log_probs[part], labels[part], reduction="sum")
+        scores.add(batch_sums(loss_sum, log_probs[part], labels[part]), len(part))
     assert scores.count == 103
     assert scores.loss == pytest.approx(nll_loss(log_probs, labels).item(), rel=1e-6)
     assert scores.accuracy == (log_probs.argmax(1) == labels).double().mean().item()

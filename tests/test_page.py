@@ -11,7 +11,7 @@ import torch
 from page_parts import COUNT, NAMES
 
 from neural_lib import page
-from neural_lib.records import read_records
+from neural_lib.runs import read_results
 
 
 class Tables(HTMLParser):
@@ -64,10 +64,10 @@ def test_the_matrix_holds_report_jsons_counts(written):
 
 def test_every_run_is_results_jsons_the_best_first_and_the_failed_last(written):
     folder, _, text = written
-    records = read_records(folder)
+    records = read_results(folder)
     rows = Tables(text).rows["runs"]
-    assert [int(row[0]) for row in rows] == [*records.ranked(), 5]
-    for row in rows[:-1]:
+    assert [int(row[0]) for row in rows] == [*records.ranked(), 5, 6]
+    for row in rows[:-2]:
         best = records.best_of(int(row[0]))
         names = ("lr", "seed", "val_accuracy", "val_f1", "val_loss", "train_accuracy", "epoch")
         assert [float(value) for value in row[1:-1]] == [best[name] for name in names]
@@ -91,7 +91,8 @@ def test_names_are_escaped_and_nothing_is_fetched(written):
 
 def test_what_is_needed_to_repeat_it_is_there(written):
     _, _, text = written
-    for told in ("python train.py --model", "2026-11-26 01:02:03+00:00", "cpu, 2 threads, 2 processes",
+    command = "<span>python</span> <span>train.py</span> <span>--model</span>"
+    for told in (command, "2026-11-26 01:02:03+00:00", "cpu, 2 threads, 2 processes",
                  "18.0 s in\n      4 runs", "--lr", "torch "):  # fmt: skip
         assert told in text
 
@@ -111,7 +112,7 @@ def test_without_records_there_are_neither_curves_nor_runs(tmp_path):
 
 def test_the_page_is_the_same_each_time(tmp_path, written):
     folder, _, text = written
-    page_parts.write(tmp_path, read_records(folder))
+    page_parts.write(tmp_path, read_results(folder))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
 
 
@@ -130,8 +131,8 @@ def test_images_that_take_too_much_room_are_compressed_and_at_last_left_out(monk
 
     def kinds_and_most(limit: int) -> tuple[set, int, int]:
         monkeypatch.setattr(page, "IMAGE_BYTES", limit)
-        uris, shown = page._as_uris(page_parts.images(), cells, mistakes=[3])
-        assert 3 in uris
+        uris, shown = page._as_uris(page_parts.images(), cells, mistakes=[COUNT - 1])
+        assert COUNT - 1 in uris
         kinds = {re.match(r"data:image/(\w+);", uri)[1] for uri in uris.values()}
         return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
 

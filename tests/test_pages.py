@@ -3,6 +3,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from neural_lib import annotate, pages
 from neural_lib.pages import PAGE, Pages
@@ -50,4 +51,19 @@ def test_pages_say_what_is_on_them(tmp_path, monkeypatch):
     ("p-page-1.jpg", False), ("ap.png", False), ("other/p.png", False),
 ])  # fmt: skip
 def test_what_is_a_page_of_ours(tmp_path, name, expected):
-    assert pages.is_page(tmp_path / name, tmp_path / "p.png") is expected
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    assert not pages.is_page(path, tmp_path / "p.png")  # it isn't there
+    path.write_bytes(b"somebody's picture")
+    assert not pages.is_page(path, tmp_path / "p.png")
+    path.write_bytes(b"a montage" + pages.MARK)
+    assert pages.is_page(path, tmp_path / "p.png") is expected
+
+
+@pytest.mark.parametrize("suffix", annotate.SUFFIXES)
+def test_the_mark_of_a_page_is_no_obstacle_to_readers(tmp_path, suffix):
+    montage = Pages(tmp_path / f"p{suffix}", 1)
+    montage.add(np.full((228, 168, 3), 200, np.uint8))
+    (path,) = montage.finish()
+    assert path.read_bytes().endswith(pages.MARK)
+    assert abs(int(np.median(cv2.imread(str(path)))) - 200) < 5 and Image.open(path).convert("RGB").size == (174, 234)

@@ -159,7 +159,7 @@ def test_confusions_are_seen_beside_many_hits():
     for picture, is_right in ((wrong, False), (right, True)):
         assert np.array_equal(~picture.get_array().mask, np.eye(3, dtype=bool) == is_right)
         shades = picture.norm(picture.get_array().compressed())
-        assert shades.min() < 0.2 and shades.max() > 0.85  # each uses its whole scale
+        assert shades.max() == 1 and shades.max() - shades.min() > 0.2  # 30 of 1,000 beside 990
 
 
 @pytest.mark.parametrize("matrix", [[[5, 0], [0, 5]], [[0, 3], [2, 0]], [[0, 0], [0, 4]], [[0, 0], [0, 0]]])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from neural_lib import checkpoint, saver
+from neural_lib import checkpoint, runs
 
 SMALL = ("-d", "digits", "--device", "cpu", "--quiet", "--arch", "lenet-slim", "--batch-size", 32)
 
@@ -27,8 +27,8 @@ def megabytes() -> float:
 @linux
 @pytest.mark.slow
 def test_memory_stays_flat_over_many_epochs(run_train, few_digits, monkeypatch):
-    sizes, save = [], saver.StateFile.save
-    monkeypatch.setattr(saver.StateFile, "save", lambda *each: (save(*each), sizes.append(megabytes())))
+    sizes, record = [], runs.RunManager.record_epoch
+    monkeypatch.setattr(runs.RunManager, "record_epoch", lambda *each: (record(*each), sizes.append(megabytes())))
     assert run_train(*SMALL, "--recipe", "best", "--epochs", 300, "--lr", 1e-5)[0] == 0
     assert len(sizes) == 300
     middle, end = statistics.median(sizes[100:150]), statistics.median(sizes[250:])

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from neural_lib.errors import UserError
-from neural_lib.results import MEASURES, csv_text, differences, json_text, read_json
+from neural_lib.results import MEASURES, csv_text, json_text, read_json
 
 RUN = {"lr": 0.1, "shuffle": True}
 ROWS = [{"run": 1, "epoch": epoch, **dict.fromkeys(MEASURES, 0.5), "val_f1": None, **RUN} for epoch in (1, 2)]
-CONTENT = {"finished": [1], "failures": {"2": "out of memory"}, "varying": ["lr"], "runs": [RUN, RUN], "rows": ROWS}
+OTHER = {"lr": 0.2, "shuffle": True}
+CONTENT = {"finished": [1], "failures": {"2": "out of memory"}, "runs": [RUN, OTHER], "rows": ROWS}
+CONTENT |= {"options": {"recipe": "best"}, "params": {"lr": [0.1, 0.2]}, "tested": False}
 
 
 def test_csv_has_names_then_a_line_a_row_with_every_digit():
@@ -35,7 +37,7 @@ def test_no_file_is_nothing(tmp_path):
     "content",
     ["", "{", "[]", "null", "{}", json_text(**CONTENT)[:-20], json_text(**CONTENT | {"runs": []}),
      json_text(**CONTENT | {"runs": {"a": 1}}),
-     json_text(**CONTENT).replace('"format_version": 1', '"format_version": 2'), "\udcff"],
+     json_text(**CONTENT).replace('"format_version": 2', '"format_version": 3'), "\udcff"],
 )  # fmt: skip
 def test_another_file_is_told_in_one_line(tmp_path, content):
     path = tmp_path / "results.json"
@@ -50,15 +52,16 @@ def without(mapping: dict, name: str) -> dict:
 
 def harmed() -> list:
     """results.json with each of its parts missing or of another type, one at a time."""
-    found = [without(CONTENT, name) for name in CONTENT if name != "varying"]
+    found = [without(CONTENT, name) for name in CONTENT]
     found += [CONTENT | {name: other} for name in CONTENT for other in (None, 1, "x", {"a": 1}, [1.5], [[]])
-              if (name, other) != ("varying", None)]  # fmt: skip
+              if (name, other) != ("params", None)]  # fmt: skip
     found += [CONTENT | {"rows": [without(ROWS[0], name), ROWS[1]]} for name in ROWS[0]]
     found += [CONTENT | {"rows": [ROWS[0] | {name: other}, ROWS[1]]} for name in ("run", "epoch", *MEASURES)
               for other in ("1", [])]  # fmt: skip
     found += [CONTENT | change for change in (
         {"finished": [3]}, {"finished": [2]}, {"finished": [True]}, {"failures": {"3": "x"}}, {"failures": {"x": "x"}},
-        {"failures": {"1": 1}}, {"rows": [ROWS[0] | {"run": 3}]}, {"varying": ["nothing"]}, {"runs": [RUN, {"lr": 1}]},
+        {"failures": {"1": 1}}, {"rows": [ROWS[0] | {"run": 3}]}, {"runs": [RUN, {"lr": 1}]}, {"options": {"a": 1}},
+        {"params": {"lr": [0.1]}}, {"params": {"lr": [0.1, 0.3]}}, {"params": {"x": [0.1, 0.2]}}, {"params": {"lr": 1}},
     )]  # fmt: skip
     return found
 
@@ -66,34 +69,13 @@ def harmed() -> list:
 @pytest.mark.parametrize("content", harmed())
 def test_a_file_that_lacks_something_or_holds_another_type_is_told_in_one_line(tmp_path, content):
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"format": "neural_lib results", "format_version": 1, **content}))
+    path.write_text(json.dumps({"format": "neural_lib results", "format_version": 2, **content}))
     with pytest.raises(UserError, match="results.json: is no results file of this version"):
         read_json(path)
 
 
-def test_a_file_from_before_the_varying_names_were_recorded_is_read(tmp_path):
+def test_a_file_of_the_first_format_is_read(tmp_path):
     path = tmp_path / "results.json"
-    path.write_text(json_text(**without(CONTENT, "varying")))
-    assert read_json(path) == CONTENT | {"varying": []}
-
-
-def test_two_grids_are_told_apart_by_the_values_of_each_option():
-    here = [{"lr": 0.1, "batch_size": 64, "shuffle": True}, {"lr": 0.2, "batch_size": 64, "shuffle": True}]
-    there = [{"lr": 0.1, "batch_size": 32, "shuffle": False}]
-    assert differences(there, here) == [
-        "--lr 0.1 there, 0.1 0.2 here",
-        "--batch-size 32 there, 64 here",
-        "--shuffle off there, on here",
-    ]
-    assert differences(here, here) == []
-    assert differences(here, here[::-1]) == ["--lr 0.1 0.2 there, 0.2 0.1 here"]
-
-
-def test_another_order_of_the_same_values_is_another_grid():
-    runs = [{"lr": lr, "seed": seed} for lr in (0.1, 0.2) for seed in (1, 2)]
-    other = [{"lr": lr, "seed": seed} for seed in (1, 2) for lr in (0.1, 0.2)]
-    assert differences(runs, other) == ["their runs are in another order"]
-
-
-def test_an_option_that_one_of_them_does_not_know_is_a_difference():
-    assert differences([{"lr": 0.1}], [{"lr": 0.1, "arch": "lenet"}]) == ["--arch nothing there, lenet here"]
+    first = {name: CONTENT[name] for name in ("finished", "failures", "runs", "rows")}
+    path.write_text(json_text(**first, format_version=1))
+    assert read_json(path) == first | {"options": {}, "params": None, "tested": False}

@@ -3,15 +3,13 @@
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from neural_lib import callbacks, checkpoint, datasets, experiment, interrupts, report, saver, state
-from neural_lib.config import RECIPES, TrainConfig
-from neural_lib.loaders import ImageTensors
+import train
+from neural_lib import archive, checkpoint, datasets, interrupts, models, report, runs, state
+from neural_lib.config import RECIPES
 from neural_lib.models import ARCHS
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -22,18 +20,18 @@ DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--quiet", 
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Let a signal arrive in the n-th asking for one: in training and in validation there is one before each batch."""
+    """Let a signal arrive when one is asked for the n-th time: before an epoch's first step, after each, ..."""
 
     def stop(count: int, signum: int = 2) -> None:
         asked = iter(range(1, 10**6))
-        stopped = interrupts.Stop.check
+        check = CHECK
 
-        def check(self) -> None:
+        def noting(self, signum_of_any=None) -> None:
             if next(asked) == count:
-                self.noted = signum
-            stopped(self)
+                self.signum = signum
+            check(self, signum_of_any)
 
-        monkeypatch.setattr(interrupts.Stop, "check", check)
+        monkeypatch.setattr(interrupts.GracefulStop, "check", noting)
 
     return stop
 
@@ -42,6 +40,7 @@ def outcome(folder: str) -> dict:
     """All that a run leaves but its durations."""
     saved = checkpoint.load(f"{folder}/model.pth")
     results = json.loads(Path(folder, "results.json").read_text())
+    del results["options"], results["params"]  # how the command was written
     for row in results["rows"]:
         assert row.pop("epoch_duration") > 0 and row.pop("run_duration") > 0
     weights = {name: value.numpy().tobytes() for name, value in saved.state_dict.items()}
@@ -54,6 +53,7 @@ def outcome(folder: str) -> dict:
     }
 
 
+CHECK = interrupts.GracefulStop.check
 QUICK = {("classic", "lenet"), ("fast", "lenet-slim"), ("best", "vgg-small")}
 RUNS = [
     pytest.param(recipe, arch, marks=() if (recipe, arch) in QUICK else pytest.mark.slow)
@@ -65,7 +65,7 @@ RUNS = [
 
 @pytest.mark.parametrize("recipe, arch", RUNS)
 def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_train, stop_at, recipe, arch):
-    # an epoch asks 9 times in training, before and after each batch, and twice in validation
+    # an epoch asks 9 times in training and once or more in validation
     command = (*DIGITS, "--recipe", recipe, "--arch", arch, "--dropout", 0.2, "--train-split", 0.8)
     command += {"vgg-small": ("--width", 4), "resnet18": ("--epochs", 2, "--train-split", 0.2)}.get(arch, ())
     assert run_train(*command, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
@@ -81,7 +81,6 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
     stop_at(0)
     assert run_train(*command, *outputs, "--resume")[0] == 0
     assert outcome("part") == outcome("whole")
-    assert not os.path.exists("part/checkpoint.pth")
 
 
 # --- what is gone on with ---
@@ -93,24 +92,24 @@ def weights(folder: str) -> dict[str, bytes]:
 
 def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
     assert run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    save = saver.StateFile.save
+    save_state = train.save_state
 
-    def die(file, state):
-        save(file, state)
+    def die(*arguments):
+        save_state(*arguments)
         raise SystemExit("killed")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(saver.StateFile, "save", die)
+        patched.setattr(train, "save_state", die)
         run_train(*DIGITS)
-    saved = state.load("output/checkpoint.pth")
-    assert (saved.epoch, saved.step, len(saved.measures)) == (2, 0, 1)
+    saved = state.read("output/checkpoint.pth")
+    assert (saved["epoch"], saved["step"], len(saved["rows"])) == (2, 0, 1)
     assert run_train(*DIGITS, "--resume")[0] == 0
     assert outcome("output") == outcome("whole")
 
 
 def test_every_so_many_steps_the_state_is_saved(run_train, monkeypatch):
     where = []
-    monkeypatch.setattr(saver.StateFile, "save", lambda file, state: where.append((state.epoch, state.step)))
+    monkeypatch.setattr(train, "save_state", lambda state, *_: where.append((state.epoch, state.step)))
     run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
     assert where == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
 
@@ -151,27 +150,74 @@ def test_a_state_elsewhere_can_be_named(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
     assert run_train(*DIGITS, "--resume", "output", "-m", "other/model.pth")[0] == 0
     assert outcome("other") == outcome("whole")
-    assert os.path.exists("output/checkpoint.pth") and not os.path.exists("other/checkpoint.pth")
+    assert state.read("output/checkpoint.pth")["epoch"] == 2  # it stays as it was
 
 
-def test_more_epochs_may_be_given_where_the_schedule_knows_no_end(run_train, stop_at):
-    longer = (*DIGITS[:-4], "--epochs", 4, "--batch-size", 32)
-    run_train(*longer, "-m", "whole/model.pth", "-p", "whole/plot.png")
-    interrupted(run_train, stop_at, *DIGITS)
-    assert run_train(*longer, "--resume")[0] == 0
+def longer(epochs: int) -> tuple:
+    return (*DIGITS[:-4], "--epochs", epochs, "--batch-size", 32)
+
+
+def test_options_that_are_not_given_come_from_the_state(run_train, stop_at):
+    """Once an interrupted --epochs 4 went on to 10, the default."""
+    command = (*DIGITS, "--lr", 0.002, "--seed", 7, "--recipe", "fast", "--precision", "fp32")
+    run_train(*command, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    interrupted(run_train, stop_at, *command)
+    assert run_train("--resume", "--quiet", "--device", "cpu")[0] == 0
+    assert outcome("output") == outcome("whole")
+    page = Path("output/report.html").read_text()
+    assert "<span>--seed</span> <span>7</span>" in page and "--resume" not in page  # the command that repeats it
+
+
+def test_the_place_of_the_data_comes_from_the_state_too(run_train, stop_at, kmnist_dir):
+    command = ("-d", "kmnist", *DIGITS[2:], "--train-split", 0.3)
+    interrupted(run_train, stop_at, *command, "--data", kmnist_dir)
+    assert run_train("--resume", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize("when", [3, None])  # interrupted in the first epoch, or finished
+def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(run_train, stop_at, when):
+    run_train(*longer(5), "--dropout", 0.2, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    stop_at(when or 0)
+    run_train(*DIGITS, "--dropout", 0.2)
+    stop_at(0)
+    assert run_train("--epochs", 4, "--resume", "--quiet")[0] == 0
+    assert run_train("--epochs", 5, "--resume", "--quiet")[0] == 0  # and once more
     assert outcome("output") == outcome("whole")
 
-    one_cycle = ("--schedule", "one-cycle", "-m", "c/model.pth")
-    interrupted(run_train, stop_at, *DIGITS, *one_cycle)
-    for more in (longer, (*DIGITS[:-4], "--epochs", 2, "--batch-size", 32)):
-        status, _, stderr = run_train(*more, *one_cycle, "--resume")
-        assert status == 2 and f"another command: --epochs 3 there, {more[-3]} here" in stderr
+
+def test_no_more_epochs_may_be_given_to_a_schedule_that_knows_its_end(run_train, stop_at):
+    one_cycle = (*DIGITS, "--schedule", "one-cycle")
+    for when in (12, 0):
+        stop_at(when)
+        run_train(*one_cycle, *(["--resume"] if when == 0 else []))
+        before = {path: path.read_bytes() for path in Path("output").iterdir()}
+        status, _, stderr = run_train("--epochs", 4, "--resume")
+        assert status == 2 and stderr.count("\n") == 1
+        assert "--epochs 3 there, 4 here (a one-cycle schedule is laid out for its number of epochs" in stderr
+        assert {path: path.read_bytes() for path in Path("output").iterdir()} == before
 
 
 def test_fewer_epochs_are_another_run(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
-    status, _, stderr = run_train(*DIGITS, "--epochs", 2, "--resume")
-    assert status == 2 and "another command: --epochs 3 there, 2 here" in stderr
+    status, _, stderr = run_train("--epochs", 2, "--resume")
+    assert status == 2 and "another command: --epochs 3 there, 2 here (fewer than before)" in stderr
+
+
+def test_a_run_that_has_finished_says_so_and_changes_nothing(run_train):
+    run_train(*DIGITS)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()}
+    status, stdout, stderr = run_train(*DIGITS[:-5], "--epochs", 3, "--batch-size", 32, "--resume")
+    assert (status, stderr) == (0, "") and "output/model.pth: all is trained and tested" in stdout
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()} == before
+    Path("output/checkpoint.pth").unlink()
+    status, _, stderr = run_train("--resume", "--epochs", 9)
+    assert status == 2 and "--resume: more epochs need output/checkpoint.pth, which is not there" in stderr
+
+
+def test_a_new_command_replaces_a_finished_runs_state(run_train, stop_at):
+    for seed in (1, 2):
+        assert run_train(*DIGITS, "--seed", seed)[0] == 0
+    assert state.read("output/checkpoint.pth")["config"]["seed"] == 2
 
 
 def test_a_network_that_was_the_best_so_far_is_beside_the_model_again(run_train, stop_at):
@@ -195,13 +241,32 @@ def test_without_its_state_a_run_begins_anew_and_says_why(run_train, stop_at):
     assert "[WARNING] --resume: output/checkpoint.pth is not there, so this is the beginning" in stderr
 
 
-def test_the_state_of_a_run_that_has_finished_is_no_more_of_use(run_train, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(saver.StateFile, "remove", lambda file: None)  # killed just before
-        assert run_train(*DIGITS)[0] == 0
-    before = outcome("output")
-    assert run_train(*DIGITS, "--resume")[0] == 0
-    assert outcome("output") == before and not os.path.exists("output/checkpoint.pth")
+def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train, monkeypatch):
+    run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(runs.RunManager, "end_run", lambda _: (_ for _ in ()).throw(SystemExit("killed")))
+        run_train(*DIGITS)
+    assert state.read("output/checkpoint.pth")["epoch"] == 4
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train, monkeypatch):
+    """Its best network is saved already, and only the training state knows of that run."""
+    grid = (*DIGITS, "--lr", 1e-5, 0.01)
+    run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    end_run = runs.RunManager.end_run
+
+    def die_in_the_second(self):
+        if self.number == 2:
+            raise SystemExit("killed")
+        end_run(self)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(runs.RunManager, "end_run", die_in_the_second)
+        run_train(*grid)
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
 
 
 # --- what is refused ---
@@ -232,22 +297,19 @@ def test_another_configuration_is_refused_with_what_differs(run_train, stop_at, 
 
 def test_other_images_and_another_device_are_refused(run_train, stop_at, monkeypatch):
     interrupted(run_train, stop_at, *DIGITS)
-    saved = state.load("output/checkpoint.pth")
+    saved = state.read("output/checkpoint.pth")
     for change, told in (({"data": "0" * 64}, r"is of other images (sha256 000000000000... there, "),
                          ({"device": "cuda"}, "--device cuda there, cpu here")):  # fmt: skip
-        state.save(replace(saved, **change), "output/checkpoint.pth")
+        archive.save(saved | change, "output/checkpoint.pth", state.KIND)
         status, _, stderr = run_train(*DIGITS, "--resume")
         assert status == 2 and told in stderr and stderr.count("\n") == 1
 
 
 def test_a_state_whose_parts_do_not_fit_is_refused(run_train, stop_at):
     interrupted(run_train, stop_at, *DIGITS)
-    saved = state.load("output/checkpoint.pth")
-    unfit, wrong = "doesn't fit together", "something else than a state's own in "
-    for change, told in (({"model": {}}, unfit), ({"optimizer": {}}, unfit), ({"generators": {}}, unfit),
-                         ({"best": {}}, unfit), ({"step": None}, f"{wrong}step"),
-                         ({"measures": [{}], "seconds": "1"}, f"{wrong}measures, seconds")):  # fmt: skip
-        state.save(replace(saved, **change), "output/checkpoint.pth")
+    saved = state.read("output/checkpoint.pth")
+    for change, told in (({"model": {}}, "doesn't fit together"), ({"seconds": "1"}, "a state's own in seconds")):
+        archive.save(saved | change, "output/checkpoint.pth", state.KIND)
         status, _, stderr = run_train(*DIGITS, "--resume")
         assert status == 2 and told in stderr and stderr.count("\n") == 1
 
@@ -280,15 +342,15 @@ def test_a_folder_with_older_records_is_as_good(run_train, stop_at):
 
 
 def test_a_signal_after_the_last_step_is_heeded(run_train, monkeypatch):
-    progress_end = callbacks.Progress.on_epoch_end
+    end_epoch = state.TrainingState.end_epoch
 
-    def signal_in_the_last_epoch(self, epoch, train, val):
-        if epoch == 3:
+    def signal_in_the_last_epoch(self, val):
+        if self.epoch == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        progress_end(self, epoch, train, val)
+        return end_epoch(self, val)
 
     with monkeypatch.context() as patched:
-        patched.setattr(callbacks.Progress, "on_epoch_end", signal_in_the_last_epoch)
+        patched.setattr(state.TrainingState, "end_epoch", signal_in_the_last_epoch)
         status, _, stderr = run_train(*DIGITS, "--lr", 0.001, 0.002)
     assert status == 143 and "the same command with --resume goes on\n" in stderr
     results = json.loads(Path("output/results.json").read_text())
@@ -327,14 +389,15 @@ def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_trai
     with monkeypatch.context() as patched:
         patched.setattr(report, "score", stop)
         stderr = run_train(*DIGITS)[2]
-    told = "output/model.pth keeps epoch 3, all is trained; the same command with --resume tests and reports it"
+    best = checkpoint.load("output/model.pth").metrics["epoch"]
+    told = f"output/model.pth keeps epoch {best}, all is trained; the same command with --resume tests and reports it"
     assert stderr == f"train.py: error: interrupted; {told}\n"
     status, _, stderr = run_train(*DIGITS)  # would train it all once more
     assert status == 2 and "output/checkpoint.pth is of an interrupted run: go on with --resume" in stderr
     assert run_train(*DIGITS, "--resume")[0] == 0
 
     interrupted(run_train, stop_at, *DIGITS)
-    for place in ((datasets, "load_images"), (experiment, "build_model")):
+    for place in ((datasets, "load_images"), (models, "build_model")):
         with monkeypatch.context() as patched:
             patched.setattr(*place, stop)
             status, _, stderr = run_train(*DIGITS, "--resume")
@@ -347,51 +410,3 @@ def test_a_file_of_somebody_elses_is_not_called_an_interrupted_run(run_train):
     for more in ((), ("--resume",)):
         status, _, stderr = run_train(*DIGITS, *more)
         assert status == 2 and "output/checkpoint.pth: is no training state of train.py; move it" in stderr
-
-
-def test_a_state_that_was_made_to_harm_is_refused(run_train, stop_at):
-    # whoever makes one can give it the right checksum
-    interrupted(run_train, stop_at, *DIGITS)
-    saved = state.load("output/checkpoint.pth")
-
-    def with_moments(without: str = "", **change) -> dict:
-        moments = {index: {**each, **change} for index, each in saved.optimizer["state"].items()}
-        moments = {index: {name: each[name] for name in each if name != without} for index, each in moments.items()}
-        return {"optimizer": {**saved.optimizer, "state": moments}}
-
-    group = {**saved.optimizer["param_groups"][0], "lr": "high"}
-    metrics = {**saved.best["metrics"], "val_accuracy": 2.0}
-    for change in (
-        with_moments(exp_avg=torch.zeros(1)),  # torch's fused Adam would write beyond it
-        with_moments(exp_avg_sq=None, more=torch.zeros(1)),
-        with_moments(exp_avg_sq=None),
-        with_moments(without="exp_avg"),
-        {"optimizer": {**saved.optimizer, "state": {99: {}}}},
-        {"optimizer": {**saved.optimizer, "param_groups": [group]}},
-        {"best": {"state_dict": {}, "metrics": metrics}},
-        {"best": {**saved.best, "metrics": {"epoch": 1}}},
-        {"scores": {}}, {"scores": {"update": 5}}, {"measures": [1]}, {"measures": []}, {"epoch": 99}, {"step": 10**6},
-        {"config": {1: 2}}, {"seconds": float("nan")},
-    ):  # fmt: skip
-        state.save(replace(saved, **change), "output/checkpoint.pth")
-        status, _, stderr = run_train(*DIGITS, "--resume")
-        assert status == 2 and stderr.count("\n") == 1, change
-    assert checkpoint.load("output/model.pth").metrics["epoch"] == 1
-
-
-def test_moments_of_other_strides_are_laid_out_anew(run_train, stop_at):
-    # a tensor of one number that is told to be as large as a parameter: a fused step would write beyond it
-    interrupted(run_train, stop_at, *DIGITS)
-    saved = state.load("output/checkpoint.pth")
-    moments = {
-        index: {**each, "exp_avg": torch.zeros(1).expand(each["exp_avg"].shape)}
-        for index, each in saved.optimizer["state"].items()
-    }
-    config = TrainConfig(**saved.config)
-    images = datasets.load_images("digits", "nowhere", train=True)
-    fresh = experiment.Experiment(config, datasets.DATASETS["digits"], ImageTensors(*images))
-    changed = replace(saved, optimizer={**saved.optimizer, "state": moments})
-    saver.restore(changed, fresh, callbacks.BestEpoch(fresh.model))
-    for parameter, kept in fresh.optimizer.state.items():
-        assert kept["exp_avg"].stride() == parameter.stride() and not kept["exp_avg"].any()
-        assert kept["exp_avg"].untyped_storage().nbytes() == parameter.untyped_storage().nbytes()

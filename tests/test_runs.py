@@ -1,5 +1,6 @@
 import csv
 import math
+import statistics
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from torch import nn
 from neural_lib.board import Board
 from neural_lib.errors import UserError
 from neural_lib.evaluation import Evaluation
-from neural_lib.results import read_json
-from neural_lib.runs import RunBuilder, RunManager
+from neural_lib.results import MEASURES, read_json
+from neural_lib.runs import RunBuilder, RunManager, read_results
 from neural_lib.tables import runs_table
 
 
@@ -87,7 +88,7 @@ def test_an_own_loop_is_recorded_with_losses_weighted_by_images(tmp_path, images
                         losses += nn.functional.nll_loss(log_probs, labels, reduction="none").tolist()
                         right += (log_probs.argmax(1) == labels).sum().item()
                 expected.append((sum(losses) / 11, right / 11))
-    rows = manager.records.rows
+    rows = manager.rows
     for row, figures in zip(rows, expected, strict=True):
         assert (row["train_loss"], row["train_accuracy"]) == pytest.approx(figures)
     assert [(row["run"], row["epoch"], row["lr"]) for row in rows] == [
@@ -97,7 +98,7 @@ def test_an_own_loop_is_recorded_with_losses_weighted_by_images(tmp_path, images
         (2, 2, 0.2),
     ]
     assert [(row["epoch_duration"], row["run_duration"]) for row in rows] == [(1, 2), (1, 4), (1, 2), (1, 4)]
-    assert manager.records.finished == [1, 2] and manager.unfinished() == []
+    assert manager.finished == [1, 2] and manager.unfinished() == []
     assert diary.said == [
         *(("begin", {"lr": 0.1}), (1, 11), (2, 11), ("end", 1)),
         *(("begin", {"lr": 0.2}), (1, 11), (2, 11), ("end", 1)),
@@ -106,11 +107,10 @@ def test_an_own_loop_is_recorded_with_losses_weighted_by_images(tmp_path, images
 
 
 def one_epoch(manager, accuracy: float, loss: float = 0.25, f1: float = 0.5) -> None:
-    manager.begin_epoch()
-    manager.track_loss(torch.tensor(0.5), 2)
-    manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
-    manager.track_validation(Evaluation(loss, accuracy, f1, *torch.zeros(3, 1).long()))
-    manager.end_epoch()
+    with manager.epoch():
+        manager.track_loss(torch.tensor(0.5), 2)
+        manager.track_num_correct(torch.eye(2), torch.tensor([0, 1]))
+        manager.track_validation(Evaluation(loss, accuracy, f1, *torch.zeros(3, 1).long()))
 
 
 def test_validation_is_what_a_run_is_judged_by(tmp_path):
@@ -119,21 +119,18 @@ def test_validation_is_what_a_run_is_judged_by(tmp_path):
         with manager.run(run):
             for accuracy in accuracies:
                 one_epoch(manager, accuracy)
-    assert (manager.records.best()["run"], manager.records.best()["epoch"]) == (1, 2)
-    assert manager.records.best()["val_loss"] == 0.25 and manager.records.best()["train_accuracy"] == 1.0
+    assert (manager.best()["run"], manager.best()["epoch"]) == (1, 2)
+    assert manager.best()["val_loss"] == 0.25 and manager.best()["train_accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("monitor, best_run", [("accuracy", 1), ("loss", 2), ("f1", 3)])
 def test_what_is_monitored_decides_which_run_is_best(tmp_path, monitor, best_run):
     params = {"lr": [0.1, 0.2, 0.3]}
-    hyperparameters = [{"lr": lr, "monitor": monitor} for lr in params["lr"]]
-    manager = RunManager(params, tmp_path, hyperparameters)
-    handed_on = []
+    manager = RunManager(params, tmp_path, [{"lr": lr, "monitor": monitor} for lr in params["lr"]])
     for run, scores in zip(manager.runs, ((0.9, 0.5, 0.6), (0.5, 0.2, 0.7), (0.6, 0.4, 0.8)), strict=True):
-        with manager.run(run, on_best=lambda run=run: handed_on.append(run.lr)):
+        with manager.run(run):
             one_epoch(manager, *scores)
-    assert manager.records.best()["run"] == best_run
-    assert handed_on[-1] == params["lr"][best_run - 1]
+    assert manager.best()["run"] == best_run == manager.ranked()[0]
 
 
 def test_what_was_not_tracked_or_is_no_number_is_nothing_in_the_records(tmp_path):
@@ -159,8 +156,8 @@ def test_a_loop_that_tracks_less_is_recorded_and_compared_by_what_there_is(tmp_p
                 with manager.epoch():
                     if loss:
                         manager.track_loss(torch.tensor(loss), 10)
-    assert manager.records.best()["epoch"] == best_epoch and manager.records.ranked() == [1, 2]
-    assert runs_table(manager.records, 80).count("-  ") and manager.records.spreads() == []
+    assert manager.best()["epoch"] == best_epoch and manager.ranked() == [1, 2]
+    assert runs_table(manager, 80).count("-  ") and manager.spreads() == []
     assert read_json(tmp_path / "results.json")["finished"] == [1, 2]
 
 
@@ -175,19 +172,19 @@ def test_a_run_that_fails_is_not_finished_and_its_reason_is_kept(tmp_path):
     manager.fail_run(first, "it became nan")
     with manager.run(second):
         one_epoch(manager, 0.5)
-    assert manager.records.failures == {1: "it became nan"} and manager.records.finished == [2]
-    assert manager.records.best()["run"] == 2
+    assert manager.failures == {1: "it became nan"} and manager.finished == [2]
+    assert manager.best()["run"] == 2
     assert manager.unfinished() == [first]  # --resume tries it again
     with manager.run(first):
         one_epoch(manager, 0.9)
-    assert manager.records.failures == {} and [row["run"] for row in manager.records.rows] == [1, 2]
+    assert manager.failures == {} and [row["run"] for row in manager.rows] == [1, 2]
 
 
 def test_an_epoch_that_is_interrupted_leaves_no_row(tmp_path):
     manager = RunManager({}, tmp_path)
     with pytest.raises(KeyboardInterrupt), manager.run(manager.runs[0]), manager.epoch():
         raise KeyboardInterrupt
-    assert manager.records.rows == [] and manager.records.finished == []
+    assert manager.rows == [] and manager.finished == []
 
 
 def saved_by(row: dict) -> tuple[dict, dict]:
@@ -204,59 +201,200 @@ def resumed(tmp_path) -> RunManager:
         one_epoch(manager, 0.5)
     manager.begin_run(manager.runs[1])
     one_epoch(manager, 0.7)
+    manager.save()
     resumed = RunManager({"lr": [0.1, 0.2, 0.3]}, tmp_path)
-    resumed.records.open(resume=True)
+    resumed.take_over(read_json(tmp_path / "results.json"))
     return resumed
 
 
-def test_the_best_network_is_handed_on_before_its_run_counts_as_finished(tmp_path):
+def test_an_equal_run_is_no_better(tmp_path):
     manager = RunManager({"lr": [0.1, 0.2, 0.3, 0.4]}, tmp_path)
-    kept = []
+    better = []
     for run, accuracy in zip(manager.runs, [0.5, 0.7, 0.7, 0.6], strict=True):
-        with manager.run(run, on_best=lambda: kept.append((manager.number, list(manager.records.finished)))):
+        with manager.run(run):
             one_epoch(manager, accuracy)
-    assert kept == [(1, []), (2, [1])]  # an equal one is no better
-    assert manager.records.best()["run"] == 2
+            if manager.is_best(manager.number):
+                better.append(manager.number)
+    assert better == [1, 2] and manager.best()["run"] == 2
 
 
-def test_whatever_fails_at_the_end_leaves_a_run_that_has_not_finished(tmp_path):
+def test_a_board_that_fails_leaves_a_run_that_has_not_finished(tmp_path):
     class BadEnd(Board):
         def end_run(self, best):
             raise MemoryError
 
-    kept = []
     manager = RunManager({}, tmp_path, board=BadEnd())
-    with pytest.raises(MemoryError), manager.run(manager.runs[0], on_best=lambda: kept.append(1)):
+    with pytest.raises(MemoryError), manager.run(manager.runs[0]):
         one_epoch(manager, 0.5)
-    assert kept == [] and manager.records.finished == []
+    assert manager.finished == []
 
 
-def test_a_saved_network_of_a_finished_run_is_taken_over(resumed):
-    assert resumed.take_over(*saved_by(resumed.records.rows[0])) == 1
+def test_a_saved_network_of_a_finished_run_is_adopted(resumed):
+    assert resumed.adopt(*saved_by(resumed.rows[0])) == 1
     assert [run.lr for run in resumed.unfinished()] == [0.2, 0.3]
 
 
 def test_a_run_interrupted_after_its_network_was_saved_has_finished(resumed):
-    assert resumed.take_over(*saved_by(resumed.records.rows[1])) == 2
+    assert resumed.adopt(*saved_by(resumed.rows[1])) == 2
     assert [run.lr for run in resumed.unfinished()] == [0.3]
-    assert resumed.records.best()["run"] == 2
+    assert resumed.best()["run"] == 2
 
 
 def test_a_network_of_a_run_that_is_not_the_best_is_refused(resumed):
-    worse = resumed.records.rows[0]
-    resumed.take_over(*saved_by(resumed.records.rows[1]))
+    worse = resumed.rows[0]
+    resumed.adopt(*saved_by(resumed.rows[1]))
     with pytest.raises(UserError, match="is the network of run 1, and of those in .* run 2 is best"):
-        resumed.take_over(*saved_by(worse))
+        resumed.adopt(*saved_by(worse))
 
 
-@pytest.mark.parametrize("config, metrics", [({"lr": 0.4}, {}), ({}, {"val_accuracy": 0.51}), ({}, {"epoch": 9})])
+@pytest.mark.parametrize("config, metrics", [
+    ({"lr": 0.9}, {"epoch": 1, "val_accuracy": 0.5, "val_loss": 0.25}),
+    ({"lr": 0.1}, {"epoch": 1, "val_accuracy": 0.4, "val_loss": 0.25}),
+    ({"lr": 0.1}, {}),
+])  # fmt: skip
 def test_another_network_is_refused(resumed, config, metrics):
-    own_config, own_metrics = saved_by(resumed.records.rows[0])
-    with pytest.raises(UserError, match="--resume: .* is not the network of"):
-        resumed.take_over(own_config | config, own_metrics | metrics)
+    with pytest.raises(UserError, match="--model is not the network of a run in .*results.json"):
+        resumed.adopt(config, metrics)
 
 
-def test_save_writes_both_files(tmp_path):
-    manager = RunManager({"lr": [0.1]}, tmp_path)
-    manager.save()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
+# --- the files ---
+
+
+@pytest.mark.parametrize("runs, epochs_written", [(1, [1, 2]), (2, [])])
+def test_the_files_are_written_after_a_run_and_of_a_run_alone_after_each_epoch(tmp_path, runs, epochs_written):
+    written = []
+    manager = RunManager({"seed": list(range(runs))}, tmp_path, write=lambda path, make: written.append(path.name))
+    for run in manager.runs:
+        for path in (manager.begin_run(run), *range(2)):
+            if path is not None:
+                one_epoch(manager, 0.5)
+        before = len(written)
+        manager.end_run()
+        assert written[before:] == ["results.csv", "results.json"]
+    assert len(written) == 2 * (len(epochs_written) + runs)
+
+
+def test_both_files_hold_every_row_and_every_failure(tmp_path):
+    manager = RunManager({"lr": [0.1, 0.2], "shuffle": [True]}, tmp_path, options={"recipe": "best"})
+    with manager.run(manager.runs[0]):
+        one_epoch(manager, 0.5)
+        one_epoch(manager, 0.7)
+    manager.fail_run(manager.runs[1], "it became nan")
+    *rows, failed = csv.DictReader((tmp_path / "results.csv").open())
+    content = read_json(tmp_path / "results.json")
+    for text, row in zip(rows, content["rows"], strict=True):
+        assert list(text) == ["run", "epoch", *MEASURES, "lr", "shuffle", "failure"]
+        assert {name: text[name] for name in row} == {name: str(value) for name, value in row.items()}
+    assert (failed["run"], failed["epoch"], failed["lr"], failed["failure"]) == ("2", "", "0.2", "it became nan")
+    told = {"options": {"recipe": "best"}, "params": {"lr": [0.1, 0.2], "shuffle": [True]}, "tested": False}
+    assert content.items() >= {**told, "finished": [1], "failures": {"2": "it became nan"}}.items()
+
+
+def test_what_was_recorded_is_taken_over(tmp_path):
+    params = {"lr": [0.1, 0.2]}
+    manager = RunManager(params, tmp_path)
+    with manager.run(manager.runs[1]):
+        one_epoch(manager, 0.5)
+    manager.fail_run(manager.runs[0], "out of memory")
+    again = RunManager(params, tmp_path)
+    again.take_over(read_json(tmp_path / "results.json"))
+    assert (again.rows, again.finished, again.failures) == (manager.rows, [2], {1: "out of memory"})
+    again.begin_run(again.runs[0])  # once more
+    assert again.failures == {} and [row["run"] for row in again.rows] == [2]
+    shown = read_results(tmp_path)
+    assert (shown.rows, shown.swept, shown.best()["run"]) == (manager.rows, ["lr"], 2)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manager = RunManager({}, None)
+    with manager.run(manager.runs[0]):
+        one_epoch(manager, 0.5)
+    assert manager.best()["val_accuracy"] == 0.5 and list(tmp_path.iterdir()) == []
+
+
+def test_results_of_a_run_that_was_interrupted_can_be_looked_at(tmp_path):
+    manager = RunManager({}, tmp_path)
+    manager.begin_run(manager.runs[0])
+    one_epoch(manager, 0.5)
+    assert read_results(tmp_path).best()["epoch"] == 1
+    assert read_results(tmp_path / "nowhere") is None
+
+
+# --- hyper-parameters ---
+
+
+def grid(folder, params=None, **values) -> RunManager:
+    """A manager of runs whose hyper-parameters are in lists of equal length."""
+    return RunManager(
+        params or {}, folder, [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
+    )
+
+
+def finish(manager, run: int, accuracy: float) -> None:
+    manager.number = run
+    row = dict.fromkeys(MEASURES, 0.5) | {"val_accuracy": accuracy, "val_loss": 1.0}
+    manager.set_rows([row])
+    manager.finished.append(run)
+
+
+def test_runs_that_finished_with_another_precision_are_not_mixed_with_others(tmp_path):
+    manager = RunManager({"lr": [0.1, 0.2]}, tmp_path, [{"precision": "auto", "lr": lr} for lr in (0.1, 0.2)])
+    manager.resolve([{"precision": "bf16", "lr": lr} for lr in (0.1, 0.2)])
+    finish(manager, 1, 0.5)
+    with pytest.raises(UserError, match="run 1 was trained with precision=bf16, and here it would be precision=fp32"):
+        manager.resolve([{"precision": "fp32", "lr": lr} for lr in (0.1, 0.2)])
+    manager.resolve([{"precision": "bf16", "lr": lr} for lr in (0.1, 0.2)])
+
+
+def test_runs_are_named_by_what_differs_and_of_that_by_what_was_asked_for(tmp_path):
+    values = {"batch_size": [1, 1, 2], "lr": [0.1, 0.2, 0.3], "epochs": [3, 3, 3]}
+    assert grid(tmp_path, **values).name(2) == "batch_size=1, lr=0.2"
+    derived = grid(tmp_path, {"lr": [0.1, 0.2, 0.3]}, **values)  # batch_size is what a recipe has for that lr, say
+    assert derived.name(3) == "lr=0.3" and derived.derived(3) == {"batch_size": 2}
+    assert derived.common() == {"epochs": 3}
+    assert grid(tmp_path, lr=[0.1]).name(1) == ""
+
+
+def test_what_it_came_to_is_recorded_and_the_grid_stays_what_was_requested(tmp_path):
+    manager = grid(tmp_path, {"precision": ["auto", "fp32"]}, precision=["auto", "fp32"], dataset=["kmnist"] * 2)
+    manager.resolve([{"precision": each, "dataset": "digits"} for each in ("bf16", "fp32")])
+    finish(manager, 1, 0.5)
+    assert (manager.rows[0]["precision"], manager.rows[0]["dataset"]) == ("bf16", "digits")
+    assert manager.name(1) == "precision=auto"
+    assert manager.requested[0] == {"precision": "auto", "dataset": "digits"}
+
+
+def test_mean_and_deviation_over_the_seeds(tmp_path):
+    manager = grid(tmp_path, lr=[1, 1, 1, 2, 2, 3], seed=[1, 2, 3, 1, 2, 1])
+    accuracies = [0.90, 0.92, 0.97, 0.5, 0.6, 0.4]
+    for run, accuracy in enumerate(accuracies, start=1):
+        if run != 5:
+            finish(manager, run, accuracy)
+    (spread,) = manager.spreads()  # of lr=2 one run has finished, and lr=3 has one seed alone
+    assert spread.hyperparameters == {"lr": 1} and spread.count == 3
+    assert spread.mean == pytest.approx(statistics.mean(accuracies[:3]))
+    assert spread.deviation == pytest.approx(statistics.stdev(accuracies[:3]))
+
+
+@pytest.mark.parametrize("values, name", [
+    ({"arch": ["a", "b", "a"], "seed": [1, 2, 3]}, "seed"),
+    ({"lr": [0.1, 0.2, 0.1], "seed": [1, 2, 3]}, "lr"),
+    ({"lr": [0.1, 0.2, 0.3], "shuffle": [True, False, True]}, "lr"),
+])  # fmt: skip
+def test_many_runs_are_coloured_by_the_number_with_the_most_values(tmp_path, values, name):
+    manager = grid(tmp_path, **values)
+    manager.runs = [()] * 3
+    assert manager.scale() == (name, dict(enumerate(values[name], start=1)))
+
+
+def test_many_runs_that_differ_in_words_alone_are_coloured_by_what_they_reached(tmp_path):
+    manager = grid(tmp_path, arch=["a", "b", "c"], shuffle=[True, False, True])
+    for run, accuracy in ((1, 0.5), (3, 0.7)):
+        finish(manager, run, accuracy)
+    assert manager.scale() == ("best validation accuracy", {1: 0.5, 3: 0.7})
+
+
+def test_no_hyper_parameter_can_have_a_columns_name(tmp_path):
+    with pytest.raises(ValueError, match="the name of a column: epoch, val_loss"):
+        grid(tmp_path, epoch=[1], val_loss=[1], lr=[1])

@@ -1,11 +1,12 @@
 import pytest
 
-from neural_lib.records import MEASURES, Records
+from neural_lib.results import MEASURES
+from neural_lib.runs import RunManager
 from neural_lib.tables import MOST_ROWS, runs_table, spreads_text
 
 
-def make_records(folder, hyperparameters: list[dict], accuracies: list[float], failed=()) -> Records:
-    records = Records(folder, hyperparameters)
+def make_records(folder, hyperparameters: list[dict], accuracies: list[float], failed=()) -> RunManager:
+    records = RunManager({}, folder, hyperparameters)
     for run, accuracy in enumerate(accuracies, start=1):
         row = dict.fromkeys(MEASURES, 0.5) | {"val_accuracy": accuracy, "run_duration": 61.25}
         records.rows_of[run] = [{"run": run, "epoch": 1, **row}]

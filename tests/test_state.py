@@ -1,0 +1,208 @@
+"""The training state: what it knows, and that it is restored bit for bit or refused."""
+
+import copy
+
+import pytest
+import torch
+from test_training import make_run
+
+from neural_lib import archive, state
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig
+from neural_lib.errors import UserError
+from neural_lib.evaluation import Evaluation, evaluate
+
+
+def validation(loss: float, accuracy: float, f1: float = 0.5) -> Evaluation:
+    return Evaluation(loss, accuracy, f1, *torch.zeros(3, 0))
+
+
+def tiny_state(**values) -> state.TrainingState:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    now = iter(range(1000))
+    return state.TrainingState(TrainConfig(**values), model, optimizer, now=lambda: float(next(now)))
+
+
+@pytest.mark.parametrize("val_accs, best_epoch, improved", [
+    ([0.5, 0.9, 0.8], 2, [1, 2]),
+    ([0.5, 0.9, 0.9], 2, [1, 2]),  # the earliest of equals
+    ([0.0], 1, [1]),
+])  # fmt: skip
+def test_the_best_epochs_weights_are_kept(val_accs, best_epoch, improved):
+    kept, weights, better = tiny_state(), {}, []
+    for epoch, accuracy in enumerate(val_accs, start=1):
+        weights[epoch] = kept.model.weight.item()
+        if kept.end_epoch(validation(1.0, accuracy)):
+            better.append(epoch)
+        with torch.no_grad():
+            kept.model.weight += 1  # later training must not reach into the copy
+    assert kept.best_epoch == best_epoch and better == improved
+    assert kept.best_weights["weight"].item() == weights[best_epoch]
+
+
+@pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
+def test_what_is_monitored_decides_which_epoch_is_best(monitor, best_epoch):
+    kept = tiny_state(monitor=monitor)
+    for scores in ((0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)):
+        kept.end_epoch(validation(*scores))
+    assert kept.best_epoch == best_epoch
+
+
+@pytest.mark.parametrize("val_accs, patience, ended", [
+    ([0.5, 0.6, 0.6, 0.6, 0.9], 2, 4),
+    ([0.5, 0.6, 0.6, 0.7, 0.7, 0.1, 0.9], 2, 6),
+    ([0.5, 0.4, 0.3, 0.2], 0, None),
+    ([0.5, 0.4, 0.3], 1, 2),
+])  # fmt: skip
+def test_patience_is_lost_when_so_many_epochs_were_no_better(val_accs, patience, ended):
+    kept = tiny_state(patience=patience)
+    lost = [bool(kept.end_epoch(validation(1.0, accuracy)) * 0 or kept.lost_patience()) for accuracy in val_accs]
+    assert lost.index(True) + 1 == ended if ended else not any(lost)
+
+
+def test_durations_leave_out_the_time_between_an_interruption_and_going_on():
+    first = tiny_state()  # whose clock moves on by a second each time it is read
+    first.end_epoch(validation(1.0, 0.5))
+    saved = first.state_dict()
+    again = tiny_state()
+    again.load_state_dict(saved)
+    again.end_epoch(validation(1.0, 0.5))
+    assert [row["run_duration"] for row in again.rows] == [1.0, 3.0]
+    assert [row["epoch_duration"] for row in again.rows] == [1.0, 2.0]
+
+
+RUNS = [
+    {"dropout": 0.3, "optimizer": "sgd"},
+    {"arch": "vgg-small", "width": 4, "optimizer": "adamw", "schedule": "one-cycle"},
+    {"arch": "lenet-slim", "label_smoothing": 0.1},
+]
+
+
+@pytest.mark.parametrize("values", RUNS)
+@pytest.mark.parametrize("steps", [0, 3, 8])
+def test_a_run_goes_on_from_its_file_bit_for_bit(images, tmp_path, values, steps):
+    whole, begun, resumed = (make_run(images, **values) for _ in range(3))
+    whole.epochs(3)
+    begun.epochs(1)
+    if steps:
+        begun.train(most_steps=steps)
+    (tmp_path / "checkpoint.pth").write_bytes(begun.state.to_bytes())
+    torch.rand(100)  # whatever else draws
+    resumed.state.load_state_dict(state.read(tmp_path / "checkpoint.pth"))
+    assert (resumed.state.epoch, resumed.state.step) == (2, steps)
+    resumed.epochs(2)
+    assert resumed.weights() == whole.weights()
+    best, expected = (each.state.best_weights for each in (resumed, whole))
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+    for row, other in zip(resumed.state.rows, whole.state.rows, strict=True):
+        assert all(row[name] == other[name] for name in row if "duration" not in name)
+
+
+def test_no_generator_is_in_it(images):
+    run = make_run(images, dropout=0.5, rotation=10.0).epochs(1)
+    assert not any("generator" in name or "rng" in name or "random" in name for name in run.state.state_dict())
+
+
+@pytest.fixture
+def saved(images) -> dict:
+    """The state of a run in its second epoch, with moments of Adam."""
+    run = make_run(images).epochs(1)
+    run.train(most_steps=2)
+    return copy.deepcopy(run.state.state_dict())
+
+
+def with_moments(saved: dict, without: str = "", **change) -> dict:
+    moments = {index: {**each, **change} for index, each in saved["optimizer"]["state"].items()}
+    moments = {index: {name: each[name] for name in each if name != without} for index, each in moments.items()}
+    return {"optimizer": {**saved["optimizer"], "state": moments}}
+
+
+CHANGES = {
+    "moments too short": lambda saved: with_moments(saved, exp_avg=torch.zeros(1)),  # a fused step would write beyond
+    "a moment too many": lambda saved: with_moments(saved, more=torch.zeros(1)),
+    "a moment that is nothing": lambda saved: with_moments(saved, exp_avg_sq=None),
+    "a moment missing": lambda saved: with_moments(saved, without="exp_avg"),
+    "moments of nothing": lambda saved: {"optimizer": {**saved["optimizer"], "state": {99: {}}}},
+    "a group of another type": lambda saved: {
+        "optimizer": {**saved["optimizer"], "param_groups": [{**saved["optimizer"]["param_groups"][0], "lr": "high"}]}
+    },
+    "no optimizer": lambda saved: {"optimizer": {}},
+    "no weights": lambda saved: {"model": {}},
+    "no best weights": lambda saved: {"best_weights": {}},
+    "a best epoch to come": lambda saved: {"best_epoch": 2},
+    "no best epoch": lambda saved: {"best_epoch": 0},
+    "other sums": lambda saved: {"sums": {"update": 5}},
+    "a sum that is many": lambda saved: {"sums": {name: torch.zeros(3) for name in saved["sums"]}},
+    "rows of something else": lambda saved: {"rows": [1]},
+    "a row missing": lambda saved: {"rows": []},
+    "too late an epoch": lambda saved: {"epoch": 99},
+    "a schedule": lambda saved: {"scheduler": {"step": 1}},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_state_that_was_made_to_harm_is_refused(images, saved, name):
+    fresh = make_run(images)
+    before = fresh.weights()
+    with pytest.raises(UserError, match="--resume: the training state doesn't fit together"):
+        fresh.state.load_state_dict(saved | CHANGES[name](saved))
+    assert fresh.weights() == before and fresh.state.epoch == 1
+
+
+@pytest.mark.parametrize("change", [
+    {"config": {"lr": torch.ones(2)}}, {"config": {"lr": [1]}}, {"config": {1: 2}}, {"config": None}, {"model": None},
+    {"epoch": 1.5}, {"epoch": True}, {"step": -1}, {"rows": None}, {"seconds": float("nan")}, {"seconds": "1"},
+    {"data": None}, {"device": 1}, {"sums": [1]}, {"versions": {"torch": [1]}}, {"scheduler": 3},
+])  # fmt: skip
+def test_a_file_with_other_types_is_one_line(saved, tmp_path, change):
+    archive.save(saved | change, tmp_path / "checkpoint.pth", state.KIND)
+    with pytest.raises(UserError, match=f"something else than a state's own in {', '.join(change)}; delete it"):
+        state.read(tmp_path / "checkpoint.pth")
+
+
+def test_a_file_that_lacks_something_is_one_line(saved, tmp_path):
+    for name in state.TYPES:
+        if name == "scheduler":  # which is nothing where there is none
+            continue
+        archive.save({key: saved[key] for key in saved if key != name}, tmp_path / "checkpoint.pth", state.KIND)
+        with pytest.raises(UserError, match=f"something else than a state's own in {name}; "):
+            state.read(tmp_path / "checkpoint.pth")
+
+
+def test_moments_of_other_strides_are_laid_out_anew(images, saved):
+    # a tensor of one number that is told to be as large as a parameter: a fused step would write beyond it
+    moments = {
+        index: {**each, "exp_avg": torch.zeros(1).expand(each["exp_avg"].shape)}
+        for index, each in saved["optimizer"]["state"].items()
+    }
+    fresh = make_run(images)
+    fresh.state.load_state_dict(saved | {"optimizer": {**saved["optimizer"], "state": moments}})
+    for parameter, kept in fresh.optimizer.state.items():
+        assert kept["exp_avg"].stride() == parameter.stride() and not kept["exp_avg"].any()
+        assert kept["exp_avg"].untyped_storage().nbytes() == parameter.untyped_storage().nbytes()
+
+
+def test_a_state_is_matched_to_its_run_and_refused_for_others(images, saved, tmp_path):
+    configs = [TrainConfig(batch_size=32, epochs=9, lr=lr) for lr in (0.1, 1e-3)]
+    path = tmp_path / "checkpoint.pth"
+    assert state.check_is_of(saved, path, configs, "these images", "cpu") == 2
+    longer = [TrainConfig(batch_size=32, epochs=20)]
+    assert state.check_is_of(saved, path, longer, "these images", "cpu") == 1
+    for others, data, device, told in (
+        (configs[:1], "these images", "cpu", "of another run: --lr 0.001 there, 0.1 here"),
+        (configs, "others", "cpu", "is of other images"),
+        (configs, "these images", "cuda", "--device cpu there, cuda here"),
+    ):
+        with pytest.raises(UserError, match=told):
+            state.check_is_of(saved, path, others, data, device)
+
+
+def test_what_is_kept_scores_as_it_did(images):
+    run = make_run(images, arch="vgg-small").epochs(2)  # with running statistics among the weights
+    described = Checkpoint(
+        arch="vgg-small", arch_args={"numChannels": 1, "classes": 10}, state_dict={}, dataset="kmnist",
+        classes=list("0123456789"), image_size=28, mean=[0.2], std=[0.3], config={}, metrics={},
+    )  # fmt: skip
+    kept = run.state.best_of(described)
+    assert evaluate(kept.build_model(), run.val_loader).accuracy == kept.metrics["val_accuracy"]
