@@ -18,6 +18,7 @@ from neural_lib.errors import Interrupted, RunError, UserError
 from neural_lib.files import remove_empty_folders
 
 RANK_0_FIRST = 3.0  # seconds
+CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words of torch.distributed's errors
 
 at_end = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; run() lets go of it
 _kept: list[Callable[[], str]] = []
@@ -162,7 +163,7 @@ def is_lost_connection(error: BaseException) -> bool:
     """True if an error says that another rank has ended or can't be reached."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        type(error).__name__.startswith("Dist") or any(each in text for each in ("gloo", "nccl", "connection closed"))
+        type(error).__name__.startswith("Dist") or any(each in text for each in CONNECTION_ERRORS)
     )
 
 
