@@ -155,51 +155,71 @@ def resume_command(command: Command, args: argparse.Namespace, records: Path) ->
 # what is done besides
 
 
-def save_state(state, number: int, command: Command, manager, writer: Writer, on_disk: dict) -> None:
-    """Write checkpoint.pth, between two steps, after the records that it belongs to."""
-    if not manager.folder:  # in ranks other than 0
-        return
-    if "records" not in on_disk:  # those of an earlier command would contradict it
-        manager.save()
-        on_disk["records"] = True
-    if writer.write(command.state, state.to_bytes):
-        on_disk["state"] = (number, state.epoch, state.step + 1)
+class Outputs:
+    """The model file, the training state beside it, and what waits to be written; nothing in ranks other than 0."""
+
+    def __init__(self, command: Command, manager) -> None:
+        self.command, self.manager, self.writer = command, manager, Writer()
+        manager.write = self.writer.write
+        self.model = self.newest_model = None  # run and epoch of what is in the model file, and of what should be
+        self.state = None  # run, epoch and step of what is in the state file
+        self.has_records = self.has_report = False  # of this command, on the disk
+
+    def save_state(self, state) -> None:
+        """Write checkpoint.pth, between two steps, after the records that it belongs to."""
+        if not self.manager.folder:
+            return
+        if not self.has_records:  # those of an earlier command would contradict it
+            self.manager.save()
+            self.has_records = True
+        if self.writer.write(self.command.state, state.to_bytes):
+            self.state = (self.manager.number, state.epoch, state.step + 1)
+
+    def save_model(self, saved) -> None:
+        """Write the model file; what is left of an earlier network's report goes with that network."""
+        if not self.manager.folder:
+            return
+        self.newest_model = (self.manager.number, saved.metrics["epoch"])
+        if self.writer.write(self.command.model, saved.to_bytes):
+            self.model = self.newest_model
+            if not self.has_report:
+                for path in (self.command.plot, *self.command.report.of_all_data_sets(self.command.model.parent)):
+                    path.unlink(missing_ok=True)
+                self.has_report = True
+
+    def is_model_saved(self) -> bool:
+        """Whether the model file is up to date."""
+        return self.command.model not in self.writer.pending
+
+    def retry(self) -> None:
+        """Try once more what could not be written."""
+        self.writer.retry()
+        if self.is_model_saved():
+            self.model = self.newest_model or self.model
+
+    def drop_state(self) -> None:
+        """Remove checkpoint.pth: going on would lead to the same failure."""
+        self.state = None
+        if self.manager.folder:
+            self.command.state.unlink(missing_ok=True)
+
+    def kept(self, same: str) -> str:
+        """What is on the disk and how to go on, to be said after "interrupted"; same: how to repeat the command."""
+        run = "run {}, " if self.manager.count > 1 else ""
+        model = f"; {self.command.model} was not written"
+        if self.model:
+            model = f"; {self.command.model} keeps {run.format(self.model[0])}epoch {self.model[1]}"
+        if len(self.manager.finished) == self.manager.count:
+            return f"{model}, all is trained; {same} tests and reports it"
+        if self.state:
+            number, epoch, step = self.state
+            return f"{model}; {same} goes on with {run.format(number)}epoch {epoch}, step {step}"
+        return f"{model}; {same} goes on" if self.manager.finished else model
 
 
-def save_model(saved, number: int, command: Command, writer: Writer, on_disk: dict) -> None:
-    """Write the model file; what is left of an earlier network's report goes with that network."""
-    on_disk["newest model"] = (number, saved.metrics["epoch"])
-    if writer.write(command.model, saved.to_bytes):
-        on_disk["model"] = on_disk["newest model"]
-        if "report" not in on_disk:
-            for path in (command.plot, *command.report.of_all_data_sets(command.model.parent)):
-                path.unlink(missing_ok=True)
-            on_disk["report"] = True
-
-
-def retry(command: Command, writer: Writer, on_disk: dict) -> None:
-    """Try once more what could not be written."""
-    writer.retry()
-    if "newest model" in on_disk and command.model not in writer.pending:
-        on_disk["model"] = on_disk["newest model"]
-
-
-def what_is_kept(command: Command, manager, on_disk: dict, digits: str) -> str:
-    """What an interrupted command has reached, and how to go on, to be said after "interrupted"."""
-    same, run = f"the same command with{digits} --resume", "run {}, " if manager.count > 1 else ""
-    model = f"; {command.model} was not written"
-    if "model" in on_disk:
-        model = f"; {command.model} keeps {run.format(on_disk['model'][0])}epoch {on_disk['model'][1]}"
-    if len(manager.finished) == manager.count:
-        return f"{model}, all is trained; {same} tests and reports it"
-    if "state" in on_disk:
-        number, epoch, step = on_disk["state"]
-        return f"{model}; {same} goes on with {run.format(number)}epoch {epoch}, step {step}"
-    return f"{model}; {same} goes on" if manager.finished else model
-
-
-def report_results(command: Command, manager, saved, test, images, writer: Writer) -> None:
+def report_results(outputs: Outputs, saved, test, images) -> None:
     """Log, write and draw what the best network scored on the test set, and what the runs were."""
+    command, manager, writer = outputs.command, outputs.manager, outputs.writer
     best, dataset = manager.best(), saved.dataset
     writer.attempt("the classification report", lambda: report.tell(saved, test))
     if manager.count > 1:
@@ -261,10 +281,9 @@ def main(argv=None) -> int:
     normalise = Normalisation(info.mean, info.std).to(device)
 
     # ---- the runs: one for each combination of the values given, which most often is one
-    writer, folder = Writer(), command.model.parent if is_main else None
     recorded = {"recipe": command.recipe, "data": command.data_dir, "model": command.model.name, **command.about}
-    requested = [config.to_dict() for config in command.configs]
-    manager = RunManager(command.params, folder, requested, options=recorded, write=writer.write)
+    requested, folder = [config.to_dict() for config in command.configs], command.model.parent if is_main else None
+    manager = RunManager(command.params, folder, requested, options=recorded)
     if command.earlier:
         manager.take_over(command.earlier)
     manager.resolve([config.to_dict() for config in configs])
@@ -272,36 +291,21 @@ def main(argv=None) -> int:
     values = textwrap.indent(textwrap.fill(in_words(manager.common()), 76), "    ")
     log.info("recipe %s%s, with\n%s", command.recipe, network, values)
     if is_main:
-        prefix = command.recipe if manager.count == 1 else ""
-        manager.board = open_board(command.logdir, info.classes, prefix)
+        manager.board = open_board(command.logdir, info.classes, command.recipe if manager.count == 1 else "")
     about = {**command.about, "device": devices.describe(device), "processes": distributed.world_size()}
-    fingerprint = datasets.fingerprint(data.train)
-    on_disk = {}  # what this command has written or found: "model": (run, epoch), "state": (run, epoch, step), ...
-    resumed, best, resumed_run = None, None, 0
-    if is_main and command.resume_from:
-        resumed = states.read(command.resume_from)
-        resumed_run = states.check_is_of(resumed, command.resume_from, configs, fingerprint, device.type)
-        manager.number = resumed_run
-        if resumed_run not in manager.finished:
-            manager.set_rows(resumed["rows"])
-    if is_main and manager.finished:
-        best = checkpoint.load(command.model)
-        on_disk["model"] = (manager.adopt(best.config, best.metrics), best.metrics["epoch"])
-        log.info("%d of %d runs had finished", len(manager.finished), manager.count)
-    resumed, resumed_run, manager.finished = distributed.broadcast((resumed, resumed_run, manager.finished))
-    if resumed and resumed_run not in manager.finished:
-        if resumed["best_epoch"] and not manager.finished and command.model.exists():
-            on_disk["model"] = (resumed_run, resumed["best_epoch"])
-        on_disk["state"] = (resumed_run, resumed["epoch"], resumed["step"] + 1)
-    elif args.resume and not manager.finished:
+    outputs, fingerprint = Outputs(command, manager), datasets.fingerprint(data.train)
+    resumed, best = states.resume(outputs, configs, fingerprint, device) if is_main else (None, None)
+    resumed, manager.number, manager.finished = distributed.broadcast((resumed, manager.number, manager.finished))
+    resumed_run = manager.number if resumed else 0
+    if args.resume and not resumed and not manager.finished:
         missing = f"{command.state} is not there" if manager.rows else "nothing was interrupted here"
         log.warning("--resume: %s, so this is the beginning", missing)
     is_its_own = manager.finished or resumed and command.resume_from.parent == command.model.parent
     when = "now" if resumed else "when its first epoch ends"
     if is_main and not is_its_own and (warning := checkpoint.replacement_warning(command.model, when)):
         log.warning("%s", warning)
-    digits = f" --dataset {data.dataset}" if data.warning else ""
-    cli.when_interrupted(lambda: what_is_kept(command, manager, on_disk, digits))
+    same = f"the same command with{f' --dataset {data.dataset}' if data.warning else ''} --resume"
+    cli.when_interrupted(lambda: outputs.kept(same))
 
     unfinished = sorted(map(manager.number_of, manager.unfinished()), key=lambda number: number != resumed_run)
     with runs_bar(manager.count, len(manager.finished), args.quiet or not is_main) as bar:
@@ -343,8 +347,8 @@ def main(argv=None) -> int:
                 legend = "" if manager.finished else " (*: the best epoch so far, saved)"
                 log.info("training the network...%s", legend)
 
-                if state.best_epoch and not manager.finished and is_main:  # it may be gone, or an older one be there
-                    save_model(state.best_of(described), number, command, writer, on_disk)
+                if state.best_epoch and not manager.finished:  # it may be gone, or an older one be there
+                    outputs.save_model(state.best_of(described))
 
                 # ---- its epochs, and what happens after each
                 progress = Progress(config.epochs, len(train_set), args.quiet or not is_main)
@@ -360,21 +364,21 @@ def main(argv=None) -> int:
                                     replica, train_loader, loss_fn, optimizer, scheduler, state, stop, progress,
                                     most_steps=args.checkpoint_every,
                                 ):  # fmt: skip
-                                    save_state(state, number, command, manager, writer, on_disk)
+                                    outputs.save_state(state)
                                 distributed.broadcast_buffers(model)  # every rank scores the network that is saved
                                 val = evaluate(model, val_loader, config.precision, stop)
-                            retry(command, writer, on_disk)
+                            outputs.retry()
                             is_best = state.end_epoch(val)
                             manager.record_epoch(state, len(train_set), val, is_best)
-                            if is_best and is_main and not manager.finished:
-                                save_model(state.best_of(described), number, command, writer, on_disk)
-                            is_saved = is_best and not manager.finished and command.model not in writer.pending
+                            if is_best and not manager.finished:  # else a finished run's network is there
+                                outputs.save_model(state.best_of(described))
+                            is_saved = is_best and not manager.finished and outputs.is_model_saved()
                             row = tables.epoch_row(epoch, config.epochs, state.rows[-1], with_f1)
                             log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
-                            save_state(state, number, command, manager, writer, on_disk)
+                            outputs.save_state(state)
                     except Stopped:
-                        retry(command, writer, on_disk)
-                        save_state(state, number, command, manager, writer, on_disk)
+                        outputs.retry()
+                        outputs.save_state(state)
                         raise
                     if state.epoch <= config.epochs:
                         ended = (len(state.rows), config.epochs, state.best_epoch)
@@ -382,30 +386,29 @@ def main(argv=None) -> int:
                     earlier = f", after {before:.2f}s before the interruption" if number == resumed_run else ""
                     log.info("total time taken to train the model: %.2fs%s", machine.now(device) - start, earlier)
                     if manager.is_best(number):
-                        best, is_first = state.best_of(described), not manager.finished
-                        if is_main and not is_first:
-                            save_model(best, number, command, writer, on_disk)
-                    retry(command, writer, on_disk)
-                    if command.model in writer.pending:
+                        best = state.best_of(described)
+                        if manager.finished:
+                            outputs.save_model(best)
+                    outputs.retry()
+                    if not outputs.is_model_saved():
                         why = "the best network could not be saved; make room, and give the same command with --resume"
                         raise OSError(errno.EIO, why, str(command.model))
-                    on_disk.pop("state", None)
+                    outputs.state = None  # there is nothing to go on with
                     manager.end_run()
                     stop.check(distributed.any_rank(stop.signum))  # a signal after the last step
             except (RunError, RuntimeError, MemoryError) as error:
                 if distributed.world_size() > 1 and not isinstance(error, DivergedError):
                     raise  # the other ranks are not where this one is
-                retry(command, writer, on_disk)
+                outputs.retry()
                 manager.fail_run(run, cli.reason_of(error))
-                if is_main and (manager.count > 1 or isinstance(error, RunError)):
-                    command.state.unlink(missing_ok=True)  # going on would lead there again
-                    on_disk.pop("state", None)
+                if manager.count > 1 or isinstance(error, RunError):
+                    outputs.drop_state()
                 if manager.count > 1:
                     log.error("run %d failed: %s", number, cli.reason_of(error))
             bar.update()
     if not manager.finished:
         which = f"all {manager.count} runs failed, the last one because " if manager.count > 1 else ""
-        raise RunError(f"{which}{manager.failures[manager.count]}{what_is_kept(command, manager, on_disk, digits)}")
+        raise RunError(f"{which}{manager.failures[manager.count]}{outputs.kept(same)}")
 
     # ---- test, once, the network that validated best, and in float32, as whoever loads it will compute
     best = distributed.broadcast(best)
@@ -415,8 +418,9 @@ def main(argv=None) -> int:
     missed, status = args.target_accuracy is not None and test.accuracy < args.target_accuracy, 0
     if is_main:
         best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-        save_model(best, manager.best()["run"], command, writer, on_disk)
-        report_results(command, manager, best, test, data.test.images, writer)
+        manager.number = manager.best()["run"]
+        outputs.save_model(best)
+        report_results(outputs, best, test, data.test.images)
         manager.is_tested = True
         manager.save()
         if gap := report.gap_warning(best, data.dataset, test):
@@ -427,9 +431,9 @@ def main(argv=None) -> int:
             log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
         if data.warning:
             log.warning(data.warning)
-        status = 1 if not writer.finish() or missed or manager.failures else 0
-        outputs = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
-        report.tell_written([path for path in outputs if path in writer.written])
+        status = 1 if not outputs.writer.finish() or missed or manager.failures else 0
+        files = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
+        report.tell_written([path for path in files if path in outputs.writer.written])
     return distributed.broadcast(status)  # after which the other ranks may end
 
 

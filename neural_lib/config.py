@@ -3,18 +3,53 @@
 import hashlib
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 
 from neural_lib.errors import UserError
+from neural_lib.models import ARCHS, HAVE_WIDTH
 
 LONGEST_VALUES = 60  # characters of a hyper-parameter's values, in a message
-CHOICES = {
-    "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("constant", "one-cycle"),
-    "precision": ("auto", "fp32", "bf16"),
-    "monitor": ("accuracy", "loss", "f1"),
-}
+
+
+def _option(
+    default: object,
+    about: str,
+    fits: Callable[[object], bool] | None = None,
+    requirement: str = "",
+    choices: Sequence[str] = (),
+    short: str = "",
+) -> object:
+    """A hyper-parameter: all that is known of it, for its option, its check and --help.
+
+    about: what it is, for --help. fits: whether a value is allowed; requirement: what is, in words. short: "-b".
+    """
+    if choices:
+        fits, requirement = (lambda value: value in choices), f"one of {', '.join(choices)}"
+    about = {"about": about, "fits": fits, "requirement": requirement, "choices": choices, "short": short}
+    return field(default=default, metadata=about)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return _is_int(value) and value >= 1
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _is_length(value: float) -> bool:
+    return 0 <= value < math.inf
+
+
+COUNT = (_is_count, "a whole number of at least 1")
+SHARE = (_is_share, "at least 0 and below 1")
+PIXELS = (_is_length, "a finite number of pixels, at least 0")
+SWITCH = (lambda value: isinstance(value, bool), "on or off")
 
 
 @dataclass(frozen=True)
@@ -24,52 +59,58 @@ class TrainConfig:
     The defaults are those of the tutorial that this project comes from (LeNet on KMNIST, Adam).
     """
 
-    dataset: str = "kmnist"  # a name in datasets.DATASETS
-    arch: str = "lenet"  # a name in models.ARCHS
-    width: int = 0  # filters of the first layers, where the network leaves a choice (models.HAVE_WIDTH); 0: its own
-    epochs: int = 10  # passes over the training images
-    batch_size: int = 64  # images per optimizer step
-    shuffle: bool = True  # whether each epoch sees the training images in a new order
-    optimizer: str = "adam"  # optim.build_optimizer says what each is
-    lr: float = 1e-3  # step size, no unit; the highest one where a schedule varies it
-    schedule: str = "constant"  # of the learning rate, from step to step
-    weight_decay: float = 0.0  # L2 penalty with adam and sgd; share of each weight, times lr, with adamw
-    label_smoothing: float = 0.0  # share of the target that is spread over all classes, in training
-    dropout: float = 0.0  # share of the inputs of each linear layer that is dropped, in training
-    rotation: float = 0.0  # degrees; this and the next four distort the training images, see augment.py
-    scale: float = 0.0  # share of the height and of the width
-    shear: float = 0.0  # horizontal pixels per vertical pixel
-    shift: float = 0.0  # pixels
-    elastic: float = 0.0  # pixels, standard deviation at the control points
-    flip: bool = False  # whether a training image is mirrored with a chance of one half
-    precision: str = "fp32"  # of the network's layers; weights are float32 always
-    train_split: float = 0.75  # share of the training images that is trained on; the rest validates
-    monitor: str = "accuracy"  # what makes an epoch the best: validation's highest accuracy or macro F1, or lowest loss
-    patience: int = 0  # epochs without a better one after which training ends early; 0: it never does
-    seed: int = 42  # of the split, the shuffle, the distortions, dropout and the initial weights
+    dataset: str = "kmnist"  # a name in datasets.DATASETS; its option is --dataset's own
+    arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
+    width: int = _option(
+        0, f"filters of the first layers, of {' and '.join(HAVE_WIDTH)} alone; 0: its own",
+        lambda value: _is_int(value) and 0 <= value <= 1024,
+        "a whole number from 1 to 1024, or 0 for the network's own",
+    )  # fmt: skip
+    epochs: int = _option(10, "passes over the training images", *COUNT)
+    batch_size: int = _option(64, "images per optimizer step, of all processes", *COUNT, short="-b")
+    shuffle: bool = _option(True, "draw a new order of the images each epoch", *SWITCH)
+    optimizer: str = _option("adam", "how gradients become steps", choices=("adam", "adamw", "sgd"))
+    lr: float = _option(
+        1e-3, "learning rate, the highest one of a schedule",
+        lambda value: 0 < value < math.inf, "a finite number above 0",
+    )  # fmt: skip
+    schedule: str = _option("constant", "of the learning rate, from step to step", choices=("constant", "one-cycle"))
+    weight_decay: float = _option(  # L2 penalty with adam and sgd; share of each weight, times lr, with adamw
+        0.0, "pull of the weights towards 0", _is_length, "a finite number of at least 0"
+    )
+    label_smoothing: float = _option(0.0, "share of the target spread over all classes", *SHARE)
+    dropout: float = _option(0.0, "share of a linear layer's inputs dropped in training", *SHARE)
+    rotation: float = _option(
+        0.0, "turn training images by up to so many degrees", lambda value: 0 <= value <= 180, "from 0 to 180 degrees"
+    )
+    scale: float = _option(0.0, "stretch or shrink them by up to this share", *SHARE)
+    shear: float = _option(0.0, "slant them by up to this slope", lambda value: 0 <= value <= 1, "from 0 to 1")
+    shift: float = _option(0.0, "move them by up to so many pixels each way", *PIXELS)
+    elastic: float = _option(0.0, "bend them by so many pixels, standard deviation", *PIXELS)
+    flip: bool = _option(False, "mirror them with a chance of one half", *SWITCH)
+    precision: str = _option(  # of the network's layers; weights are float32 always
+        "fp32", "auto: bf16 where processor or GPU have it natively", choices=("auto", "fp32", "bf16")
+    )
+    train_split: float = _option(
+        0.75, "share to train on; the other images validate",
+        lambda value: 0 < value < 1, "between 0 and 1, both excluded",
+    )  # fmt: skip
+    monitor: str = _option(
+        "accuracy", "what makes an epoch the best, in validation", choices=("accuracy", "loss", "f1")
+    )
+    patience: int = _option(
+        0, "end after so many epochs without a better one; 0: don't",
+        lambda value: _is_int(value) and value >= 0, "a whole number, 0 for never",
+    )  # fmt: skip
+    seed: int = _option(
+        42, "of everything that is drawn by chance",
+        lambda value: _is_int(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        for name in ("shuffle", "flip"):
-            self._require(name, isinstance(getattr(self, name), bool), "on or off")
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            self._require(name, _is_int(value) and value >= 1, "a whole number of at least 1")
-        width_fits = _is_int(self.width) and 0 <= self.width <= 1024
-        self._require("width", width_fits, "a whole number from 1 to 1024, or 0 for the network's own")
-        self._require("patience", _is_int(self.patience) and self.patience >= 0, "a whole number, 0 for never")
-        self._require("lr", 0 < self.lr < math.inf, "a finite number above 0")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number of at least 0")
-        for name in ("label_smoothing", "dropout", "scale"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._require("rotation", 0 <= self.rotation <= 180, "from 0 to 180 degrees")
-        self._require("shear", 0 <= self.shear <= 1, "from 0 to 1")
-        for name in ("shift", "elastic"):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "a finite number of pixels, at least 0")
-        self._require("train_split", 0 < self.train_split < 1, "between 0 and 1, both excluded")
-        # NumPy's legacy generator takes 32 bits, the narrowest of the generators that are seeded
-        self._require("seed", _is_int(self.seed) and 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+        for each in fields(self):
+            if each.metadata:
+                self._require(each.name, each.metadata["fits"](getattr(self, each.name)), each.metadata["requirement"])
 
     def _require(self, name: str, holds: bool, requirement: str) -> None:
         if not holds:
@@ -165,10 +206,6 @@ def derived_seed(seed: int, purpose: str, *position: int) -> int:
 def flag_of(name: str) -> str:
     """The option that sets a hyper-parameter: "--batch-size"."""
     return f"--{name.replace('_', '-')}"
-
-
-def _is_int(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def describe(device: "torch.device") -> str:
 def select_precision(name: str, device: "torch.device") -> tuple[str, str]:
     """'fp32' or 'bf16', for the network's layers, and why: 'auto' takes bf16 where that is known to be native.
 
-    name: one of config.CHOICES["precision"]; fp32 and bf16 are taken at their word.
+    name: one of TrainConfig.precision's choices; fp32 and bf16 are taken at their word.
     """
     if name != "auto":
         return name, ""

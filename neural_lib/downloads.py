@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
 import socket
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from neural_lib.errors import RunError, UserError
-from neural_lib.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
     """
     folder = Path(folder)
     missing = [name for name in sha256 if not (folder / name).exists()]
-    if wrong := _wrong_files({folder / name: sha256[name] for name in sha256 if name not in missing}):
+    if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
         raise UserError(
             f"{', '.join(map(str, wrong))}: damaged, or not the official file (another sha256); "
             "delete it, and the next run downloads it again"
@@ -154,48 +152,6 @@ def _network_timeout(seconds: float) -> Iterator[None]:
 def _no_bars_in_logs():
     # torchvision draws its progress bars on any stderr, a log file's too
     return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-
-
-# --- checksums, remembered in the user's cache folder so that an unchanged file is hashed once ---
-
-
-def _wrong_files(expected: Mapping[Path, str]) -> list[Path]:
-    memory = _read_memory()
-    wrong, verified = [], {}
-    for path, sha256 in expected.items():
-        status = path.stat()
-        key, entry = str(path.resolve()), {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if memory.get(key) == entry:
-            continue
-        if _sha256(path) == sha256:
-            verified[key] = entry
-        else:
-            wrong.append(path)
-    if verified:
-        _write_memory(memory | verified)
-    return wrong
-
-
-def _memory_file() -> Path:
-    # not beside the data: that folder may be read-only, shared, or come from somebody else together with such a file
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "neural_lib" / "verified.json"
-
-
-def _read_memory() -> dict:
-    try:
-        memory = json.loads(_memory_file().read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return memory if isinstance(memory, dict) else {}
-
-
-def _write_memory(memory: dict) -> None:
-    still_there = {path: entry for path, entry in memory.items() if os.path.exists(path)}
-    with contextlib.suppress(OSError):  # a cache that can't be written costs one more hash, no more
-        _memory_file().parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_memory_file()) as handle:
-            handle.write(json.dumps(still_there, indent=1).encode())
 
 
 def _sha256(path: Path) -> str:

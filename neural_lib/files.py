@@ -5,15 +5,19 @@ import logging
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from neural_lib.errors import UserError
 
 log = logging.getLogger(__name__)
 
+ABANDONED_AFTER = 3600  # seconds
 _made: list[Path] = []  # folders that were made for files to come
 
 
@@ -85,26 +89,15 @@ def remove_empty_folders() -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove the temporary files that processes which are gone left when they were to write `path`."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(?:(\d+)\.)?[0-9a-f]{{8}}\.tmp")
+    """Remove the temporary files that killed processes left when they were to write `path`, an hour ago or more.
+
+    A process identifier tells nothing of another container's or machine's processes; a write takes seconds.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+\.)?[0-9a-f]{{8}}\.tmp")
     for each in os.scandir(path.parent):
-        if (found := pattern.fullmatch(each.name)) and not (found[1] and _is_alive(int(found[1]))):
-            with contextlib.suppress(OSError):  # somebody else's, or gone already
+        with contextlib.suppress(OSError):  # somebody else's, or gone already
+            if pattern.fullmatch(each.name) and time.time() - each.stat().st_mtime > ABANDONED_AFTER:
                 os.unlink(each.path)
-
-
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():  # what this process writes is gone before it tries anything again
-        return False
-    if os.name == "nt":  # where no file that is open can be removed
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def _cannot_write(path: Path, option: str, error: OSError) -> UserError:
@@ -127,7 +120,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)  # after closing it: Windows renames no open file
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # what the user knows, not the temporary file
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # what the user knows, not the temporary file
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -185,8 +179,10 @@ class Writer:
         except BrokenPipeError:  # of stdout
             raise
         except Exception as error:  # a figure can fail in as many ways as the libraries that draw it
-            is_systems = isinstance(error, OSError) and error.strerror
-            reason = error.strerror if is_systems else " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            if isinstance(error, OSError) and error.strerror:
+                elsewhere = error.filename not in (None, str(what))
+                reason = f"{error.strerror} ({error.filename})" if elsewhere else error.strerror
             outlook = "it was not written" if level == logging.ERROR else "trying again later"
             log.log(level, "%s: %s; %s", what, reason, outlook)
             self.pending[what] = act
@@ -211,46 +207,22 @@ def locked(path: Path, option: str) -> Iterator[None]:
     """Let no other process lock `path` meanwhile; the lock dies with this process, however it ends.
 
     A hidden file beside `path` is what is locked. Raises UserError where another process holds the lock. Where the
-    file system knows no locks there is none.
+    file system knows no locks, a warning says so and there is none.
     """
-    beside = path.with_name(f".{path.name}.lock")
-    handle = _locked_handle(beside)
-    if handle is None:
-        raise UserError(f"{option} {path}: another run is writing there; wait for its end, or choose another place")
-    with handle:
-        try:
-            yield
-        finally:
-            if os.name != "nt":  # which removes no open file; the lock file stays there
-                beside.unlink(missing_ok=True)
-
-
-def _locked_handle(path: Path) -> BinaryIO | None:
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:  # left there by another user; a lock needs no more than this
-            descriptor = os.open(path, os.O_RDONLY)
-        handle = os.fdopen(descriptor, "rb")
-        try:
-            _lock(handle)
-        except (BlockingIOError, PermissionError):
-            handle.close()
-            return None
-        except OSError:  # no locks here
-            return handle
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle.fileno()), os.stat(path)):
-                return handle
-        handle.close()  # its holder removed the file before it let go: this lock is on nothing
-
-
-def _lock(handle: BinaryIO) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"{option} {path}: another run is writing there; wait for its end, or choose another place"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s can't be locked (%s); let no other run write there", path, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+        if os.name != "nt":  # which removes no open file; the lock file stays there
+            Path(lock.lock_file).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Counts and sums over samples, and what is read off them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -124,26 +124,19 @@ def report(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> str:
 
 def scores(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> dict:
     """The same figures as plain types, unrounded: accuracy, both means, and an object for each class in `classes`."""
-    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.metrics import classification_report
 
-    def table(**options) -> tuple:
-        return precision_recall_fscore_support(labels, predictions, **_every(classes), **options)
-
-    def named(values: Iterable) -> dict:
-        return dict(zip(("precision", "recall", "f1-score"), map(float, values), strict=True))
-
-    *by_class, support = table()
-    means = {
-        f"{average} avg": {**named(table(average=average)[:3]), "support": len(labels)}
-        for average in ("macro", "weighted")
-    }
+    numbers = [str(label) for label in range(len(classes))]  # for names may be the same, or "accuracy"
+    options = {"target_names": numbers, "output_dict": True, **_every(classes)}
+    table = classification_report(labels, predictions, **options)
+    of_classes = [{"class": name, **table[number]} for name, number in zip(classes, numbers, strict=True)]
+    for row in [*of_classes, table["macro avg"], table["weighted avg"]]:
+        row["support"] = int(row["support"])
+    accuracy = (labels == predictions).double().mean().item()
     return {
-        "accuracy": (labels == predictions).double().mean().item(),
-        **means,
-        "classes": [
-            {"class": name, **named(values), "support": int(count)}
-            for name, *values, count in zip(classes, *by_class, support, strict=True)
-        ],
+        "accuracy": accuracy,
+        **{name: table[name] for name in ("macro avg", "weighted avg")},
+        "classes": of_classes,
     }
 
 

@@ -1,4 +1,4 @@
-"""What epochs and runs are judged by: config.CHOICES["monitor"] names the measures."""
+"""What epochs and runs are judged by: TrainConfig.monitor names the measures."""
 
 import math
 from collections.abc import Mapping

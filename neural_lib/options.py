@@ -3,44 +3,19 @@
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from neural_lib.config import CHOICES, RECIPES, TrainConfig, flag_of, shown, values_of_recipes
+from neural_lib.config import RECIPES, TrainConfig, flag_of, shown, values_of_recipes
 from neural_lib.datasets import DATASETS, DatasetInfo
 from neural_lib.errors import UserError
-from neural_lib.models import ARCHS, HAVE_WIDTH
+from neural_lib.models import HAVE_WIDTH
 from neural_lib.runs import RunBuilder
 
 DEFAULT_RECIPE = "classic"
 MOST_RUNS = 1000  # more are rather a slip than meant
 
 WIDEST_CHOICES = 24  # characters of choices, in --help beside the option's name; more are told in its description
-
-OPTIONS = {  # flags: what it is; type, choices and defaults are config's
-    ("-a", "--arch"): f"network: {', '.join(ARCHS)}",
-    ("--width",): f"filters of the first layers, of {' and '.join(HAVE_WIDTH)} alone; 0: its own",
-    ("--epochs",): "passes over the training images",
-    ("-b", "--batch-size"): "images per optimizer step, of all processes",
-    ("--shuffle",): "draw a new order of the images each epoch",
-    ("--optimizer",): "how gradients become steps",
-    ("--lr",): "learning rate, the highest one of a schedule",
-    ("--schedule",): "of the learning rate, from step to step",
-    ("--weight-decay",): "pull of the weights towards 0",
-    ("--label-smoothing",): "share of the target spread over all classes",
-    ("--dropout",): "share of a linear layer's inputs dropped in training",
-    ("--rotation",): "turn training images by up to so many degrees",
-    ("--scale",): "stretch or shrink them by up to this share",
-    ("--shear",): "slant them by up to this slope",
-    ("--shift",): "move them by up to so many pixels each way",
-    ("--elastic",): "bend them by so many pixels, standard deviation",
-    ("--flip",): "mirror them with a chance of one half",
-    ("--precision",): "auto: bf16 where processor or GPU have it natively",
-    ("--train-split",): "share to train on; the other images validate",
-    ("--monitor",): "what makes an epoch the best, in validation",
-    ("--patience",): "end after so many epochs without a better one; 0: don't",
-    ("--seed",): "of everything that is drawn by chance",
-}
 
 
 class _Values(argparse.Action):
@@ -69,19 +44,21 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
         choices=RECIPES,
         help=f"what the next options are if not given ({DEFAULT_RECIPE})",
     )
-    for flags, about in OPTIONS.items():
-        name = flags[-1].removeprefix("--").replace("-", "_")
-        kind = type(getattr(TrainConfig, name))
-        choices = {"arch": tuple(ARCHS), "shuffle": ("on", "off"), "flip": ("on", "off"), **CHOICES}.get(name)
+    for each in fields(TrainConfig):
+        if not (about := each.metadata):  # --dataset takes one value, and can be left open
+            continue
+        choices = ("on", "off") if isinstance(each.default, bool) else about["choices"]
+        kind = type(each.default)
         group.add_argument(
-            *flags,
+            *([about["short"]] if about["short"] else []),
+            flag_of(each.name),
             action=_Values,
             nargs="+",
             type=str if choices else kind,
-            choices=choices,
+            choices=choices or None,
             metavar=_metavar(choices) if choices else {int: "N", float: "X"}[kind],
             default=argparse.SUPPRESS,
-            help=f"{about} ({values_of_recipes(name)})".replace("%", "%%"),
+            help=f"{about['about']} ({values_of_recipes(each.name)})".replace("%", "%%"),
         )
 
 

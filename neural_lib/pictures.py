@@ -102,7 +102,7 @@ def read(path: str | Path) -> "np.ndarray":
     Raises PictureError where it isn't a file, is damaged or of another kind, or has more than MOST_PIXELS.
     """
     import numpy as np
-    from PIL import ExifTags, Image, ImageOps
+    from PIL import Image, ImageOps
 
     with _told(), warnings.catch_warnings(action="ignore"):  # Pillow's: of odd metadata and of many pixels
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
@@ -112,14 +112,9 @@ def read(path: str | Path) -> "np.ndarray":
                 raise PictureError(
                     f"has {image.width:,} x {image.height:,} pixels, and at most {MOST_PIXELS:,} are read; reduce it"
                 )
-            image.draft(None, (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG of twice the size or more is decoded reduced
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-            small = _reduced(_in_8_bits(image))
-        small.getexif()[ExifTags.Base.Orientation] = turned
-        small = _on_white(ImageOps.exif_transpose(small))
-        if max(small.size) > LONGEST_SIDE:
+            small = _averageable(_in_8_bits(image))
             small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
-        return np.array(small)
+            return np.array(_on_white(ImageOps.exif_transpose(small)))
 
 
 @contextlib.contextmanager
@@ -158,12 +153,11 @@ def _in_8_bits(image: "Image") -> "Image":
     return Image.fromarray((values.clip(0) * (255 / full)).round().astype(np.uint8))
 
 
-def _reduced(image: "Image") -> "Image":
-    # to less than twice LONGEST_SIDE, before anything makes a copy in more bytes
-    factor = max(image.size) // LONGEST_SIDE
-    if image.mode in ("1", "P", "PA"):  # whose values can't be averaged
-        image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
-    return image.reduce(factor) if factor > 1 else image.copy()
+def _averageable(image: "Image") -> "Image":
+    # in a mode whose values can be averaged, as reducing a picture does
+    if image.mode not in ("1", "P", "PA"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
 
 
 def _on_white(image: "Image") -> "Image":

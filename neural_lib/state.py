@@ -3,6 +3,7 @@
 Nothing about random generators is in it: what is drawn follows from seed, epoch and step (config.derived_seed).
 """
 
+import logging
 import math
 import textwrap
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn, optim
 
-from neural_lib import archive
+from neural_lib import archive, checkpoint
 from neural_lib.checkpoint import Checkpoint, versions
 from neural_lib.config import TrainConfig, differences
 from neural_lib.errors import DivergedError, UserError
@@ -21,6 +22,8 @@ from neural_lib.evaluation import Evaluation
 from neural_lib.metrics import RunningScores
 from neural_lib.monitor import judged_by
 from neural_lib.results import MEASURES
+
+log = logging.getLogger(__name__)
 
 KIND = archive.Kind(
     format="neural_lib training state",
@@ -220,6 +223,35 @@ def check_is_of(state: dict, path: Path, configs: Sequence[TrainConfig], data: s
     if state["device"] != device:
         raise UserError(f"--resume {path}: --device {state['device']} there, {device} here; {KIND.instead}")
     return same[0]
+
+
+def resume(
+    outputs, configs: Sequence[TrainConfig], data: str, device: torch.device
+) -> tuple[dict | None, Checkpoint | None]:
+    """The state to go on from, as state_dict gives it, and the network of the best run that has finished.
+
+    outputs: of train.py. Either may be None. Its manager learns which run the state is of, and what it knows of it.
+    Raises UserError where they don't fit together.
+    """
+    command, manager, state, best = outputs.command, outputs.manager, None, None
+    if command.resume_from:
+        state = read(command.resume_from)
+        manager.number = check_is_of(state, command.resume_from, configs, data, device.type)
+        if manager.number in manager.finished:
+            state = None
+        else:
+            manager.set_rows(state["rows"])
+            outputs.state = (manager.number, state["epoch"], state["step"] + 1)
+            if state["best_epoch"] and not manager.finished and command.model.exists():
+                outputs.model = (manager.number, state["best_epoch"])
+    if manager.finished:
+        best = checkpoint.load(command.model)
+        number = manager.adopt(best.config, best.metrics)
+        outputs.model = (number, best.metrics["epoch"])
+        log.info("%d of %d runs had finished", len(manager.finished), manager.count)
+        if number == manager.number:  # saved, but not recorded any more
+            state = None
+    return state, best
 
 
 def _has_names(value: object) -> bool:

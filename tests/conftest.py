@@ -29,10 +29,9 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_surroundings(tmp_path_factory):
-    """No test touches the user's memory of verified files, asks a proxy or finds a display by chance."""
+def _own_surroundings():
+    """No test asks a proxy or finds a display by chance."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.delenv("DISPLAY", raising=False)
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)

@@ -14,6 +14,7 @@ from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 # each module may import those before it, and no script
 MODULES = [
     "errors",
+    "models",
     "config",
     "machine",
     "devices",
@@ -42,7 +43,6 @@ MODULES = [
     "lenet_slim",
     "vgg_small",
     "resnet",
-    "models",
     "distributed",
     "augment",
     "loaders",

@@ -4,13 +4,15 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import filelock
 import pytest
 from conftest import ROOT
 
 from neural_lib.errors import UserError
-from neural_lib.files import Writer, atomic_write, check_input, check_output, locked, sweep
+from neural_lib.files import ABANDONED_AFTER, Writer, atomic_write, check_input, check_output, locked, sweep
 
 
 def test_atomic_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
@@ -120,31 +122,38 @@ def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path)
 # --- what killed processes leave ---
 
 
-def gone() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_temporary_files_of_processes_that_are_gone_are_swept(tmp_path):
-    stale = [f".plot.png.{gone()}.0123abcd.tmp", f".plot.png.{os.getpid()}.0123abcd.tmp", ".plot.png.0123abcd.tmp"]
-    others = [f".plot.png.{os.getppid()}.0123abcd.tmp", f".other.png.{gone()}.0123abcd.tmp", "plot.png", "plot.png.tmp"]
-    for name in stale + others:
+def test_temporary_files_that_were_abandoned_are_swept_and_others_are_not(tmp_path):
+    """Whoever's process has the same number, in another container: only the age tells."""
+    stale = [".plot.png.12.0123abcd.tmp", f".plot.png.{os.getpid()}.0123abcd.tmp", ".plot.png.0123abcd.tmp"]
+    others = [".other.png.12.0123abcd.tmp", "plot.png", "plot.png.tmp", ".plot.png.12.0123abcd", ".plot.png.x.tmp"]
+    fresh = [".plot.png.0123abce.tmp", f".plot.png.{os.getpid()}.0123abce.tmp"]
+    long_ago = time.time() - 2 * ABANDONED_AFTER
+    for name in stale + others + fresh:
         (tmp_path / name).touch()
+        if name not in fresh:
+            os.utime(tmp_path / name, (long_ago, long_ago))
     sweep(tmp_path / "plot.png")
-    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    assert sorted(os.listdir(tmp_path)) == sorted(others + fresh)
 
 
-def test_what_is_being_written_is_not_swept_by_another_process(tmp_path):
-    path = tmp_path / "plot.png"
-    code = "from pathlib import Path; from neural_lib import files; files.sweep(Path('plot.png'))"
-    with atomic_write(path) as handle:
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
-        )
-        handle.write(b"whole")
-    assert path.read_bytes() == b"whole"
+def test_an_error_inside_a_write_keeps_its_own_file_name(tmp_path, caplog):
+    writer, path = Writer(), tmp_path / "report.html"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(path):
+        (tmp_path / "template.html").read_text()
+    assert caught.value.filename == str(tmp_path / "template.html")
+    assert not writer.write(path, lambda: (tmp_path / "template.html").read_bytes())
+    assert f"{path}: No such file or directory ({tmp_path / 'template.html'}); trying again" in caplog.text
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_the_file_system_knows_no_locks_a_run_goes_on_with_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    with locked(tmp_path / "model.pth", "--model"):
+        pass
+    assert "model.pth can't be locked" in caplog.text and "let no other run write there" in caplog.text
 
 
 # --- one at a time ---

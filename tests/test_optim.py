@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from neural_lib.config import CHOICES, TrainConfig
+from neural_lib.config import TrainConfig
 from neural_lib.training import build_loss, build_optimizer, build_scheduler
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
 @pytest.mark.parametrize(
@@ -19,8 +21,8 @@ def test_optimizers_are_torchs_own_with_the_configs_values(name, kind):
     assert name != "sgd" or (group["momentum"], group["nesterov"]) == (0.9, True)
 
 
-@pytest.mark.parametrize("name", CHOICES["optimizer"])
-@pytest.mark.parametrize("schedule", CHOICES["schedule"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
 def test_every_optimizer_learns_with_every_schedule(name, schedule):
     torch.manual_seed(0)
     layer, inputs = nn.Linear(3, 1), torch.randn(64, 3)
@@ -71,7 +73,7 @@ def test_label_smoothing_spreads_the_target_over_all_classes():
 
 
 def test_weight_decay_pulls_weights_to_zero_with_every_optimizer():
-    for name in CHOICES["optimizer"]:
+    for name in OPTIMIZERS:
         weight = nn.Parameter(torch.ones(3))
         optimizer = build_optimizer([weight], TrainConfig(optimizer=name, weight_decay=0.5, lr=0.1))
         for _ in range(5):

@@ -3,9 +3,9 @@ from dataclasses import fields
 import pytest
 
 import train
-from neural_lib.config import RECIPES, TrainConfig
+from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 from neural_lib.errors import UserError
-from neural_lib.options import MOST_RUNS, OPTIONS, build_configs
+from neural_lib.options import MOST_RUNS, build_configs
 
 
 def configs(*arguments: object) -> list[TrainConfig]:
@@ -13,8 +13,12 @@ def configs(*arguments: object) -> list[TrainConfig]:
 
 
 def test_every_hyper_parameter_has_an_option():
-    names = [flags[-1].removeprefix("--").replace("-", "_") for flags in OPTIONS]
-    assert names == [field.name for field in fields(TrainConfig) if field.name != "dataset"]
+    names = [field.name for field in fields(TrainConfig) if field.name != "dataset"]
+    for name in names:
+        value = getattr(TrainConfig(), name)
+        given = train.parse_args([flag_of(name), shown(value)])
+        assert given.params == {name: [value]}
+    assert len(names) == 22
 
 
 def test_no_option_is_one_run_with_the_defaults():

@@ -92,14 +92,14 @@ def weights(folder: str) -> dict[str, bytes]:
 
 def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
     assert run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    save_state = train.save_state
+    save_state = train.Outputs.save_state
 
     def die(*arguments):
         save_state(*arguments)
         raise SystemExit("killed")
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(train, "save_state", die)
+        patched.setattr(train.Outputs, "save_state", die)
         run_train(*DIGITS)
     saved = state.read("output/checkpoint.pth")
     assert (saved["epoch"], saved["step"], len(saved["rows"])) == (2, 0, 1)
@@ -109,7 +109,7 @@ def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_tra
 
 def test_every_so_many_steps_the_state_is_saved(run_train, monkeypatch):
     where = []
-    monkeypatch.setattr(train, "save_state", lambda state, *_: where.append((state.epoch, state.step)))
+    monkeypatch.setattr(train.Outputs, "save_state", lambda _, state: where.append((state.epoch, state.step)))
     run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
     assert where == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
 
