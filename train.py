@@ -11,6 +11,7 @@ Test accuracies on KMNIST and times of training on 2 CPU cores: see README.md.
 """
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
@@ -85,6 +86,7 @@ class Command:
     report: report.ReportFiles
     about: dict  # what the model file tells: Checkpoint.training
     is_finished: bool = False  # whether nothing is left to do
+    is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
     earlier: dict | None = None  # what results.json says, where it is gone on with
     resume_from: Path | None = None  # the training state to go on from
 
@@ -126,6 +128,12 @@ def resume_command(command: Command, args: argparse.Namespace, records: Path) ->
     command.resume_from = resume.find_state(args.resume, command.state)
     source = command.resume_from.with_name(records.name) if command.resume_from else records
     found = results.read_json(source)
+    if command.resume_from and not found:  # the state knows the options of its run
+        machine.tune_for_cpu()
+        from neural_lib import state
+
+        source, config = command.resume_from, state.read(command.resume_from)["config"]
+        found = {"runs": [config], "params": {}, "options": {}, "finished": [], "rows": [], "tested": False}
     if not found or not (found["rows"] or command.resume_from):
         command.configs = options.build_configs(args)
         return
@@ -134,13 +142,12 @@ def resume_command(command: Command, args: argparse.Namespace, records: Path) ->
     command.recipe = found["options"].get("recipe", command.recipe)
     command.data_dir = args.data or found["options"].get("data", command.data_dir)
     command.about.update({name: found["options"][name] for name in ("command", "started") if name in found["options"]})
-    if command.configs[0].epochs > found["runs"][0]["epochs"]:
+    command.is_longer = command.configs[0].epochs > found["runs"][0]["epochs"]
+    if command.is_longer:
         if not command.resume_from:
             raise UserError(f"--resume: more epochs need {command.state}, which is not there")
-        command.params = {
-            **command.params,
-            **({"epochs": [args.params["epochs"][0]]} if "epochs" in command.params else {}),
-        }
+        if "epochs" in command.params:
+            command.params = {**command.params, "epochs": [command.configs[0].epochs]}
         found["finished"], found["tested"] = [], False
         command.about["command"] += f" --epochs {command.configs[0].epochs}"  # the last one counts
     if source == records:
@@ -162,18 +169,19 @@ class Outputs:
         self.command, self.manager, self.writer = command, manager, Writer()
         manager.write = self.writer.write
         self.model = self.newest_model = None  # run and epoch of what is in the model file, and of what should be
-        self.state = None  # run, epoch and step of what is in the state file
+        self.state = self.newest_state = None  # run, epoch and step of what is in the state file, and of what should be
         self.has_records = self.has_report = False  # of this command, on the disk
 
     def save_state(self, state) -> None:
         """Write checkpoint.pth, between two steps, after the records that it belongs to."""
         if not self.manager.folder:
             return
+        self.has_records = self.has_records or self.manager.save()
         if not self.has_records:  # those of an earlier command would contradict it
-            self.manager.save()
-            self.has_records = True
+            return
+        self.newest_state = (self.manager.number, state.epoch, state.step + 1)
         if self.writer.write(self.command.state, state.to_bytes):
-            self.state = (self.manager.number, state.epoch, state.step + 1)
+            self.state = self.newest_state
 
     def save_model(self, saved) -> None:
         """Write the model file; what is left of an earlier network's report goes with that network."""
@@ -184,7 +192,8 @@ class Outputs:
             self.model = self.newest_model
             if not self.has_report:
                 for path in (self.command.plot, *self.command.report.of_all_data_sets(self.command.model.parent)):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # it isn't there, or is a folder
+                        path.unlink()
                 self.has_report = True
 
     def is_model_saved(self) -> bool:
@@ -196,12 +205,16 @@ class Outputs:
         self.writer.retry()
         if self.is_model_saved():
             self.model = self.newest_model or self.model
+        if self.command.state not in self.writer.pending:
+            self.state = self.newest_state or self.state
 
     def drop_state(self) -> None:
         """Remove checkpoint.pth: going on would lead to the same failure."""
-        self.state = None
+        self.state = self.newest_state = None
+        self.writer.pending.pop(self.command.state, None)
         if self.manager.folder:
-            self.command.state.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.command.state.unlink()
 
     def kept(self, same: str) -> str:
         """What is on the disk and how to go on, to be said after "interrupted"; same: how to repeat the command."""
@@ -235,6 +248,14 @@ def report_results(outputs: Outputs, saved, test, images) -> None:
     writer.write(command.plot, lambda: plots.to_bytes(plots.plot_results(manager, title), command.plot.suffix[1:]))
 
 
+def misses_target(accuracy: float, target: float | None) -> bool:
+    """Log an error where a test accuracy is below the one that was asked for; whether it is."""
+    if target is not None and accuracy < target:
+        log.error("test accuracy %.4f is below --target-accuracy %s", accuracy, target)
+        return True
+    return False
+
+
 # ----------------------------------------------------------------------------
 # the command
 
@@ -254,7 +275,7 @@ def main(argv=None) -> int:
     from neural_lib.augment import RandomDistortion
     from neural_lib.board import open_board
     from neural_lib.evaluation import evaluate
-    from neural_lib.interrupts import GracefulStop, Stopped
+    from neural_lib.interrupts import GracefulStop, StoppedBetweenSteps
     from neural_lib.loaders import ImageTensors, Normalisation, evaluation_loader, make_loader, split
     from neural_lib.models import build_model
     from neural_lib.runs import RunManager
@@ -267,10 +288,9 @@ def main(argv=None) -> int:
     cli.at_end.enter_context(distributed.process_group(ranks, device))
     command, is_main = distributed.broadcast(command), distributed.is_main()
     if command.is_finished:
-        log.info(
-            "%s: all is trained and tested; more --epochs go on where the learning rate is constant", command.model
-        )
-        return 0
+        log.info("%s: all is trained and tested; more --epochs go on with a constant learning rate", command.model)
+        accuracy = checkpoint.load(command.model).metrics.get("test_accuracy", 0.0) if is_main else 0.0
+        return distributed.broadcast(int(is_main and misses_target(accuracy, args.target_accuracy)))
     configs, begun = devices.resolve_precision(command.configs, device), bool(command.earlier or command.resume_from)
     data = fallback.load_data(configs[0].dataset, command.data_dir, bool(args.dataset) or begun, command.model)
     info = datasets.DATASETS[data.dataset]
@@ -295,12 +315,13 @@ def main(argv=None) -> int:
     about = {**command.about, "device": devices.describe(device), "processes": distributed.world_size()}
     outputs, fingerprint = Outputs(command, manager), datasets.fingerprint(data.train)
     resumed, best = states.resume(outputs, configs, fingerprint, device) if is_main else (None, None)
-    resumed, manager.number, manager.finished = distributed.broadcast((resumed, manager.number, manager.finished))
+    known = (resumed, manager.number, manager.finished, manager.rows_of)
+    resumed, manager.number, manager.finished, manager.rows_of = distributed.broadcast(known)
     resumed_run = manager.number if resumed else 0
     if args.resume and not resumed and not manager.finished:
         missing = f"{command.state} is not there" if manager.rows else "nothing was interrupted here"
         log.warning("--resume: %s, so this is the beginning", missing)
-    is_its_own = manager.finished or resumed and command.resume_from.parent == command.model.parent
+    is_its_own = manager.finished or outputs.model or resumed and command.resume_from == command.state
     when = "now" if resumed else "when its first epoch ends"
     if is_main and not is_its_own and (warning := checkpoint.replacement_warning(command.model, when)):
         log.warning("%s", warning)
@@ -347,7 +368,7 @@ def main(argv=None) -> int:
                 legend = "" if manager.finished else " (*: the best epoch so far, saved)"
                 log.info("training the network...%s", legend)
 
-                if state.best_epoch and not manager.finished:  # it may be gone, or an older one be there
+                if state.best_epoch and not manager.finished and not outputs.model:  # it is gone, or another's is there
                     outputs.save_model(state.best_of(described))
 
                 # ---- its epochs, and what happens after each
@@ -376,7 +397,7 @@ def main(argv=None) -> int:
                             row = tables.epoch_row(epoch, config.epochs, state.rows[-1], with_f1)
                             log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
                             outputs.save_state(state)
-                    except Stopped:
+                    except StoppedBetweenSteps:
                         outputs.retry()
                         outputs.save_state(state)
                         raise
@@ -392,8 +413,10 @@ def main(argv=None) -> int:
                     outputs.retry()
                     if not outputs.is_model_saved():
                         why = "the best network could not be saved; make room, and give the same command with --resume"
+                        if command.state in outputs.writer.pending or not outputs.has_records:
+                            why = "neither the best network nor the training state could be saved; make room"
                         raise OSError(errno.EIO, why, str(command.model))
-                    outputs.state = None  # there is nothing to go on with
+                    outputs.state = outputs.newest_state = None  # there is nothing to go on with
                     manager.end_run()
                     stop.check(distributed.any_rank(stop.signum))  # a signal after the last step
             except (RunError, RuntimeError, MemoryError) as error:
@@ -401,7 +424,7 @@ def main(argv=None) -> int:
                     raise  # the other ranks are not where this one is
                 outputs.retry()
                 manager.fail_run(run, cli.reason_of(error))
-                if manager.count > 1 or isinstance(error, RunError):
+                if (manager.count > 1 or isinstance(error, RunError)) and not command.is_longer:
                     outputs.drop_state()
                 if manager.count > 1:
                     log.error("run %d failed: %s", number, cli.reason_of(error))
@@ -415,23 +438,24 @@ def main(argv=None) -> int:
     epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)
     test = report.score(best, best.build_model().to(device), test_images)
-    missed, status = args.target_accuracy is not None and test.accuracy < args.target_accuracy, 0
+    status = 0
     if is_main:
         best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
         manager.number = manager.best()["run"]
         outputs.save_model(best)
         report_results(outputs, best, test, data.test.images)
-        manager.is_tested = True
-        manager.save()
         if gap := report.gap_warning(best, data.dataset, test):
             log.warning(gap)
         if manager.failures:
             log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, manager.json_path)
-        if missed:
-            log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
+        is_missed = misses_target(test.accuracy, args.target_accuracy)
         if data.warning:
             log.warning(data.warning)
-        status = 1 if not outputs.writer.finish() or missed or manager.failures else 0
+        is_complete = outputs.writer.finish()
+        if outputs.writer.pending.keys() <= {command.state}:  # else --resume makes up for what is missing
+            manager.is_tested = True
+            is_complete = manager.save() and is_complete
+        status = 1 if not is_complete or is_missed or manager.failures else 0
         files = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
         report.tell_written([path for path in files if path in outputs.writer.written])
     return distributed.broadcast(status)  # after which the other ranks may end

@@ -132,12 +132,15 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         with interrupts.raise_on_signals(launched=ranks.world_size > 1), at_end:
             try:
                 return main(argv)
-            except KeyboardInterrupt as error:
+            except BaseException as error:
+                if ranks.world_size > 1:  # torchrun will send a signal to end what ends already
+                    interrupts.ignore_signals()
                 kept = _kept[0]() if _kept else ""
-                raise Interrupted(f"interrupted{kept}", getattr(error, "signum", signal.SIGINT)) from None
-            except (RuntimeError, MemoryError) as error:
-                kept = _kept[0]() if _kept and is_lost_connection(error) else ""
-                raise RunError(f"{reason_of(error)}{kept}") from None
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(f"interrupted{kept}", getattr(error, "signum", signal.SIGINT)) from None
+                if isinstance(error, RuntimeError | MemoryError):
+                    raise RunError(reason_of(error) + (kept if is_lost_connection(error) else "")) from None
+                raise
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status, ranks.rank, isinstance(error, Interrupted))
     except BrokenPipeError:  # of stdout: `train.py | head` has seen enough

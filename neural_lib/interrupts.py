@@ -22,6 +22,10 @@ class Stopped(KeyboardInterrupt):
         self.signum = signum
 
 
+class StoppedBetweenSteps(Stopped):
+    """The same, raised where GracefulStop was asked: nothing is half done."""
+
+
 class GracefulStop:
     """A block in which the first signal is noted, and ends nothing until `check` is called, between two steps.
 
@@ -46,9 +50,9 @@ class GracefulStop:
         self._handled.close()
 
     def check(self, signum: int | None = None) -> None:
-        """Raise Stopped where a signal has been noted, or where this one, another rank's, is given."""
+        """Raise StoppedBetweenSteps where a signal has been noted, or where this one, another rank's, is given."""
         if signum or self.signum:
-            raise Stopped(signum or self.signum)
+            raise StoppedBetweenSteps(signum or self.signum)
 
 
 _launched = False
@@ -74,9 +78,15 @@ def raise_on_signals(launched: bool = False) -> Iterator[None]:
         with _handle(stop), _watch() if launched else contextlib.nullcontext():
             yield
     finally:
-        if launched:  # a process that ends already is not to be ended
-            for each in SIGNALS:
-                signal.signal(each, signal.SIG_IGN)
+        if launched:
+            ignore_signals()
+
+
+def ignore_signals() -> None:
+    """From now on no signal changes anything: this process ends already."""
+    if threading.current_thread() is threading.main_thread():
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -95,12 +95,13 @@ def resumed_configs(args: argparse.Namespace, found: dict, path: Path) -> list[T
     found: what results.read_json gave. More epochs may be given where the learning rate is constant, to a single run or
     to a grid of which no run has finished. Raises UserError, naming them, where options are given that differ.
     """
+    names = {each.name for each in fields(TrainConfig)}
+    if found["params"] is None or any(run.keys() != names for run in found["runs"]):
+        raise UserError(f"--resume: {path} is of another program or version; use that one, or delete the file")
     try:
         runs = [TrainConfig(**run) for run in found["runs"]]
-        if found["params"] is None:
-            raise TypeError
-    except TypeError:
-        raise UserError(f"--resume: {path} is of another version; use that one, or delete the file") from None
+    except (UserError, TypeError) as error:
+        raise UserError(f"--resume: {path} was changed ({error}); delete it to start anew") from None
     given = {**args.params, **({"dataset": [args.dataset]} if args.dataset else {})}
     if args.recipe:
         own = [{name: getattr(run, name) for name in ("dataset", *found["params"])} for run in runs]

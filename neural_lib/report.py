@@ -3,6 +3,7 @@
 torch is imported inside the functions, so that the files can be tried before it is loaded.
 """
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -166,7 +167,8 @@ def write(
         from neural_lib import annotate
     except Exception as error:  # libraries that it needs may be missing, or half there
         log.warning("%s can't be drawn without OpenCV (%s); see Troubleshooting in README.md", files.mistakes, error)
-        files.mistakes.unlink(missing_ok=True)  # it would be of another network
+        with contextlib.suppress(OSError):
+            files.mistakes.unlink()  # it would be of another network
         annotate = None
     else:
         suffix = files.mistakes.suffix

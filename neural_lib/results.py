@@ -61,7 +61,7 @@ def read_json(path: str | Path) -> dict | None:
         return {key: found[key] for key in (*CONTENT, *LATER)}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{path}: is no results file of this version; delete it, or give a --model in another folder"
         ) from None
@@ -88,6 +88,7 @@ def _is_complete(content: Mapping[str, object]) -> bool:
         and all(isinstance(each, list) for each in (finished, runs, rows))
         and all(isinstance(run, dict) and run.keys() == runs[0].keys() for run in runs)
         and all(isinstance(row, dict) and is_row(row) for row in rows)
+        and len(set(finished)) == len(finished)
         and all(_is_whole(run) and any(row["run"] == run for row in rows) for run in finished)
         and isinstance(content["tested"], bool)
         and all(isinstance(each, str) for item in content["options"].items() for each in item)

@@ -29,7 +29,7 @@ def find_state(resume: bool | str, state_path: Path) -> Path | None:
                 f"--resume {resume}: {state_path} is there too and would be replaced: give --resume alone to go on "
                 "with that, or delete it"
             )
-        return Path(resume)
+        return state_path if state_path.exists() else Path(resume)  # whatever it is called
     return state_path if resume and state_path.exists() else None
 
 

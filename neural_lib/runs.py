@@ -250,6 +250,7 @@ class RunManager:
                 f"--resume: --model is not the network of a run in {self.json_path}; "
                 "give the one that it was, or delete that file to start anew"
             )
+        same.sort(key=lambda row: row.get("epochs") != config.get("epochs"))  # else of a run that had fewer or more
         number = same[0]["run"]
         if number not in self.finished and self.is_best(number):
             self.finished.append(number)
@@ -364,11 +365,12 @@ class RunManager:
 
     # --- the files ---
 
-    def save(self) -> None:
-        """Write results.csv and results.json. Raises OSError where that fails, unless `write` is more patient."""
-        if self.folder:
-            self.write(self.csv_path, self._csv)
-            self.write(self.json_path, self._json)
+    def save(self) -> bool:
+        """Write results.csv and results.json. Raises OSError where that fails, or returns False where `write` does."""
+        if not self.folder:
+            return True
+        done = [self.write(self.csv_path, self._csv), self.write(self.json_path, self._json)]
+        return False not in done
 
     def _csv(self) -> bytes:
         failures = [

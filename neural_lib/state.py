@@ -101,10 +101,6 @@ class TrainingState:
         """True if so many epochs in a row as config.patience says were no better than the best."""
         return 0 < self.config.patience <= len(self.rows) - self.best_epoch
 
-    def is_finished(self) -> bool:
-        """True after the last epoch, or where patience ended the run early."""
-        return self.epoch > self.config.epochs or self.lost_patience()
-
     def best_of(self, described: Checkpoint) -> Checkpoint:
         """The checkpoint `described` with the best epoch's weights and figures."""
         row = {"epoch": self.best_epoch, **self.rows[self.best_epoch - 1]}
@@ -169,7 +165,7 @@ class TrainingState:
                 index in range(len(shapes)) and isinstance(each, dict) and _are_moments(each, names, shapes[index])
                 for index, each in moments.items()
             ),
-            "scheduler": _alike(state["scheduler"], self.scheduler.state_dict() if self.scheduler else None),
+            "scheduler": self._fits_scheduler(state["scheduler"]),
             "sums": set(state["sums"]) == set(self.sums.state_dict())
             and all(
                 isinstance(each, int | float) or isinstance(each, Tensor) and not each.dim()
@@ -180,6 +176,12 @@ class TrainingState:
             "best_epoch": 0 <= best_epoch < epoch and (best_epoch > 0) == (epoch > 1),
             "best_weights": _alike(state["best_weights"], model if best_epoch else {}),
         }
+
+    def _fits_scheduler(self, state: dict | None) -> bool:
+        fresh = self.scheduler.state_dict() if self.scheduler else None
+        if fresh is None or not _alike(state, fresh):
+            return state is fresh
+        return state["total_steps"] == fresh["total_steps"] and 0 <= state["last_epoch"] <= fresh["total_steps"]
 
     def _parameters(self) -> list[Tensor]:
         # in the order in which the optimizer counts them
@@ -217,6 +219,7 @@ def check_is_of(state: dict, path: Path, configs: Sequence[TrainConfig], data: s
     if not same:
         told = min((differences([old], [run]) for old, run in zip(there, runs, strict=True)), key=len)
         raise UserError(f"--resume: the training state is of another run: {'; '.join(told)}; {KIND.instead}")
+    same.sort(key=lambda number: runs[number - 1]["epochs"] != state["config"]["epochs"])  # else one that had fewer
     if state["data"] != data:
         old, new = (f"{each[:12]}..." for each in (state["data"], data))
         raise UserError(f"--resume {path}: is of other images (sha256 {old} there, {new} here); {KIND.instead}")
@@ -242,7 +245,7 @@ def resume(
         else:
             manager.set_rows(state["rows"])
             outputs.state = (manager.number, state["epoch"], state["step"] + 1)
-            if state["best_epoch"] and not manager.finished and command.model.exists():
+            if not manager.finished and _is_best_of(state, command.model):
                 outputs.model = (manager.number, state["best_epoch"])
     if manager.finished:
         best = checkpoint.load(command.model)
@@ -252,6 +255,17 @@ def resume(
         if number == manager.number:  # saved, but not recorded any more
             state = None
     return state, best
+
+
+def _is_best_of(state: dict, path: Path) -> bool:
+    # whether the network in a model file is that of the best epoch of a state
+    try:
+        saved = checkpoint.load(path)
+        row = {"epoch": state["best_epoch"], **state["rows"][state["best_epoch"] - 1]} if state["best_epoch"] else {}
+    except (UserError, LookupError, TypeError):
+        return False
+    same = {**saved.config, "epochs": 0} == {**state["config"], "epochs": 0}
+    return same and bool(row) and all(saved.metrics.get(name) == row.get(name) for name in BEST)
 
 
 def _has_names(value: object) -> bool:

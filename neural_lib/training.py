@@ -111,7 +111,7 @@ def train_one_epoch(
         if state.step == last:
             break
     _raise_if_not_finite(recent, state)
-    return state.step == len(loader)
+    return state.step >= len(loader)
 
 
 def _seed_dropout(device: torch.device, seed: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_resume import outcome
 
-from neural_lib import checkpoint, report, state
+from neural_lib import checkpoint, interrupts, report, state
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -86,7 +86,43 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     others = {"model.pth", "checkpoint.pth", "results.csv", "results.json", "plot.png"}
     others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}
-    assert {*os.listdir("output")} == others - {name}
+    missing = {name, "checkpoint.pth"} if name == "results.json" else {name}  # without its records a state is no use
+    assert {*os.listdir("output")} == others - missing
+
+
+@pytest.mark.parametrize("name", ["plot.png", "report.html", "model.pth"])
+def test_what_is_missing_in_the_end_is_made_up_for_by_resume(run_train, full, whole, monkeypatch, name):
+    """The model is written during training, and can't be when it has been tested."""
+    score = report.score
+    monkeypatch.setattr(report, "score", lambda *rest: (full(name), score(*rest))[1])
+    assert run_train(*RUN)[0] == 1
+    monkeypatch.setattr(report, "score", score)
+    full()
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert outcome("output") == whole and Path("output", name).exists()
+
+
+def test_a_state_without_its_records_does_not_replace_an_earlier_runs(run_train, full, monkeypatch):
+    assert run_train(*RUN, "--seed", 7)[0] == 0
+    before = Path("output/checkpoint.pth").read_bytes()
+    full("results.csv", "results.json")
+    check, asked = interrupts.GracefulStop.check, iter(range(10**6))
+
+    def check_in_the_second_epoch(self, signum=None):
+        check(self, 2 if next(asked) == 12 else signum)
+
+    monkeypatch.setattr(interrupts.GracefulStop, "check", check_in_the_second_epoch)
+    status, _, stderr = run_train(*RUN)
+    assert status == 130 and "--resume" not in stderr  # there is nothing to go on with
+    assert Path("output/checkpoint.pth").read_bytes() == before
+
+
+def test_where_neither_model_nor_state_can_be_written_nothing_is_promised(run_train, full):
+    full("model.pth", "checkpoint.pth")
+    status, _, stderr = run_train(*RUN)
+    assert status == 1 and stderr.splitlines()[-1].endswith(
+        "neither the best network nor the training state could be saved; make room"
+    )
 
 
 def test_what_was_there_of_earlier_is_not_told_as_written(run_train, full, whole):
@@ -108,7 +144,7 @@ def test_a_file_that_is_too_large_for_the_system_is_one_line_that_names_it(run_p
     assert done.returncode == 1
     warnings, error = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]
     assert all(line.startswith("[WARNING] output/") and "File too large" in line for line in warnings)
-    assert error.startswith("train.py: error: output/model.pth: the best network could not be saved; make room")
+    assert error.startswith("train.py: error: output/model.pth: neither the best network nor the training state could")
     assert sorted(os.listdir(tmp_path / "output")) == ["results.csv", "results.json"]
 
 

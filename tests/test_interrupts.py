@@ -105,23 +105,6 @@ def test_a_signal_ends_a_step_saves_the_state_and_says_how_to_go_on(tmp_path, si
 
 
 @pytest.mark.slow
-def test_two_signals_at_once_leave_no_damaged_file(tmp_path):
-    process = start(tmp_path, *RUN)
-    wait_for_epoch(process, 1)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and stderr.count("\n") == 1
-    left = sorted(os.listdir(tmp_path / "output"))
-    assert left == sorted({*left} & {"checkpoint.pth", "model.pth", "results.csv", "results.json"})
-    again = start(tmp_path, *RUN, "--resume")
-    wait_for_epoch(again)
-    again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=60)
-    assert again.returncode == 143
-
-
-@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_path):
     run = ("-d", "digits", "--recipe", "best", "--arch", "lenet-slim", "--epochs", 12, "--checkpoint-every", 5)
     whole = start(tmp_path, *run, "-m", "whole/model.pth", "-p", "whole/plot.png")

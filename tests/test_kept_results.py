@@ -65,8 +65,8 @@ def test_what_is_replaced_is_told_before_training(run_train, monkeypatch):
 
 
 def test_a_state_of_elsewhere_replaces_a_network_with_a_word(run_train, monkeypatch):
-    for folder in ("here", "there"):
-        assert run_train(*RUN, "-m", f"{folder}/model.pth")[0] == 0
+    for seed, folder in enumerate(("here", "there")):
+        assert run_train(*RUN, "--seed", seed, "-m", f"{folder}/model.pth")[0] == 0
     os.remove("here/checkpoint.pth")
     _, _, stderr = run_train("--resume", "there", "--epochs", 3, "-m", "here/model.pth")
     assert len(replacement_lines(stderr.replace(" report now", " report when"))) == 1
@@ -183,3 +183,8 @@ def test_a_schedulers_warning_saves_the_state(tmp_path, name):
     assert process.returncode == 128 + getattr(signal, name)
     assert "; the same command with --resume goes on with epoch " in stderr
     assert (tmp_path / "output" / "checkpoint.pth").exists()
+
+
+def test_a_folder_in_the_place_of_an_old_report_is_no_obstacle(run_train):
+    Path("output/report-mnist.json").mkdir(parents=True)
+    assert run_train(*RUN)[0] == 0

@@ -35,7 +35,7 @@ def test_no_file_is_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", "{}", json_text(**CONTENT)[:-20], json_text(**CONTENT | {"runs": []}),
+    ["", "{", "[]", "[" * 100_000, "null", "{}", json_text(**CONTENT)[:-20], json_text(**CONTENT | {"runs": []}),
      json_text(**CONTENT | {"runs": {"a": 1}}),
      json_text(**CONTENT).replace('"format_version": 2', '"format_version": 3'), "\udcff"],
 )  # fmt: skip
@@ -59,7 +59,8 @@ def harmed() -> list:
     found += [CONTENT | {"rows": [ROWS[0] | {name: other}, ROWS[1]]} for name in ("run", "epoch", *MEASURES)
               for other in ("1", [])]  # fmt: skip
     found += [CONTENT | change for change in (
-        {"finished": [3]}, {"finished": [2]}, {"finished": [True]}, {"failures": {"3": "x"}}, {"failures": {"x": "x"}},
+        {"finished": [3]}, {"finished": [2]}, {"finished": [True]},
+        {"finished": [1, 1]}, {"failures": {"3": "x"}}, {"failures": {"x": "x"}},
         {"failures": {"1": 1}}, {"rows": [ROWS[0] | {"run": 3}]}, {"runs": [RUN, {"lr": 1}]}, {"options": {"a": 1}},
         {"params": {"lr": [0.1]}}, {"params": {"lr": [0.1, 0.3]}}, {"params": {"x": [0.1, 0.2]}}, {"params": {"lr": 1}},
     )]  # fmt: skip

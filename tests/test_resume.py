@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import train
-from neural_lib import archive, checkpoint, datasets, interrupts, models, report, runs, state
+from neural_lib import archive, checkpoint, datasets, interrupts, metrics, models, report, runs, state
 from neural_lib.config import RECIPES
 from neural_lib.models import ARCHS
 
@@ -269,7 +269,115 @@ def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train, monkeyp
     assert outcome("output") == outcome("whole")
 
 
+@pytest.mark.parametrize("path", ["output", "output/checkpoint.pth", "./output/../output", "link", None])
+def test_the_models_own_state_is_known_by_any_name(run_train, stop_at, path):
+    grid = (*DIGITS, "--lr", 0.001, 0.002, 0.003)
+    run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    stop_at(40)
+    assert run_train(*grid)[0] == 130
+    stop_at(0)
+    Path("link").symlink_to("output")
+    status, stdout, stderr = run_train("--resume", path or Path("output").absolute())
+    assert status == 0 and "this run replaces it" not in stderr and "1 of 3 runs had finished" in stdout
+    assert outcome("output") == outcome("whole")
+
+
+def test_runs_that_differ_in_their_epochs_are_told_apart(run_train, stop_at):
+    grid = (*DIGITS, "--epochs", 1, 3)
+    run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    stop_at(24)
+    assert "goes on with run 2, epoch 2" in run_train(*grid)[2]
+    stop_at(0)
+    status, stdout, _ = run_train("--resume", "--device", "cpu")
+    assert status == 0 and "going on with epoch 2 of 3" in stdout
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_state_without_results_json_knows_its_options(run_train, stop_at):
+    command = (*DIGITS, "--lr", 0.002, "--seed", 3)
+    run_train(*command, "-m", "whole/model.pth", "-p", "whole/plot.png")
+    interrupted(run_train, stop_at, *command)
+    Path("elsewhere").mkdir()
+    Path("output/checkpoint.pth").rename("elsewhere/checkpoint.pth")
+    assert run_train("--resume", "elsewhere", "--quiet", "-m", "other/model.pth")[0] == 0
+    assert outcome("other") == outcome("whole")
+    status, _, stderr = run_train("--resume", "elsewhere", "--lr", 0.5, "-m", "another/model.pth")
+    assert status == 2 and "--lr 0.002 there, 0.5 here" in stderr
+
+
+def test_going_on_for_more_epochs_costs_nothing_that_was_there(run_train, stop_at):
+    run_train(*DIGITS)
+    before = {path.name: path.read_bytes() for path in Path("output").iterdir()}
+    stop_at(2)  # after the first step
+    assert run_train("--resume", "--epochs", 5)[0] == 130
+    kept = {"model.pth", "plot.png", "report.json", "report.html", "confusion.png", "mistakes.png"}
+    assert {name: Path("output", name).read_bytes() for name in kept} == {name: before[name] for name in kept}
+    stop_at(0)
+    assert run_train("--resume", "--quiet")[0] == 0
+    run_train(*longer(5), "-m", "whole/model.pth", "-p", "whole/plot.png")
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_finished_run_can_be_held_to_an_accuracy(run_train):
+    run_train(*DIGITS)
+    assert run_train("--resume", "--target-accuracy", 0.01)[0] == 0
+    status, _, stderr = run_train("--resume", "--target-accuracy", 1)
+    assert status == 1 and "is below --target-accuracy 1.0" in stderr
+
+
+@pytest.mark.parametrize("where", ["after a step", "at an epoch's end"])
+def test_a_second_signal_leaves_at_once_and_the_state_as_it_was(run_train, monkeypatch, where):
+    """It may come when something is half done."""
+    run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")
+
+    def twice(*_) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        if where == "after a step":
+            add = metrics.RunningScores.add
+            patched.setattr(
+                metrics.RunningScores, "add", lambda self, *rest: twice() if self.count > 100 else add(self, *rest)
+            )
+        else:
+            patched.setattr(state.TrainingState, "_score", twice)
+        assert run_train(*DIGITS, "--checkpoint-every", 2)[0] == 130
+    assert run_train("--resume", "--quiet", "--device", "cpu")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
 # --- what is refused ---
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"runs": [{"lr": 0.1}]}, "is of another program or version"),  # as of a RunManager in a loop of one's own
+    ({"params": None}, "is of another program or version"),
+    ("epochs", "was changed (--epochs must be a whole number of at least 1, not True)"),
+    ("elastic", "is of another program or version"),
+])  # fmt: skip
+def test_records_of_something_else_are_one_line(run_train, stop_at, change, told):
+    interrupted(run_train, stop_at, *DIGITS)
+    path = Path("output/results.json")
+    found = json.loads(path.read_text())
+    if change == "epochs":
+        change = {"runs": [{**run, "epochs": True} for run in found["runs"]], "params": {}}
+    elif change == "elastic":
+        change = {"runs": [{name: run[name] for name in run if name != "elastic"} for run in found["runs"]]}
+    found |= change
+    if change.get("runs") == [{"lr": 0.1}]:
+        found["params"] = {"lr": [0.1]}
+        found["rows"] = [{**row, "lr": 0.1} for row in found["rows"]]
+    path.write_text(json.dumps(found))
+    status, _, stderr = run_train("--resume")
+    assert status == 2 and told in stderr and stderr.count("\n") == 1
+
+
+def test_a_state_beyond_its_epoch_ends_that_epoch(run_train, stop_at):
+    interrupted(run_train, stop_at, *DIGITS)
+    saved = state.read("output/checkpoint.pth")
+    archive.save(saved | {"step": 1000}, "output/checkpoint.pth", state.KIND)
+    assert run_train("--resume", "--quiet")[0] == 0  # and not a training without end
 
 
 def test_a_new_command_does_not_replace_an_interrupted_run(run_train, stop_at, run_without_torch):

@@ -206,3 +206,12 @@ def test_what_is_kept_scores_as_it_did(images):
     )  # fmt: skip
     kept = run.state.best_of(described)
     assert evaluate(kept.build_model(), run.val_loader).accuracy == kept.metrics["val_accuracy"]
+
+
+@pytest.mark.parametrize("change", [{"total_steps": 99}, {"last_epoch": 10**6}, {"last_epoch": -1}])
+def test_a_schedule_of_another_length_is_refused(images, change):
+    values = {"schedule": "one-cycle", "optimizer": "adamw"}
+    run = make_run(images, **values).epochs(1)
+    saved = copy.deepcopy(run.state.state_dict())
+    with pytest.raises(UserError, match="doesn't fit together"):
+        make_run(images, **values).state.load_state_dict(saved | {"scheduler": saved["scheduler"] | change})

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, mind_ctrl_c
 from ranks import free_port
 
-from neural_lib import checkpoint
+from neural_lib import checkpoint, runs
 
 DEADLINE = 200  # seconds
 # 10 steps an epoch, of 48 images and of 18; many more let rounding grow past 1e-4 on processors with AMX
@@ -217,3 +217,23 @@ def test_ranks_can_be_told_by_hand(tmp_path):
     told = [process.communicate(timeout=DEADLINE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert told[1] == ("", "") and told[0][0] == ""
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_a_grid_that_was_killed_before_a_run_was_recorded(torchrun, run_train, tmp_path, monkeypatch):
+    """Its best network is saved, and only rank 0 has the file of its training state."""
+    grid = (*DIGITS, "--lr", 1e-5, 0.01)
+    assert run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
+    end_run = runs.RunManager.end_run
+
+    def die_in_the_second(self):
+        if self.number == 2:
+            raise SystemExit("killed")
+        end_run(self)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(runs.RunManager, "end_run", die_in_the_second)
+        run_train(*grid)
+    done = torchrun(2, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_history(tmp_path / "output", tmp_path / "whole")
