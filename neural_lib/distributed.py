@@ -5,6 +5,7 @@ draws and writes. With one process every function here is the identity.
 """
 
 import contextlib
+import gc
 import inspect
 import logging
 import os
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 JOIN_LIMIT = timedelta(minutes=2)  # for the ranks to find each other; they start at the same time
 WAIT_LIMIT = timedelta(minutes=30)  # for the other ranks at any later point, such as while rank 0 downloads
+LEAVE_LIMIT = timedelta(seconds=2)  # for rank 0 to let the others leave before it
 PADDING = -100  # the label of an image that counts for nothing: torch's losses ignore it by default
 
 
@@ -62,8 +64,21 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(RuntimeError):  # a rank that has gone already
-            dist.destroy_process_group()
+        gc.collect()  # replicas, which refer to the group, are parts of reference cycles
+        with contextlib.suppress(RuntimeError):  # a rank, and perhaps the store with it, that has gone already
+            _leave(store, ranks)
+
+
+def _leave(store: dist.Store, ranks: Ranks) -> None:
+    # rank 0 last: its sockets are the ones that the others may still read from
+    end = time.monotonic() + LEAVE_LIMIT.total_seconds()
+    if ranks.rank:
+        dist.destroy_process_group()
+        store.add("left", 1)
+        return
+    while store.add("left", 0) < ranks.world_size - 1 and time.monotonic() < end:
+        time.sleep(0.02)
+    dist.destroy_process_group()
 
 
 def _wait_until_reached(host: str, port: int) -> None:
