@@ -9,9 +9,9 @@ from neural_lib.files import check_input
 from neural_lib.results import read_json
 
 STATE_NAME = "checkpoint.pth"  # beside the model
-STATE_MARK = b"neural_lib training state"  # stands in every one
-MODEL_MARK = b"neural_lib checkpoint"  # stands in the first MODEL_HEAD bytes of every model file
-MODEL_HEAD = 4096
+STATE_MARK = b"neural_lib training state"  # stands in the first HEAD bytes of every training state
+MODEL_MARK = b"neural_lib checkpoint"  # and this in those of every model file
+HEAD = 4096
 
 
 def find_state(resume: bool | str, state_path: Path) -> Path | None:
@@ -34,7 +34,7 @@ def find_state(resume: bool | str, state_path: Path) -> Path | None:
 
 
 def _check_state(path: Path) -> None:
-    if path.exists() and STATE_MARK not in path.read_bytes():
+    if path.exists() and not _is_marked(path, STATE_MARK):
         raise UserError(f"{path}: is no training state of train.py; move it, or give a --model in another folder")
 
 
@@ -60,12 +60,12 @@ def check_model(path: Path, suffixes: Collection[str]) -> None:
     The records, report and pictures in a folder are of one model, which results.json names, and would be replaced by
     another's. A copy of it does no harm there. suffixes: of model files.
     """
-    if path.exists() and path.stat().st_size and not _is_model(path):
+    if path.exists() and path.stat().st_size and not _is_marked(path, MODEL_MARK):
         raise UserError(f"--model {path}: is no model file of train.py; move it, or choose another name")
     others = [each for each in sorted(path.parent.iterdir()) if each.suffix.lower() in suffixes and each != path]
     for other in others:
         is_new = not path.exists() or owner_of(path.parent, default=path.name) != path.name
-        if is_new and other.is_file() and _is_model(other):
+        if is_new and other.is_file() and _is_marked(other, MODEL_MARK):
             raise UserError(
                 f"--model {path}: {other} is a network in the same folder, and its report, records and pictures would "
                 "be replaced; give each network a folder of its own"
@@ -82,9 +82,9 @@ def owner_of(folder: Path, default: str) -> str:
     return name if (folder / name).exists() else default
 
 
-def _is_model(path: Path) -> bool:
+def _is_marked(path: Path, mark: bytes) -> bool:
     try:
         with path.open("rb") as handle:
-            return MODEL_MARK in handle.read(MODEL_HEAD)
+            return mark in handle.read(HEAD)
     except OSError:
         return False
