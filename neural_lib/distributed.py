@@ -108,12 +108,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every rank has come here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def broadcast(value: object) -> object:
     """Rank 0's value, in every rank."""
     if not dist.is_initialized():

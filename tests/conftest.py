@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import made_up
 import pytest
 
 import train
-from neural_lib import cli, datasets, downloads
+from neural_lib import cli, datasets, downloads, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -191,6 +191,21 @@ def rewrite(path: Path, change: dict, without: Sequence[str] = ()) -> None:
 
     content = {name: value for name, value in torch.load(path, weights_only=True).items() if name not in without}
     archive.save(content | change, path, checkpoint.KIND)
+
+
+@contextlib.contextmanager
+def killed_before_recording(number: int) -> Iterator[None]:
+    """A block in which train.py dies when run `number` of its grid is trained and saved, before that is recorded."""
+    end_run = runs.RunManager.end_run
+
+    def die(self):
+        if self.number == number:
+            raise SystemExit("killed")
+        end_run(self)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(runs.RunManager, "end_run", die)
+        yield
 
 
 def mind_ctrl_c() -> None:

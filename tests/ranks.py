@@ -161,7 +161,7 @@ def main() -> None:
     with distributed.process_group(ranks_from_environment(), torch.device("cpu")):
         outcome = globals()[sys.argv[1]]()
         Path(sys.argv[2]).write_bytes(pickle.dumps(outcome))
-        distributed.barrier()
+        torch.distributed.barrier()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_a_process_alone_has_the_whole_of_everything():
     assert distributed.replicate(model) is model and distributed.broadcast("x") == "x" and distributed.any_rank(3) == 3
     sums = torch.ones(2)
     with distributed.process_group(Ranks(), torch.device("cpu")), distributed.summed_meanwhile(sums):
-        distributed.barrier()
+        pass
     assert torch.equal(distributed.all_reduce(sums), torch.ones(2))
 
 

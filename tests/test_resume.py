@@ -6,9 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from conftest import killed_before_recording
 
 import train
-from neural_lib import archive, checkpoint, datasets, interrupts, metrics, models, report, runs, state
+from neural_lib import archive, checkpoint, datasets, interrupts, metrics, models, report, state
 from neural_lib.config import RECIPES
 from neural_lib.models import ARCHS
 
@@ -241,29 +242,20 @@ def test_without_its_state_a_run_begins_anew_and_says_why(run_train, stop_at):
     assert "[WARNING] --resume: output/checkpoint.pth is not there, so this is the beginning" in stderr
 
 
-def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train, monkeypatch):
+def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train):
     run_train(*DIGITS, "-m", "whole/model.pth", "-p", "whole/plot.png")
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(runs.RunManager, "end_run", lambda _: (_ for _ in ()).throw(SystemExit("killed")))
+    with killed_before_recording(1):
         run_train(*DIGITS)
     assert state.read("output/checkpoint.pth")["epoch"] == 4
     assert run_train("--resume")[0] == 0
     assert outcome("output") == outcome("whole")
 
 
-def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train, monkeypatch):
+def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train):
     """Its best network is saved already, and only the training state knows of that run."""
     grid = (*DIGITS, "--lr", 1e-5, 0.01)
     run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")
-    end_run = runs.RunManager.end_run
-
-    def die_in_the_second(self):
-        if self.number == 2:
-            raise SystemExit("killed")
-        end_run(self)
-
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(runs.RunManager, "end_run", die_in_the_second)
+    with killed_before_recording(2):
         run_train(*grid)
     assert run_train("--resume")[0] == 0
     assert outcome("output") == outcome("whole")

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, mind_ctrl_c
+from conftest import ROOT, killed_before_recording, mind_ctrl_c
 from ranks import free_port
 
-from neural_lib import checkpoint, runs
+from neural_lib import checkpoint
 
 DEADLINE = 200  # seconds
 # 10 steps an epoch, of 48 images and of 18; many more let rounding grow past 1e-4 on processors with AMX
@@ -220,19 +220,11 @@ def test_ranks_can_be_told_by_hand(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_resume_a_grid_that_was_killed_before_a_run_was_recorded(torchrun, run_train, tmp_path, monkeypatch):
+def test_two_ranks_resume_a_grid_that_was_killed_before_a_run_was_recorded(torchrun, run_train, tmp_path):
     """Its best network is saved, and only rank 0 has the file of its training state."""
     grid = (*DIGITS, "--lr", 1e-5, 0.01)
     assert run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    end_run = runs.RunManager.end_run
-
-    def die_in_the_second(self):
-        if self.number == 2:
-            raise SystemExit("killed")
-        end_run(self)
-
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(runs.RunManager, "end_run", die_in_the_second)
+    with killed_before_recording(2):
         run_train(*grid)
     done = torchrun(2, "--resume")
     assert done.returncode == 0, done.stderr
