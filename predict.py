@@ -353,12 +353,12 @@ def evaluate(
     files = report.ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
     evaluation = report.score(saved, recogniser.model, ImageTensors(*images, recogniser.device))
     writer = Writer()
-    report.tell(saved, evaluation)
+    report.log_scores(saved, evaluation)
     log.info("test accuracy: %.4f", evaluation.accuracy)
     records = report.records_of(saved, Path(os.path.realpath(args.model)).parent)
     report.write(files, saved, dataset, evaluation, images.images, writer, records)
     is_complete = writer.finish()
-    report.tell_written([path for path in files if path in writer.written])
+    report.log_written([path for path in files if path in writer.written])
     return 0 if is_complete else 1
 
 

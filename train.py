@@ -84,7 +84,7 @@ class Command:
     state: Path
     logdir: Path | None
     report: report.ReportFiles
-    about: dict  # what the model file tells: Checkpoint.training
+    about: dict  # recorded in the model file: Checkpoint.training
     is_finished: bool = False  # whether nothing is left to do
     is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
     earlier: dict | None = None  # what results.json says, where it is gone on with
@@ -234,9 +234,9 @@ def report_results(outputs: Outputs, saved, test, images) -> None:
     """Log, write and draw what the best network scored on the test set, and what the runs were."""
     command, manager, writer = outputs.command, outputs.manager, outputs.writer
     best, dataset = manager.best(), saved.dataset
-    writer.attempt("the classification report", lambda: report.tell(saved, test))
+    writer.attempt("the classification report", lambda: report.log_scores(saved, test))
     if manager.count > 1:
-        writer.attempt("the table of the runs", lambda: tables.tell(manager))
+        writer.attempt("the table of the runs", lambda: tables.log_runs(manager))
     log.info("test accuracy: %.4f", test.accuracy)
     report.write(command.report, saved, dataset, test, images, writer, manager)
 
@@ -333,8 +333,8 @@ def main(argv=None) -> int:
         for number in unfinished:
             run, config = manager.runs[number - 1], configs[number - 1]
             if manager.count > 1:
-                told = in_words(manager.label(number) | manager.derived(number))
-                log.info("run %d of %d: %s", number, manager.count, told)
+                differing = in_words(manager.label(number) | manager.derived(number))
+                log.info("run %d of %d: %s", number, manager.count, differing)
             try:
                 # ---- one run: data, model, optimizer, schedule, loss
                 torch.manual_seed(config.seed)  # of the initial weights; everything else is derived where it is drawn
@@ -356,7 +356,7 @@ def main(argv=None) -> int:
                 if resumed and number == resumed_run:
                     state.load_state_dict(resumed)
                     log.info("going on with epoch %d of %d, step %d", state.epoch, config.epochs, state.step + 1)
-                distributed.tell_shares(config.batch_size)
+                distributed.log_shares(config.batch_size)
                 if regularisation := config.regularisation():
                     log.info("%s: for training only", ", ".join(regularisation))
                 if args.compile:
@@ -457,7 +457,7 @@ def main(argv=None) -> int:
             is_complete = manager.save() and is_complete
         status = 1 if not is_complete or is_missed or manager.failures else 0
         files = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
-        report.tell_written([path for path in files if path in outputs.writer.written])
+        report.log_written([path for path in files if path in outputs.writer.written])
     return distributed.broadcast(status)  # after which the other ranks may end
 
 

@@ -30,7 +30,7 @@ KIND = archive.Kind(
 )
 
 
-TRAINING = {  # what is told of it, where it is known
+TRAINING = {  # the keys of Checkpoint.training and their types; what is not known is left out
     "command": str,
     "started": str,  # ISO 8601
     "device": str,

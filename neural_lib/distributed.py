@@ -187,7 +187,7 @@ def broadcast_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def tell_shares(batch_size: int) -> None:
+def log_shares(batch_size: int) -> None:
     """Log how a batch is dealt out, where there are several ranks."""
     count = world_size()
     if count > 1:

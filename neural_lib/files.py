@@ -159,7 +159,7 @@ def write_file(path: str | Path, make: Callable[[], bytes]) -> None:
 
 
 class Writer:
-    """Does what may fail without ending the run, above all writing files: told, tried again by retry, and by finish."""
+    """Does what may fail without ending the run, above all writing files: it warns, and retry and finish try again."""
 
     def __init__(self) -> None:
         self.pending: dict[Path | str, Callable[[], object]] = {}  # what failed, by file or name, and how to try again

@@ -4,6 +4,7 @@ torch is imported inside the functions, so that the files can be tried before it
 """
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,7 @@ def score(saved: "Checkpoint", model: "nn.Module", images: "ImageTensors") -> "E
     return evaluate(model, evaluation_loader(images, normalise))
 
 
-def tell(saved: "Checkpoint", evaluation: "Evaluation") -> None:
+def log_scores(saved: "Checkpoint", evaluation: "Evaluation") -> None:
     """Log a line for each class, accuracy and the two means, then the most frequent confusions."""
     from neural_lib import metrics
 
@@ -152,13 +153,14 @@ def write(
     writer: Writer,
     records: "RunManager | None" = None,
 ) -> None:
-    """Write the four files; one that fails is told and doesn't keep the others from coming.
+    """Write the four files; where one fails, a warning says so and the others are written all the same.
 
     images: (N, C, H, W), uint8, in the evaluation's order. records: of the command that trained the network.
 
     Where OpenCV can't be loaded, the matrix has no written characters, there is no mistakes.png, and a warning says so.
     """
 
+    @functools.cache  # for report.json and the page
     def described() -> dict:
         return as_dict(saved, dataset, evaluation)
 
@@ -190,7 +192,7 @@ def write(
     writer.write(files.page, html)
 
 
-def tell_written(paths: Sequence[Path]) -> None:
+def log_written(paths: Sequence[Path]) -> None:
     """Log which files were written, a line for each folder, and last the page, for that is the one to open."""
     pages = [path for path in paths if path.suffix == ".html"]
     others = [path for path in paths if path not in pages]

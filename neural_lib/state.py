@@ -217,8 +217,8 @@ def check_is_of(state: dict, path: Path, configs: Sequence[TrainConfig], data: s
     there = [{**state["config"], "epochs": run["epochs"]} for run in runs]
     same = [number for number, (old, run) in enumerate(zip(there, runs, strict=True), start=1) if old == run]
     if not same:
-        told = min((differences([old], [run]) for old, run in zip(there, runs, strict=True)), key=len)
-        raise UserError(f"--resume: the training state is of another run: {'; '.join(told)}; {KIND.instead}")
+        changed = min((differences([old], [run]) for old, run in zip(there, runs, strict=True)), key=len)
+        raise UserError(f"--resume: the training state is of another run: {'; '.join(changed)}; {KIND.instead}")
     same.sort(key=lambda number: runs[number - 1]["epochs"] != state["config"]["epochs"])  # else one that had fewer
     if state["data"] != data:
         old, new = (f"{each[:12]}..." for each in (state["data"], data))

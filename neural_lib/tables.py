@@ -31,7 +31,7 @@ def epoch_row(epoch: int, epochs: int, measures: Mapping[str, float | None], wit
     return f"{f'{epoch}/{epochs}':>10}{train}{val}{measures['epoch_duration']:>10.1f}"
 
 
-def tell(manager: RunManager) -> None:
+def log_runs(manager: RunManager) -> None:
     """Log the grid's runs, and means over the seeds where there are several."""
     log.info("the runs, by validation %s\n%s", manager.monitor, runs_table(manager))
     if over_seeds := spreads_text(manager):

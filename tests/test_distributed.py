@@ -105,7 +105,7 @@ def test_how_a_batch_is_dealt_out_is_told(monkeypatch, caplog):
     caplog.set_level("INFO")
     for count, batch_size in ((1, 64), (2, 64), (3, 64), (2, 1), (3, 2)):
         monkeypatch.setattr(distributed, "world_size", lambda count=count: count)
-        distributed.tell_shares(batch_size)
+        distributed.log_shares(batch_size)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "batches of 64 images: 32 in each of 2 processes"),
         ("INFO", "batches of 64 images: 21 or 22 in each of 3 processes"),

@@ -138,7 +138,7 @@ PICTURES = {"plot.png", "confusion.png", "mistakes.png"}
     ((metrics, "scores"), {"report.json", "report.html"}),
     ((metrics, "report"), {"the classification report"}),
     ((page, "render"), {"report.html"}),
-    ((tables, "tell"), {"the table of the runs"}),
+    ((tables, "log_runs"), {"the table of the runs"}),
 ])  # fmt: skip
 def test_what_cannot_be_made_costs_nothing_else(run_train, kmnist_dir, monkeypatch, broken, missing):
     def fail(*_):
