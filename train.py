@@ -390,7 +390,7 @@ def main(argv=None) -> int:
                                 val = evaluate(model, val_loader, config.precision, stop)
                             outputs.retry()
                             is_best = state.end_epoch(val)
-                            manager.record_epoch(state, len(train_set), val, is_best)
+                            manager.record_epoch(state.rows, len(train_set), val)
                             if is_best and not manager.finished:  # else a finished run's network is there
                                 outputs.save_model(state.best_of(described))
                             is_saved = is_best and not manager.finished and outputs.is_model_saved()

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from neural_lib.evaluation import Evaluation
     from neural_lib.metrics import RunningScores
-    from neural_lib.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -292,10 +291,11 @@ class RunManager:
                 {"run": self.number, "epoch": epoch, **row, **own} for epoch, row in enumerate(rows, start=1)
             ]
 
-    def record_epoch(self, state: "TrainingState", count: int, val: "Evaluation | None", is_best: bool) -> None:
-        """Take over the rows of the state after an epoch on `count` images, and tell the board of the last one."""
-        self.set_rows(state.rows)
-        self._tell_board("end_epoch", len(state.rows), count, state.rows[-1], val, is_best)
+    def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: "Evaluation | None") -> None:
+        """Record the epochs' figures after an epoch on `count` images, the last one's for TensorBoard too."""
+        self.set_rows(rows)
+        is_best = self.best_of(self.number)["epoch"] == len(rows)
+        self._tell_board("end_epoch", len(rows), count, rows[-1], val, is_best)
         if self.count == 1:
             self.save()
 
@@ -345,11 +345,7 @@ class RunManager:
         figures |= {"epoch_duration": round(end - self.epoch_start, 3), "run_duration": round(end - self.run_start, 3)}
         row = {name: value if value is not None and isfinite(value) else None for name, value in figures.items()}
         known = [{name: each[name] for name in MEASURES} for each in self.rows_of.get(self.number, [])]
-        self.set_rows([*known, row])
-        is_best = self.best_of(self.number)["epoch"] == len(known) + 1
-        self._tell_board("end_epoch", len(known) + 1, self.scores.count, row, self.val, is_best)
-        if self.count == 1:
-            self.save()
+        self.record_epoch([*known, row], self.scores.count, self.val)
 
     def track_loss(self, loss: "Tensor", count: int) -> None:
         """The mean loss of a batch of `count` images: the epoch's loss is weighted by images, not by batches."""
