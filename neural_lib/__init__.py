@@ -1,1 +1,1 @@
-"""The library behind train.py and predict.py; the README's tree says what each module is for."""
+"""The library of train.py and predict.py; README.md has a line on each module."""

@@ -1,35 +1,60 @@
-"""The checkpoint: one file that describes itself, from which a trained network can be used again."""
+"""model.pth: a file that describes itself, with all that is needed to use a trained network again.
 
+It holds only tensors and plain types, and is read with weights_only=True, which runs no code from the file
+(https://docs.pytorch.org/docs/stable/notes/serialization.html). It is torch.save's zip archive. torch.load
+doesn't check the archive's CRCs, so the comment at the archive's end holds a sha256 of every byte before it.
+"""
+
+import hashlib
+import io
 import platform
+import struct
 import textwrap
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neural_lib import archive
 from neural_lib.config import TrainConfig
-from neural_lib.errors import UserError
-from neural_lib.models import build_model
+from neural_lib.data.catalog import DatasetInfo
+from neural_lib.networks import build_network
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import check_input
 
-if TYPE_CHECKING:
-    from neural_lib.datasets import DatasetInfo
+MARK = b"neural_lib sha256 "  # then 64 hexadecimal digits
+COMMENT_SIZE = len(MARK) + 64
+END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes, the last two the comment's length
+END_SIZE = 22
 
-KIND = archive.Kind(
-    format="neural_lib checkpoint",
-    version=2,  # 1 had no checksum
-    read=(1, 2),
+
+class FileFormat(NamedTuple):
+    """A kind of file: its name and versions, and the advice in messages about it."""
+
+    name: str  # as it stands in the file
+    version: int  # the one that is written
+    readable: tuple[int, ...]  # those that can be read
+    noun: str  # "checkpoint"
+    option: str  # "--model", which gives the path
+    if_missing: str  # advice
+    if_damaged: str
+    without_checksum: tuple[int, ...] = ()  # versions from before there was one
+
+
+MODEL_FORMAT = FileFormat(
+    name="neural_lib checkpoint",
+    version=2,
+    readable=(1, 2),
     noun="checkpoint",
     option="--model",
-    otherwise="train a network first, with train.py",
-    instead="give a file that train.py wrote",
-    unsummed=(1,),
+    if_missing="train a network first, with train.py",
+    if_damaged="give a file that train.py wrote",
+    without_checksum=(1,),
 )
-
-
 TRAINING = {  # the keys of Checkpoint.training and their types; what is not known is left out
     "command": str,
     "started": str,  # ISO 8601
@@ -40,7 +65,58 @@ TRAINING = {  # the keys of Checkpoint.training and their types; what is not kno
 }
 
 
+def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
+    """Tensors and plain types as the bytes of a file."""
+    file = io.BytesIO()
+    torch.save({"format": kind.name, "format_version": kind.version, **content}, file)
+    archive = bytearray(file.getbuffer())
+    end = len(archive) - END_SIZE
+    assert archive[end : end + 4] == END and archive[-2:] == b"\0\0", (
+        "torch.save's archive has another end than expected"
+    )
+    archive[-2:] = struct.pack("<H", COMMENT_SIZE)
+    archive += MARK
+    archive += hashlib.sha256(archive).hexdigest().encode()
+    return archive
+
+
+def load_archive(path: str | Path, kind: FileFormat) -> dict:
+    """Read what archive_bytes made, its tensors on the CPU, without running any code that the file may hold.
+
+    Raises UserError, naming the file, if it is missing, damaged, or of another format or version.
+    """
+
+    def refusal(why: str) -> UserError:
+        return UserError(f"{kind.option} {path}: {why}; nothing in it was run; {kind.if_damaged}")
+
+    check_input(path, kind.option, kind.if_missing)
+    archive = Path(path).read_bytes()
+    has_checksum = archive[-COMMENT_SIZE:].startswith(MARK)
+    if has_checksum and hashlib.sha256(archive[:-64]).hexdigest().encode() != archive[-64:]:
+        raise refusal("is damaged: its checksum is another one")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what counts is said below
+            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load fails in many ways on a foreign file, and each means the same here
+        if "GLOBAL" in str(error):  # the unpickler's word for "import this and call it"
+            why = "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
+            raise refusal(why) from None
+        raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
+    if not isinstance(content, dict) or content.get("format") != kind.name:
+        raise UserError(f"{kind.option} {path}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
+    found = content.get("format_version")
+    if not isinstance(found, int) or found not in kind.readable:
+        raise UserError(
+            f"{kind.option} {path}: has {kind.noun} format {found}, and this version reads format "
+            f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it"
+        )
+    if not has_checksum and found not in kind.without_checksum:
+        raise refusal("is damaged or was changed: it lacks its checksum")
+    return content
+
+
 def versions() -> dict[str, str]:
+    """The versions of Python, torch and torchvision, as each checkpoint records them."""
     # torch's own word names its build, such as 2.15.0+cpu, which the package's metadata leaves out
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": version("torchvision")}
 
@@ -49,10 +125,10 @@ def versions() -> dict[str, str]:
 class Checkpoint:
     """Everything that is needed to use a trained network again."""
 
-    arch: str  # a name in models.ARCHS
+    arch: str  # a name in config.ARCHS
     arch_args: dict  # what that network was built with
     state_dict: dict[str, Tensor]
-    dataset: str  # a name in datasets.DATASETS
+    dataset: str  # a name in catalog.DATASETS
     classes: list[str]
     image_size: int  # pixels, height and width
     mean: list[float]  # per channel, of pixels scaled to 0..1
@@ -61,24 +137,23 @@ class Checkpoint:
     metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
     glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
     versions: dict = field(default_factory=versions)
-    # of the command that trained it, by the names in TRAINING
-    training: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)  # of the command that trained it, by the names in TRAINING
 
-    def written(self, label: int) -> str:
+    def display_name(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
 
     def to_bytes(self) -> bytearray:
         """The checkpoint as the bytes of a model file."""
-        return archive.to_bytes(vars(self), KIND)
+        return archive_bytes(vars(self), MODEL_FORMAT)
 
     def build_model(self) -> nn.Module:
         """The trained network, on the CPU and in evaluation mode.
 
-        Raises UserError where the weights don't fit it, or it doesn't turn such images into scores of such classes.
+        Raises UserError if the weights don't fit it, or it doesn't turn such images into scores of such classes.
         """
         try:
-            model = build_model(self.arch, **self.arch_args)
+            model = build_network(self.arch, **self.arch_args)
             model.load_state_dict(self.state_dict)
             with torch.inference_mode():
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
@@ -92,36 +167,28 @@ class Checkpoint:
         return model
 
 
-def for_run(config: TrainConfig, info: "DatasetInfo", arch_args: dict, training: dict | None = None) -> Checkpoint:
-    """What every checkpoint of a run says; dataclasses.replace adds the weights and their metrics."""
+def for_run(
+    config: TrainConfig, info: DatasetInfo, arch_args: dict, statistics: tuple[list[float], list[float]], training: dict
+) -> Checkpoint:
+    """The checkpoint of a run without weights and metrics, which dataclasses.replace adds.
+
+    statistics: mean and standard deviation of each channel.
+    """
+    mean, std = statistics
     return Checkpoint(
-        arch=config.arch,
-        arch_args=arch_args,
-        state_dict={},
-        dataset=config.dataset,
-        classes=list(info.classes),
-        image_size=info.image_size,
-        mean=list(info.mean),
-        std=list(info.std),
-        config=config.to_dict(),
-        metrics={},
-        glyphs=list(info.glyphs),
-        training=dict(training or {}),
-    )
-
-
-def save(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write the checkpoint to `path`, whole or not at all. Raises OSError where it can't be written."""
-    archive.save(vars(checkpoint), path, KIND)
+        arch=config.arch, arch_args=arch_args, state_dict={}, dataset=config.dataset, classes=list(info.classes),
+        image_size=info.image_size, mean=mean, std=std, config=config.to_dict(), metrics={}, glyphs=list(info.glyphs),
+        training=training,
+    )  # fmt: skip
 
 
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint without running any code that the file may hold; its tensors are on the CPU.
 
-    Raises UserError, naming the file, where it is missing, damaged or something else than a checkpoint.
+    Raises UserError, naming the file, if it is missing, damaged or something else than a checkpoint.
     """
-    content = archive.load(path, KIND)
-    known = {field.name: content[field.name] for field in fields(Checkpoint) if field.name in content}
+    content = load_archive(path, MODEL_FORMAT)
+    known = {each.name: content[each.name] for each in fields(Checkpoint) if each.name in content}
     try:
         saved = Checkpoint(**known)
     except TypeError:  # a field without a default is missing
@@ -131,40 +198,35 @@ def load(path: str | Path) -> Checkpoint:
     return saved
 
 
-def replacement_warning(path: Path, at: str) -> str:
-    """One line about the network that a new one is going to replace in `path`; nothing where there is none.
-
-    at: when that will be.
-    """
+def describe(path: Path) -> tuple[str, str]:
+    """The data set that the network in a model file was trained on, and a phrase about it; of any file, or none."""
     if not path.exists():
-        return ""
+        return "", ""
     try:
         saved = load(path)
     except UserError:
-        what = "a damaged model file"
-    else:
-        accuracy = saved.metrics.get("test_accuracy")
-        scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
-        what = f"{saved.arch} trained on {saved.dataset}, {scored}"
-    return f"{path} holds {what}; this run replaces it, its records and its report {at}"
+        return "", "a damaged model file"
+    accuracy = saved.metrics.get("test_accuracy")
+    scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
+    return saved.dataset, f"{saved.arch} trained on {saved.dataset}, {scored}"
 
 
 def _wrong_fields(saved: Checkpoint) -> list[str]:
     # whether the weights fit the network is build_model's to say
-    right = {
-        "arch": isinstance(saved.arch, str),
-        "arch_args": isinstance(saved.arch_args, dict),
+    def is_list(value: object, kind: type) -> bool:
+        return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+    types = {each.name: each.type for each in fields(Checkpoint) if each.type in (str, dict)}
+    right = {name: isinstance(getattr(saved, name), kind) for name, kind in types.items()}
+    right |= {
         "state_dict": isinstance(saved.state_dict, dict) and all(isinstance(name, str) for name in saved.state_dict),
-        "dataset": isinstance(saved.dataset, str),
-        "classes": _is_list(saved.classes, str),
+        "classes": is_list(saved.classes, str),
         "image_size": isinstance(saved.image_size, int) and 1 <= saved.image_size <= 4096,
-        "mean": _is_list(saved.mean, float) and len(saved.mean) in (1, 3),
-        "std": _is_list(saved.std, float),
-        "config": isinstance(saved.config, dict),
-        "metrics": isinstance(saved.metrics, dict) and _is_list(list(saved.metrics.values()), int | float),
-        "glyphs": _is_list(saved.glyphs, str),
-        "versions": isinstance(saved.versions, dict),
-        "training": isinstance(saved.training, dict)
+        "mean": is_list(saved.mean, float) and len(saved.mean) in (1, 3),
+        "std": is_list(saved.std, float),
+        "metrics": right["metrics"] and is_list(list(saved.metrics.values()), int | float),
+        "glyphs": is_list(saved.glyphs, str),
+        "training": right["training"]
         and all(type(value) is TRAINING.get(name, type(value)) for name, value in saved.training.items()),
     }
     wrong = [name for name, is_right in right.items() if not is_right]
@@ -173,7 +235,3 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
     if not wrong and len(saved.glyphs) not in (0, len(saved.classes)):
         wrong.append("glyphs")
     return wrong
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)

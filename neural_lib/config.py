@@ -1,54 +1,61 @@
-"""TrainConfig: every hyper-parameter of a run, its default, its unit and what it may be; and the named recipes."""
+"""TrainConfig: every hyper-parameter, its option, default, unit and range; the recipes, and the networks' names."""
 
+import argparse
 import hashlib
 import math
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
-from neural_lib.errors import UserError
-from neural_lib.models import ARCHS, HAVE_WIDTH
+from neural_lib.system.errors import UserError
 
-LONGEST_VALUES = 60  # characters of a hyper-parameter's values, in a message
+ARCHS = {  # name: module and class; each takes numChannels, classes, image_size and dropout
+    "lenet": ("neural_lib.lenet", "LeNet"),
+    "lenet-slim": ("neural_lib.networks", "LeNetSlim"),
+    "vgg-small": ("neural_lib.networks", "VGGSmall"),
+    "resnet18": ("neural_lib.resnet", "ResNet18"),
+}
+HAVE_WIDTH = ("vgg-small",)  # those that take an argument width
 
 
 def _option(
     default: object,
-    about: str,
+    description: str,
     fits: Callable[[object], bool] | None = None,
     requirement: str = "",
     choices: Sequence[str] = (),
     short: str = "",
+    distorts: bool = False,
 ) -> object:
-    """A hyper-parameter: all that is known of it, for its option, its check and --help.
+    """A field of TrainConfig with all that its option, its check and --help need.
 
-    about: what it is, for --help. fits: whether a value is allowed; requirement: what is, in words. short: "-b".
+    description: for --help. fits: returns True for an allowed value; requirement: what is allowed, in words. short:
+    the option's short form, such as "-b". distorts: whether a value other than 0 distorts training images.
     """
     if choices:
         fits, requirement = (lambda value: value in choices), f"one of {', '.join(choices)}"
-    about = {"about": about, "fits": fits, "requirement": requirement, "choices": choices, "short": short}
-    return field(default=default, metadata=about)
+    metadata = {"help": description, "fits": fits, "requirement": requirement, "choices": choices}
+    return field(default=default, metadata=metadata | {"short": short, "distorts": distorts})
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_count(value: object) -> bool:
-    return _is_int(value) and value >= 1
-
-
-def _is_share(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _is_length(value: float) -> bool:
-    return 0 <= value < math.inf
-
-
-COUNT = (_is_count, "a whole number of at least 1")
-SHARE = (_is_share, "at least 0 and below 1")
-PIXELS = (_is_length, "a finite number of pixels, at least 0")
+# what is allowed, and how messages say it
+COUNT = (lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
+COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number, 0 for never")
+WIDTH = (
+    lambda value: _is_int(value) and 0 <= value <= 1024,
+    "a whole number from 1 to 1024, or 0 for the network's own",
+)
+SEED = (lambda value: _is_int(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+POSITIVE = (lambda value: 0 < value < math.inf, "a finite number above 0")
+NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+PIXELS = (NOT_NEGATIVE[0], "a finite number of pixels, at least 0")
+SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+BETWEEN = (lambda value: 0 < value < 1, "between 0 and 1, both excluded")
+SLOPE = (lambda value: 0 <= value <= 1, "from 0 to 1")
+ANGLE = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
 SWITCH = (lambda value: isinstance(value, bool), "on or off")
 
 
@@ -59,67 +66,44 @@ class TrainConfig:
     The defaults are those of the tutorial that this project comes from (LeNet on KMNIST, Adam).
     """
 
-    dataset: str = "kmnist"  # a name in datasets.DATASETS; its option is --dataset's own
+    dataset: str = "kmnist"  # a name in catalog.DATASETS; its option is --dataset's own
     arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
-    width: int = _option(
-        0, f"filters of the first layers, of {' and '.join(HAVE_WIDTH)} alone; 0: its own",
-        lambda value: _is_int(value) and 0 <= value <= 1024,
-        "a whole number from 1 to 1024, or 0 for the network's own",
-    )  # fmt: skip
+    width: int = _option(0, f"filters of the first layers, for {' and '.join(HAVE_WIDTH)} only; 0: its own", *WIDTH)
     epochs: int = _option(10, "passes over the training images", *COUNT)
     batch_size: int = _option(64, "images per optimizer step, of all processes", *COUNT, short="-b")
-    shuffle: bool = _option(True, "draw a new order of the images each epoch", *SWITCH)
-    optimizer: str = _option("adam", "how gradients become steps", choices=("adam", "adamw", "sgd"))
-    lr: float = _option(
-        1e-3, "learning rate, the highest one of a schedule",
-        lambda value: 0 < value < math.inf, "a finite number above 0",
-    )  # fmt: skip
-    schedule: str = _option("constant", "of the learning rate, from step to step", choices=("constant", "one-cycle"))
-    weight_decay: float = _option(  # L2 penalty with adam and sgd; share of each weight, times lr, with adamw
-        0.0, "pull of the weights towards 0", _is_length, "a finite number of at least 0"
+    shuffle: bool = _option(True, "a new order of the images in each epoch", *SWITCH)
+    optimizer: str = _option("adam", "optimizer", choices=("adam", "adamw", "sgd"))
+    lr: float = _option(1e-3, "learning rate; with a schedule the highest", *POSITIVE)
+    schedule: str = _option("constant", "schedule of the learning rate", choices=("constant", "one-cycle"))
+    weight_decay: float = _option(0.0, "weight decay; decoupled with adamw, L2 penalty with the others", *NOT_NEGATIVE)
+    label_smoothing: float = _option(0.0, "label smoothing: share of the target spread over all classes", *SHARE)
+    dropout: float = _option(0.0, "dropout probability before each linear layer", *SHARE)
+    rotation: float = _option(0.0, "rotate training images by up to so many degrees", *ANGLE, distorts=True)
+    scale: float = _option(0.0, "scale them by up to this share, height and width apart", *SHARE, distorts=True)
+    shear: float = _option(0.0, "shear them by up to this slope", *SLOPE, distorts=True)
+    shift: float = _option(0.0, "move them by up to so many pixels each way", *PIXELS, distorts=True)
+    elastic: float = _option(0.0, "elastic distortion, standard deviation in pixels", *PIXELS, distorts=True)
+    flip: bool = _option(False, "mirror them with probability 0.5", *SWITCH, distorts=True)
+    precision: str = _option(  # weights are float32 always
+        "fp32", "of the layers; auto: bf16 if the device computes it natively", choices=("auto", "fp32", "bf16")
     )
-    label_smoothing: float = _option(0.0, "share of the target spread over all classes", *SHARE)
-    dropout: float = _option(0.0, "share of a linear layer's inputs dropped in training", *SHARE)
-    rotation: float = _option(
-        0.0, "turn training images by up to so many degrees", lambda value: 0 <= value <= 180, "from 0 to 180 degrees"
-    )
-    scale: float = _option(0.0, "stretch or shrink them by up to this share", *SHARE)
-    shear: float = _option(0.0, "slant them by up to this slope", lambda value: 0 <= value <= 1, "from 0 to 1")
-    shift: float = _option(0.0, "move them by up to so many pixels each way", *PIXELS)
-    elastic: float = _option(0.0, "bend them by so many pixels, standard deviation", *PIXELS)
-    flip: bool = _option(False, "mirror them with a chance of one half", *SWITCH)
-    precision: str = _option(  # of the network's layers; weights are float32 always
-        "fp32", "auto: bf16 where processor or GPU have it natively", choices=("auto", "fp32", "bf16")
-    )
-    train_split: float = _option(
-        0.75, "share to train on; the other images validate",
-        lambda value: 0 < value < 1, "between 0 and 1, both excluded",
-    )  # fmt: skip
+    train_split: float = _option(0.75, "share of the training images to train on; the others validate", *BETWEEN)
     monitor: str = _option(
-        "accuracy", "what makes an epoch the best, in validation", choices=("accuracy", "loss", "f1")
+        "accuracy", "validation measure that decides which epoch is best", choices=("accuracy", "loss", "f1")
     )
-    patience: int = _option(
-        0, "end after so many epochs without a better one; 0: don't",
-        lambda value: _is_int(value) and value >= 0, "a whole number, 0 for never",
-    )  # fmt: skip
-    seed: int = _option(
-        42, "of everything that is drawn by chance",
-        lambda value: _is_int(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295",
-    )  # fmt: skip
+    patience: int = _option(0, "early stopping: epochs without improvement; 0: never", *COUNT_OR_0)
+    seed: int = _option(42, "random seed: split, shuffle, initial weights, distortions, dropout", *SEED)
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if each.metadata:
-                self._require(each.name, each.metadata["fits"](getattr(self, each.name)), each.metadata["requirement"])
-
-    def _require(self, name: str, holds: bool, requirement: str) -> None:
-        if not holds:
-            raise UserError(f"{flag_of(name)} must be {requirement}, not {getattr(self, name)}")
+            value = getattr(self, each.name)
+            if each.metadata and not each.metadata["fits"](value):
+                raise UserError(f"{option_name(each.name)} must be {each.metadata['requirement']}, not {value}")
 
     def split_sizes(self, count: int) -> tuple[int, int]:
         """How many of `count` images train and how many validate, as int(count * train_split) and the rest.
 
-        Raises UserError where one part would be empty or a batch would be larger than the training part.
+        Raises UserError if one part would be empty or a batch would be larger than the training part.
         """
         train = int(count * self.train_split)
         if train < 1 or train == count:
@@ -135,7 +119,7 @@ class TrainConfig:
         return train, count - train
 
     def check_images(self, size: int, mirrors: bool) -> None:
-        """Raise UserError where images can't be distorted like this.
+        """Raise UserError if images can't be distorted like this.
 
         size: their height and width, pixels; they must stay in the frame and unfolded. mirrors: whether the mirror
         image of one still shows its class.
@@ -143,45 +127,40 @@ class TrainConfig:
         for name, most in (("shift", size / 4), ("elastic", size / 14)):
             if getattr(self, name) > most:
                 raise UserError(
-                    f"{flag_of(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} pixels: "
-                    f"at most {most:g}"
+                    f"{option_name(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} "
+                    f"pixels: at most {most:g}"
                 )
         if self.flip and not mirrors:
             raise UserError(f"--flip on: in the mirror an image of {self.dataset} means something else, or nothing")
 
     def distorts(self) -> bool:
-        """Whether training images are to be distorted."""
-        return any((self.rotation, self.scale, self.shear, self.shift, self.elastic, self.flip))
+        """True if training images are distorted."""
+        return any(getattr(self, each.name) for each in fields(self) if each.metadata.get("distorts"))
 
     def to_dict(self) -> dict:
         """The values as plain types, for the checkpoint."""
         return asdict(self)
 
     def regularisation(self) -> list[str]:
-        """What makes training harder than validation, in words; its scores are the lower for it."""
-        in_force = {
+        """Names of what makes training scores lower than validation scores: distortions, dropout, label smoothing."""
+        regularisers = {
             "distorted images": self.distorts(),
             "dropout": self.dropout > 0,
             "label smoothing": self.label_smoothing > 0,
         }
-        return [what for what, is_on in in_force.items() if is_on]
+        return [what for what, is_on in regularisers.items() if is_on]
 
 
-def differences(there: Sequence[Mapping[str, object]], here: Sequence[Mapping[str, object]]) -> list[str]:
-    """What tells two grids apart, by the values of each hyper-parameter: "--lr 0.01 there, 0.1 here"."""
-
-    def values(runs: Sequence[Mapping[str, object]], name: str) -> str:
-        text = " ".join(dict.fromkeys(shown(run[name]) if name in run else "nothing" for run in runs))
-        return textwrap.shorten(text, LONGEST_VALUES, placeholder=" ...")
-
-    names = dict.fromkeys([*there[0], *here[0]])
-    compared = [(name, values(there, name), values(here, name)) for name in names]
-    differing = [f"{flag_of(name)} {old} there, {new} here" for name, old, new in compared if old != new]
-    return differing or (["their runs are in another order"] if list(there) != list(here) else [])
+def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
+    """The hyper-parameters in which two runs differ, as text: "--lr 0.01 there, 0.1 here"."""
+    both = {
+        name: [format_value(run[name]) if name in run else "nothing" for run in (there, here)] for name in there | here
+    }
+    return [f"{option_name(name)} {old} there, {new} here" for name, (old, new) in both.items() if old != new]
 
 
-def shown(value: object) -> str:
-    """A hyper-parameter's value as a person writes it: 0.01, 64, on."""
+def format_value(value: object) -> str:
+    """A hyper-parameter's value as text: 0.01, 64, on."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float) and float(short := f"{value:g}") == value:
@@ -189,48 +168,40 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def in_words(values: Mapping[str, object]) -> str:
+def format_values(values: Mapping[str, object]) -> str:
     """Hyper-parameters and their values: "lr=0.01, batch_size=100"."""
-    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+    return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())
 
 
 def derived_seed(seed: int, purpose: str, *position: int) -> int:
-    """A seed, 0 to 2**63 - 1, that follows from a run's seed, what is drawn, and where: an epoch, a step, a rank.
+    """A seed, 0 to 2**63 - 1, computed from a run's seed, the purpose and the position: an epoch, a step, a rank.
 
-    So nothing needs to be known of what was drawn before: a resumed run and every rank draw the same.
+    It doesn't depend on what was drawn before, so a resumed run and every rank draw the same.
     """
     text = " ".join(map(str, (seed, purpose, *position)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
-def flag_of(name: str) -> str:
+def option_name(name: str) -> str:
     """The option that sets a hyper-parameter: "--batch-size"."""
     return f"--{name.replace('_', '-')}"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What a recipe has otherwise for some networks or data sets."""
-
-    where: dict  # hyper-parameters and their values, all of which must hold: {"arch": "resnet18"}
-    values: dict
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """A named set of hyper-parameters; what it doesn't name is TrainConfig's default."""
+    """A named set of hyper-parameters; the others have TrainConfig's defaults."""
 
     about: str  # one line
     values: dict
-    variants: tuple[Variant, ...] = ()  # of several that apply, the last one wins
+    variants: tuple[tuple[dict, dict], ...] = ()  # where these values hold, these others; the last that applies wins
 
     def config(self, **own) -> TrainConfig:
-        """The recipe's configuration, with the caller's `own` values where the two differ."""
+        """The recipe's configuration; `own` values replace the recipe's."""
         chosen = TrainConfig().to_dict() | self.values | own
         values = self.values
-        for variant in self.variants:
-            if all(chosen[name] == value for name, value in variant.where.items()):
-                values = values | variant.values
+        for where, others in self.variants:
+            if all(chosen[name] == value for name, value in where.items()):
+                values = values | others
         return TrainConfig(**values | own)
 
 
@@ -244,53 +215,79 @@ RECIPES = {
     # 94.68 % +- 0.20, 6.5 s; with 2 epochs and batches of 64, label smoothing 0.15 and weight decay 0.05 96.25 %, 10 s
     "fast": Recipe(
         "the tutorial's accuracy, as soon as possible",
-        {
-            "epochs": 1,
-            "batch_size": 48,
-            "optimizer": "adamw",
-            "lr": 8e-3,
-            "schedule": "one-cycle",
-            "weight_decay": 0.01,
-            "label_smoothing": 0.1,
-            "precision": "auto",
-        },
+        dict(epochs=1, batch_size=48, optimizer="adamw", lr=8e-3, schedule="one-cycle", weight_decay=0.01,
+             label_smoothing=0.1, precision="auto"),
     ),
     # 98.08 % +- 0.15, 134 s
     "best": Recipe(
         "the most LeNet can give; other values for vgg-small and cifar10",
-        {
-            "epochs": 25,
-            "batch_size": 128,
-            "optimizer": "adamw",
-            "lr": 3e-3,
-            "schedule": "one-cycle",
-            "weight_decay": 0.1,
-            "label_smoothing": 0.05,
-            "rotation": 7.0,
-            "scale": 0.1,
-            "shear": 0.1,
-            "shift": 1.0,
-            "elastic": 0.5,
-            "precision": "auto",
-        },
+        dict(epochs=25, batch_size=128, optimizer="adamw", lr=3e-3, schedule="one-cycle", weight_decay=0.1,
+             label_smoothing=0.05, rotation=7.0, scale=0.1, shear=0.1, shift=1.0, elastic=0.5, precision="auto"),
         variants=(
             # 98.86 % +- 0.05 and 17 minutes over seeds 1 to 3; tests/bench_accuracy.py
-            Variant(
-                {"arch": "vgg-small"},
-                {"width": 32, "epochs": 31, "weight_decay": 0.05, "train_split": 0.9, "monitor": "loss"},
-            ),
+            (dict(arch="vgg-small"), dict(width=32, epochs=31, weight_decay=0.05, train_split=0.9, monitor="loss")),
             # crops by shifting, and flips, as He et al. 2016 (arXiv:1512.03385, section 4.2) have them; not chosen here
-            Variant(
-                {"dataset": "cifar10"},
-                {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 4.0, "elastic": 0.0, "flip": True},
-            ),
+            (dict(dataset="cifar10"), dict(rotation=0.0, scale=0.0, shear=0.0, shift=4.0, elastic=0.0, flip=True)),
         ),
     ),
-}
+}  # fmt: skip
 
 
 def values_of_recipes(name: str) -> str:
     """The hyper-parameter's value in each recipe, as --help shows it: "10; fast 1, best 25"."""
-    default = shown(getattr(TrainConfig(), name))
-    others = [f"{key} {shown(recipe.values[name])}" for key, recipe in RECIPES.items() if name in recipe.values]
+    default = format_value(getattr(TrainConfig(), name))
+    others = [f"{key} {format_value(recipe.values[name])}" for key, recipe in RECIPES.items() if name in recipe.values]
     return f"{default}; {', '.join(others)}" if others else default
+
+
+DEFAULT_RECIPE = "classic"
+WIDEST_CHOICES = 24  # characters of choices, in --help beside the option's name; more are listed in its description
+
+
+class _Values(argparse.Action):
+    """Stores an option's values in `params`, in the order in which the options are given."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if isinstance(getattr(TrainConfig, self.dest), bool):
+            values = [value == "on" for value in values]
+        before = {name: given for name, given in namespace.params.items() if name != self.dest}
+        namespace.params = {**before, self.dest: values}
+
+
+def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
+    """Add --recipe and an option for each hyper-parameter; the given ones are parsed into `params`."""
+    names = "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
+    parser.epilog = f"recipes:\n{names}"
+    parser.set_defaults(params={})
+    group = parser.add_argument_group(
+        "hyper-parameters",
+        "Several values make a grid: a run for each combination, the last option's\n"
+        "varying fastest. Defaults in brackets, then what a recipe has instead.",
+    )
+    group.add_argument(
+        "-r",
+        "--recipe",
+        choices=RECIPES,
+        help=f"a set of defaults for the options below ({DEFAULT_RECIPE})",
+    )
+    for each in fields(TrainConfig):
+        if not (about := each.metadata):  # --dataset takes one value, and can be left open
+            continue
+        choices = ("on", "off") if isinstance(each.default, bool) else about["choices"]
+        kind = type(each.default)
+        group.add_argument(
+            *([about["short"]] if about["short"] else []),
+            option_name(each.name),
+            action=_Values,
+            nargs="+",
+            type=str if choices else kind,
+            choices=choices or None,
+            metavar=_metavar(choices) if choices else {int: "N", float: "X"}[kind],
+            default=argparse.SUPPRESS,
+            help=f"{about['help']} ({values_of_recipes(each.name)})".replace("%", "%%"),
+        )
+
+
+def _metavar(choices: Sequence[str]) -> str:
+    listed = "{" + ",".join(choices) + "}"
+    return listed if len(listed) <= WIDEST_CHOICES else "NAME"

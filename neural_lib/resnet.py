@@ -1,4 +1,7 @@
-"""torchvision's ResNet-18, changed for small images; He et al. 2016, Deep residual learning, arXiv:1512.03385."""
+"""torchvision's ResNet-18, changed for small images; He et al. 2016, Deep residual learning, arXiv:1512.03385.
+
+A module of its own: importing torchvision takes longer than importing torch.
+"""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet

@@ -2,7 +2,7 @@
 
     python tests/bench_accuracy.py --seeds 1 2 3 -- --data data --dataset kmnist --arch vgg-small --recipe best
 
-What stands after -- are train.py's own options. Prints a line for each seed, then means with standard deviations of the
+The options after -- are train.py's. Prints a line for each seed, then means with standard deviations of the
 sample and medians with ranges.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(seed: int, options: list[str]) -> dict[str, float]:
-    """Train with that seed; what the log and report.json say of it."""
+    """Train with that seed; returns accuracies and times from the log, report.json and results.json."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
         began = time.perf_counter()

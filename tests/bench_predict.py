@@ -20,19 +20,28 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
+import drawn
+import numpy as np
+import torch
+
+from neural_lib.data.images import load_images
+from neural_lib.prediction import Recogniser, draw, ink
+from neural_lib.prediction.pictures import PictureError
+from neural_lib.system import devices
+
+ROOT = Path(__file__).resolve().parents[1]
 MEASURED = """
 import re, sys
 import predict
-from neural_lib import cli
+from neural_lib.system import cli
 status = cli.run(predict.main, "predict.py")
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())  # Linux; ru_maxrss may be the parent's
 print(int(peak[1]) / 1000, file=sys.stderr)
 sys.exit(status)
 """
-
 
 WAYS = {  # of making an image a picture: drawn.picture's arguments
     **{f"{size} pixels": {"size": size} for size in (40, 120, 400)},
@@ -47,61 +56,41 @@ WAYS = {  # of making an image a picture: drawn.picture's arguments
 }
 
 
-def print_accuracies(model: str, data_dir: str, count: int) -> None:
-    import drawn
-    import numpy as np
-    import torch
+def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
+    info = recogniser.info
+    images, labels = (each[:count] for each in load_images(recogniser.saved.dataset, data_dir, train=False))
 
-    from neural_lib import checkpoint, datasets, ink, prepare
-    from neural_lib.recogniser import Recogniser
+    def accuracy(prepared: list[np.ndarray]) -> float:
+        batches = recogniser.convert(torch.from_numpy(np.stack(prepared))).split(250)
+        predictions = torch.cat([recogniser.probabilities(batch).argmax(1) for batch in batches])
+        return float((predictions == labels).float().mean())
 
-    recogniser = Recogniser(checkpoint.load(model), torch.device("cpu"))
-    info = datasets.DATASETS[recogniser.saved.dataset]
-    images, labels = (each[:count] for each in datasets.load_images(recogniser.saved.dataset, data_dir, train=False))
-
-    def right(prepared: list[np.ndarray]) -> float:
-        found = [recogniser.probabilities(part).argmax(1) for part in recogniser.images(prepared).split(250)]
-        return float((torch.cat(found) == labels).float().mean())
-
-    def brought_back(picture: np.ndarray, info: datasets.DatasetInfo) -> np.ndarray:
+    def prepare(picture: np.ndarray, info=info) -> np.ndarray:
         try:
-            return prepare.prepare(picture, info)
-        except ink.NoInk:  # counts as wrong
-            return np.zeros((1, info.image_size, info.image_size), np.uint8)
+            return ink.prepare(picture, info)
+        except PictureError:  # counts as wrong
+            return np.zeros((info.channels, info.image_size, info.image_size), np.uint8)
 
     print(f"the first {len(images):,} test images of {recogniser.saved.dataset}")
-    print(f"  as they are: {right(list(images.numpy())):.2%}")
+    print(f"  as they are: {accuracy(list(images.numpy())):.2%}")
     for name, how in WAYS.items():
         generator = np.random.default_rng(0)
         pictures = (drawn.picture(image, generator=generator, **how) for image in images[:, 0].numpy())
-        print(f"  {name}: {right([brought_back(each, info) for each in pictures]):.2%}", flush=True)
+        print(f"  {name}: {accuracy([prepare(each) for each in pictures]):.2%}", flush=True)
     thin = [drawn.skeleton(image, size=250, width=4) for image in images[:, 0].numpy()]
-    print(f"  a pen of 4 in 250 pixels: {right([brought_back(each, info) for each in thin]):.2%}")
-    as_it_is = replace(info, placement=info.placement._replace(stroke=0.0))
-    print(f"  ... not thickened: {right([brought_back(each, as_it_is) for each in thin]):.2%}")
+    print(f"  a pen of 4 in 250 pixels: {accuracy([prepare(each) for each in thin]):.2%}")
+    not_thickened = replace(info, placement=info.placement._replace(stroke=0.0))
+    print(f"  ... not thickened: {accuracy([prepare(each, not_thickened) for each in thin]):.2%}")
 
 
-def stroke_seconds(model: str, strokes: int) -> list[float]:
-    import numpy as np
-    import torch
-
-    from neural_lib import checkpoint, datasets, drawing, machine, own_pictures
-    from neural_lib.recogniser import Recogniser
-
-    saved = checkpoint.load(model)
-    recogniser = Recogniser(saved, torch.device("cpu"))
-    info = datasets.DATASETS[saved.dataset]
-    machine.compute_in_one_thread()  # as the window does
-
-    def read(picture: np.ndarray) -> drawing.Reading:
-        return drawing.Reading(*own_pictures.read(recogniser, picture, info, "yes"))
-
+def stroke_seconds(recogniser: Recogniser, strokes: int) -> list[float]:
+    devices.compute_in_one_thread()  # as the window does
     generator = np.random.default_rng(0)
-    board = drawing.DrawingBoard(saved, read, save=None)
+    board = draw.DrawingBoard(recogniser, Path())
     board.press(200, 200)
     board.frame()
     seconds = []
-    gc.collect()  # what reading the pictures left, which no window has to clear away
+    gc.collect()  # garbage of print_accuracies, which no window has to clear away
     for x, y in generator.integers(40, 400, size=(strokes, 2)).tolist():
         start = time.perf_counter()
         board.move(x, y)
@@ -114,11 +103,7 @@ def stroke_seconds(model: str, strokes: int) -> list[float]:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    import cv2
-
-    from neural_lib import datasets
-
-    images = datasets.load_images("digits", "nowhere", train=True).images.numpy()
+    images = load_images("digits", "nowhere", train=True).images.numpy()
     for number in range(count):
         cv2.imwrite(str(folder / f"{number:05}.png"), 255 - images[number % len(images), 0])
 
@@ -139,13 +124,12 @@ def main() -> None:
     parser.add_argument("--strokes", type=int, default=300)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
     args = parser.parse_args()
-    import torch
-
     model = str(Path(args.model).resolve())
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{platform.machine()}, {versions}, {torch.get_num_threads()} threads")
-    print_accuracies(model, args.data, args.images)
-    milliseconds = sorted(1000 * each for each in stroke_seconds(model, args.strokes))
+    recogniser = Recogniser.load(model, "cpu")
+    print_accuracies(recogniser, args.data, args.images)
+    milliseconds = sorted(1000 * each for each in stroke_seconds(recogniser, args.strokes))
     median, most = statistics.median(milliseconds), milliseconds[int(0.95 * len(milliseconds))]
     print(f"stroke to frame: median {median:.1f} ms, 95 % below {most:.1f}, at most {milliseconds[-1]:.1f}")
     record = {"model": args.model, "stroke_ms": median}

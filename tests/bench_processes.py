@@ -27,8 +27,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import devices, machine  # and no torch: a process loads it after its own preparations
 from neural_lib.config import TrainConfig
+from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
 
 WARM_UP = 10  # steps
 
@@ -38,24 +38,24 @@ WARM_UP = 10  # steps
 
 def work(args: argparse.Namespace) -> None:
     """Train a few steps of each batch size; rank 0 prints what it measured as a line of JSON."""
-    ranks = devices.ranks_from_environment()
-    machine.tune_for_cpu()
+    ranks = ranks_from_environment()
+    tune_for_cpu()  # before torch is loaded, as in train.py
     import torch
 
-    from neural_lib import datasets, distributed
-    from neural_lib.loaders import ImageTensors
+    from neural_lib.data.images import ImageTensors, load_images
+    from neural_lib.system import devices, distributed
 
     if args.threads:
         torch.set_num_threads(args.threads)
     else:
         distributed.share_cores(ranks)
     device, _ = devices.select_device(args.device, ranks)
-    images = ImageTensors(*datasets.load_images("kmnist", args.data, train=True), device)
+    images = ImageTensors(*load_images("kmnist", args.data, train=True), device)
     with distributed.process_group(ranks, device):
         seconds = {size: step_seconds(args, size, images) for size in args.batch_sizes}
         gradients = sum(parameter.numel() for parameter in build(args, 64, images).model.parameters())
         several = ranks.world_size > 1
-        told = {
+        measured = {
             "seconds": seconds,
             "threads": torch.get_num_threads(),
             "device": str(device),
@@ -65,7 +65,7 @@ def work(args: argparse.Namespace) -> None:
             "smallest": all_reduce_seconds(1, device) if several else 0.0,
         }
         if ranks.rank == 0:
-            print(json.dumps(told), flush=True)
+            print(json.dumps(measured), flush=True)
         distributed.broadcast(None)  # the others wait until it is printed
 
 
@@ -76,8 +76,9 @@ def build(args: argparse.Namespace, batch_size: int, images):
 
 
 def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
-    """The median of `args.steps` steps of training."""
-    from neural_lib.loaders import ImageTensors
+    """The median time of `args.steps` training steps."""
+    from neural_lib.data.images import ImageTensors
+    from neural_lib.system import devices
 
     few = -(-batch_size * (WARM_UP + args.steps + 1) * 4 // 3)  # three quarters are trained on
     few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.images.device)
@@ -85,7 +86,7 @@ def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
 
     class Clock:
         def step(self, sums) -> None:
-            times.append(machine.now(images.images.device))
+            times.append(devices.now(images.images.device))
 
     build(args, batch_size, few).train(progress=Clock())
     after = times[WARM_UP : WARM_UP + args.steps + 1]
@@ -97,11 +98,13 @@ def all_reduce_seconds(numbers: int, device) -> float:
     import torch
     import torch.distributed as dist
 
+    from neural_lib.system import devices
+
     tensor, seconds = torch.zeros(numbers, device=device), []
     for _ in range(60):
-        start = machine.now(device)
+        start = devices.now(device)
         dist.all_reduce(tensor)
-        seconds.append(machine.now(device) - start)
+        seconds.append(devices.now(device) - start)
     return statistics.median(seconds[10:])
 
 
@@ -112,8 +115,8 @@ def measure(count: int, threads: int, args: argparse.Namespace) -> dict:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
     own = ["--worker", "--threads", threads, "--data", args.data, "--arch", args.arch, "--steps", args.steps]
     command = [*launcher, __file__, *own, "--device", args.device, "--batch-sizes", *args.batch_sizes]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads or args.cores)}
-    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+    variables = os.environ | {"OMP_NUM_THREADS": str(threads or args.cores)}
+    done = subprocess.run([sys.executable, *map(str, command)], env=variables, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -152,7 +155,7 @@ def compare(args: argparse.Namespace) -> None:
 
     pairs = [(size, size // args.processes) for size in args.batch_sizes if size // args.processes in args.batch_sizes]
     if not pairs:
-        sys.exit("no batch size is that of another one's part: what a step costs besides can't be told")
+        sys.exit("no batch size is another one's share, so the cost of a step besides computing is unknown")
     share, together = medians["share"], medians["together"]
     per_image = statistics.median((share[size] - share[part]) / (size - part) for size, part in pairs)
     extra = statistics.median(together[size] - share[part] for size, part in pairs)
@@ -179,8 +182,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="that train together (2)")
     parser.add_argument("--rounds", type=int, default=5, help="of each configuration (5)")
     parser.add_argument("--steps", type=int, default=60, help="timed in each, after 10 others (60)")
-    parser.add_argument("--device", choices=devices.DEVICES, default="auto")
-    # what the processes that this one starts are told
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    # for the processes that this one starts
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -2,7 +2,7 @@
 
     python tests/bench_report.py --model output/model.pth --data data
 
-Imports aside: those of matplotlib, scikit-learn and Jinja2 are made before.
+The imports of matplotlib, scikit-learn and Jinja2 are not counted.
 """
 
 import argparse
@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from neural_lib import checkpoint, datasets, page, report
+from neural_lib import checkpoint
+from neural_lib.data.images import ImageTensors, load_images
+from neural_lib.evaluation import report
 
 
 def main() -> None:
@@ -25,13 +27,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     saved = checkpoint.load(args.model)
-    images = datasets.load_images(saved.dataset, args.data, train=False)
-    evaluation = report.score(saved, saved.build_model(), images, torch.device("cpu"))
+    images = ImageTensors(*load_images(saved.dataset, args.data, train=False))
+    scores = report.score(saved, saved.build_model(), images)
     records = report.records_of(saved, Path(args.model).parent)
 
     def render() -> str:
-        described, gap = report.as_dict(saved, saved.dataset, evaluation), report.gap(saved, saved.dataset, evaluation)
-        return page.render(saved, described, evaluation, images.images, saved.dataset, *gap, records)
+        return report.Report(saved, saved.dataset, scores, images.images, records).html()
 
     size, seconds = len(render().encode()), []
     for _ in range(args.rounds):

@@ -19,16 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from one_run import Run
 
-from neural_lib import datasets
-from neural_lib.config import RECIPES
-from neural_lib.files import write_file
-from neural_lib.loaders import ImageTensors
-from neural_lib.models import ARCHS
+from neural_lib.config import ARCHS, RECIPES
+from neural_lib.data.images import ImageTensors, load_images
+from neural_lib.system.files import write_file
 
 
 def trained(arch: str, folder: Path) -> Run:
     """A run that has learned an epoch of a few digits, so that every part of its state is there."""
-    images, labels = datasets.load_images("digits", folder, train=True)
+    images, labels = load_images("digits", folder, train=True)
     config = RECIPES["best"].config(arch=arch, dataset="digits", epochs=2, batch_size=16)
     return Run(config, ImageTensors(images[:40], labels[:40])).epochs(1)
 

@@ -1,4 +1,4 @@
-"""How long training takes: the tutorial's plain loop against train.py's, on the real KMNIST.
+"""How long training takes: the tutorial's plain loop compared with train.py's, on the real KMNIST.
 
     python tests/bench_train.py --data data --rounds 5
     python tests/bench_train.py --data data --rounds 5 --busy       # beside a process that keeps one core busy
@@ -31,8 +31,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from neural_lib import datasets, devices, machine  # and no torch: each process loads it after its own preparations
 from neural_lib.config import RECIPES
+from neural_lib.system import environment  # no module that imports torch: each process loads it after tune_for_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_ROUNDS = 99
@@ -46,7 +46,7 @@ class Loop:
 
     recipe: str = ""  # none: the tutorial's plain loop
     precision: str = "fp32"
-    tuned: bool = True  # with machine.tune_for_cpu
+    tuned: bool = True  # with environment.tune_for_cpu
 
     def config(self, seed: int):
         return RECIPES[self.recipe].config(seed=seed, precision=self.precision, epochs=MOST_ROUNDS + 1)
@@ -70,16 +70,17 @@ class OurLoop:
     def __init__(self, config, data_dir: str, device) -> None:
         from one_run import Run
 
-        from neural_lib.loaders import ImageTensors
+        from neural_lib.data.images import ImageTensors, load_images
+        from neural_lib.system import devices
 
         self.precision, _ = devices.select_precision(config.precision, device)
-        images = ImageTensors(*datasets.load_images("kmnist", data_dir, train=True), device)
+        images = ImageTensors(*load_images("kmnist", data_dir, train=True), device)
         self.run = Run(replace(config, precision=self.precision), images)
         self.model, self.train_loader = self.run.model, self.run.loader
 
     def run_epoch(self) -> float:
         """Train and validate once, with train.py's own progress bar; returns the validation accuracy."""
-        from neural_lib.training import Progress
+        from neural_lib.training.loop import Progress
 
         with Progress(epochs=1, train_size=45_000).epoch(1) as progress:
             self.run.train(progress=progress)
@@ -92,8 +93,10 @@ def work(name: str, args: argparse.Namespace) -> None:
     """Time an epoch for each line on stdin; answer each with a line of JSON."""
     kind = LOOPS[name]
     if kind.tuned:
-        machine.tune_for_cpu()
+        environment.tune_for_cpu()
     import torch
+
+    from neural_lib.system import devices
 
     device, _ = devices.select_device(args.device)
     if kind.recipe:
@@ -113,12 +116,12 @@ def work(name: str, args: argparse.Namespace) -> None:
     }
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
-        start = machine.now(device)
+        start = devices.now(device)
         accuracy = loop.run_epoch()
-        middle = machine.now(device)
+        middle = devices.now(device)
         for _ in loop.train_loader:
             pass
-        answer = {"epoch": middle - start, "loading": machine.now(device) - middle, "val_accuracy": accuracy}
+        answer = {"epoch": middle - start, "loading": devices.now(device) - middle, "val_accuracy": accuracy}
         print(json.dumps(answer | {"memory": peak_memory(device)}), flush=True)
 
 
@@ -139,13 +142,15 @@ def peak_flops(device, precision: str) -> float:
     """Of the best of 10 products of two square matrices."""
     import torch
 
+    from neural_lib.system import devices
+
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
     seconds = []
     for _ in range(10):
-        start = machine.now(device)
+        start = devices.now(device)
         matrix @ matrix
-        seconds.append(machine.now(device) - start)
+        seconds.append(devices.now(device) - start)
     return 2 * PEAK_SIZE**3 / min(seconds)
 
 
@@ -170,7 +175,8 @@ def train_plainly(seed: int, args: argparse.Namespace) -> None:
     from torchvision.transforms import ToTensor
     from tutorial import PlainLoop
 
-    from neural_lib.evaluation import evaluate
+    from neural_lib.evaluation.scores import evaluate
+    from neural_lib.system import devices
 
     device, _ = devices.select_device(args.device)
     loop = PlainLoop(args.data, seed, device)
@@ -178,9 +184,9 @@ def train_plainly(seed: int, args: argparse.Namespace) -> None:
     test_set = [(images.to(device), labels.to(device)) for images, labels in test_loader]
     setup, seconds, accuracies = time.time() - args.started, [], []
     while len(seconds) < PLAIN_EPOCHS:
-        start = machine.now(device)
+        start = devices.now(device)
         loop.run_epoch()
-        seconds.append(machine.now(device) - start)
+        seconds.append(devices.now(device) - start)
         accuracies.append(evaluate(loop.model, test_set).accuracy)
     epochs = next((n for n, accuracy in enumerate(accuracies, start=1) if accuracy >= args.target), None)
     print(json.dumps({
@@ -331,12 +337,12 @@ def main() -> None:
     parser.add_argument("--data", default="data", help="folder that holds KMNIST (data)")
     parser.add_argument("--rounds", type=int, default=5, help="counted epochs of each loop (5)")
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS), help="those beside plain (all)")
-    parser.add_argument("--busy", action="store_true", help="keep one core busy with another process meanwhile")
+    parser.add_argument("--busy", action="store_true", help="keep one core busy with another process")
     parser.add_argument("--seeds", type=int, default=0, help="whole runs of plain and of each recipe (0)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), help="those recipes (all)")
     parser.add_argument("--target", type=float, default=0.944, help="that accuracy on the test set (0.944)")
-    parser.add_argument("--device", choices=devices.DEVICES, default="auto")
-    # what the processes that this one starts are told
+    parser.add_argument("--device", choices=environment.DEVICES, default="auto")
+    # for the processes that this one starts
     parser.add_argument("--worker", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--plain-seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)

@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -8,16 +9,20 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import loopback
 import made_up
+import numpy as np
 import pytest
+from filelock import FileLock
 
 import train
-from neural_lib import cli, datasets, downloads, runs
+from neural_lib.data import catalog
+from neural_lib.system import cli
+from neural_lib.training import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,20 +56,20 @@ def _own_log():
 def made_up_kmnist(monkeypatch) -> dict[str, bytes]:
     """Files that pass for the official KMNIST during a test; the test decides where they are."""
     files = made_up.make_files()
-    openml = downloads.from_openml("Kuzushiji-MNIST", 1, image_shape=(28, 28), test_size=made_up.TEST_SIZE)
+    openml = ("openml", "Kuzushiji-MNIST", 1, (28, 28), made_up.TEST_SIZE)
     change_kmnist(
         monkeypatch,
         sha256=made_up.sha256(files),
         train_size=made_up.TRAIN_SIZE,
         test_size=made_up.TEST_SIZE,
-        sources=datasets.DATASETS["kmnist"].sources | {"openml.org": openml},
+        sources=catalog.DATASETS["kmnist"].sources | {"openml.org": openml},
     )
     return files
 
 
 def change_dataset(monkeypatch, name: str, **changes) -> None:
     """Let a data set be described otherwise until the test ends."""
-    monkeypatch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], **changes))
+    monkeypatch.setitem(catalog.DATASETS, name, replace(catalog.DATASETS[name], **changes))
 
 
 def change_kmnist(monkeypatch, **changes) -> None:
@@ -76,7 +81,7 @@ def images():
     """300 made-up images in memory."""
     import torch
 
-    from neural_lib.loaders import ImageTensors
+    from neural_lib.data.images import ImageTensors
 
     pixels, labels = made_up.make_images(300, seed=0)
     return ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
@@ -87,6 +92,18 @@ def kmnist_dir(made_up_kmnist, tmp_path) -> Path:
     """A data folder that holds the made-up KMNIST."""
     made_up.write_files(made_up_kmnist, tmp_path / "data" / "KMNIST" / "raw")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Neither of KMNIST's two sources, first.example and second.example, can be reached."""
+    from neural_lib.data import download
+
+    def unreachable(folder):
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(download.FETCHERS, "unreachable", lambda: unreachable)
+    change_kmnist(monkeypatch, sources={"first.example": ("unreachable",), "second.example": ("unreachable",)})
 
 
 @pytest.fixture
@@ -107,28 +124,60 @@ def cifar_dir(cifar_batches, tmp_path) -> Path:
 
 @pytest.fixture
 def few_digits(monkeypatch) -> None:
-    """300 digits to train on and to validate, 100 to test, in this process: enough where what is learned is all one."""
-    few = {True: 300, False: 100}
+    """300 digits to train on and to validate, 100 to test, in this process."""
+    use_few_digits(monkeypatch, train_size=300, test_size=100)
 
-    def read(*arguments, read_all=datasets.DATASETS["digits"].read):
-        images, labels = read_all(*arguments)
-        return images[: few[arguments[-1]]], labels[: few[arguments[-1]]]
 
-    change_dataset(monkeypatch, "digits", read=read, train_size=few[True], test_size=few[False])
+def use_few_digits(monkeypatch, train_size: int, test_size: int) -> None:
+    """Cut the digits to their first images, until the test ends."""
+    from neural_lib.data.images import READERS
+
+    every = {train: load_every_digit(train) for train in (True, False)}
+    few = {True: train_size, False: test_size}
+
+    def read(folder, info, train):
+        return tuple(array[: few[train]] for array in every[train])
+
+    monkeypatch.setitem(READERS, "digits", read)
+    change_dataset(monkeypatch, "digits", train_size=train_size, test_size=test_size)
+
+
+@functools.cache
+def load_every_digit(train: bool) -> tuple[np.ndarray, np.ndarray]:
+    from neural_lib.data.images import read_digits
+
+    return read_digits(Path(), catalog.DATASETS["digits"], train)
 
 
 @pytest.fixture(scope="session")
-def digits_model(tmp_path_factory) -> Path:
-    """A model that reads digits, about 96 % of them right."""
-    from matplotlib.figure import Figure
+def make_once(tmp_path_factory):
+    """make_once(name, make) calls make(folder) in one of xdist's workers and returns that folder in each of them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    path = tmp_path_factory.mktemp("digits") / "model.pth"
-    arguments = ["-d", "digits", "--recipe", "fast", "--epochs", "8", "--precision", "fp32", "--quiet"]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Figure, "savefig", lambda self, handle, **_: handle.write(b"not drawn"))
-        outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
-        assert cli.run(train.main, "train.py", [*arguments, *outputs]) == 0
-    return path
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                folder = tmp_path_factory.mktemp(f"making-{name}")
+                make(folder)
+                folder.rename(shared / name)
+        return shared / name
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def digits_model(make_once) -> Path:
+    """A model that reads about 95 % of the digits right."""
+
+    def make(folder: Path) -> None:
+        arguments = ["-d", "digits", "--recipe", "fast", "--epochs", "5", "--precision", "fp32", "--quiet"]
+        outputs = ["--model", str(folder / "model.pth"), "--plot", str(folder / "plot.png")]
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            leave_out_figures(monkeypatch)
+            assert cli.run(train.main, "train.py", [*arguments, *outputs]) == 0
+
+    return make_once("digits", make) / "model.pth"
 
 
 @pytest.fixture
@@ -187,10 +236,10 @@ def rewrite(path: Path, change: dict, without: Sequence[str] = ()) -> None:
     """Write a model file once more, with something else in it and the checksum of that."""
     import torch
 
-    from neural_lib import archive, checkpoint
+    from neural_lib import checkpoint
 
     content = {name: value for name, value in torch.load(path, weights_only=True).items() if name not in without}
-    archive.save(content | change, path, checkpoint.KIND)
+    path.write_bytes(checkpoint.archive_bytes(content | change, checkpoint.MODEL_FORMAT))
 
 
 @contextlib.contextmanager
@@ -213,23 +262,31 @@ def mind_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def leave_out_figures(monkeypatch) -> None:
+    """Write a few bytes in the place of each figure."""
+    from matplotlib.figure import Figure
+
+    from neural_lib.evaluation import plots
+
+    for name in ("plot_results", "plot_confusion"):
+        monkeypatch.setattr(plots, name, lambda *_: Figure())
+    monkeypatch.setattr(Figure, "savefig", lambda self, handle, **_: handle.write(b"not drawn"))
+
+
 @pytest.fixture
 def figures_drawn():
-    """Asked for by a test that looks at what run_train has drawn."""
+    """For a test that looks at what run_train has drawn."""
 
 
 @pytest.fixture
 def run_train(tmp_path, monkeypatch, capfd, request):
     """Run train.main in this process and an empty folder; returns exit status, stdout, stderr.
 
-    matplotlib's figures are made and not drawn, which takes longer than to learn small data, unless the test asks for
-    figures_drawn.
+    matplotlib's figures are left out, which take longer than to learn small data, unless the test uses figures_drawn.
     """
-    from matplotlib.figure import Figure
-
     monkeypatch.chdir(tmp_path)
     if "figures_drawn" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda self, handle, **_: handle.write(b"not drawn"))
+        leave_out_figures(monkeypatch)
 
     def run(*arguments):
         status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])
@@ -245,7 +302,7 @@ def run_without_torch(run_python):
 import sys
 sys.modules["torch"] = None
 script = __import__(sys.argv[1])
-from neural_lib import cli
+from neural_lib.system import cli
 sys.exit(cli.run(script.main, f"{sys.argv[1]}.py", sys.argv[2:]))
 """
     return lambda script, *arguments: run_python("-c", code, script, *arguments)

@@ -5,17 +5,24 @@ import io
 import pickle
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neural_lib.downloads import idx_bytes
+from neural_lib.config import TrainConfig
+from neural_lib.data import catalog
+from neural_lib.data.download import idx_bytes
+
+if TYPE_CHECKING:
+    from neural_lib.checkpoint import Checkpoint
 
 TRAIN_SIZE, TEST_SIZE = 600, 100  # 6 to 1, as KMNIST's 60,000 and 10,000
 
 
 def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (count, 28, 28) and labels (count,): a bright bar, its place told by the class, on noise."""
+    """uint8 images (count, 28, 28) and labels (count,): a bright bar on noise; its place depends on the class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.uint8) % 10
     images = generator.integers(0, 60, size=(count, 28, 28), dtype=np.uint8)
@@ -55,7 +62,7 @@ CIFAR_BATCH_SIZE = 60  # images in each of the five training batches and in the 
 
 
 def make_colour_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (count, 3, 32, 32) and labels (count,): a bar, its place and colour told by the class, on noise."""
+    """uint8 images (count, 3, 32, 32) and labels (count,): a bar on noise; its place and colour depend on the class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 10
     images = generator.integers(0, 60, size=(count, 3, 32, 32), dtype=np.uint8)
@@ -113,3 +120,22 @@ def cifar_archive(batches: dict[str, bytes]) -> bytes:
             member.size = len(batch)
             archive.addfile(member, io.BytesIO(batch))
     return content.getvalue()
+
+
+# --- checkpoints ---
+
+
+def make_checkpoint(dataset: str, arch: str = "lenet-slim") -> "Checkpoint":
+    """A checkpoint for that data set, as a run writes it, whose network is untrained and always the same."""
+    import torch
+
+    from neural_lib import checkpoint
+    from neural_lib.networks import build_network
+
+    info = catalog.DATASETS[dataset]
+    arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
+    statistics = ([0.2] * info.channels, [0.3] * info.channels)
+    described = checkpoint.for_run(TrainConfig(dataset=dataset, arch=arch), info, arch_args, statistics, {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return replace(described, state_dict=build_network(arch, **arch_args).state_dict())

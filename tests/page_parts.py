@@ -6,24 +6,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from neural_lib import datasets, report
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.evaluation import Evaluation
-from neural_lib.files import Writer
-from neural_lib.runs import RunManager
+from neural_lib.evaluation.report import Report
+from neural_lib.evaluation.scores import Scores
+from neural_lib.records import Records, ReportFiles
+from neural_lib.system.files import Writer
+from neural_lib.training.runs import RunManager
 
 NAMES = ['<b>&"', "it's", "$a_{$ {{ 1 }}", "</script><script>alert(1)</script>", "é ü", "a name of several words"]
 COUNT = 400
 
 
 def images() -> torch.Tensor:
-    """Images (N, 1, 28, 28), uint8, each of which says which one it is in its first two pixels."""
+    """Images (N, 1, 28, 28), uint8, each with its own number in its first two pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 1, 28, 28), dtype=np.uint8)
     pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.divmod(np.arange(COUNT), 256)
     return torch.from_numpy(pixels)
 
 
-def evaluation() -> Evaluation:
+def scores() -> Scores:
     """Of 6 classes: most images right, one pair confused more often than 20 times, some cells empty."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(COUNT) % len(NAMES)
@@ -31,7 +32,7 @@ def evaluation() -> Evaluation:
     predictions[(labels == 2) & (torch.rand(COUNT, generator=generator) < 0.6)] = 5
     probabilities = 0.2 + 0.8 * torch.rand(COUNT, generator=generator)
     accuracy = (labels == predictions).double().mean().item()
-    return Evaluation(0.5, accuracy, 0.8, labels, predictions, probabilities)
+    return Scores(0.5, accuracy, 0.8, labels, predictions, probabilities)
 
 
 def write_grid(folder: Path, epochs: int = 3) -> RunManager:
@@ -46,12 +47,12 @@ def write_grid(folder: Path, epochs: int = 3) -> RunManager:
         records.begin_run(records.runs[number - 1], rows=rows)
         records.end_run()
     for run in records.runs[4:]:
-        records.fail_run(run, "the training loss became nan <at> epoch 1")
+        records.fail_run(records.runs.index(run) + 1, "the training loss became nan <at> epoch 1")
     return records
 
 
-def write(folder: Path, records: RunManager | None = None) -> dict:
-    """Write the report's files into `folder`; returns report.json's content."""
+def make_report(records: Records | None = None) -> Report:
+    """The report of `scores` on `images`, with the records of a grid or without."""
     best = records.best() if records else {"epoch": 3, "val_accuracy": 0.9, "val_loss": 0.4}
     saved = Checkpoint(
         arch="lenet", arch_args={}, state_dict={}, dataset="digits", classes=NAMES,
@@ -61,7 +62,12 @@ def write(folder: Path, records: RunManager | None = None) -> dict:
         training={"command": "python train.py --model 'a <b> c/model.pth'", "device": "cpu, 2 threads",
                   "started": "2026-11-26T01:02:03+00:00", "processes": 2, "data": "data"},
     )  # fmt: skip
+    return Report(saved, "digits", scores(), images(), records)
+
+
+def write(folder: Path, records: Records | None = None) -> dict:
+    """Write the report's files into `folder`; returns report.json's content."""
     writer = Writer()
-    report.write(report.ReportFiles(folder, "--model"), saved, "digits", evaluation(), images(), writer, records)
-    assert writer.finish() and datasets.DATASETS["digits"].title in (folder / "report.html").read_text()
+    make_report(records).write(ReportFiles(folder, "--model"), writer)
+    assert writer.finish()
     return json.loads((folder / "report.json").read_text())

@@ -1,18 +1,91 @@
+import io
 import os
 import pickle
+import random
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import ROOT, rewrite
 
-from neural_lib import checkpoint, datasets
-from neural_lib.checkpoint import Checkpoint
+from neural_lib import checkpoint
+from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive
 from neural_lib.config import TrainConfig
-from neural_lib.errors import UserError
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import Normalisation, load_images
 from neural_lib.lenet import LeNet
-from neural_lib.loaders import Normalisation
-from neural_lib.models import build_model
+from neural_lib.networks import build_network
+from neural_lib.system.errors import UserError
+
+# --- archives ---
+
+THING = FileFormat(
+    name="neural_lib thing", version=2, readable=(1, 2), noun="thing", option="--thing", if_missing="make one",
+    if_damaged="make another", without_checksum=(1,),
+)  # fmt: skip
+CONTENT = {"weights": torch.arange(300.0), "names": ["a", "b"]}
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """The path of an archive with CONTENT."""
+    path = tmp_path / "thing.pth"
+    path.write_bytes(archive_bytes(CONTENT, THING))
+    return path
+
+
+def test_an_archive_is_read_as_it_was_written(archive):
+    content = load_archive(archive, THING)
+    assert torch.equal(content["weights"], torch.arange(300.0)) and content["names"] == ["a", "b"]
+    assert (content["format"], content["format_version"]) == ("neural_lib thing", 2)
+
+
+def test_an_archive_is_a_zip_file_that_torch_reads(archive):
+    assert torch.equal(torch.load(archive, weights_only=True)["weights"], torch.arange(300.0))
+    assert zipfile.ZipFile(archive).testzip() is None
+    assert zipfile.ZipFile(archive).comment.startswith(b"neural_lib sha256 ")
+
+
+def test_a_flipped_bit_is_noticed(archive):
+    whole, generator = archive.read_bytes(), random.Random(0)
+    for place in [*range(0, len(whole), 5), *range(len(whole) - 120, len(whole))]:  # all bytes of the checksum
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.randrange(8)
+        archive.write_bytes(flipped)
+        with pytest.raises(UserError, match="--thing .*thing.pth: "):
+            load_archive(archive, THING)
+
+
+def test_torch_alone_would_not_notice_a_flipped_bit_in_the_weights(archive):
+    whole = bytearray(archive.read_bytes())
+    whole[whole.index(torch.arange(300.0).numpy().tobytes()) + 40] ^= 1
+    assert not torch.equal(torch.load(io.BytesIO(whole), weights_only=True)["weights"], torch.arange(300.0))
+
+
+def test_a_truncated_archive_is_refused(archive):
+    whole = archive.read_bytes()
+    for length in [*range(0, len(whole), 200), *range(len(whole) - 120, len(whole), 7)]:
+        archive.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="is damaged"):
+            load_archive(archive, THING)
+
+
+def test_only_a_version_from_before_the_checksum_may_lack_it(archive):
+    torch.save({"format": THING.name, "format_version": 1, "names": []}, archive)
+    assert load_archive(archive, THING)["names"] == []
+    torch.save({"format": THING.name, "format_version": 2, "names": []}, archive)
+    with pytest.raises(UserError, match="is damaged or was changed: it lacks its checksum"):
+        load_archive(archive, THING)
+
+
+def test_an_archive_of_another_format_is_refused(archive):
+    other = THING._replace(name="neural_lib other", noun="other", option="--other", if_missing="make another")
+    with pytest.raises(UserError, match="--other .*thing.pth: holds data, but is no other of train.py; make another"):
+        load_archive(archive, other)
+
+
+# --- checkpoints ---
 
 
 @pytest.fixture
@@ -22,7 +95,7 @@ def saved() -> Checkpoint:
     return Checkpoint(
         arch="lenet",
         arch_args=arch_args,
-        state_dict=build_model("lenet", **arch_args).state_dict(),
+        state_dict=build_network("lenet", **arch_args).state_dict(),
         dataset="digits",
         classes=list("0123456789"),
         image_size=28,
@@ -35,7 +108,7 @@ def saved() -> Checkpoint:
 
 def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp_path):
     images = torch.rand(16, 1, 28, 28)
-    checkpoint.save(saved, tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(saved.to_bytes())
     loaded = checkpoint.load(tmp_path / "model.pth")
     with torch.inference_mode():
         assert torch.equal(loaded.build_model()(images), saved.build_model()(images))
@@ -46,14 +119,14 @@ def test_a_loaded_network_computes_bit_for_bit_what_the_saved_one_did(saved, tmp
 
 
 def test_the_file_holds_tensors_and_plain_types_alone(saved, tmp_path):
-    checkpoint.save(saved, tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(saved.to_bytes())
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     assert (content["format"], content["format_version"]) == ("neural_lib checkpoint", 2)
     assert LeNet(1, 10).load_state_dict(content["state_dict"]).missing_keys == []
 
 
 class Attack:
-    """What an attacker would put into a model file: unpickling it makes a folder."""
+    """A harmful object for a model file: unpickling it makes a folder."""
 
     def __init__(self, path) -> None:
         self.path = str(path)
@@ -67,7 +140,7 @@ def _whole_module(path, tmp_path):
 
 
 def _malicious(path, tmp_path):
-    torch.save({"format": checkpoint.KIND.format, "state_dict": Attack(tmp_path / "owned")}, path)
+    torch.save({"format": checkpoint.MODEL_FORMAT.name, "state_dict": Attack(tmp_path / "owned")}, path)
 
 
 def _malicious_pickle(path, tmp_path):
@@ -119,26 +192,15 @@ def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, make, message)
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_attack_of_these_tests_is_a_real_one(tmp_path):
+def test_the_attack_of_these_tests_works_without_protection(tmp_path):
     _malicious(tmp_path / "model.pth", tmp_path)
     torch.load(tmp_path / "model.pth", weights_only=False)
     assert (tmp_path / "owned").is_dir()
 
 
-@pytest.mark.parametrize("share", [0.0005, 0.3, 0.999])
-def test_a_truncated_checkpoint_is_refused(saved, tmp_path, share):
-    path = tmp_path / "model.pth"
-    checkpoint.save(saved, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(UserError, match="is damaged, cut short or no checkpoint"):
-        checkpoint.load(path)
-
-
-def test_a_later_format_is_refused_by_its_number(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "KIND", replace(checkpoint.KIND, version=3))
-    checkpoint.save(saved, tmp_path / "model.pth")
-    monkeypatch.undo()
+def test_a_later_format_is_refused_by_its_number(saved, tmp_path):
+    later = checkpoint.MODEL_FORMAT._replace(version=3)
+    (tmp_path / "model.pth").write_bytes(archive_bytes(vars(saved), later))
     with pytest.raises(UserError, match="has checkpoint format 3, and this version reads format 1 and 2"):
         checkpoint.load(tmp_path / "model.pth")
 
@@ -153,13 +215,13 @@ def test_a_later_format_is_refused_by_its_number(saved, tmp_path, monkeypatch):
     ({"image_size": 10**9}, "image_size"),
 ])  # fmt: skip
 def test_a_field_that_holds_something_else_is_named(saved, tmp_path, change, name):
-    checkpoint.save(replace(saved, **change), tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(replace(saved, **change).to_bytes())
     with pytest.raises(UserError, match=f"something else than a checkpoint's own in {name}"):
         checkpoint.load(tmp_path / "model.pth")
 
 
 def test_a_field_of_a_later_version_may_be_missing_or_unknown(saved, tmp_path):
-    checkpoint.save(saved, tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(saved.to_bytes())
     rewrite(tmp_path / "model.pth", {"heard_of_later": 1}, without=["glyphs"])
     assert checkpoint.load(tmp_path / "model.pth").glyphs == []
     rewrite(tmp_path / "model.pth", {}, without=["state_dict"])
@@ -168,21 +230,21 @@ def test_a_field_of_a_later_version_may_be_missing_or_unknown(saved, tmp_path):
 
 
 @pytest.mark.parametrize("version, epoch", [(1, 6), (2, 5)])  # 1: without a checksum
-def test_a_model_of_every_format_that_there_has_been_is_read(version, epoch):
-    # vgg-small of width 1 after so many epochs on the digits
+def test_models_of_all_formats_are_read(version, epoch):
+    # vgg-small of width 1, trained on the digits
     path = ROOT / "tests" / f"model-format-{version}.pth"
     assert torch.load(path, weights_only=True)["format_version"] == version
     old = checkpoint.load(path)
     assert (old.arch, old.dataset, old.metrics["epoch"]) == ("vgg-small", "digits", epoch)
-    images, labels = datasets.load_images("digits", "nowhere", train=False)
+    images, labels = load_images("digits", "nowhere", train=False)
     with torch.inference_mode():
         predictions = old.build_model()(Normalisation(old.mean, old.std)(images)).argmax(dim=1)
     assert (predictions == labels).float().mean().item() == pytest.approx(old.metrics["test_accuracy"], abs=0.01)
 
 
-def test_a_class_is_written_with_its_character_where_it_has_one(saved):
-    assert saved.written(7) == "7"
-    assert replace(saved, classes=["o", "ki"], glyphs=["お", "き"]).written(1) == "ki き"
+def test_a_display_name_ends_in_the_class_character_if_there_is_one(saved):
+    assert saved.display_name(7) == "7"
+    assert replace(saved, classes=["o", "ki"], glyphs=["お", "き"]).display_name(1) == "ki き"
 
 
 @pytest.mark.parametrize("change", [
@@ -199,34 +261,29 @@ def test_parts_that_do_not_fit_each_other_are_refused(saved, change):
         replace(saved, **change).build_model()
 
 
-def test_an_interrupted_save_keeps_the_model_before(saved, tmp_path, monkeypatch):
-    path = tmp_path / "model.pth"
-    checkpoint.save(saved, path)
-    before = path.read_bytes()
-
-    def die_before_it_is_all_on_disk(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", die_before_it_is_all_on_disk)
-    with pytest.raises(OSError):
-        checkpoint.save(saved, path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["model.pth"]
-
-
 @pytest.mark.parametrize("training", [{"data": 5}, {"processes": "two"}, {"val_images": None}, ["data"]])
-def test_what_is_told_of_the_training_has_the_right_types(saved, tmp_path, training):
-    checkpoint.save(replace(saved, training=training), tmp_path / "model.pth")
+def test_wrong_types_in_the_training_record_are_refused(saved, tmp_path, training):
+    (tmp_path / "model.pth").write_bytes(replace(saved, training=training).to_bytes())
     with pytest.raises(UserError, match="something else than a checkpoint's own in training"):
         checkpoint.load(tmp_path / "model.pth")
 
 
-def test_what_will_be_replaced_is_told_in_one_line(saved, tmp_path):
+def test_a_model_file_is_described_in_a_phrase(saved, tmp_path):
     path = tmp_path / "model.pth"
-    assert checkpoint.replacement_warning(path, "now") == ""
-    checkpoint.save(replace(saved, metrics={"epoch": 1, "test_accuracy": 0.25}), path)
-    assert "test accuracy 0.2500; this run replaces it, its records and its report now" in (
-        checkpoint.replacement_warning(path, "now")
-    )
+    assert checkpoint.describe(path) == ("", "")  # there is none
+    path.write_bytes(saved.to_bytes())
+    assert checkpoint.describe(path) == ("digits", "lenet trained on digits, not scored on its test set")
+    path.write_bytes(replace(saved, metrics={"epoch": 1, "test_accuracy": 0.25}).to_bytes())
+    assert checkpoint.describe(path) == ("digits", "lenet trained on digits, test accuracy 0.2500")
     path.write_bytes(path.read_bytes()[:-9])
-    assert "holds a damaged model file" in checkpoint.replacement_warning(path, "now")
+    assert checkpoint.describe(path) == ("", "a damaged model file")
+
+
+def test_for_run_has_all_but_weights_and_metrics():
+    config, arch_args = TrainConfig(epochs=3), {"numChannels": 1, "classes": 10, "image_size": 28}
+    made = checkpoint.for_run(config, DATASETS["kmnist"], arch_args, ([0.2], [0.3]), {"device": "cpu"})
+    assert (made.arch, made.dataset) == ("lenet", "kmnist")
+    assert (made.classes[:2], made.glyphs[:2]) == (["o", "ki"], ["お", "き"])
+    assert (made.mean, made.std, made.image_size, made.arch_args) == ([0.2], [0.3], 28, arch_args)
+    assert (made.config, made.training) == (config.to_dict(), {"device": "cpu"})
+    assert (made.state_dict, made.metrics) == ({}, {})

@@ -1,180 +1,130 @@
-"""The rules of the house that a reader relies on: which module may import which, and a README that is true."""
+"""The rules of the project's structure: which package may import which, and READMEs that are true."""
 
 import ast
 import re
+import shlex
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 import predict
 import train
-from neural_lib import datasets
-from neural_lib.config import RECIPES, TrainConfig, flag_of, shown
 
-# each module may import those before it, and no script
-MODULES = [
-    "errors",
-    "models",
-    "config",
-    "machine",
-    "devices",
-    "files",
-    "interrupts",
-    "monitor",
-    "metrics",
-    "cli",
-    "downloads",
-    "readers",
-    "placement",
-    "datasets",
-    "results",
-    "resume",
-    "plots",
-    "annotate",
-    "pages",
-    "pictures",
-    "answers",
-    "canvas",
-    "drawing",
-    "display",
-    "ink",
-    "convert",
-    "lenet",
-    "lenet_slim",
-    "vgg_small",
-    "resnet",
-    "distributed",
-    "augment",
-    "loaders",
-    "evaluation",
-    "archive",
-    "checkpoint",
-    "board",
-    "runs",
-    "tables",
-    "state",
-    "training",
-    "prepare",
-    "page",
-    "report",
-    "recogniser",
-    "own_pictures",
-    "export",
-    "fallback",
-    "options",
-]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIBRARY = ROOT / "neural_lib"
+# a package or a module of neural_lib may import those of its own level and of lower ones; not listed: level 1
+LEVELS = {"system": 0, "data": 2, "records": 3, "checkpoint": 3, "evaluation": 4, "training": 5, "prediction": 5}
+HEAVY = {"sklearn", "torchvision", "tensorboard", "onnx"}  # or optional; these may be imported where they are needed
+WITHOUT_TORCH = (  # for --help and for refusals that come at once
+    "train", "predict", "neural_lib.config", "neural_lib.records", "neural_lib.data.catalog",
+    "neural_lib.training.command", "neural_lib.training.runs", "neural_lib.prediction", "neural_lib.system.cli",
+    "neural_lib.system.environment", "neural_lib.system.errors", "neural_lib.system.files", "neural_lib.system.signals",
+)  # fmt: skip
 
 
-def imports_of(path) -> set[str]:
-    """The neural_lib modules that a file imports anywhere; what only type checkers see doesn't count."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    ignored = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    found = set()
+def name_of(path: Path) -> str:
+    """The name by which a file of the library is imported."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))}
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported anywhere in a syntax tree."""
     for node in ast.walk(tree):
-        if id(node) in ignored or not isinstance(node, ast.ImportFrom | ast.Import):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module == "neural_lib":
-            found |= {alias.name for alias in node.names}
-        names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-        found |= {name.removeprefix("neural_lib.") for name in names if name.startswith("neural_lib.")}
-        assert not {"train", "predict"} & set(names), f"{path} imports a script"
-    return found
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
 
 
-def test_every_module_has_its_place():
-    assert sorted(path.stem for path in (ROOT / "neural_lib").glob("*.py")) == sorted(["__init__", *MODULES])
+def level_of(module: str) -> int:
+    return LEVELS.get(f"{module}.".split(".")[1], 1)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module):
-    before = set(MODULES[: MODULES.index(module)])
-    assert imports_of(ROOT / "neural_lib" / f"{module}.py") <= before
+    package = module.split(".")[1:2]
+    for imported in imports_of(MODULES[module]):
+        assert imported.split(".")[0] not in ("train", "predict", "tests"), f"{module} imports a script"
+        if imported.startswith("neural_lib."):
+            assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
+            both = {*package, imported.split(".")[1]}
+            assert both != {"training", "prediction"}, f"{module} imports {imported}"
 
 
-def test_predict_stays_clear_of_the_training_loop():
-    seen, waiting = set(), imports_of(ROOT / "predict.py")
-    while waiting:
-        module = waiting.pop()
-        seen.add(module)
-        waiting |= imports_of(ROOT / "neural_lib" / f"{module}.py") - seen
-    assert "checkpoint" in seen and not {"training", "state"} & seen
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: {each for each in imports_of(tree) if each in MODULES} for name, tree in MODULES.items()}
+    del graph["neural_lib.prediction"]  # its one import is delayed until Recogniser is used
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_only_the_archive_saves_and_loads_with_torch():
-    for path in [*ROOT.glob("*.py"), *(ROOT / "neural_lib").glob("*.py")]:
+def test_imports_are_at_the_top_of_a_module_but_for_heavy_packages():
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and module != "neural_lib.prediction":
+                assert {each.split(".")[0] for each in imports_of(node)} <= HEAVY, f"{module}.{node.name}"
+
+
+def test_what_comes_before_torch_does_not_load_it(run_python):
+    code = f"import sys\nsys.modules['torch'] = None\nimport {', '.join(WITHOUT_TORCH)}"
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_checkpoint_saves_and_loads_with_torch():
+    for path in [*ROOT.glob("*.py"), *LIBRARY.rglob("*.py")]:
         uses = re.search(r"torch\.(save|load)\(", path.read_text(encoding="utf-8"))
-        assert bool(uses) is (path.stem == "archive"), path
+        assert bool(uses) is (path == LIBRARY / "checkpoint.py"), path
+
+
+# --- the READMEs ---
+
+
+def read_tree() -> set[str]:
+    """The paths in README.md's annotated tree; folders end in a slash."""
+    found, folders = set(), []
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- tree -->")[1].splitlines():
+        if line.strip():
+            depth, name = (len(line) - len(line.lstrip())) // 2 - 2, line.split()[0]
+            folders = [*folders[:depth], name]
+            found.add("".join(folders))
+    return found
 
 
 def test_the_readmes_tree_is_the_disks():
-    tree = README.split("<!-- tree -->")[1]
-    told = set(re.findall(r"^ *([\w.]+\.py|[\w.]+/)(?= |$)", tree, re.MULTILINE))
-    on_disk = {path.name for folder in ("", "neural_lib", "tests") for path in (ROOT / folder).glob("*.py")}
-    assert told == on_disk - {"__init__.py"} | {"neural_lib/", "tests/", "output/"}
+    modules = [path for path in LIBRARY.rglob("*.py") if path.stem != "__init__"]
+    folders = {path.parent for path in modules}
+    on_disk = {path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.py"), *modules]}
+    on_disk |= {f"{path.relative_to(ROOT).as_posix()}/" for path in folders}
+    assert read_tree() == on_disk | {"output/", "requirements.txt", "tests/"}
 
 
-@pytest.mark.parametrize("name", datasets.DATASETS)
-def test_the_readme_tells_every_data_sets_size_licence_and_source(name):
-    info = datasets.DATASETS[name]
-    row = next(row for row in README.splitlines() if row.startswith(f"| `{name}` | {info.train_size:,} + "))
-    assert f"+ {info.test_size:,} images" in row and f"| {info.licence} |" in row
-    for reference in re.findall(r"doi:\S+?(?=;|$)|(?<=arXiv:)\d+\.\d+", info.source):
-        assert reference in row
+def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
+    """The script and the arguments of each command of Python or torchrun in a README."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    for command in [*lines, *re.findall(r"`((?:python|torchrun) [^`]+\.py[^`]*)`", text)]:
+        if match := re.search(r"(?:python|torchrun)\b.*? (\S+\.py)\b(.*)", command):
+            arguments = shlex.split(re.split(r"[|<>&;]", match[2])[0], comments=True)
+            yield match[1], arguments
 
 
-@pytest.mark.parametrize("script", [train, predict])
-def test_the_readmes_options_are_the_scripts_own_with_their_defaults(script, capsys):
-    section = README.split(f"\n## {script.__name__}.py\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in section.splitlines() if row.startswith("| `-")]
-    told = {option for options, _ in rows for option in re.findall(r"`(-[-\w]+)`", options)}
-    with pytest.raises(SystemExit):
-        script.parse_args(["--help"])
-    has = set(re.findall(r"(?<![\w-])(--?[a-z][\w-]*)", capsys.readouterr().out.split("\noptions:\n")[1]))
-    assert told == has - {"-h", "--help"}
-    given = vars(script.parse_args([]))
-    defaults = TrainConfig().to_dict() | {name: value for name, value in given.items() if value is not None}
-    for options, default in rows:
-        value = defaults.get(re.search(r"`--([\w-]+)`", options)[1].replace("-", "_"))
-        if "--dataset" not in options:  # which falls back
-            assert value in (None, False) or default.strip("`") == shown(value), options
-
-
-def test_the_readme_tells_every_networks_parameters():
-    from neural_lib.models import ARCHS, build_model
-
-    table = README.split("\n## Networks\n\n")[1].split("\n\n")[0].splitlines()[2:]
-    told = {row.split("|")[1].strip(" `"): [cell.strip() for cell in row.split("|")[3:5]] for row in table}
-    for arch in ARCHS:
-        models = (build_model(arch, numChannels=c, classes=10, image_size=size) for c, size in ((1, 28), (3, 32)))
-        assert told.pop(arch) == [f"{sum(p.numel() for p in model.parameters()):,}" for model in models]
-    assert not told
-
-
-def test_the_readme_tells_every_variant_of_a_recipe():
-    rows = README.split("\n`best` has other values\n\n")[1].split("\n\n")[0].splitlines()[2:]
-    told = [[cell.strip(" `").removeprefix("with `") for cell in row.strip("|").split("|")] for row in rows]
-
-    def as_options(values: dict) -> str:
-        return " ".join(f"{flag_of(name)} {shown(value)}" for name, value in values.items())
-
-    assert told == [[as_options(each.where), as_options(each.values)] for each in RECIPES["best"].variants]
-    assert not any(recipe.variants for name, recipe in RECIPES.items() if name != "best")
-
-
-def test_the_readme_tells_what_each_recipe_is():
-    table = README.split("\n| option | `classic`")[1].split("\n\n")[0]
-    names = ["classic", *re.findall(r"`(\w+)`", table.splitlines()[0])]
-    assert names == list(RECIPES)
-    for row in table.splitlines()[2:]:
-        option, *values = (cell.strip(" `") for cell in row.strip("|").split("|"))
-        for name, told in zip(names, values, strict=True):
-            value = getattr(RECIPES[name].config(), option.removeprefix("--").replace("-", "_"))
-            assert told == shown(value), (name, option)
-    differing = {name for recipe in RECIPES.values() for name in recipe.values}
-    assert {row.split("|")[1].strip(" `-").replace("-", "_") for row in table.splitlines()[2:]} == differing
+@pytest.mark.parametrize("path", [
+    path.relative_to(ROOT) for folder in (ROOT, *(ROOT / name for name in ("neural_lib", "output", "tests")))
+    for path in sorted(folder.glob("README.md" if folder == ROOT else "**/README.md"))
+], ids=str)  # fmt: skip
+def test_every_command_in_a_readme_is_one(path):
+    for script, arguments in commands_of((ROOT / path).read_text(encoding="utf-8")):
+        assert (ROOT / script).is_file(), script
+        if script in ("train.py", "predict.py") and "..." not in arguments:
+            try:
+                {"train.py": train, "predict.py": predict}[script].parse_args(arguments)
+            except SystemExit as end:
+                assert end.code == 0 and "--help" in arguments

@@ -4,14 +4,13 @@ from torch import nn
 from tutorial import TutorialLeNet
 
 from neural_lib.lenet import LeNet
-from neural_lib.models import build_model
 
 
 def test_parameter_count():
     assert sum(p.numel() for p in LeNet(1, 10).parameters()) == 431_080
 
 
-def test_the_tutorials_layers_and_state_dict():
+def test_the_layers_and_the_state_dict_are_the_tutorials():
     layers = [name for name, _ in LeNet(numChannels=1, classes=10).named_children()]
     assert layers == [
         *("conv1", "relu1", "maxpool1", "conv2", "relu2", "maxpool2", "dropout", "fc1", "relu3", "fc2", "logSoftmax"),
@@ -29,12 +28,6 @@ def test_the_tutorials_layers_and_state_dict():
     }
 
 
-def test_forward_gives_log_probabilities():
-    log_probs = LeNet(1, 10)(torch.rand(3, 1, 28, 28))
-    assert log_probs.shape == (3, 10)
-    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(3))
-
-
 def test_pooling_before_relu_is_the_same_function_with_the_same_gradients():
     torch.manual_seed(0)
     ours, tutorial = LeNet(1, 10), TutorialLeNet(1, 10)
@@ -48,17 +41,7 @@ def test_pooling_before_relu_is_the_same_function_with_the_same_gradients():
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
-def test_channels_last_computes_the_same_and_keeps_the_state_dict():
-    torch.manual_seed(0)
-    plain = LeNet(1, 10)
-    fast = build_model("lenet", numChannels=1, classes=10)
-    fast.load_state_dict(plain.state_dict())
-    images = torch.randn(8, 1, 28, 28)
-    assert fast.conv2.weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(fast(images), plain(images))
-
-
-def test_dropout_drops_inputs_of_both_linear_layers_in_training_alone():
+def test_dropout_drops_inputs_of_both_linear_layers_in_training_only():
     torch.manual_seed(0)
     model, plain = LeNet(1, 10, dropout=0.4), LeNet(1, 10)
     plain.load_state_dict(model.state_dict())  # no parameters of its own
@@ -69,9 +52,9 @@ def test_dropout_drops_inputs_of_both_linear_layers_in_training_alone():
         )
     images = torch.rand(64, 1, 28, 28)
     assert torch.equal(model.eval()(images), plain(images))
-    silent = dropped.copy()  # ReLU's zeros
+    zeros = dropped.copy()  # of ReLU
     model.train()(images)
-    for name, share in silent.items():
+    for name, share in zeros.items():
         assert dropped[name] == pytest.approx(share + (1 - share) * 0.4, abs=0.03)
 
 

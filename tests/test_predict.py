@@ -4,8 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,29 +13,35 @@ import made_up
 import numpy as np
 import pytest
 import torch
-from conftest import change_kmnist, rewrite
+from conftest import ROOT, change_kmnist, leave_out_figures, rewrite
 
 import predict
 import train
-from neural_lib import annotate, checkpoint, cli, datasets, display, export, pictures
-from neural_lib.config import TrainConfig
+from neural_lib import checkpoint
+from neural_lib.data import catalog
+from neural_lib.data.images import load_images
+from neural_lib.evaluation import annotate
 from neural_lib.lenet import LeNet
+from neural_lib.prediction import draw, export, pictures
+from neural_lib.system import cli
 
 LINE = re.compile(r"\[INFO\] ground truth label: (\S+), predicted label: (\S+) \((\d+\.\d)%\)")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with the made-up KMNIST in data/ and a model trained on it in output/, made once."""
-    folder = tmp_path_factory.mktemp("trained")
-    files = made_up.make_files()
-    made_up.write_files(files, folder / "data" / "KMNIST" / "raw")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        change_kmnist(monkeypatch, sha256=made_up.sha256(files), train_size=made_up.TRAIN_SIZE)
-        arguments = ["-d", "kmnist", "--epochs", "3", "--batch-size", "16", "--quiet"]
-        assert cli.run(train.main, "train.py", arguments) == 0
-    return folder
+def trained(make_once) -> Path:
+    """A folder with the made-up KMNIST in data/ and a model trained on it in output/."""
+
+    def make(folder: Path) -> None:
+        files = made_up.make_files()
+        made_up.write_files(files, folder / "data" / "KMNIST" / "raw")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(folder)
+            change_kmnist(monkeypatch, sha256=made_up.sha256(files), train_size=made_up.TRAIN_SIZE)
+            arguments = ["-d", "kmnist", "--epochs", "3", "--batch-size", "16", "--quiet"]
+            assert cli.run(train.main, "train.py", arguments) == 0
+
+    return make_once("trained-on-kmnist", make)
 
 
 @pytest.fixture
@@ -47,7 +53,14 @@ def model(trained, made_up_kmnist, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run_predict(capfd):
+def run_predict(capfd, monkeypatch, request):
+    """Run predict.main in this process; returns exit status, stdout, stderr.
+
+    matplotlib's figures are not drawn, unless the test asks for figures_drawn.
+    """
+    if "figures_drawn" not in request.fixturenames:
+        leave_out_figures(monkeypatch)
+
     def run(*arguments):
         status = cli.run(predict.main, "predict.py", [str(argument) for argument in arguments])
         return status, *capfd.readouterr()
@@ -55,13 +68,13 @@ def run_predict(capfd):
     return run
 
 
-def test_ten_test_images_are_told_and_drawn(model, run_predict):
+def test_ten_test_images_are_logged_and_drawn(model, run_predict):
     status, stdout, stderr = run_predict()
     assert (status, stderr) == (0, "")
-    told = LINE.findall(stdout)
-    assert len(told) == 10
-    assert {truth for truth, _, _ in told} <= set(datasets.DATASETS["kmnist"].classes)
-    right = sum(truth == predicted for truth, predicted, _ in told)
+    lines = LINE.findall(stdout)
+    assert len(lines) == 10
+    assert {truth for truth, _, _ in lines} <= set(catalog.DATASETS["kmnist"].classes)
+    right = sum(truth == predicted for truth, predicted, _ in lines)
     assert right >= 8  # the made-up images are easy
     assert f"{right} of 10 right; wrote output/predictions.png" in stdout.replace(os.sep, "/")
     picture = cv2.imread("output/predictions.png")
@@ -70,8 +83,8 @@ def test_ten_test_images_are_told_and_drawn(model, run_predict):
 
 def test_the_draw_is_seeded_and_repeats_no_image(model, run_predict):
     whole = LINE.findall(run_predict("-n", 100)[1])
-    truths = datasets.load_images("kmnist", "data", train=False).labels.tolist()
-    names = datasets.DATASETS["kmnist"].classes
+    truths = load_images("kmnist", "data", train=False).labels.tolist()
+    names = catalog.DATASETS["kmnist"].classes
     assert sorted(truth for truth, _, _ in whole) == sorted(names[label] for label in truths)
     first, again, other = (LINE.findall(run_predict("--seed", seed)[1]) for seed in (1, 1, 2))
     assert first == again != other
@@ -81,19 +94,22 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     names = [f"class-{number}" for number in range(10)]
     rewrite(model, {"classes": names})
     drawn = []
-    monkeypatch.setattr(annotate, "annotate", lambda *args, draw=annotate.annotate: drawn.append(args) or draw(*args))
-    told = LINE.findall(run_predict()[1])
-    assert [(truth, predicted) for truth, predicted, _ in told] == [
+
+    def annotate_image(*args, annotate_image=annotate.annotate_image):
+        drawn.append(args)
+        return annotate_image(*args)
+
+    monkeypatch.setattr(annotate, "annotate_image", annotate_image)
+    lines = LINE.findall(run_predict()[1])
+    assert [(truth, predicted) for truth, predicted, _ in lines] == [
         (truth.split()[0], predicted.split()[0]) for _, predicted, _, truth in drawn
     ]
-    assert {truth for truth, _, _ in told} <= set(names)
+    assert {truth for truth, _, _ in lines} <= set(names)
 
 
 @pytest.mark.slow  # in a process of its own
 def test_the_command_line(run_script, tmp_path):
-    network, config = LeNet(numChannels=1, classes=10), TrainConfig(dataset="digits")
-    described = checkpoint.for_run(config, datasets.DATASETS["digits"], {"numChannels": 1, "classes": 10})
-    checkpoint.save(replace(described, state_dict=network.state_dict()), tmp_path / "d.pth")
+    (tmp_path / "d.pth").write_bytes(made_up.make_checkpoint("digits").to_bytes())
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
     assert done.returncode == 0, done.stderr
     assert len(LINE.findall(done.stdout)) == 3
@@ -104,7 +120,7 @@ def test_the_command_line(run_script, tmp_path):
     (["--samples", 101], 2, "--samples 101: kmnist has 100 test images; ask for fewer"),
     (["--data", "empty"], 1, "no source delivered the files"),
 ])  # fmt: skip
-def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkeypatch, arguments, expected, message):
+def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, monkeypatch, arguments, expected, message):
     change_kmnist(monkeypatch, sources={})
     status, _, stderr = run_predict(*arguments)
     assert status == expected
@@ -112,7 +128,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"dataset": "unheard-of"}, "its data set 'unheard-of' is not one of kmnist, fashion-mnist, mnist, "),
+    ({"dataset": "unheard-of"}, "the checkpoint's data set 'unheard-of' is not one of kmnist, fashion-mnist, mnist, "),
     ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
     ({"format_version": torch.ones(2)}, "has checkpoint format"),
     ({"state_dict": {1: torch.ones(2)}}, "something else than a checkpoint's own in state_dict"),
@@ -120,7 +136,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(model, run_predict, monkey
     ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "something else than a checkpoint's own in mean"),
     ({"metrics": {"epoch": torch.ones(1)}}, "something else than a checkpoint's own in metrics"),
 ])  # fmt: skip
-def test_a_checkpoint_that_cannot_be_right_is_told_in_one_line(model, run_predict, change, message):
+def test_a_checkpoint_that_cannot_be_right_is_refused_in_one_line(model, run_predict, change, message):
     rewrite(model, change)
     status, _, stderr = run_predict()
     assert status == 2
@@ -142,23 +158,23 @@ def change_network(model, channels: int, classes: int, image_size: int) -> None:
     rewrite(model, change)
 
 
-def test_a_network_for_other_classes_is_refused_in_one_line(model, run_predict):
+def test_a_network_of_another_number_of_classes_is_refused_in_one_line(model, run_predict):
     change_network(model, channels=1, classes=2, image_size=28)
-    for arguments in ([], ["--evaluate"], ["--dataset", "digits"]):
+    for arguments, dataset in (([], "kmnist"), (["--evaluate"], "kmnist"), (["--dataset", "digits"], "digits")):
         status, _, stderr = run_predict(*arguments)
         assert status == 2 and stderr.count("\n") == 1
-        assert "it tells 2 classes apart, and " in stderr and stderr.endswith(" has 10\n")
+        assert f" {dataset}: has 10 classes, and the network knows 2\n" in stderr
 
 
-@pytest.mark.parametrize("channels, image_size, told", [
+@pytest.mark.parametrize("channels, image_size, changes", [
     (1, 32, "28x28 to 32x32 pixels"),
     (3, 28, "grey to three equal channels"),
 ])  # fmt: skip
-def test_images_are_converted_for_a_network_for_other_ones(model, run_predict, channels, image_size, told):
+def test_images_are_converted_for_a_network_for_other_ones(model, run_predict, channels, image_size, changes):
     change_network(model, channels, 10, image_size)
     status, stdout, stderr = run_predict()
     assert status == 0 and len(LINE.findall(stdout)) == 10
-    assert stderr == f"[WARNING] the images of kmnist are converted for this model: {told}\n"
+    assert stderr == f"[WARNING] the images of kmnist are converted for this model: {changes}\n"
 
 
 def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_predict, cifar_batches):
@@ -173,30 +189,21 @@ def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_
     assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
 
 
-def test_the_data_are_looked_for_where_training_found_them(model, run_predict, tmp_path, monkeypatch):
+def test_the_data_set_is_read_where_training_found_it(model, run_predict, tmp_path, monkeypatch):
     change_kmnist(monkeypatch, sources={})
-    saved = checkpoint.load(model)
-    assert Path(saved.training["data"]).is_absolute() and Path(saved.training["data"]).name == "data"
+    trained_from = Path(checkpoint.load(model).training["data"])
+    assert trained_from.is_absolute() and trained_from.name == "data"
     shutil.move("data", "elsewhere")
     rewrite(model, {"training": {"data": str(tmp_path / "elsewhere")}})
     for arguments in ([], ["--evaluate"], ["--data", "elsewhere"]):
         assert run_predict(*arguments)[0] == 0
-    status, _, stderr = run_predict("--data", "data")  # what is given wins
+    status, _, stderr = run_predict("--data", "data")  # an option comes first
     assert status == 1 and "no source delivered the files" in stderr
     shutil.move("elsewhere", "data")
-    assert run_predict()[0] == 0  # they are no more where training found them
+    assert run_predict()[0] == 0  # data is read where training's folder is gone
 
 
-def test_a_network_of_an_unknown_data_set_is_scored_on_a_known_one(model, run_predict, few_digits):
-    rewrite(model, {"dataset": "of-the-future"})
-    status, stdout, _ = run_predict("--evaluate", "--dataset", "digits")
-    assert status == 0
-    assert stdout.replace(os.sep, "/").endswith("open output/report-digits.html\n")
-    page = Path("output/report-digits.html").read_text()
-    assert "trained on of-the-future, scored on digits" in page
-
-
-def test_a_model_from_before_its_training_was_told_has_a_page(model, run_predict):
+def test_a_model_file_without_a_training_record_has_a_page(model, run_predict):
     rewrite(model, {}, without=["training"])
     assert run_predict("--evaluate")[0] == 0
     assert "<dt>command</dt>" not in Path("output/report.html").read_text()
@@ -227,7 +234,7 @@ def recognise(run_predict, digits_model):
     return lambda *arguments: run_predict("--model", digits_model, *arguments)
 
 
-def test_pictures_are_told_in_a_table_and_a_montage(page, recognise):
+def test_pictures_are_listed_in_a_table_and_a_montage(page, recognise):
     status, stdout, stderr = recognise("scans", "-r", "--show-input")
     assert status == 0
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" scans")]
@@ -242,14 +249,14 @@ def test_pictures_are_told_in_a_table_and_a_montage(page, recognise):
     assert picture.shape == (234, 3 * (2 * 168 + 6 + 6), 3) and picture.std() > 10
 
 
-def test_pictures_are_told_to_programs(page, recognise):
+def test_pictures_as_json(page, recognise):
     status, stdout, stderr = recognise("scans", "nowhere.png", "--json", "--top", 2)
     assert status == 0
-    told = [json.loads(line) for line in stdout.splitlines()]
-    assert [Path(each["path"]).name for each in told] == ["blank.png", "one.png", "seven.jpg", "nowhere.png"]
-    assert [each.get("label") for each in told] == [None, "1", "7", None]
-    assert told[0]["error"] == "no ink found" and "No such file" in told[3]["error"]
-    assert [entry["label"] for entry in told[1]["top"]][0] == "1" and len(told[1]["top"]) == 2
+    answers = [json.loads(line) for line in stdout.splitlines()]
+    assert [Path(each["path"]).name for each in answers] == ["blank.png", "one.png", "seven.jpg", "nowhere.png"]
+    assert [each.get("label") for each in answers] == [None, "1", "7", None]
+    assert answers[0]["error"] == "no ink found" and "No such file" in answers[3]["error"]
+    assert answers[1]["top"][0]["label"] == "1" and len(answers[1]["top"]) == 2
     assert "[INFO] recognised 2 of 4 pictures" in stderr and not Path("output").exists()
 
 
@@ -264,24 +271,26 @@ def test_a_pattern_is_expanded(page, recognise):
     assert status == 0 and "recognised 2 of 2 pictures" in stdout
 
 
-def test_with_json_the_montage_is_written_where_it_is_asked_for(page, recognise):
+def test_with_json_a_montage_is_written_where_output_says(page, recognise):
     assert recognise("scans", "--json", "--output", "p.jpg")[0] == 0
     assert cv2.imread("p.jpg").shape == (234, 2 * 174, 3)
 
 
-def test_many_pictures_come_to_several_pages(page, recognise):
-    status, stdout, _ = recognise(*["scans/one.png"] * 101)
-    assert status == 0 and stdout.count("one.png  ") == 101
+def test_many_pictures_come_to_several_pages(page, recognise, monkeypatch):
+    monkeypatch.setattr(annotate, "PAGE", 3)
+    status, stdout, _ = recognise(*["scans/one.png"] * 4)
+    assert status == 0 and stdout.count("one.png  ") == 4
     assert "[INFO] wrote output/predictions-page-1.png to predictions-page-2.png\n" in stdout.replace(os.sep, "/")
     assert sorted(os.listdir("output")) == ["predictions-page-1.png", "predictions-page-2.png"]
 
 
-def test_no_page_replaces_a_picture(page, recognise):
+def test_no_page_replaces_a_picture(page, recognise, monkeypatch):
+    monkeypatch.setattr(annotate, "PAGE", 3)
     shutil.copy("scans/one.png", "p-page-2.png")
-    status, _, stderr = recognise(*["scans/one.png"] * 100, "p-page-2.png", "--output", "p.png")
+    status, _, stderr = recognise(*["scans/one.png"] * 3, "p-page-2.png", "--output", "p.png")
     assert status == 2 and "--output p-page-2.png: is one of the pictures to recognise; choose another" in stderr
-    Path("q-page-1.png").mkdir()  # tried before the long work
-    status, _, stderr = recognise(*["scans/one.png"] * 101, "--output", "q.png")
+    Path("q-page-1.png").mkdir()  # refused before the pictures are read
+    status, _, stderr = recognise(*["scans/one.png"] * 4, "--output", "q.png")
     assert status == 2 and "--output q-page-1.png: is a folder" in stderr
 
 
@@ -300,21 +309,21 @@ def test_ctrl_c_ends_it_with_one_line(page, recognise, monkeypatch):
     assert status == 130 and stderr.splitlines()[-1] == "predict.py: error: interrupted"
 
 
-@pytest.mark.parametrize("arguments, told", [
+@pytest.mark.parametrize("arguments, warning", [
     (["nowhere.png"], "[WARNING] nowhere.png: can't be read (No such file or directory)"),
     (["scans/blank.png"], "blank.png: no ink found"),
     (["scans/notes.txt"], "notes.txt: is none of PNG, "),
     (["empty"], "[WARNING] empty: holds no picture (.png, "),
 ])  # fmt: skip
-def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, told):
+def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, warning):
     Path("empty").mkdir()
     status, stdout, stderr = recognise(*arguments)
-    assert status == 1 and told in stderr
+    assert status == 1 and warning in stderr
     assert stderr.splitlines()[-1].startswith("predict.py: error: ") and stderr.count("error") == 1
     assert "%" not in stdout and not os.path.exists("output")
 
 
-def test_invert_can_be_said(page, recognise):
+def test_invert_decides_what_is_ink(page, recognise):
     grey = np.full((300, 400), 128, np.uint8)
     cv2.line(grey, (80, 50), (80, 250), 0, 20)  # dark
     cv2.polylines(grey, [np.array([(160, 50), (320, 50), (220, 260)])], False, 255, 20)  # light
@@ -323,7 +332,7 @@ def test_invert_can_be_said(page, recognise):
         assert json.loads(recognise("both.png", "--json", "--invert", invert)[1])["label"] == label
 
 
-def test_file_names_of_any_kind_are_told(page, recognise):
+def test_file_names_of_any_kind_are_printed(page, recognise):
     name = "すし\n\x1b.png"
     shutil.copy("scans/one.png", name)
     if sys.platform == "linux":
@@ -335,21 +344,21 @@ def test_file_names_of_any_kind_are_told(page, recognise):
     assert " すし??.png " in stdout and (sys.platform != "linux" or " ?.png " in stdout)
 
 
-def test_a_network_for_photos_recognises_pictures_of_any_size(page, cifar_dir, run_train, run_predict):
-    assert run_train("-d", "cifar10", "--data", cifar_dir, "--arch", "lenet-slim", "--epochs", 1, "--quiet")[0] == 0
-    status, stdout, stderr = run_predict("scans/blank.png", "scans/one.png", "--show-input")
+def test_a_network_for_photos_recognises_pictures_of_any_size(page, run_predict, monkeypatch):
+    Path("photos.pth").write_bytes(made_up.make_checkpoint("cifar10").to_bytes())
+    status, stdout, stderr = run_predict("-m", "photos.pth", "scans/blank.png", "scans/one.png", "--show-input")
     assert (status, stderr) == (0, "") and "recognised 2 of 2 pictures" in stdout
-    assert "[WARNING] --invert no changes nothing" in run_predict("scans/one.png", "--invert", "no")[2]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(display, "is_available", lambda: True)
-        status, _, stderr = run_predict("--draw")
+    inverted = run_predict("-m", "photos.pth", "scans/one.png", "--invert", "no")
+    assert "[WARNING] --invert no changes nothing" in inverted[2]
+    monkeypatch.setattr(draw, "is_display_available", lambda: True)
+    status, _, stderr = run_predict("-m", "photos.pth", "--draw")
     assert status == 2 and "--draw: this network knows CIFAR-10, photos, and can't read what is drawn" in stderr
 
 
 def test_the_windows_show_the_pictures_answers(page, recognise, monkeypatch):
     shown = []
-    monkeypatch.setattr(display, "is_available", lambda: True)
-    monkeypatch.setattr(display, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    monkeypatch.setattr(draw, "is_display_available", lambda: True)
+    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
     assert recognise("scans")[0] == 0
     assert [tile.shape for tile in shown] == [(2 * 228, 2 * 168, 3)] * 2
     for silent in ("--no-show", "--json"):
@@ -370,22 +379,18 @@ def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few
     assert network.forward().sum(1) == pytest.approx([1, 1], abs=1e-5)
 
 
-def test_without_its_test_set_a_network_is_compared_on_noise(model, run_predict):
-    shutil.rmtree("data")
-    status, stdout, _ = run_predict("--export", "model.onnx", "--data", "data")
-    assert status == 0 and "for 1000 images of noise, for data holds no KMNIST" in stdout
-
-
-def test_nothing_is_exported_that_differs(page, recognise, few_digits, monkeypatch):
-    monkeypatch.setattr(export, "CLOSE", 0.0)
-    status, _, stderr = recognise("--export", "model.onnx")
-    assert status == 1 and "nothing written" in stderr and not Path("model.onnx").exists()
+def test_without_its_test_set_a_network_is_compared_on_noise(page, run_predict, monkeypatch):
+    Path("m.pth").write_bytes(made_up.make_checkpoint("kmnist").to_bytes())
+    calls = []
+    monkeypatch.setattr(export, "export_network", lambda recogniser, path, images: calls.append((path, images)))
+    assert run_predict("-m", "m.pth", "--export", "model.onnx")[0] == 0
+    assert calls == [(Path("model.onnx"), None)]  # no images: noise
 
 
 # --- the report ---
 
 
-def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(model, run_predict):
+def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(model, run_predict, figures_drawn):
     files = ["report.json", "confusion.png", "mistakes.png", "report.html"]
     by_train = {name: Path("output", name).read_bytes() for name in files}
     for name in files:
@@ -418,7 +423,9 @@ def test_the_report_goes_where_output_says(model, run_predict):
     assert sorted(os.listdir("output")) == before
 
 
-@pytest.mark.parametrize("arguments, message", [
+# --- bad arguments ---
+
+REFUSED = [
     (["--samples", "0"], "--samples must be from 1 to 1000, not 0"),
     (["--samples", "1001"], "--samples must be from 1 to 1000, not 1001"),
     (["--seed", "-1"], "--seed must be 0 or more"),
@@ -442,19 +449,51 @@ def test_the_report_goes_where_output_says(model, run_predict):
     (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
     (["--model", "m.pth", "--dataset", "imagenet"], "invalid choice: 'imagenet' (choose from"),
     (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
-])  # fmt: skip
-def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, tmp_path, arguments, message):
-    (tmp_path / "m.pth").touch()
+]  # fmt: skip
+COMMAND_LINES = """
+import contextlib, io, json, os, sys
+sys.modules["torch"] = None  # importing it is an error
+import predict
+from neural_lib.system import cli
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            status = cli.run(predict.main, "predict.py", arguments)
+        except SystemExit as end:  # of --help
+            status = end.code
+    print(json.dumps([status, stdout.getvalue(), stderr.getvalue(), os.listdir()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def run_without_torch(tmp_path_factory):
+    """A function that gives the result of one of REFUSED's command lines, or of --help: status, stdout, stderr, files.
+
+    All of them are run in one process, in a folder with a file m.pth, and can't import torch.
+    """
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "m.pth").touch()
+    command_lines = [arguments for arguments, _ in REFUSED] + [["--help"]]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND_LINES],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, input=json.dumps(command_lines),
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    return lambda *arguments: results[command_lines.index(list(arguments))]
+
+
+@pytest.mark.parametrize("arguments, message", REFUSED)
+def test_bad_arguments_are_refused_in_one_line_without_torch(run_without_torch, arguments, message):
     if {"--show", "--draw"} & set(arguments) and sys.platform != "linux":
         pytest.skip("only Linux can be without a display here")
-    done = run_without_torch("predict", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("predict.py: error: ") and message in done.stderr
-    assert done.stderr.count("\n") == 1 and done.stdout == ""
-    assert os.listdir(tmp_path) == ["m.pth"]
+    status, stdout, stderr, files = run_without_torch(*arguments)
+    assert (status, stdout, files) == (2, "", ["m.pth"])
+    assert stderr.startswith("predict.py: error: ") and message in stderr and stderr.count("\n") == 1
 
 
 def test_help_needs_no_torch(run_without_torch):
-    done = run_without_torch("predict", "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    status, stdout, stderr, _ = run_without_torch("--help")
+    assert (status, stderr) == (0, "")
+    assert max(map(len, stdout.splitlines())) <= 80

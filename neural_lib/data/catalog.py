@@ -1,0 +1,173 @@
+"""The facts of each data set: class names, sizes, checksums, sources, licences. Nothing here reads or downloads.
+
+To add one: an entry in DATASETS. Mean and standard deviation are computed from the training images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Placement(NamedTuple):
+    """How a data set's images hold what they show, light on black; measured on its training images.
+
+    tests/data/test_real_data.py measures all of it again.
+    """
+
+    box: int  # pixels: the longer side of its bounding box, which keeps its aspect
+    centre: str  # "box": the bounding box is in the middle; "mass": the centre of mass, in the pixel right and below
+    stroke: float = 0.0  # pixels: the width that 95 % of the images' strokes exceed; 0: what they show isn't strokes
+
+    @property
+    def is_written(self) -> bool:
+        """True if the images show strokes, as of handwriting on paper."""
+        return self.stroke > 0
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One data set: sizes, names and where it is from."""
+
+    title: str  # as a plot names it
+    classes: tuple[str, ...]
+    train_size: int  # images
+    test_size: int
+    licence: str
+    source: str
+    placement: Placement | None  # None: photos, which fill their frame
+    channels: int = 1
+    image_size: int = 28  # pixels, height and width
+    glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
+    mirrors: bool = False  # whether the mirror image of one still shows its class
+    shift_note: str = ""  # why validation may promise more than the test set keeps
+    format: str = "idx"  # of the files, one of images.READERS
+    folder: str = ""  # of the files, under <data>, where torchvision has them
+    sha256: Mapping[str, str] = field(default_factory=dict)  # of those files
+    # by host, in the order they are tried: a name in download.FETCHERS and what that takes
+    sources: Mapping[str, tuple] = field(default_factory=dict)
+
+
+FALLBACK = "digits"  # needs no network
+CIFAR10_ARCHIVE = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # md5 and folder, torchvision's
+
+DATASETS = {
+    "kmnist": DatasetInfo(
+        title="KMNIST",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        glyphs=("お", "き", "す", "つ", "な", "は", "ま", "や", "れ", "を"),
+        train_size=60_000,
+        test_size=10_000,
+        placement=Placement(28, "box", stroke=1.55),
+        licence="CC BY-SA 4.0",
+        source='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
+        "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718",
+        shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
+        "from the training images overstates test accuracy",
+        folder="KMNIST/raw",
+        # of the uncompressed files as published since February 2019; the older images differ, their labels don't
+        sha256={
+            "train-images-idx3-ubyte": "7112ba9ec422d98de4885262d4a4dff14cc4fefb81c11ace8bf563a8255df5c3",
+            "train-labels-idx1-ubyte": "2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b",
+            "t10k-images-idx3-ubyte": "76fbd229ce87db80dd281af5e6670de4ad0e42fb30a7bd643972994c47c1f42e",
+            "t10k-labels-idx1-ubyte": "a11dc742be8e781a40a92f53d6a4957e7b7d36df2faa097659131ebfd8fd60c6",
+        },
+        sources={
+            "codh.rois.ac.jp": ("torchvision", "KMNIST"),
+            # the name and version that public code uses; the checksums decide whether it holds the corrected images
+            "openml.org": ("openml", "Kuzushiji-MNIST", 1, (28, 28), 10_000),
+        },
+    ),
+    "fashion-mnist": DatasetInfo(
+        title="Fashion-MNIST",
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        train_size=60_000,
+        test_size=10_000,
+        placement=Placement(28, "box"),
+        licence="MIT",
+        source="Zalando Research; Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+        mirrors=True,
+        folder="FashionMNIST/raw",
+        sha256={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        sources={
+            "fashion-mnist.s3-website.eu-central-1.amazonaws.com": ("torchvision", "FashionMNIST"),
+            "openml.org": ("openml", "Fashion-MNIST", 1, (28, 28), 10_000),
+        },
+    ),
+    "mnist": DatasetInfo(
+        title="MNIST",
+        classes=tuple("0123456789"),
+        train_size=60_000,
+        test_size=10_000,
+        placement=Placement(20, "mass", stroke=1.58),
+        licence="CC BY-SA 3.0",
+        source="LeCun, Cortes and Burges; LeCun et al., Gradient-based learning applied to document recognition, "
+        "doi:10.1109/5.726791",
+        folder="MNIST/raw",
+        sha256={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        sources={
+            "ossci-datasets.s3.amazonaws.com": ("torchvision", "MNIST"),
+            "openml.org": ("openml", "mnist_784", 1, (28, 28), 10_000),
+        },
+    ),
+    "cifar10": DatasetInfo(
+        title="CIFAR-10",
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        train_size=50_000,
+        test_size=10_000,
+        licence="none stated",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009, "
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        channels=3,
+        image_size=32,
+        mirrors=True,
+        format="cifar",
+        placement=None,
+        folder="cifar-10-batches-py",
+        # of the files in that archive, as several public projects list them beside its md5
+        sha256={
+            "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
+            "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
+            "data_batch_3": "0f00d98ebfb30b3ec0ad19f9756dc2630b89003e10525f5e148445e82aa6a1f9",
+            "data_batch_4": "3f7bb240661948b8f4d53e36ec720d8306f5668bd0071dcb4e6c947f78e9682b",
+            "data_batch_5": "d91802434d8376bbaeeadf58a737e3a1b12ac839077e931237e0dcd43adcb154",
+            "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
+        },
+        sources={
+            "www.cs.toronto.edu": (
+                "archive",
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                *CIFAR10_ARCHIVE,
+            ),
+            # the same archive, where PaddlePaddle gets it
+            "dataset.bj.bcebos.com": (
+                "archive",
+                "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
+                *CIFAR10_ARCHIVE,
+            ),
+        },
+    ),
+    "digits": DatasetInfo(
+        title="digits",
+        classes=tuple("0123456789"),
+        train_size=1_500,
+        test_size=297,
+        format="digits",
+        placement=Placement(28, "box", stroke=3.60),
+        licence="CC BY 4.0",
+        source="scikit-learn's bundled load_digits: the test part of Alpaydin and Kaynak, Optical Recognition of "
+        "Handwritten Digits, UCI, doi:10.24432/C50P49",
+    ),
+}

@@ -1,0 +1,204 @@
+"""Results as matplotlib figures."""
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from neural_lib.records import Records, accuracy_of
+
+MOST_IN_LEGEND = 10  # runs; matplotlib's ten colours
+WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
+MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
+LEAST_SPAN = 0.1  # of the diagonal's colour scale
+DARK = 0.65  # of a colour scale, from where on its colours want white letters
+GLYPH_ROOM = 18  # points, for a written character beside its name
+LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
+
+
+def plot_results(records: Records, title: str) -> Figure:
+    """The curves of a single run, or of all finished runs of a grid."""
+    best = records.best()
+    if records.count == 1:
+        return plot_history(records.rows_of[1], best["epoch"], title)
+    runs = {run: records.rows_of[run] for run in sorted(records.finished)}
+    names = {run: records.name(run) for run in runs}
+    return plot_runs(runs, names, best["run"], title, colour_scale(records))
+
+
+def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
+    """The hyper-parameter that colours many runs, the swept number with the most values, and its value in each run.
+
+    The seed only where no other number varies: runs of different seeds are meant to look alike. Where no number varies
+    at all, the best validation accuracy.
+    """
+    by_name = {name: {run: records.label(run)[name] for run in range(1, records.count + 1)} for name in records.swept}
+    numbers = {
+        name: values
+        for name, values in by_name.items()
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
+    }
+    accuracies = {run: accuracy_of(records.best_of(run)) or 0.0 for run in records.finished}
+    return max(
+        numbers.items(),
+        key=lambda item: (item[0] != "seed", len(set(item[1].values()))),
+        default=("best validation accuracy", accuracies),
+    )
+
+
+def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: str) -> Figure:
+    """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1.
+
+    rows: an epoch each, as results.MEASURES names its figures.
+    """
+    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
+    for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+        for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
+            name = f"{part}_{kind}"
+            axes.plot(
+                range(1, len(rows) + 1), [row[name] for row in rows], label=name, color=colour, **_marks(len(rows))
+            )
+        axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
+        axes.legend()
+    loss_axes.set_ylim(bottom=0)
+    return figure
+
+
+def plot_runs(
+    runs: Mapping[int, Sequence[Mapping[str, float]]],
+    names: Mapping[int, str],
+    best: int,
+    title: str,
+    scale: tuple[str, Mapping[int, float]],
+) -> Figure:
+    """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
+
+    Up to MOST_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
+    others are coloured by `scale`: a hyper-parameter and its value in each run.
+    """
+    many = len(runs) > MOST_IN_LEGEND
+    entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
+    columns = 1 if many or max(map(len, entries.values())) > WIDEST_OF_TWO else 2
+    lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
+    figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
+    colours = _by_scale(figure, scale) if many else {run: f"C{index}" for index, run in enumerate(runs)}
+    longest = max(len(rows) for rows in runs.values())
+    plain, emphasised = {"linewidth": 0.8 if many else 1.2}, {"linewidth": 3, "zorder": 3}
+    if many:
+        colours[best] = "black"
+    for run, rows in runs.items():
+        style = {"color": colours[run], **(emphasised if run == best else plain)}
+        style |= {} if many and longest > 1 else _marks(longest)
+        for axes, measure in ((loss_axes, "val_loss"), (accuracy_axes, "val_accuracy")):
+            epochs = range(1, len(rows) + 1)
+            axes.plot(epochs, [row[measure] for row in rows], label=entries.get(run, "_"), **style)
+    handles = [line for line in loss_axes.get_lines() if line.get_label() != "_"]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
+    return figure
+
+
+def _entry(run: int, name: str, is_best: bool) -> str:
+    # a run's line in a legend, folded where it is wider than the figure
+    return textwrap.fill(f"run {run}: {name}{' (best)' if is_best else ''}", WIDEST_OF_ONE, subsequent_indent="    ")
+
+
+def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
+    # a figure and its two axes
+    figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for axes in (loss_axes, accuracy_axes):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+    loss_axes.set_ylabel(f"{of}loss (mean per image, nats)")
+    accuracy_axes.set_ylabel(f"{of}accuracy")
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    return figure, loss_axes, accuracy_axes
+
+
+def _marks(epochs: int) -> dict:
+    # a single epoch is a point, and a line through it would not show
+    return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
+
+
+def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
+    name, values = scale
+    low, high = min(values.values()), max(values.values())
+    norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
+    mappable = ScalarMappable(norm, "viridis")
+    figure.colorbar(mappable, ax=figure.axes, label=name)
+    return {run: mappable.to_rgba(value) for run, value in values.items()}
+
+
+def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
+    """A figure as a file of that kind, one of SUFFIXES; the same bytes each time. options: of Figure.savefig."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
+        metadata = {"metadata": {"Date": None}} if kind == "svg" else {}
+        figure.savefig(file, format=kind, **metadata, **options)
+    return file.getvalue()
+
+
+def plot_confusion(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray] = ()
+) -> Figure:
+    """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row.
+
+    The diagonal and the other cells have a colour scale each, so that a few confusions are seen beside many hits.
+    glyphs: a picture (H, W, 4) of each class's written character, to stand beside its name; there may be none.
+    """
+    counts = np.asarray(matrix)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), of the true class
+    figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    is_right = np.eye(len(counts), dtype=bool)
+    for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
+        shown = np.ma.masked_array(shares, ~part | (counts == 0))
+        low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
+        low = min(low, high - LEAST_SPAN) - 0.02 if name == "right" else 0.0  # the lowest value is not white
+        picture = axes.imshow(shown, cmap=colours, vmin=max(0.0, low), vmax=high)
+        bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
+        bar.set_label(f"{name}, share of the true class")
+        for row, column in zip(*np.nonzero(part & (counts > 0)), strict=True):
+            colour = "white" if picture.norm(shares[row, column]) > DARK else "black"
+            text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    if max(map(len, classes)) > MOST_UPRIGHT:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    if len(glyphs):
+        _add_glyphs(axes, glyphs)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (a row is 100 %)")
+    axes.set_title(title)
+    for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)  # a name may hold a dollar
+    return figure
+
+
+def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray]) -> None:
+    # between the axes and the names, for which the names make room
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_tick_params(pad=GLYPH_ROOM)
+    for place, glyph in enumerate(glyphs):
+        for xy, offset, coordinates in (
+            ((place, 0), (0, -GLYPH_ROOM / 2 - 2), ("data", "axes fraction")),
+            ((0, place), (-GLYPH_ROOM / 2 - 2, 0), ("axes fraction", "data")),
+        ):
+            box = OffsetImage(glyph, zoom=GLYPH_ROOM * 0.8 / len(glyph))
+            axes.add_artist(
+                AnnotationBbox(
+                    box, xy, xybox=offset, xycoords=coordinates, boxcoords="offset points", frameon=False, pad=0
+                )
+            )

@@ -1,0 +1,469 @@
+"""How good a saved network is on a test set: figures on the terminal and in report.json, two pictures and a page.
+
+The page is report.html.jinja, beside this file, which holds all markup, style and script.
+"""
+
+import base64
+import functools
+import io
+import itertools
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import classification_report
+from torch import Tensor, nn
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig, format_value, format_values, option_name
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader, pixels_of
+from neural_lib.evaluation import annotate, plots
+from neural_lib.evaluation.scores import (
+    Scores,
+    confusion_matrix,
+    confusions,
+    evaluate,
+    most_confident_mistakes,
+    standard_error,
+)
+from neural_lib.records import REPORT_FORMAT, Records, ReportFiles, figure_text, json_text
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import Writer
+
+MOST_MISTAKES = 28  # in mistakes.png: four full rows of seven
+MOST_CONFUSIONS = 5  # on the terminal
+MOST_ROWS = 40  # of a table on the terminal; results.csv has all
+GAP_WORTH_A_WARNING = 0.01  # between validation and test accuracy: a point
+
+# of the page
+MOST_IMAGES = 20  # of a cell of the confusion matrix
+MISTAKES_ON_PAGE = 20  # before anything is clicked
+CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
+IMAGE_BYTES = 2_800_000  # of all images, as base64: with the rest of the page it stays below 4 MB
+SVG_POINTS = 10_000  # a figure of more, as of a grid of hundreds of runs, is a PNG
+MOST_RUNS = 200  # in the table
+QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
+    ({"format": "PNG"}, MOST_IMAGES),
+    ({"format": "WEBP", "quality": 80}, MOST_IMAGES),
+    ({"format": "WEBP", "quality": 50}, 8),
+    ({"format": "WEBP", "quality": 50}, 2),
+)
+LONGEST_SIDE = 64  # pixels; larger images are reduced to it
+LEAST_SPAN = 0.1  # of the diagonal's colour scale
+FAINTEST = 0.15  # opacity of the lowest value on either colour scale, 1 being the highest's
+
+log = logging.getLogger(__name__)
+
+
+def score(saved: Checkpoint, model: nn.Module, images: ImageTensors) -> Scores:
+    """The network's scores on all images, in float32 and the same batches whoever asks; all ranks together."""
+    normalise = Normalisation(saved.mean, saved.std).to(images.images.device)
+    return evaluate(model, evaluation_loader(images, normalise))
+
+
+class Report:
+    """The figures, pictures and page of a network's scores on the test images of a data set.
+
+    images: the scored ones, uint8 (N, C, H, W), in the scores' order. records: of the command that trained the network;
+    without them the page has no curves and no runs.
+    """
+
+    def __init__(
+        self, saved: Checkpoint, dataset: str, scores: Scores, images: Tensor, records: Records | None = None
+    ) -> None:
+        self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
+        self.title = DATASETS[dataset].title if dataset in DATASETS else dataset
+        trained_on = DATASETS[saved.dataset].title if saved.dataset in DATASETS else saved.dataset
+        self.which = f"{self.title}, test" + ("" if dataset == saved.dataset else f" by a network for {trained_on}")
+
+    @functools.cached_property
+    def matrix(self) -> list[list[int]]:
+        """Counts (true, predicted)."""
+        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.saved.classes)).tolist()
+
+    @functools.cached_property
+    def content(self) -> dict:
+        """report.json: scikit-learn's figures as plain types, unrounded, the confusion matrix, and what it is of."""
+        saved, scores = self.saved, self.scores
+        numbers = [str(label) for label in range(len(saved.classes))]  # for names may be the same, or "accuracy"
+        table = self._classification(target_names=numbers, output_dict=True)
+        classes = [{"class": name, **table[number]} for name, number in zip(saved.classes, numbers, strict=True)]
+        for row in [*classes, table["macro avg"], table["weighted avg"]]:
+            row["support"] = int(row["support"])
+        return {
+            **REPORT_FORMAT,
+            "dataset": self.dataset,
+            "part": "test",
+            "images": len(scores.labels),
+            "arch": saved.arch,
+            "trained_on": saved.dataset,
+            "epoch": saved.metrics.get("epoch"),
+            "config": saved.config,
+            "loss": scores.loss if math.isfinite(scores.loss) else None,
+            "accuracy": (scores.labels == scores.predictions).double().mean().item(),
+            "macro avg": table["macro avg"],
+            "weighted avg": table["weighted avg"],
+            "classes": classes,
+            "confusion_matrix": self.matrix,
+        }
+
+    def _classification(self, **options: object) -> object:
+        # also of a class that neither occurs nor is predicted, with scores of 0
+        options |= {"labels": range(len(self.saved.classes)), "zero_division": 0}
+        return classification_report(self.scores.labels, self.scores.predictions, **options)
+
+    @functools.cached_property
+    def gap(self) -> tuple[float, str]:
+        """Validation accuracy less test accuracy, and a sentence on what that means; NaN where there is none.
+
+        There is none for another data set than the network was trained on.
+        """
+        saved, accuracy, count = self.saved, self.scores.accuracy, len(self.scores.labels)
+        validation = saved.metrics.get("val_accuracy")
+        if validation is None or self.dataset != saved.dataset:
+            return math.nan, ""
+        difference, error = validation - accuracy, standard_error(accuracy, count)
+        both = math.hypot(error, standard_error(validation, saved.training.get("val_images", count)))
+        scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
+        note = DATASETS[self.dataset].shift_note if self.dataset in DATASETS else ""
+        if abs(difference) <= 2 * both:
+            return difference, f"{scatter}, so chance may explain that"
+        if note and difference > 0:
+            return difference, note
+        chosen = "what validation chose looks best there, or the test images are harder"
+        why = chosen if difference > 0 else "the test images are easier"
+        return difference, f"{scatter}, so chance alone hardly explains that: {why}"
+
+    # --- on the terminal ---
+
+    def log(self) -> None:
+        """Log precision, recall and F1 of each class, the most frequent confusions, and the accuracy."""
+        names = self.saved.classes
+        log.info("classification report\n%s", self._classification(target_names=names, digits=4))
+        lines = [
+            f"    {names[pair['truth']]} read as {names[pair['predicted']]}: {pair['count']:,} of {pair['support']:,}"
+            for pair in confusions(self.matrix)[:MOST_CONFUSIONS]
+        ]
+        if lines:
+            log.info("the most frequent confusions\n%s", "\n".join(lines))
+
+    def log_gap(self) -> None:
+        """Warn if validation and test accuracy are further apart than GAP_WORTH_A_WARNING."""
+        difference, meaning = self.gap
+        if abs(difference) > GAP_WORTH_A_WARNING:
+            figures = (self.saved.metrics["val_accuracy"], self.scores.accuracy, 100 * abs(difference), meaning)
+            log.warning("validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
+
+    # --- the files ---
+
+    def write(self, files: ReportFiles, writer: Writer) -> None:
+        """Write the four files; where one fails, a warning says so and the others are written all the same."""
+        writer.write(files.json, lambda: json_text(**self.content).encode())
+        writer.write(files.mistakes, lambda: annotate.encode(self._mistakes(), files.mistakes.suffix))
+        writer.write(files.confusion, self._confusion)
+        # a path may hold bytes of any kind
+        writer.write(files.page, lambda: self.html().encode(errors="backslashreplace"))
+
+    def _mistakes(self) -> np.ndarray:
+        scores, saved = self.scores, self.saved
+        count = int((scores.predictions != scores.labels).sum())
+        most = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MOST_MISTAKES)
+        tiles = [
+            annotate.annotate_image(
+                pixels_of(self.images[index]),
+                saved.display_name(int(scores.predictions[index])),
+                float(scores.probabilities[index]),
+                saved.display_name(int(scores.labels[index])),
+            )
+            for index in most
+        ]
+        what = f"the {len(most)} most confident of {count:,} mistakes" if count > len(most) else f"{count} mistake"
+        what += "s" if count != 1 and count <= len(most) else ""
+        return annotate.titled_montage(tiles, f"{self.which}: {what} among {len(scores.labels):,} images")
+
+    def _confusion(self) -> bytes:
+        title = f"{self.which}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
+        glyphs = [annotate.glyph(each) for each in self.saved.glyphs]
+        return plots.to_bytes(plots.plot_confusion(self.matrix, self.saved.classes, title, glyphs), "png")
+
+    def html(self) -> str:
+        """report.html, self-contained."""
+        saved, scores, report, records, matrix = self.saved, self.scores, self.content, self.records, self.matrix
+        mistakes = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MISTAKES_ON_PAGE)
+        uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
+        number = {index: place for place, index in enumerate(uris)}
+        names, scales, (gap, meaning) = (
+            [saved.display_name(label) for label in range(len(matrix))],
+            _scales(matrix),
+            self.gap,
+        )
+        return _environment.get_template("report.html.jinja").render(
+            saved=saved,
+            training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of old files
+            report=report,
+            title=self.title,
+            gap=None if math.isnan(gap) else gap,
+            meaning=meaning,
+            names=names,
+            standard_error=standard_error(report["accuracy"], report["images"]),
+            figure=_figure(records),
+            records=records,
+            runs=list(itertools.islice(_rows_of_runs(records), MOST_RUNS)) if records and records.count > 1 else [],
+            epochs=records.rows_of[records.best()["run"]] if records else [],
+            seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
+            matrix=_shaded(matrix, scales),
+            scales=scales,
+            confusions=confusions(matrix)[:CONFUSIONS_ON_PAGE],
+            wrong=report["images"] - sum(row[label] for label, row in enumerate(matrix)),
+            mistakes=[
+                {
+                    "uri": uris[index],
+                    "truth": names[int(scores.labels[index])],
+                    "predicted": names[int(scores.predictions[index])],
+                    "probability": float(scores.probabilities[index]),
+                }
+                for index in mistakes
+            ],
+            pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
+            cells={f"{truth},{predicted}": [number[index] for index in indices]
+                   for (truth, predicted), indices in cells.items()},
+            own_classes=DATASETS[self.dataset].classes if self.dataset in DATASETS else saved.classes,
+            defaults=TrainConfig().to_dict(),
+            option_name=option_name,
+        )  # fmt: skip
+
+
+def report_results(
+    files: ReportFiles, plot: Path, records: Records, writer: Writer, saved: Checkpoint, scores: Scores, images: Tensor
+) -> None:
+    """Log, write and draw what the best network of a command scored on the test set, and what its runs were.
+
+    plot: where the learning curves go. images: as Report takes them.
+    """
+    best, report = records.best(), Report(saved, saved.dataset, scores, images, records)
+    writer.attempt("the classification report", report.log)
+    if records.count > 1:
+        writer.attempt("the table of the runs", lambda: log_runs(records))
+    log.info("test accuracy: %.4f", scores.accuracy)
+    report.write(files, writer)
+    epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
+    title = f"{saved.arch} on {report.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
+    if regularisation := TrainConfig(**saved.config).regularisation():
+        title += f"\ntraining with {', '.join(regularisation)}"
+    writer.write(plot, lambda: plots.to_bytes(plots.plot_results(records, title), plot.suffix[1:]))
+    report.log_gap()
+
+
+def evaluate_model(
+    saved: Checkpoint, model: nn.Module, dataset: str, images: ImageTensors, folder: Path, model_path: Path
+) -> bool:
+    """Score a saved network on test images and write its report to `folder`; True if all files could be written.
+
+    model_path: of the network; the records beside it are shown on the page.
+    """
+    files = ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
+    records = records_of(saved, Path(os.path.realpath(model_path)).parent)
+    writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.images.cpu(), records)
+    report.log()
+    log.info("test accuracy: %.4f", report.scores.accuracy)
+    report.write(files, writer)
+    is_complete = writer.finish()
+    log_written([path for path in files if path in writer.written])
+    return is_complete
+
+
+def log_written(paths: Sequence[Path]) -> None:
+    """Log which files were written, a line for each folder, and last the page, for that is the one to open."""
+    pages = [path for path in paths if path.suffix == ".html"]
+    others = [path for path in paths if path not in pages]
+    for folder in dict.fromkeys(path.parent for path in others):
+        names = ", ".join(path.name for path in others if path.parent == folder)
+        log.info("wrote in %s: %s", folder, names)
+    for path in pages:
+        log.info("to look at it all, open %s", path)
+
+
+def records_of(saved: Checkpoint, folder: Path) -> Records | None:
+    """The records beside a model, where they are of the command that trained it."""
+    try:
+        records = Records.read(folder)
+    except UserError as error:
+        log.warning("%s; so the page has no curves", str(error).partition(";")[0])
+        return None
+    best = records and records.best()
+    return records if best and best in records.rows_like(saved.config, saved.metrics) else None
+
+
+# --- the page's parts ---
+
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,  # names come from data and files
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_environment.filters["format_value"] = format_value
+
+
+def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[int]]:
+    """For each cell (true, predicted) that isn't empty: up to MOST_IMAGES places in the scores, surest first."""
+    cells = (scores.labels * classes + scores.predictions).numpy()
+    order = np.lexsort((-scores.probabilities.numpy(), cells))  # by cell, then by probability; stable
+    _, starts = np.unique(cells[order], return_index=True)
+    return {
+        divmod(int(cells[group[0]]), classes): group[:MOST_IMAGES].tolist() for group in np.split(order, starts[1:])
+    }
+
+
+def _as_uris(
+    images: Tensor, cells: dict[tuple[int, int], list[int]], mistakes: list[int]
+) -> tuple[dict[int, str], dict[tuple[int, int], list[int]]]:
+    # by index, and what of the cells is shown: exact images if they are small enough, else lossy ones, else fewer
+    for encode, most in QUALITIES:
+        shown_of = {cell: indices[:most] for cell, indices in cells.items()}
+        uris, size = {}, 0
+        for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
+            uris[index] = _as_uri(pixels_of(images[index]), **encode)
+            size += len(uris[index])
+            if size > IMAGE_BYTES:
+                break
+        else:
+            return uris, shown_of
+    return {index: uris[index] for index in mistakes}, dict.fromkeys(cells, [])
+
+
+def _as_uri(pixels: np.ndarray, **encode: object) -> str:
+    # (H, W) or (H, W, 3), uint8
+    picture, file = Image.fromarray(pixels), io.BytesIO()
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+    picture.save(file, **encode)
+    return _data_uri(f"image/{encode['format'].lower()}", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _figure(records: Records | None) -> str:
+    # plot.png's; nothing where no run has a second epoch, for a curve needs two points
+    if not records or max(len(records.rows_of[run]) for run in records.finished) < 2:
+        return ""
+    figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
+    kind, name = ("svg", "svg+xml") if points <= SVG_POINTS else ("png", "png")
+    return _data_uri(f"image/{name}", plots.to_bytes(figure, kind, transparent=True))
+
+
+def _rows_of_runs(records: Records) -> Iterator[dict]:
+    # the best first, those that failed last
+    for run in records.ranked():
+        yield {"run": run, "label": records.label(run), "best": records.best_of(run),
+               "seconds": records.rows_of[run][-1]["run_duration"], "failure": ""}  # fmt: skip
+    for run in sorted(records.failures):
+        yield {"run": run, "label": records.label(run), "best": {}, "seconds": None, "failure": records.failures[run]}
+
+
+def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
+    # lowest and highest share of the true class: of the diagonal, whose scale spans LEAST_SPAN or more, and of the rest
+    shares = {True: [], False: []}
+    for truth, row in enumerate(matrix):
+        for predicted, count in enumerate(row):
+            if count:
+                shares[truth == predicted].append(count / sum(row))
+    right, wrong = (max(shares[each], default=0.0) for each in (True, False))
+    return {True: (max(0.0, min([right - LEAST_SPAN, *shares[True]])), right), False: (0.0, wrong)}
+
+
+def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
+    # each cell's count and its place on its colour scale
+    def cell(truth: int, predicted: int) -> dict:
+        is_right, count = truth == predicted, matrix[truth][predicted]
+        low, high = scales[is_right]
+        place = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
+        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * place}
+
+    return [[cell(truth, predicted) for predicted in range(len(matrix))] for truth in range(len(matrix))]
+
+
+# --- the runs as a table ---
+
+
+def log_runs(records: Records) -> None:
+    """Log the grid's runs, and means over the seeds where there are several."""
+    log.info("the runs, by validation %s\n%s", records.monitor, runs_table(records))
+    if over_seeds := spreads_text(records):
+        log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
+
+
+def runs_table(records: Records, width: int | None = None) -> str:
+    """The grid's runs, the best first and those that failed last.
+
+    width: of the terminal, in characters; as it is where not given. Where columns of their own don't fit, all
+    hyper-parameters share one.
+    """
+    width = width or shutil.get_terminal_size().columns
+    names = records.swept
+    table = _table(records, {name: [name] for name in names})
+    if _widest(table) > width:
+        table = _table(records, {"hyper-parameters": names})
+    left_out = max(0, len(records.finished) - MOST_ROWS) + max(0, len(records.failures) - MOST_ROWS)
+    rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
+    return _rendered(table, width) + rest
+
+
+def spreads_text(records: Records) -> str:
+    """A line for each group of runs that differ only in their seed: mean, standard deviation, number."""
+    lines = [
+        f"{format_values(each.hyperparameters) or 'all'}: {each.mean:.4f} +- {each.deviation:.4f} (n = {each.count})"
+        for each in records.spreads()
+    ]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _table(records: Records, columns: dict[str, list[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("run", justify="right")
+    for title in columns:
+        table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
+    measures = {"val acc": "val_accuracy", "val loss": "val_loss", "train acc": "train_accuracy"}
+    if records.monitor == "f1":
+        measures = {"val f1": "val_f1", **measures}
+    for title in (*measures, "epoch", "seconds"):
+        table.add_column(title, justify="right")
+
+    def own(run: int) -> list[str]:
+        label = records.label(run)
+        return [
+            format_value(label[names[0]]) if len(names) == 1 else format_values({name: label[name] for name in names})
+            for names in columns.values()
+        ]
+
+    for run in records.ranked()[:MOST_ROWS]:
+        row = records.best_of(run)
+        seconds = records.rows_of[run][-1]["run_duration"]
+        figures = [figure_text(row[name]) for name in measures.values()]
+        table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
+    for run in sorted(records.failures)[:MOST_ROWS]:
+        table.add_row(str(run), *own(run), "failed")
+    return table
+
+
+def _widest(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
+
+
+def _rendered(table: Table, width: int) -> str:
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
+    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # for terminals without that letter
+    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n")

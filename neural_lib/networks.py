@@ -1,0 +1,102 @@
+"""The networks besides LeNet, and all of them by name."""
+
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from neural_lib.config import ARCHS
+
+
+def build_network(arch: str, **arch_args) -> nn.Module:
+    """Build the network named `arch` in config.ARCHS, its weights laid out channels-last.
+
+    Every network maps images (N, C, H, W) to log-probabilities (N, classes). channels_last is only a memory layout: it
+    changes no value of the state_dict, and convolutions on the CPU are faster in it.
+    Raises KeyError for an unknown name, TypeError or ValueError for arguments that the network does not take.
+    """
+    module, name = ARCHS[arch]
+    network = getattr(import_module(module), name)
+    return network(**arch_args).to(memory_format=torch.channels_last)
+
+
+class LeNetSlim(nn.Module):
+    """Convolutions of 6 and 12 filters, three linear layers: 32,998 parameters for 1x28x28 and 10 classes.
+
+    numChannels, classes, image_size, dropout: as LeNet takes them; the experiment's network has no dropout. That one
+    ends in logits, for cross-entropy; this one ends in their log-softmax, as LeNet does, so that one loss serves all.
+    Raises ValueError for images under 16 pixels, of which the second pooling would leave nothing.
+    """
+
+    def __init__(self, numChannels: int, classes: int, image_size: int = 28, dropout: float = 0.0) -> None:
+        super().__init__()
+        side = ((image_size - 4) // 2 - 4) // 2  # 28 -> conv 24 -> pool 12 -> conv 8 -> pool 4
+        if side < 1:
+            raise ValueError(f"LeNetSlim needs images of at least 16 pixels, not {image_size}")
+
+        self.conv1 = nn.Conv2d(numChannels, 6, kernel_size=5)
+        self.conv2 = nn.Conv2d(6, 12, kernel_size=5)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(kernel_size=2, stride=2)
+
+        self.dropout = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(12 * side * side, 120)
+        self.fc2 = nn.Linear(120, 60)
+        self.out = nn.Linear(60, classes)
+        self.logSoftmax = nn.LogSoftmax(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities (N, classes) of images (N, numChannels, image_size, image_size); shapes below for 28."""
+        # pooling before ReLU: both orders give the same maximum, this one leaves ReLU a quarter of the pixels
+        x = self.relu(self.maxpool(self.conv1(x)))  # (N, C, 28, 28) -> (N, 6, 12, 12)
+        x = self.relu(self.maxpool(self.conv2(x)))  # (N, 6, 12, 12) -> (N, 12, 4, 4)
+        x = torch.flatten(x, 1)  # (N, 12, 4, 4) -> (N, 192)
+        x = self.relu(self.fc1(self.dropout(x)))  # (N, 192) -> (N, 120)
+        x = self.relu(self.fc2(self.dropout(x)))  # (N, 120) -> (N, 60)
+        x = self.out(self.dropout(x))  # (N, 60) -> (N, classes)
+        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16
+
+
+class VGGSmall(nn.Module):
+    """Pairs of 3x3 convolutions with width, 2 width and 4 width filters: 162,562 parameters for 1 channel, width 24.
+
+    After Simonyan and Zisserman 2015 (arXiv:1409.1556): each convolution with batch normalisation (Ioffe and Szegedy
+    2015, arXiv:1502.03167) and ReLU, 2x2 max-pooling between the pairs; then the maximum of each feature over the whole
+    image and one linear layer. numChannels, classes, dropout: as LeNet takes them. image_size changes nothing but the
+    check that 4 pixels, the least that two poolings leave something of, are there: ValueError where they are not.
+    """
+
+    def __init__(
+        self, numChannels: int, classes: int, image_size: int = 28, dropout: float = 0.0, width: int = 24
+    ) -> None:
+        super().__init__()
+        if image_size < 4:
+            raise ValueError(f"VGGSmall needs images of at least 4 pixels, not {image_size}")
+        self.pair1 = _pair(numChannels, width)
+        self.pair2 = _pair(width, 2 * width)
+        self.pair3 = _pair(2 * width, 4 * width)
+        self.maxpool = nn.MaxPool2d(kernel_size=2)
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(4 * width, classes)
+        self.logSoftmax = nn.LogSoftmax(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities (N, classes) of images (N, numChannels, H, W); shapes below for 28x28 and width 24."""
+        # a pair ends before its ReLU: the maximum first leaves ReLU a quarter of the pixels, and changes nothing
+        x = self.relu(self.maxpool(self.pair1(x)))  # (N, C, 28, 28) -> (N, 24, 14, 14)
+        x = self.relu(self.maxpool(self.pair2(x)))  # (N, 24, 14, 14) -> (N, 48, 7, 7)
+        x = self.relu(self.pair3(x).amax(dim=(2, 3)))  # (N, 48, 7, 7) -> (N, 96)
+        x = self.fc(self.dropout(x))  # (N, 96) -> (N, classes)
+        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16
+
+
+def _pair(channels: int, filters: int) -> nn.Sequential:
+    # no bias: the normalisation after it would take it off again
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(filters),
+        nn.ReLU(),
+        nn.Conv2d(filters, filters, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(filters),
+    )

@@ -1,0 +1,161 @@
+"""The modes of predict.py for pictures and test images: a table or JSON, an annotated picture, windows."""
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from rich.cells import cell_len, set_cell_size
+from tqdm import tqdm
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.download import DownloadError
+from neural_lib.data.images import Images, load_images, pixels_of
+from neural_lib.evaluation import annotate
+from neural_lib.prediction import draw
+from neural_lib.prediction.pictures import Found, printable
+from neural_lib.prediction.recogniser import Answer, Failure, Recogniser, convert
+from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.files import write_file
+
+LEAST_PATH = 16  # columns of a terminal that a path has at least
+
+log = logging.getLogger(__name__)
+
+
+def recognise_pictures(
+    recogniser: Recogniser,
+    found: Found,
+    output: Path | None,
+    invert: str = "auto",
+    top: int = 3,
+    as_json: bool = False,
+    show_input: bool = False,
+    show: bool = False,
+) -> None:
+    """Print what each picture shows, write them annotated to `output`, and show them in a window.
+
+    invert, top: as Recogniser.read takes them. show_input: beside each picture what the network was given. A picture
+    that can't be read is warned of. Raises RunError if none could.
+    """
+    for line in found.problems():
+        log.warning("%s", line)
+    if not found.files:
+        raise RunError("there is no picture to recognise; name files or folders that hold some")
+    if invert != "auto" and recogniser.info.placement is None:
+        title = recogniser.info.title
+        log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
+    table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns)
+    pages = annotate.Pages(output, len(found.files)) if output else None
+    tiles, recognised = [], 0
+    with tqdm(total=len(found.files), unit=" pictures", leave=False, disable=None, dynamic_ncols=True) as bar:
+        for result in recogniser.read_files(found.files, invert, top, bar.update):
+            if isinstance(result, Failure):
+                log.warning("%s: %s", printable(result.path), result.reason)
+                if as_json:
+                    _print(json.dumps({"path": str(result.path), "error": result.reason}))
+                continue
+            recognised += 1
+            _print(json.dumps(result.to_dict()) if as_json else table.format(result))
+            seen = result.seen if show_input else None
+            name = recogniser.saved.display_name(result.top[0].index)
+            tile = (result.picture, name, result.probability, printable(result.path.name), seen)
+            if pages:
+                pages.add(annotate.annotate_picture(*tile))
+            if show and len(tiles) < annotate.PAGE:
+                tiles.append(tile)
+    if not recognised:
+        raise RunError("no picture was recognised; what is wrong with each is told above")
+    written = pages.finish() if pages else []
+    log.info("recognised %d of %d picture%s", recognised, len(found.files), "s" if len(found.files) > 1 else "")
+    if written:
+        log.info("wrote %s%s", written[0], f" to {written[-1].name}" if len(written) > 1 else "")
+    if show:
+        draw.show_one_by_one((annotate.annotate_picture(*tile, scale=2) for tile in tiles), "recognised")
+
+
+def _print(text: str) -> None:
+    tqdm.write(text, file=sys.stdout)  # which makes room where a progress bar is
+    sys.stdout.flush()
+
+
+class AnswerTable:
+    """A table whose rows can be printed one by one, for its columns are as wide as what may come.
+
+    paths: of all pictures. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two.
+    """
+
+    def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int) -> None:
+        self.names = [saved.display_name(label) for label in range(len(saved.classes))]
+        self.name_width = max(len("label"), *map(cell_len, self.names))
+        others = min(top, len(self.names)) - 1
+        self.others_width = max(others * (self.name_width + len(" 99.9%, ")), len("next best") if others else 0)
+        self.path_width = 0
+        room = width - 1 - len(self._line("", "", "")) - self.others_width
+        longest = max((cell_len(printable(path)) for path in paths), default=0)
+        self.path_width = max(LEAST_PATH, min(room, longest))
+        self.has_head = False
+
+    def format(self, answer: Answer) -> str:
+        """The line of an answer: path, class, probability and the next best; below the titles if it is the first."""
+        path = printable(answer.path)
+        while cell_len(path) > self.path_width:  # the end of a path says more than its beginning
+            path = "..." + path.removeprefix("...")[1:]
+        rest = ", ".join(f"{self.names[each.index]} {each.probability:.1%}" for each in answer.top[1:])
+        line = self._line(path, self.names[answer.top[0].index], f"{answer.probability:.1%}")
+        titles = self._line("picture", "label", "probability") + ("  next best" if self.others_width else "")
+        head = "" if self.has_head else f"{titles}\n {'-' * (len(titles) - 1)}\n"
+        self.has_head = True
+        return head + f"{line}  {rest}".rstrip()
+
+    def _line(self, path: str, name: str, probability: str) -> str:
+        return f" {set_cell_size(path, self.path_width)}  {set_cell_size(name, self.name_width)}  {probability:>11}"
+
+
+def load_test_images(recogniser: Recogniser, dataset: str, data_dir: str) -> Images:
+    """All test images of a data set, with the network's channels and size; warns where it knows other classes.
+
+    Raises UserError if the data set has another number of classes, and RunError where it can't be downloaded.
+    """
+    saved, info = recogniser.saved, DATASETS[dataset]
+    if len(saved.classes) != len(info.classes):
+        raise UserError(
+            f"--dataset {dataset}: has {len(info.classes)} classes, and the network knows {len(saved.classes)}"
+        )
+    if dataset != saved.dataset and saved.classes != list(info.classes):
+        own, theirs = (", ".join(names) for names in (saved.classes, info.classes))
+        log.warning("the classes of %s are %s; this model calls them, in that order, %s", dataset, theirs, own)
+    try:
+        images, labels = load_images(dataset, data_dir, train=False)
+    except DownloadError as error:
+        raise RunError(f"{info.title} could not be had: {error}") from None
+    images, changes = convert(images, len(saved.mean), saved.image_size)
+    if changes:
+        log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
+    return Images(images, labels)
+
+
+def show_test_images(recogniser: Recogniser, images: Images, samples: int, seed: int, path: Path, show: bool) -> None:
+    """Log what the network reads in some test images, drawn by the seed, none twice, and write them annotated."""
+    saved = recogniser.saved
+    if samples > len(images.images):
+        raise UserError(f"--samples {samples}: there are {len(images.images):,} test images; ask for fewer")
+    chosen = np.random.default_rng(seed).choice(len(images.images), size=samples, replace=False)
+    pixels, labels = images.images[chosen], images.labels[chosen]
+    probabilities, predictions = recogniser.probabilities(pixels).max(dim=1)
+    tiles = []
+    for image, truth, predicted, probability in zip(
+        pixels, labels.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
+    ):
+        names = (saved.classes[truth], saved.classes[predicted], annotate.percent(probability))
+        log.info("ground truth label: %s, predicted label: %s (%s)", *names)
+        tiles.append((pixels_of(image), saved.display_name(predicted), probability, saved.display_name(truth)))
+    picture = annotate.encode(annotate.montage([annotate.annotate_image(*each) for each in tiles]), path.suffix)
+    write_file(path, lambda: picture)
+    log.info("%d of %d right; wrote %s", int((predictions == labels).sum()), samples, path)
+    if show:
+        draw.show_one_by_one((annotate.annotate_image(*each, scale=2) for each in tiles), "prediction")

@@ -1,0 +1,189 @@
+"""Recogniser: a trained network that reads pictures, from files or arrays."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from neural_lib import checkpoint
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import Normalisation, pixels_of
+from neural_lib.evaluation.annotate import TILE_WIDTH
+from neural_lib.prediction import ink, pictures
+from neural_lib.prediction.pictures import PictureError
+from neural_lib.system.devices import select_device
+from neural_lib.system.errors import UserError
+
+AT_ONCE = 100  # pictures in a batch; they are in memory together
+THUMBNAIL = 2 * TILE_WIDTH  # pixels, the longer side of an answer's picture at most
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
+
+Picture = str | Path | np.ndarray
+
+
+class Candidate(NamedTuple):
+    """One class that a picture may show."""
+
+    label: str  # the class name
+    probability: float  # 0 to 1
+    index: int  # of the class, from 0
+    glyph: str  # its written character, if a class is one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A network's answer to a picture."""
+
+    top: list[Candidate]  # the most probable classes, the first one most
+    seen: np.ndarray  # what the network was given, uint8 (S, S) or (S, S, 3)
+    path: Path | None = None  # of the file
+    picture: np.ndarray | None = None  # RGB, uint8 (H, W, 3), reduced if it is large
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top[0].label
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0 to 1."""
+        return self.top[0].probability
+
+    def to_dict(self, path: Path | None = None) -> dict:
+        """{"path", "label", "index", "glyph", "probability", "top": [the same of the most probable classes]}."""
+        classes = [
+            {"label": each.label, "index": each.index, **({"glyph": each.glyph} if each.glyph else {}),
+             "probability": each.probability}
+            for each in self.top
+        ]  # fmt: skip
+        return {"path": str(path or self.path), **classes[0], "top": classes}
+
+
+class Failure(NamedTuple):
+    """A picture file without an answer, and why."""
+
+    path: Path
+    reason: str
+
+
+class Recogniser:
+    """The network of a checkpoint on a device; reads pictures as predict.py does.
+
+    Raises UserError if the checkpoint's parts don't fit together, or its data set isn't known here.
+    """
+
+    def __init__(self, saved: Checkpoint, device: torch.device) -> None:
+        self.saved, self.device = saved, device
+        if saved.dataset not in DATASETS:
+            raise UserError(f"the checkpoint's data set {saved.dataset!r} is not one of {', '.join(DATASETS)}")
+        self.info = DATASETS[saved.dataset]
+        self.model = saved.build_model().to(device)
+        self.normalise = Normalisation(saved.mean, saved.std).to(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> "Recogniser":
+        """The recogniser of a model file. Raises UserError if that can't be read or the device isn't there."""
+        return cls(checkpoint.load(path), select_device(device)[0])
+
+    def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
+        """The answer to a picture, or the answers to a list of them.
+
+        picture: a file, or a uint8 array (H, W) or, in RGB, (H, W, 3). invert: "yes" reads what is darker than its
+        ground, "no" what is lighter, "auto" whichever stands out more. top: classes in an answer.
+        Raises PictureError, naming the file, if one can't be read or shows no ink.
+        """
+        if not isinstance(picture, list | tuple):
+            return self._answers([self._prepare(picture, invert, named=True)], top)[0]
+        answers = []
+        for first in range(0, len(picture), AT_ONCE):
+            prepared = [self._prepare(each, invert, named=True) for each in picture[first : first + AT_ONCE]]
+            answers += self._answers(prepared, top)
+        return answers
+
+    def read_files(
+        self, paths: Sequence[Path], invert: str, top: int, on_read: Callable[[], object] = lambda: None
+    ) -> Iterator[Answer | Failure]:
+        """The answers to picture files, in their order; on_read is called after each file was read."""
+        for first in range(0, len(paths), AT_ONCE):
+            results: list[tuple | Failure] = []
+            for path in paths[first : first + AT_ONCE]:
+                try:
+                    results.append(self._prepare(path, invert))
+                except PictureError as error:
+                    results.append(Failure(path, str(error)))
+                on_read()
+            answers = iter(self._answers([each for each in results if not isinstance(each, Failure)], top))
+            for each in results:
+                yield each if isinstance(each, Failure) else next(answers)
+
+    def _prepare(self, picture: Picture, invert: str, named: bool = False) -> tuple:
+        # path, picture (H, W, 3) and image (C, S, S); named: begin the error's message with the file
+        path = None if isinstance(picture, np.ndarray) else Path(picture)
+        try:
+            pixels = pictures.read(picture)
+            return path, _thumbnail(pixels), ink.prepare(pixels, self.info, invert)
+        except PictureError as error:
+            raise PictureError(f"{path}: {error}" if named and path else str(error)) from None
+
+    def _answers(self, prepared: list[tuple], top: int) -> list[Answer]:
+        if not prepared:
+            return []
+        images = self.convert(torch.from_numpy(np.stack([image for _, _, image in prepared])))
+        return [
+            Answer(self.candidates(row, top), pixels_of(image), path, picture)
+            for (path, picture, _), image, row in zip(prepared, images, self.probabilities(images), strict=True)
+        ]
+
+    def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
+        """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""
+        saved, order = self.saved, probabilities.sort(descending=True, stable=True)
+        return [
+            Candidate(saved.classes[index], value, index, saved.glyphs[index] if saved.glyphs else "")
+            for value, index in zip(order.values[:top].tolist(), order.indices[:top].tolist(), strict=True)
+        ]
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8 -> what the network is given, float32, on its device."""
+        return self.normalise(images.to(self.device))
+
+    @torch.inference_mode()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8 -> the probability of each class, (N, classes), on the CPU."""
+        return self.model(self.inputs(images)).exp().cpu()
+
+    def convert(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), uint8 -> the same with the network's own channels and size."""
+        return convert(images, len(self.saved.mean), self.saved.image_size)[0]
+
+
+def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:
+    """Convert images (N, C, H, W), uint8, of 1 or 3 channels to (N, channels, size, size); also returns what changed.
+
+    Colour becomes grey by LUMA, grey the same in each of three channels; other sizes are resampled bilinearly, with
+    antialiasing.
+    """
+    changes, values = [], images.float()
+    if images.size(1) != channels:
+        values = (
+            (values * torch.tensor(LUMA).view(3, 1, 1)).sum(1, True) if channels == 1 else values.expand(-1, 3, -1, -1)
+        )
+        changes.append("colour to grey" if channels == 1 else "grey to three equal channels")
+    if tuple(images.shape[2:]) != (size, size):
+        values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
+        changes.append(f"{images.size(3)}x{images.size(2)} to {size}x{size} pixels")
+    return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    scale = THUMBNAIL / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,191 @@
+"""Command-line behaviour of both scripts: arguments, log format, errors as one line, exit statuses."""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
+
+from neural_lib.system import signals
+from neural_lib.system.environment import ranks_from_environment
+from neural_lib.system.errors import Interrupted, RunError, UserError
+from neural_lib.system.files import remove_empty_folders
+
+RANK_0_FIRST = 3.0  # seconds
+CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words of torch.distributed's errors
+exit_stack = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; closed by run()
+_describe_outputs: list[Callable[[], str]] = []
+
+
+def when_interrupted(describe_outputs: Callable[[], str]) -> None:
+    """Set what a script adds to its message from now on if it is interrupted: "; output/model.pth keeps epoch 3"."""
+    _describe_outputs[:] = [describe_outputs]
+    exit_stack.callback(_describe_outputs.clear)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's own, but the values of an option that takes several are "N ..." instead of "N [N ...]"."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{action.metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but a wrong argument is answered with one line, and no option may be cut short."""
+
+    def __init__(self, doc: str, **kwargs) -> None:
+        kwargs.setdefault("usage", "%(prog)s [options]")
+        super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the options)")
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    # lines that are longer than a terminal is wide are broken between words; files and pipes get them as they are
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    keep = {"break_on_hyphens": False, "break_long_words": False, "subsequent_indent": "    "}
+    lines = text.split("\n")
+    return "\n".join(
+        textwrap.fill(line, width, **keep) if len(line) > width and not line.startswith(" ") else line for line in lines
+    )
+
+
+class _Formatter(logging.Formatter):
+    """ "[INFO] ..."; a record with the attribute `bare`, such as a row of a table, is its message alone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__("[%(levelname)s] %(message)s")
+        self.stream = stream
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _wrapped(record.getMessage() if hasattr(record, "bare") else super().format(record), self.stream)
+
+
+class _Handler(logging.StreamHandler):
+    """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")  # not loaded: no progress bar is there to make room
+        with tqdm.tqdm.external_write_mode(self.stream) if tqdm else contextlib.nullcontext():
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> NoReturn:
+        raise  # what is being handled where logging calls this
+
+
+def set_up_logging(quiet: bool = False, leave_stdout: bool = False, rank: int = 0) -> None:
+    """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
+
+    leave_stdout: for programs that read it; all goes to stderr. Ranks other than 0 say nothing.
+    """
+    log = logging.getLogger("neural_lib")
+    if rank:
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        return
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path in another script than the terminal's is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    to_stdout, to_stderr = _Handler(sys.stderr if leave_stdout else sys.stdout), _Handler(sys.stderr)
+    to_stdout.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
+    to_stderr.setLevel(logging.WARNING)
+    for handler in (to_stdout, to_stderr):
+        handler.setFormatter(_Formatter(handler.stream))
+    log.handlers = [to_stdout, to_stderr]
+
+
+def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[str] | None = None) -> int:
+    """Call a script's main and return its exit status; a failure that a user can cause becomes one line on stderr.
+
+    prog: the script's name, which begins that line. argv: the arguments, the command line's where None.
+
+    2 for what the user gave, 1 for what failed at run time, 128 + n after signal n (130 after Ctrl-C).
+    Anything else is a defect of the project and keeps its traceback.
+    """
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, perhaps not installed here; files need no window system
+    try:
+        ranks = ranks_from_environment()
+    except UserError as error:
+        return _fail(prog, str(error), error.exit_status)
+    try:
+        with signals.raise_on_signals(launched=ranks.world_size > 1), exit_stack:
+            try:
+                return main(argv)
+            except BaseException as error:
+                if ranks.world_size > 1:  # torchrun will send a signal to end what ends already
+                    signals.ignore_signals()
+                outputs = _describe_outputs[0]() if _describe_outputs else ""
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(f"interrupted{outputs}", getattr(error, "signum", signal.SIGINT)) from None
+                if isinstance(error, RuntimeError | MemoryError):
+                    raise RunError(reason_of(error) + (outputs if is_lost_connection(error) else "")) from None
+                raise
+    except (UserError, RunError) as error:
+        return _fail(prog, str(error), error.exit_status, ranks.rank, isinstance(error, Interrupted))
+    except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its exit goes nowhere
+        return 1
+    except OSError as error:
+        return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1, ranks.rank)
+    except ImportError as error:
+        if (error.name or "").startswith("neural_lib"):
+            raise
+        if "failed to map segment" in str(error) or "allocate memory" in str(error):
+            why = f"too little memory to load a library ({error}); ulimit -v may tell the limit"
+        else:
+            why = f"a package is missing or incomplete ({error}); see Troubleshooting in README.md"
+        return _fail(prog, why, 1, ranks.rank)
+    except KeyboardInterrupt:  # a second one while the first was being reported
+        return _fail(prog, "interrupted", 130, ranks.rank, True)
+    finally:
+        remove_empty_folders()
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """True if an error says that another rank has ended or can't be reached."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__.startswith("Dist") or any(each in text for each in CONNECTION_ERRORS)
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """Why a run failed, in one line for its user; raises an error that is a defect of the project again."""
+    if isinstance(error, RunError):
+        return str(error)
+    if is_lost_connection(error):
+        return "the connection to another rank was lost; torchrun's report names the one that failed first"
+    # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
+    if "torchvision::nms" in str(error):
+        return "torch and torchvision don't fit together; see Troubleshooting in README.md"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # the last one is cuBLAS's and cuDNN's
+    if isinstance(error, MemoryError) or any(each in str(error) for each in words):
+        return "out of memory; a smaller --batch-size or --width, or fewer --samples, need less"
+    raise error
+
+
+def _fail(prog: str, message: str, status: int, rank: int = 0, is_interrupted: bool = False) -> int:
+    if rank and not is_interrupted:
+        # most often rank 0 fails in the same way and says so, and torchrun ends this rank during the pause
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(RANK_0_FIRST)
+        print(f"{prog}: error: rank {rank}: {' '.join(message.split())}", file=sys.stderr)
+    elif not rank:
+        with contextlib.suppress(OSError):  # a terminal that has been closed
+            print(_wrapped(f"{prog}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
+    return status

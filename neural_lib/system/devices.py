@@ -1,0 +1,101 @@
+"""Which device computes, and how precisely."""
+
+import logging
+import time
+
+import torch
+
+from neural_lib.system.environment import Ranks
+from neural_lib.system.errors import UserError
+
+
+def compute_in_one_thread() -> None:
+    """Let torch compute on the CPU in one thread from now on: for single small images, on which several gain nothing.
+
+    Beside another busy program they wait for each other, and an answer was seen to take several times as long.
+    """
+    torch.set_num_threads(1)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, read once everything queued on the device has been computed."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+log = logging.getLogger(__name__)
+
+
+def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, str]:
+    """The device to compute on and, in words, why: 'auto' takes an accelerator where torch finds one.
+
+    ranks: of several processes, of which each takes a GPU of its own.
+    Raises UserError if torch can't use the requested device here, or there are fewer GPUs than processes.
+    """
+    ranks = ranks or Ranks()
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if ranks.world_size > 1 and found and found.type != "cuda":  # torch.distributed has no backend for it
+        if name == found.type:
+            raise UserError(f"--device {name}: for one process alone; start several with --device cpu")
+        found = None
+    if name == "auto":
+        if found is None:
+            threads = describe(torch.device("cpu")).removeprefix("cpu, ")
+            return torch.device("cpu"), f"torch found no accelerator; {threads}"
+        return _own(found.type, ranks), f"torch found this accelerator: {describe(found)}"
+    if name != "cpu" and (found is None or found.type != name):
+        raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
+    return _own(name, ranks), "as --device says"
+
+
+def _own(kind: str, ranks: Ranks) -> torch.device:
+    # of several processes on a machine each computes on a GPU of its own
+    if kind != "cuda" or ranks.world_size == 1:
+        return torch.device(kind)
+    if (gpus := torch.cuda.device_count()) < ranks.local_world_size:
+        raise UserError(
+            f"--device cuda: {ranks.local_world_size} processes on a machine with {gpus} GPU{'s' if gpus > 1 else ''}; "
+            f"give torchrun --nproc-per-node {gpus}, or --device cpu"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device(kind, ranks.local_rank)
+
+
+def describe(device: torch.device) -> str:
+    """The device's name, or the number of threads on the CPU: "NVIDIA H100", "cpu, 2 threads"."""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
+
+def select_precision(name: str, device: torch.device) -> tuple[str, str]:
+    """'fp32' or 'bf16', for the network's layers, and why: 'auto' takes bf16 where that is known to be native.
+
+    name: one of TrainConfig.precision's choices; fp32 and bf16 are taken at their word.
+    """
+    if name != "auto":
+        return name, ""
+    if computes_bfloat16(device):
+        return "bf16", f"the {device} computes it natively"
+    return "fp32", f"the {device} isn't known to compute bf16 natively"
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """True if the device is known to have instructions for bfloat16.
+
+    CUDA has them from Ampere on, x86 with AVX512-BF16 or AMX. Others may have them as well; whether they make torch
+    faster there hasn't been seen.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
+        return any(has.get(instructions) for instructions in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which layers compute in bfloat16, where precision is 'bf16'; their weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,226 @@
+"""Files: checked before the long work, written whole or not at all, retried if a write fails, locked."""
+
+import contextlib
+import logging
+import os
+import re
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from neural_lib.system.errors import UserError
+
+log = logging.getLogger(__name__)
+ABANDONED_AFTER = 3600  # seconds
+_made: list[Path] = []  # folders that were made for files to come
+
+
+def check_input(path: str | Path, option: str, hint: str) -> None:
+    """Raise UserError, with the advice `hint`, where no file `path` can be opened for reading."""
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait for somebody to write to it
+            raise UserError(f"{option} {path}: is a pipe, not a file; {hint}")
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {path}: can't be read ({error.strerror or error}); {hint}") from None
+
+
+def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Path:
+    """Return where the file `path` is to be written; its missing parent folders are made, a link to a file is followed.
+
+    remove_empty_folders() removes those folders again if nothing is written to them.
+
+    `option` names the argument in the message; `suffixes` are the endings that are allowed.
+    Raises UserError if it is a folder or a device, has another ending, or nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))  # Path.resolve answers a loop of links with a RuntimeError
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device or a pipe"
+            raise UserError(f"{option} {path}: is {kind}; give the name of a file")
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"{option} {path}: can't write that kind of file; end the name in {', '.join(suffixes)}")
+    except OSError as error:
+        raise _cannot_write(path, option, error) from None
+    _try_to_write(path, path, option)
+    return path
+
+
+def check_output_folder(path: str | Path, option: str) -> Path:
+    """Return the folder `path`, with its parents made where it is missing.
+
+    Raises UserError if no file can be made in it.
+    """
+    if not str(path):
+        raise UserError(f"{option} needs the name of a folder")
+    if os.path.isfile(path):
+        raise UserError(f"{option} {path}: is a file; give the name of a folder")
+    _try_to_write(Path(path) / "try", Path(path), option)
+    return Path(path)
+
+
+def _try_to_write(file: Path, given: Path, option: str) -> None:
+    # a real try, beside the file: permission bits say nothing about a read-only disk
+    try:
+        _made.extend(each for each in file.absolute().parents if not each.exists())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(file)
+        _create(temporary).close()
+        temporary.unlink()
+    except OSError as error:
+        raise _cannot_write(given, option, error) from None
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders that were made for files that never came, since the command was refused or failed."""
+    for folder in sorted(_made, key=lambda folder: -len(folder.parts)):  # the deepest first
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+    _made.clear()
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files that killed processes left when they were to write `path`, an hour ago or more.
+
+    Age decides: a process identifier says nothing about another container's processes, and a write takes seconds.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+\.)?[0-9a-f]{{8}}\.tmp")
+    for each in os.scandir(path.parent):
+        with contextlib.suppress(OSError):  # somebody else's, or gone already
+            if pattern.fullmatch(each.name) and time.time() - each.stat().st_mtime > ABANDONED_AFTER:
+                os.unlink(each.path)
+
+
+def _cannot_write(path: Path, option: str, error: OSError) -> UserError:
+    return UserError(f"{option} {path}: can't write there ({error.strerror or error}); choose another place")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for binary writing; it takes the name `path` when the block ends well.
+
+    A reader finds the old file or the new one, never a part: written, fsynced, then os.replace. When the block raises,
+    the old file stays as it was and the temporary one is removed.
+    """
+    path = Path(path)
+    temporary = _temporary_beside(path)
+    try:
+        with _create(temporary) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)  # after closing it: Windows renames no open file
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # what the user knows, not the temporary file
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _create(path: Path) -> BinaryIO:
+    # os.open gives the permissions of any new file here; tempfile's would be 0600
+    binary = getattr(os, "O_BINARY", 0)  # Windows' text mode would change line ends
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | binary, 0o666), "w+b")
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows can't open a folder; its os.replace needs no second sync
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # the file is in its place; some network file systems sync no folders
+        log.debug("%s: %s", folder, error)
+
+
+def write_file(path: str | Path, make: Callable[[], bytes]) -> None:
+    """Write what `make` returns, whole or not at all. Raises what it raises, and OSError where it can't be written."""
+    content = make()
+    with atomic_write(path) as handle:
+        handle.write(content)
+
+
+class Writer:
+    """Writes files without ending the run if that fails: it warns, and retry and finish try again."""
+
+    def __init__(self) -> None:
+        self.pending: dict[Path | str, Callable[[], object]] = {}  # what failed, by file or name, and how to try again
+        self.written: set[Path] = set()
+
+    def write(self, path: Path, make: Callable[[], bytes], level: int = logging.WARNING) -> bool:
+        """Write what `make` returns; where it or the writing fails, warn and keep it for the next try."""
+        is_done = self.attempt(path, lambda: write_file(path, make), level)
+        if is_done:
+            self.written.add(path)
+        return is_done
+
+    def attempt(self, what: Path | str, act: Callable[[], object], level: int = logging.WARNING) -> bool:
+        """Call `act`; where it fails, warn and keep it for the next try. what: the file or thing to be named."""
+        try:
+            act()
+        except BrokenPipeError:  # of stdout
+            raise
+        except Exception as error:  # a figure can fail in as many ways as the libraries that draw it
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            if isinstance(error, OSError) and error.strerror:
+                elsewhere = error.filename not in (None, str(what))
+                reason = f"{error.strerror} ({error.filename})" if elsewhere else error.strerror
+            outlook = "it was not written" if level == logging.ERROR else "trying again later"
+            log.log(level, "%s: %s; %s", what, reason, outlook)
+            self.pending[what] = act
+            return False
+        self.pending.pop(what, None)
+        return True
+
+    def retry(self, level: int = logging.WARNING) -> None:
+        """Try once more what failed."""
+        for what, act in list(self.pending.items()):
+            if self.attempt(what, act, level) and isinstance(what, Path):
+                self.written.add(what)
+
+    def finish(self) -> bool:
+        """Try for the last time; True if nothing is missing now, and an error for each thing that is."""
+        self.retry(logging.ERROR)
+        return not self.pending
+
+
+@contextlib.contextmanager
+def locked(path: Path, option: str) -> Iterator[None]:
+    """Lock `path` within the block, by a hidden file beside it; the lock ends with this process, however that ends.
+
+    Raises UserError if another process holds the lock. If the file system has no locks, a warning says so.
+    """
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"{option} {path}: another run is writing there; wait for its end, or choose another place"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s can't be locked (%s); let no other run write there", path, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+        if os.name != "nt":  # Windows removes no open file: the lock file remains
+            Path(lock.lock_file).unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""RunBuilder and RunManager, after the structured experiment that this project comes from: a grid of runs.
+
+params = {"lr": [0.01, 0.001], "batch_size": [100, 1000]}
+manager = RunManager(params, "output")
+for run in manager.runs:
+    loader, network, optimizer = ...  # from run.lr and run.batch_size
+    with manager.run(run, network, loader):
+        for _ in range(3):
+            with manager.epoch():
+                for images, labels in loader:
+                    ...  # learn them
+                    manager.track_loss(loss, len(labels))
+                    manager.track_num_correct(log_probs, labels)
+"""
+
+import logging
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from math import isfinite, nan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from neural_lib.config import format_value, format_values, option_name
+from neural_lib.records import MEASURES, Records, epoch_figures
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import write_file
+
+log = logging.getLogger(__name__)
+
+
+class RunBuilder:
+    """From values to runs."""
+
+    @staticmethod
+    def get_runs(params: Mapping[str, Sequence]) -> list[tuple]:
+        """A named tuple Run for each combination of values; those of the last name vary fastest.
+
+        Raises UserError for a name without values or with the same value twice.
+        """
+        for name, values in params.items():
+            if not values:
+                raise UserError(f"{option_name(name)} needs at least one value")
+            if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+                raise UserError(f"{option_name(name)} {format_value(twice[0])} is given twice; each run is made once")
+        Run = namedtuple("Run", params)
+        return [Run(*values) for values in product(*params.values())]
+
+
+class RunManager(Records):
+    """Goes through the runs of a grid and records them: results.csv and results.json, and TensorBoard's files.
+
+    params: as RunBuilder takes them. folder: of the two files; without one none are written. hyperparameters: of each
+    run, all that is recorded; the values in params where not given. `monitor` among them says what epochs and runs are
+    compared by. options: of the command. board: a tensorboard.TensorBoard, or None. now: a clock, in seconds. write:
+    how both files are written.
+
+    Both files are written, each whole, when a run ends or fails, and after each epoch of a single run.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Sequence],
+        folder: str | Path | None,
+        hyperparameters: Sequence[Mapping[str, object]] | None = None,
+        board: Any = None,
+        now: Callable[[], float] = time.perf_counter,
+        options: Mapping[str, str] | None = None,
+        write: Callable[[Path, Callable[[], bytes]], object] = write_file,
+    ) -> None:
+        self.runs = RunBuilder.get_runs(params)
+        super().__init__(params, hyperparameters or [run._asdict() for run in self.runs], folder, options)
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if taken := {"run", "epoch", "failure", *MEASURES} & set(self.requested[0]):
+            raise ValueError(f"a hyper-parameter can't have the name of a column: {', '.join(sorted(taken))}")
+        self.board, self.now, self.write = board, now, write
+        self.number = 0  # of the run that is under way
+
+    def resolve(self, hyperparameters: Sequence[Mapping[str, object]]) -> None:
+        """Set what the hyper-parameters came to, such as a precision that was left to the machine to choose.
+
+        Another data set than was requested makes another grid; nothing else does. Raises UserError if runs that have
+        finished were trained with something else.
+        """
+        self.hyperparameters = [dict(each) for each in hyperparameters]
+        for run in self.finished:
+            recorded, now = self.rows_of[run][0], self.hyperparameters[run - 1]
+            if other := {name: value for name, value in now.items() if recorded[name] != value and name != "epochs"}:
+                before = {name: recorded[name] for name in other}
+                raise UserError(
+                    f"--resume: run {run} was trained with {format_values(before)}, and here it would be "
+                    f"{format_values(other)}; go on where it began, or start anew in another folder"
+                )
+        for requested, now in zip(self.requested, self.hyperparameters, strict=True):
+            if "dataset" in now:
+                requested["dataset"] = now["dataset"]
+
+    def unfinished(self) -> list[tuple]:
+        """The runs that have not ended well yet, in their order."""
+        return [run for number, run in enumerate(self.runs, start=1) if number not in self.finished]
+
+    def adopt(self, config: Mapping[str, object], metrics: Mapping[str, float]) -> int:
+        """Check that a saved network is the best of the runs that have finished, and return its run's number.
+
+        config, metrics: what its checkpoint says. A run that was interrupted between the saving of its network and its
+        last record has finished too, and is recorded so. Raises UserError if the network is none of the runs'.
+        """
+        same = self.rows_like(config, metrics)
+        if not same:
+            raise UserError(
+                f"--resume: --model is not the network of a run in {self.json_path}; "
+                "give the one that it was, or delete that file to start anew"
+            )
+        same.sort(key=lambda row: row.get("epochs") != config.get("epochs"))  # else of a run that had fewer or more
+        number = same[0]["run"]
+        if number not in self.finished and self.is_best(number):
+            self.finished.append(number)
+        if self.best()["run"] != number:
+            raise UserError(
+                f"--resume: --model is the network of run {number}, and of those in {self.json_path} "
+                f"run {self.best()['run']} is best; give that one, or delete that file to start anew"
+            )
+        return number
+
+    # --- what happens, in train.py's loop ---
+
+    def begin_run(
+        self,
+        run: tuple,
+        network: Any = None,
+        loader: Any = None,
+        optimizer: Any = None,
+        rows: Sequence[Mapping[str, float | None]] = (),
+    ) -> None:
+        """Begin a run, or go on with it; what else an earlier attempt at it left in the records is dropped.
+
+        rows: the figures of the epochs that have ended already.
+        """
+        self.number, self.is_tested = self.runs.index(run) + 1, False
+        self.failures.pop(self.number, None)
+        self.finished = [each for each in self.finished if each != self.number]  # which gets more epochs
+        self.set_rows(rows)
+        label, own = self.label(self.number) or run._asdict(), self.hyperparameters[self.number - 1]
+        self._to_board("begin_run", label, own, network, loader, optimizer, len(rows))
+        self.run_start = self.now()
+
+    def set_rows(self, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Set the figures of the epochs that have ended in the run that is under way."""
+        self.rows_of.pop(self.number, None)
+        if rows:
+            own = self.hyperparameters[self.number - 1]
+            self.rows_of[self.number] = [
+                {"run": self.number, "epoch": epoch, **row, **own} for epoch, row in enumerate(rows, start=1)
+            ]
+
+    def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: Any) -> None:
+        """Record the epochs' figures after an epoch on `count` images; val: its validation's scores, or None."""
+        self.set_rows(rows)
+        is_best = self.best_of(self.number)["epoch"] == len(rows)
+        self._to_board("end_epoch", len(rows), count, rows[-1], val, is_best)
+        if self.count == 1:
+            self.save()
+
+    def end_run(self) -> None:
+        """Record that the run has ended well."""
+        self._to_board("end_run", self.best_of(self.number))
+        self.finished.append(self.number)
+        self.failures.pop(self.number, None)
+        self.save()
+
+    def fail_run(self, number: int, reason: str) -> None:
+        """Record that a run has failed, perhaps before it began; others may follow."""
+        self._to_board("close")
+        self.failures[number] = reason
+        self.save()
+
+    def save(self) -> bool:
+        """Write results.csv and results.json. Raises OSError if that fails, or returns False where `write` does."""
+        if not self.folder:
+            return True
+        done = [self.write(self.csv_path, self.to_csv), self.write(self.json_path, self.to_json)]
+        return False not in done
+
+    def _to_board(self, method: str, *arguments: object) -> None:
+        try:
+            if self.board:
+                getattr(self.board, method)(*arguments)
+        except OSError as error:
+            log.warning("--logdir: %s; this command goes on without TensorBoard's files", error)
+            self.board = None
+
+    # --- what happens, in a loop of one's own ---
+
+    @contextmanager
+    def run(self, run: tuple, network: Any = None, loader: Any = None, optimizer: Any = None) -> Iterator[None]:
+        """begin_run and, unless the block raises, end_run."""
+        self.begin_run(run, network, loader, optimizer)
+        try:
+            yield
+        except BaseException:
+            self._to_board("close")
+            raise
+        self.end_run()
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """An epoch, whose figures are recorded unless the block raises; what is no finite number is left out."""
+        self._losses, self._correct, self._val, start = [], [], None, self.now()
+        yield
+        train = SimpleNamespace(loss=_mean(self._losses), accuracy=_mean(self._correct))  # waits for the device
+        end, count = self.now(), sum(count for _, count in self._correct)
+        figures = epoch_figures(train, self._val)
+        figures |= {"epoch_duration": round(end - start, 3), "run_duration": round(end - self.run_start, 3)}
+        row = {name: value if value is not None and isfinite(value) else None for name, value in figures.items()}
+        before = [{name: each[name] for name in MEASURES} for each in self.rows_of.get(self.number, [])]
+        self.record_epoch([*before, row], count, self._val)
+
+    def track_loss(self, loss: Any, count: int) -> None:
+        """Add the mean loss () of a batch of `count` images: the epoch's loss is weighted by images, not by batches."""
+        self._losses.append((loss.detach() * count, count))
+
+    def track_num_correct(self, log_probs: Any, labels: Any) -> None:
+        """Add a batch's predictions (N, classes), as log-probabilities or logits, and its true classes (N,)."""
+        self._correct.append(((log_probs.argmax(dim=1) == labels).sum(), len(labels)))
+
+    def track_validation(self, val: Any) -> None:
+        """Set the Scores of the validation after this epoch; they decide which epoch and which run are best."""
+        self._val = val
+
+
+def _mean(sums: list[tuple[Any, int]]) -> float:
+    # of (sum, number of images) pairs; sums may be tensors on a device
+    count = sum(count for _, count in sums)
+    return sum(float(each) for each, _ in sums) / count if count else nan

@@ -1,0 +1,156 @@
+"""TensorBoard's files of a grid of runs: curves, images, graph, weights, confusion matrix, hyper-parameters."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn, optim
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from neural_lib.config import format_value, format_values
+from neural_lib.evaluation.plots import plot_confusion
+from neural_lib.evaluation.scores import Scores, confusion_matrix
+from neural_lib.records import TITLES
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import atomic_write, locked
+
+log = logging.getLogger(__name__)
+SAMPLES = 32  # images shown of each run
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's own name for them
+LONGEST_NAME = 200  # characters of a folder's name; most file systems take 255 bytes
+
+
+class TensorBoard:
+    """A folder for each run, named after its hyper-parameters, under `logdir`.
+
+    What an earlier run with the very same ones left there is replaced. Where another run has a folder of that name,
+    this one's gets a number; hyperparameters.json in the folder says whose it is.
+
+    Training's and validation's figures are in folders of their own with the same names, `loss` and `accuracy`, so that
+    TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names.
+    """
+
+    def __init__(self, logdir: str | Path, classes: Sequence[str], prefix: str = "") -> None:
+        self.logdir, self.classes, self.prefix = Path(logdir), classes, prefix
+        self.writers: dict[str, SummaryWriter] = {}
+        self.lock = contextlib.ExitStack()
+
+    def begin_run(
+        self,
+        label: Mapping[str, object],
+        hyperparameters: Mapping[str, object],
+        network: nn.Module | None = None,
+        loader: DataLoader | None = None,
+        optimizer: optim.Optimizer | None = None,
+        done: int = 0,
+    ) -> None:
+        """Begin a run, or go on after `done` epochs. label: the hyper-parameters in which it differs from others."""
+        self.label, self.network, self.optimizer = dict(label), network, optimizer
+        folder = self._own_folder(folder_name(label, self.prefix), hyperparameters, keep=done > 0)
+        purge = {"purge_step": done + 1} if done else {}  # what is there of later epochs, which come once more
+        self.writers = {part: SummaryWriter(str(folder / part), **purge) for part in ("", "train", "val")}
+        self.best_val = None
+        # from the data set: going through the loader would draw from its generator
+        images = getattr(getattr(loader, "dataset", None), "images", None)
+        if images is not None:
+            self._add_images(images[:SAMPLES])
+            if network is not None:
+                self._add_graph(images[:1].float())
+
+    def _own_folder(self, name: str, hyperparameters: Mapping[str, object], keep: bool) -> Path:
+        own = json.dumps(dict(hyperparameters), indent=1, default=str) + "\n"
+        for number in itertools.count(1):
+            folder = self.logdir / (name if number == 1 else f"{name},{number}")
+            described = folder / "hyperparameters.json"
+            if folder.exists() and not (described.exists() and described.read_text(encoding="utf-8") == own):
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.enter_context(locked(described, "--logdir"))
+            except UserError:  # the very same run is being trained by another command
+                continue
+            break
+        for part in () if keep else ("", "train", "val"):
+            for stale in (folder / part).glob(EVENT_FILES):
+                stale.unlink()
+        with atomic_write(described) as handle:
+            handle.write(own.encode())
+        return folder
+
+    def _add_images(self, images: Tensor) -> None:
+        self.writers[""].add_image("images", make_grid(images.float() / 255, nrow=8, pad_value=0.5))
+
+    def _add_graph(self, image: Tensor) -> None:
+        training = self.network.training
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit's remarks on its age
+            try:
+                self.writers[""].add_graph(self.network.eval(), image)  # eval: dropout would draw from its generator
+            except RuntimeError as error:  # of a network that torch.jit can't trace
+                log.warning("TensorBoard will not show the network's graph: %s", textwrap.shorten(str(error), 200))
+        self.network.train(training)
+
+    def end_epoch(
+        self,
+        epoch: int,
+        count: int,
+        measures: Mapping[str, float | None],
+        val: Scores | None = None,
+        is_best: bool = True,
+    ) -> None:
+        """Add an epoch's figures, by records.MEASURES, its weights and gradients.
+
+        count: images trained on. val: the validation's scores. is_best: whether it is the run's best epoch so far.
+        """
+        for measure in TITLES:
+            part, name = measure.split("_", 1)
+            if measures[measure] is not None:
+                self.writers[part].add_scalar(name, measures[measure], epoch)
+        seen = count + (len(val.labels) if val else 0)
+        self.writers[""].add_scalar("images_per_second", seen / max(measures["epoch_duration"], 1e-3), epoch)
+        if self.optimizer is not None:
+            self.writers[""].add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], epoch)
+        if self.network is not None:
+            for name, parameter in self.network.named_parameters():
+                self.writers[""].add_histogram(name, parameter, epoch)
+                if parameter.grad is not None:
+                    self.writers[""].add_histogram(f"{name}.grad", parameter.grad, epoch)
+        for writer in self.writers.values():
+            writer.flush()  # so that it is seen while the next epoch runs
+        if is_best:
+            self.best_val = val
+
+    def end_run(self, best: Mapping[str, object]) -> None:
+        """Add the confusion matrix and the hyper-parameters of a run that ended well. best: its best epoch's row."""
+        if self.best_val:
+            matrix = confusion_matrix(self.best_val.labels, self.best_val.predictions, len(self.classes))
+            figure = plot_confusion(matrix, self.classes, f"validation, epoch {best['epoch']}")
+            self.writers[""].add_figure("confusion_matrix", figure, best["epoch"])
+        figures = {f"best/{name}": best[name] for name in (*TITLES, "epoch") if best.get(name) is not None}
+        values = {name: format_value(value) if isinstance(value, bool) else value for name, value in self.label.items()}
+        own_folder = "."
+        self.writers[""].add_hparams(values, figures, run_name=own_folder, global_step=best["epoch"])
+        self.close()
+
+    def close(self) -> None:
+        """End the run, however it went."""
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}
+        self.lock.close()
+
+
+def folder_name(label: Mapping[str, object], prefix: str) -> str:
+    """A run's folder: "lr=0.01,batch_size=100"."""
+    name = ",".join(part for part in (prefix, format_values(label).replace(", ", ",")) if part) or "run"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,34 @@
+import pytest
+
+from neural_lib.data import catalog, download, images
+from neural_lib.data.catalog import DATASETS
+
+
+def test_every_data_set_is_described():
+    for info in DATASETS.values():
+        assert len(info.glyphs) in (0, len(info.classes))
+        assert info.licence and info.source
+        assert info.format in images.READERS
+        assert bool(info.sha256) is bool(info.sources)
+        assert all(kind in download.FETCHERS for kind, *_ in info.sources.values())
+
+
+@pytest.mark.parametrize("name, theirs", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
+def test_the_facts_agree_with_torchvisions(name, theirs):
+    from torchvision import datasets
+
+    info, theirs = DATASETS[name], getattr(datasets, theirs)
+    assert list(info.classes) == [name.split(" - ")[0] for name in theirs.classes]  # MNIST's are "0 - zero" there
+    assert set(info.sha256) == {file.removesuffix(".gz") for file, _ in theirs.resources}
+    assert info.folder == f"{theirs.__name__}/raw"
+    assert list(info.sources)[0] == theirs.mirrors[0].split("/")[2]  # the host that a failure is reported with
+
+
+def test_cifar10s_facts_agree_with_torchvisions():
+    from torchvision.datasets import CIFAR10
+
+    info = DATASETS["cifar10"]
+    assert (CIFAR10.tgz_md5, CIFAR10.base_folder) == catalog.CIFAR10_ARCHIVE
+    assert info.folder == CIFAR10.base_folder
+    assert list(info.sha256) == [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
+    assert list(info.sources)[0] == CIFAR10.url.split("/")[2]

@@ -1,0 +1,287 @@
+"""Downloads from a real HTTP server on loopback, and the checksums of files that are already there."""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import tarfile
+from types import SimpleNamespace
+
+import loopback
+import made_up
+import numpy as np
+import pytest
+from conftest import change_dataset, change_kmnist
+from sklearn.datasets import _openml
+from torchvision.datasets import KMNIST
+
+from neural_lib.data import catalog, download
+from neural_lib.data.download import DownloadError
+from neural_lib.data.images import load_images
+from neural_lib.system.errors import UserError
+
+IMAGES = "train-images-idx3-ubyte"
+TRAIN_SIZE, TEST_SIZE = 40, 10
+
+
+@pytest.fixture
+def files(monkeypatch) -> dict[str, bytes]:
+    """Files of a small made-up KMNIST, which pass for the official ones until the test ends."""
+    files = made_up.make_files(TRAIN_SIZE, TEST_SIZE)
+    sources = {
+        "codh.rois.ac.jp": ("torchvision", "KMNIST"),
+        "openml.org": ("openml", "Kuzushiji-MNIST", 1, (28, 28), TEST_SIZE),
+    }
+    sizes = {"train_size": TRAIN_SIZE, "test_size": TEST_SIZE}
+    change_kmnist(monkeypatch, sha256=made_up.sha256(files), sources=sources, **sizes)
+    return files
+
+
+@pytest.fixture
+def folder(files, tmp_path):
+    """The folder of these files, all in place, under the data folder tmp_path."""
+    return made_up.write_files(files, tmp_path / "KMNIST" / "raw")
+
+
+@pytest.fixture
+def sources(server, files, monkeypatch):
+    """Both sources moved to the loopback server, which serves neither data set yet."""
+    monkeypatch.setattr(KMNIST, "mirrors", [f"{server.url}/codh/"])
+    pause = SimpleNamespace(sleep=lambda _: None)  # scikit-learn waits a second before it tries again
+    monkeypatch.setattr(_openml, "time", pause)
+    for name in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
+        path = getattr(_openml, name).removeprefix("https://www.openml.org")
+        monkeypatch.setattr(_openml, name, server.url + path)
+    return server
+
+
+def serve_codh(server, files, monkeypatch) -> None:
+    archives = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
+    resources = [(name, hashlib.md5(content).hexdigest()) for name, content in archives.items()]
+    monkeypatch.setattr(KMNIST, "resources", resources)
+    server.pages |= archives
+
+
+def serve_openml(server, files) -> None:
+    """OpenML's four answers about a table and the table itself: training images first, then the test images."""
+    parts = [[np.frombuffer(files[f"{part}-{kind}"], np.uint8)[skip:] for kind, skip in
+              (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8))] for part in ("train", "t10k")]  # fmt: skip
+    rows = [
+        ",".join(map(str, [*image, label]))
+        for images, labels in parts
+        for image, label in zip(images.reshape(-1, 784), labels, strict=True)
+    ]
+    names = [f"pixel{i}" for i in range(1, 785)]
+    arff = "@RELATION kmnist\n" + "".join(f"@ATTRIBUTE {name} REAL\n" for name in names)
+    arff += "@ATTRIBUTE class {0,1,2,3,4,5,6,7,8,9}\n@DATA\n" + "\n".join(rows) + "\n"
+    features = [{"index": str(i), "name": name, "data_type": "numeric"} for i, name in enumerate(names)]
+    features.append({"index": "784", "name": "class", "data_type": "nominal", "nominal_value": list("0123456789")})
+    for feature in features:
+        target = str(feature["name"] == "class").lower()
+        feature |= {"is_target": target, "is_ignore": "false", "is_row_identifier": "false"}
+        feature |= {"number_of_missing_values": "0"}
+    description = {"id": "1", "name": "Kuzushiji-MNIST", "version": "1", "format": "ARFF", "status": "active",
+                   "description": "made up", "url": f"{server.url}/kmnist.arff",
+                   "md5_checksum": hashlib.md5(arff.encode()).hexdigest()}  # fmt: skip
+    answers = {
+        "/api/v1/json/data/list/data_name/kuzushiji-mnist/limit/2/data_version/1": {
+            "data": {"dataset": [{"did": 1, "version": 1, "status": "active"}]}
+        },
+        "/api/v1/json/data/1": {"data_set_description": description},
+        "/api/v1/json/data/features/1": {"data_features": {"feature": features}},
+        "/api/v1/json/data/qualities/1": {
+            "data_qualities": {"quality": [{"name": "NumberOfInstances", "value": str(len(rows))}]}
+        },
+    }
+    server.pages |= {path: json.dumps(answer).encode() for path, answer in answers.items()}
+    server.pages["/kmnist.arff"] = arff.encode()
+
+
+def files_in(data_dir) -> list[str]:
+    return sorted(str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if path.is_file())
+
+
+ALL_FILES = sorted(f"KMNIST/raw/{name}" for name in made_up.make_files(1, 1))
+
+
+# --- sources ---
+
+
+def test_the_first_source_is_used(sources, files, monkeypatch, tmp_path):
+    serve_codh(sources, files, monkeypatch)
+    images, _ = load_images("kmnist", tmp_path, train=True)
+    assert len(images) == TRAIN_SIZE
+    assert files_in(tmp_path) == ALL_FILES  # no archive, no temporary files
+    requests = len(sources.requested)
+    load_images("kmnist", tmp_path, train=False)
+    assert len(sources.requested) == requests  # nothing is downloaded twice
+
+
+def test_the_second_source_is_used_after_the_first_failed(sources, files, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    serve_openml(sources, files)
+    images, labels = load_images("kmnist", tmp_path, train=False)
+    expected_images, expected_labels = made_up.make_images(TEST_SIZE, seed=1)
+    assert np.array_equal(images.squeeze(1), expected_images) and np.array_equal(labels, expected_labels)
+    assert files_in(tmp_path) == ALL_FILES
+    assert "downloading from codh.rois.ac.jp..." in caplog.text and "downloading from openml.org..." in caplog.text
+
+
+def test_files_in_place_stay_when_the_others_are_downloaded(sources, files, monkeypatch, tmp_path):
+    serve_codh(sources, files, monkeypatch)
+    raw = made_up.write_files({IMAGES: files[IMAGES]}, tmp_path / "KMNIST" / "raw")
+    before = (raw / IMAGES).stat()
+    load_images("kmnist", tmp_path, train=True)
+    assert os.path.samestat((raw / IMAGES).stat(), before)
+
+
+def _wrong_content(server, files, monkeypatch):
+    # a well-formed archive with the right md5, but of other images, such as the data set's older version
+    files[IMAGES] = files[IMAGES][:-1] + b"\xaa"
+    serve_codh(server, files, monkeypatch)
+
+
+def _wrong_md5(server, files, monkeypatch):
+    serve_codh(server, files, monkeypatch)
+    server.pages[f"{IMAGES}.gz"] = gzip.compress(b"something else")
+
+
+def _truncated(server, files, monkeypatch):
+    serve_codh(server, files, monkeypatch)
+    server.pages[f"{IMAGES}.gz"] = (loopback.TRUNCATE, server.pages[f"{IMAGES}.gz"])
+
+
+def _one_missing(server, files, monkeypatch):
+    serve_codh(server, files, monkeypatch)
+    server.pages["t10k-labels-idx1-ubyte.gz"] = 404
+
+
+def _hanging(server, files, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    serve_codh(server, files, monkeypatch)
+    server.pages[f"{IMAGES}.gz"] = loopback.HANG
+
+
+def _hanging_openml(server, files, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    serve_openml(server, files)
+    server.pages["/kmnist.arff"] = loopback.HANG
+
+
+def _truncated_openml(server, files, monkeypatch):
+    serve_openml(server, files)
+    server.pages["/kmnist.arff"] = (loopback.TRUNCATE, server.pages["/kmnist.arff"])
+
+
+def _wrong_openml(server, files, monkeypatch):
+    files[IMAGES] = files[IMAGES][:-1] + b"\xaa"
+    serve_openml(server, files)
+
+
+def _garbled_openml(server, files, monkeypatch):
+    serve_openml(server, files)
+    server.pages["/api/v1/json/data/1"] = b"<html>maintenance</html>"
+
+
+@pytest.mark.parametrize("arrange, reason", [
+    (_wrong_content, "codh.rois.ac.jp: what it sent as train-images-idx3-ubyte is not the official file"),
+    (_wrong_md5, "codh.rois.ac.jp: .*corrupted"),
+    (_truncated, "codh.rois.ac.jp: .*corrupted"),
+    (_one_missing, "codh.rois.ac.jp: .*t10k-labels.*404"),
+    (_hanging, "codh.rois.ac.jp: .*timed out"),
+    (_hanging_openml, "openml.org: .*timed out"),
+    (_truncated_openml, "openml.org: .*"),
+    (_wrong_openml, "openml.org: what it sent as train-images-idx3-ubyte is not the official file"),
+    (_garbled_openml, "openml.org: .*"),
+])  # fmt: skip
+def test_a_bad_source_leaves_nothing_behind(sources, files, monkeypatch, tmp_path, arrange, reason):
+    arrange(sources, dict(files), monkeypatch)
+    with pytest.raises(DownloadError, match=reason) as caught:
+        load_images("kmnist", tmp_path, train=True)
+    assert files_in(tmp_path) == []
+    message = str(caught.value)
+    assert "codh.rois.ac.jp: " in message and "openml.org: " in message
+    assert all(name in message for name in files)
+    assert str(tmp_path / "KMNIST" / "raw") in message
+    assert "\n" not in message
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(sources, tmp_path):
+    (tmp_path / "data").touch()
+    with pytest.raises(DownloadError, match="nothing can be put into .*KMNIST.*; choose another --data"):
+        load_images("kmnist", tmp_path / "data", train=True)
+
+
+# --- files in place ---
+
+
+def _truncated_file(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flipped_bit(content: bytes) -> bytes:
+    place = len(content) // 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_truncated_file, _flipped_bit, gzip.compress, lambda content: b""])
+@pytest.mark.parametrize("name", [IMAGES, "t10k-labels-idx1-ubyte"])
+def test_a_damaged_file_is_named_and_not_replaced(folder, tmp_path, name, damage):
+    damaged = damage((folder / name).read_bytes())
+    (folder / name).write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{name}: damaged, or not the official file"):
+        load_images("kmnist", tmp_path, train=True)
+    assert (folder / name).read_bytes() == damaged
+
+
+def test_all_damaged_files_are_named_at_once(folder, tmp_path):
+    names = (IMAGES, "t10k-labels-idx1-ubyte")
+    for name in names:
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{names[0]}, .*{names[1]}: damaged"):
+        load_images("kmnist", tmp_path, train=True)
+
+
+def test_a_file_is_checked_each_time(folder, tmp_path):
+    load_images("kmnist", tmp_path, train=True)
+    path = folder / IMAGES
+    content, before = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # of the same size and time
+    with pytest.raises(UserError, match=IMAGES):
+        load_images("kmnist", tmp_path, train=True)
+
+
+# --- CIFAR-10's archive ---
+
+
+@pytest.fixture
+def archive(server, cifar_batches, monkeypatch) -> bytes:
+    """The made-up CIFAR-10's archive; both of its sources are moved to the loopback server, which doesn't serve it."""
+    content = made_up.cifar_archive(cifar_batches)
+    md5 = hashlib.md5(content).hexdigest()
+    sources = {
+        host: ("archive", f"{server.url}/{host}/cifar.tar.gz", md5, "cifar-10-batches-py")
+        for host in catalog.DATASETS["cifar10"].sources
+    }
+    change_dataset(monkeypatch, "cifar10", sources=sources)
+    return content
+
+
+@pytest.mark.parametrize("first_works", [True, False])
+def test_an_archive_is_fetched_unpacked_and_removed(server, archive, cifar_batches, tmp_path, first_works):
+    first, second = (f"/{host}/cifar.tar.gz" for host in catalog.DATASETS["cifar10"].sources)
+    server.pages |= {first if first_works else second: archive}
+    images, _ = load_images("cifar10", tmp_path, train=False)
+    assert len(images) == made_up.CIFAR_BATCH_SIZE
+    assert files_in(tmp_path) == sorted(f"cifar-10-batches-py/{name}" for name in cifar_batches)
+    assert (second in server.requested) is not first_works
+
+
+def test_an_archive_with_another_checksum_is_not_even_unpacked(server, archive, cifar_batches, tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: pytest.fail("unpacked"))
+    server.pages["cifar.tar.gz"] = archive[:-1] + bytes([archive[-1] ^ 1])
+    with pytest.raises(DownloadError, match="no source delivered the files"):
+        load_images("cifar10", tmp_path, train=True)
+    assert files_in(tmp_path) == []

@@ -1,0 +1,270 @@
+import os
+import pickle
+import warnings
+
+import made_up
+import numpy as np
+import pytest
+import torch
+from conftest import change_kmnist
+from torch.utils.data import DataLoader, random_split
+from torchvision.transforms.functional import to_tensor
+
+from neural_lib.config import TrainConfig
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.download import DownloadError
+from neural_lib.data.images import (
+    Data,
+    Images,
+    ImageTensors,
+    Normalisation,
+    is_there,
+    load_data,
+    load_images,
+    make_loader,
+    pixels_of,
+    split,
+)
+from neural_lib.system.errors import UserError
+
+# --- read from the disk ---
+
+
+def test_digits_need_no_files_and_have_a_fixed_test_part(tmp_path):
+    info = DATASETS["digits"]
+    assert is_there("digits", tmp_path / "nowhere")
+    train, test = (load_images("digits", tmp_path / "nowhere", part) for part in (True, False))
+    for part, size in ((train, info.train_size), (test, info.test_size)):
+        assert part.images.shape == (size, 1, 28, 28)
+        assert part.images.dtype == torch.uint8
+        assert part.labels.shape == (size,)
+        assert part.labels.unique().tolist() == list(range(10))
+    assert torch.equal(load_images("digits", tmp_path, False).images, test.images)
+
+
+@pytest.mark.parametrize("train, count, seed", [(True, made_up.TRAIN_SIZE, 0), (False, made_up.TEST_SIZE, 1)])
+def test_idx_files_are_read_as_they_were_written(kmnist_dir, train, count, seed):
+    images, labels = load_images("kmnist", kmnist_dir, train)
+    expected_images, expected_labels = made_up.make_images(count, seed)
+    assert torch.equal(images.squeeze(1), torch.from_numpy(expected_images))
+    assert torch.equal(labels, torch.from_numpy(expected_labels).long())
+
+
+def test_files_of_old_torchvision_versions_are_not_read(kmnist_dir):
+    # KMNIST/processed/*.pt, which torchvision's class would prefer to the verified files
+    processed = kmnist_dir / "KMNIST" / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1).long()), processed / name)
+    assert len(load_images("kmnist", kmnist_dir, train=True).images) == made_up.TRAIN_SIZE
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_cifars_batches_are_read_as_they_were_written(cifar_dir, train):
+    seeds = range(5) if train else [5]
+    expected = [made_up.make_colour_images(made_up.CIFAR_BATCH_SIZE, seed) for seed in seeds]
+    with warnings.catch_warnings(action="error"):  # such as NumPy's about pickles of 2009
+        images, labels = load_images("cifar10", cifar_dir, train)
+    assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert torch.equal(images, torch.from_numpy(np.concatenate([pixels for pixels, _ in expected])))
+    assert torch.equal(labels, torch.from_numpy(np.concatenate([each for _, each in expected])))
+
+
+def test_the_made_up_batches_are_in_cifars_real_format(cifar_batches):
+    # the other tests rely on it
+    with warnings.catch_warnings(action="ignore"):
+        for name, content in cifar_batches.items():
+            batch = pickle.loads(content, encoding="latin1")  # as torchvision's CIFAR10 does
+            assert set(batch) == {"batch_label", "labels", "data", "filenames"}, name
+            assert batch["data"].shape == (made_up.CIFAR_BATCH_SIZE, 3072) and batch["data"].dtype == np.uint8
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was_here",)
+
+
+@pytest.mark.parametrize("is_replaced_late", [False, True])
+def test_no_batch_is_unpickled_but_the_official_one(cifar_dir, tmp_path, monkeypatch, is_replaced_late):
+    monkeypatch.chdir(tmp_path)
+    path = cifar_dir / "cifar-10-batches-py" / "data_batch_3"
+    path.write_bytes(pickle.dumps(Malicious()).ljust(path.stat().st_size, b"."))
+    if is_replaced_late:  # after the check of all files, before the file is read
+        monkeypatch.setattr("neural_lib.data.download.ensure_files", lambda *_: None)
+    with pytest.raises(UserError, match="data_batch_3: damaged, or not the official file"):
+        load_images("cifar10", cifar_dir, train=True)
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_load_data_reads_both_parts(kmnist_dir, tmp_path):
+    assert is_there("kmnist", kmnist_dir) and not is_there("kmnist", tmp_path / "nowhere")
+    data = load_data("kmnist", kmnist_dir, may_fall_back=False)
+    assert (data.dataset, data.warning) == ("kmnist", "")
+    assert [len(part.images) for part in (data.train, data.test)] == [made_up.TRAIN_SIZE, made_up.TEST_SIZE]
+
+
+def test_a_data_set_that_cannot_be_downloaded_is_replaced_by_digits_where_allowed(monkeypatch, tmp_path, caplog):
+    change_kmnist(monkeypatch, sources={})
+    data = load_data("kmnist", tmp_path, may_fall_back=True)
+    assert data.dataset == "digits" and data.warning.startswith("this run uses digits, NOT kmnist")
+    assert "THIS RUN USES DIGITS, NOT KMNIST" in caplog.text
+    with pytest.raises(DownloadError, match="or train on the embedded digits"):
+        load_data("kmnist", tmp_path, may_fall_back=False)
+
+
+# --- in memory ---
+
+
+def make_data(images: torch.Tensor, labels: torch.Tensor) -> Data:
+    return Data("kmnist", Images(images, labels), Images(images[:1], labels[:1]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_statistics_are_each_channels_mean_and_deviation(channels):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (20, channels, 8, 8), dtype=torch.uint8, generator=generator)
+    pixels[:, 0] //= 4  # the channels differ
+    mean, std = make_data(pixels, torch.arange(20)).statistics
+    flat = pixels.double().transpose(0, 1).flatten(1) / 255  # (N, C, H, W) -> (C, N * H * W)
+    assert mean == pytest.approx(flat.mean(1).tolist(), abs=5e-5)
+    assert std == pytest.approx(flat.std(1, correction=0).tolist(), abs=5e-5)
+    assert all(value == round(value, 4) for value in mean + std)
+
+
+def test_the_fingerprint_is_of_images_labels_and_their_order():
+    pixels = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels, order = torch.arange(6), torch.tensor([1, 0, 2, 3, 4, 5])
+    changed = pixels.clone()
+    changed[5, 0, 3, 3] ^= 1
+    prints = [
+        make_data(*each).fingerprint
+        for each in ((pixels, labels), (pixels[order], labels[order]), (changed, labels), (pixels, labels.flip(0)),
+                     (pixels.reshape(6, 1, 2, 8), labels))
+    ]  # fmt: skip
+    assert len(set(prints)) == 5
+    assert make_data(pixels.clone(), labels.clone()).fingerprint == prints[0]
+
+
+def test_pixels_of_moves_the_channels_last():
+    colour = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
+    assert np.array_equal(pixels_of(colour), colour.permute(1, 2, 0).numpy())
+    assert np.array_equal(pixels_of(colour[:1]), colour[0].numpy())
+
+
+AS_TO_TENSOR = Normalisation([0.0], [1.0])  # pixels / 255
+
+
+def make_set(count: int = 100) -> ImageTensors:
+    """Images whose labels are their numbers: 0, 1, 2, ..."""
+    pixels = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageTensors(pixels, torch.arange(count))
+
+
+def labels_of(loader) -> list[list[int]]:
+    return [labels.tolist() for _, labels in loader]
+
+
+def test_the_split_is_random_splits_with_the_seed():
+    everything = make_set()
+    parts = split(everything, TrainConfig(seed=42))
+    expected = random_split(range(100), [75, 25], torch.Generator().manual_seed(42))
+    assert [part.labels.tolist() for part in parts] == [part.indices for part in expected]
+    assert all(torch.equal(part.images, everything.images[part.labels]) for part in parts)
+
+
+def test_the_split_depends_on_its_seed_alone():
+    torch.manual_seed(1)
+    first = split(make_set(), TrainConfig(seed=7))[0].labels
+    torch.manual_seed(2)
+    assert torch.equal(split(make_set(), TrainConfig(seed=7))[0].labels, first)
+    assert not torch.equal(split(make_set(), TrainConfig(seed=8))[0].labels, first)
+
+
+def test_the_parts_stay_on_their_device():
+    elsewhere = ImageTensors(*make_set()[range(100)], "meta")  # torch's device without values
+    for part in split(elsewhere, TrainConfig()):
+        loader = make_loader(part, 32, Normalisation([0.0], [1.0]).to("meta"), shuffle_seed=0)
+        assert {tensor.device.type for batch in loader for tensor in batch} == {"meta"}
+
+
+def test_a_batch_larger_than_the_training_part_is_refused():
+    with pytest.raises(UserError, match="--batch-size 76"):
+        split(make_set(), TrainConfig(batch_size=76))
+
+
+# --- in batches ---
+
+
+def test_a_loader_is_torchs_own_and_gives_every_image_once():
+    loader = make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed=0)
+    assert type(loader) is DataLoader
+    batches = labels_of(loader)
+    assert [len(batch) for batch in batches] == [32, 32, 32, 4] and len(loader) == 4
+    assert sorted(sum(batches, [])) == list(range(100))
+    assert len(make_loader(make_set(96), 32, AS_TO_TENSOR)) == 3
+
+
+def test_only_a_seeded_loader_shuffles_anew_each_epoch_and_repeatably():
+    still = make_loader(make_set(), 32, AS_TO_TENSOR)
+    assert sum(labels_of(still), []) == list(range(100))
+    first, again = (make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed=5) for _ in range(2))
+
+    def epochs_of(loader) -> list:
+        return [loader.sampler.set_epoch(epoch) or labels_of(loader) for epoch in (1, 2)]
+
+    assert epochs_of(first)[0] != epochs_of(first)[1]
+    assert epochs_of(first) == epochs_of(again)
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 3])
+def test_loading_draws_nothing_from_torchs_default_generator(shuffle_seed):
+    state = torch.get_rng_state()
+    labels_of(make_loader(make_set(), 32, AS_TO_TENSOR, shuffle_seed))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_is_what_decoding_each_image_would_give():
+    dataset = make_set(10)
+    images, labels = next(iter(make_loader(dataset, 10, AS_TO_TENSOR, shuffle_seed=1)))
+    assert labels.tolist() != list(range(10))
+    for image, label in zip(images, labels, strict=True):
+        assert torch.equal(image, to_tensor(dataset.images[label][0].numpy()))  # torchvision's ToTensor
+
+
+def test_the_transform_gets_the_pixels_of_a_whole_batch():
+    seen = []
+    list(make_loader(make_set(10), 4, lambda images: seen.append(images) or images))
+    assert [images.shape[0] for images in seen] == [4, 4, 2]
+    assert torch.equal(torch.cat(seen), make_set(10).images)
+
+
+def test_normalisation_is_per_channel():
+    pixels = torch.randint(256, (2, 3, 28, 28), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    expected = torch.stack([(pixels[:, c] / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(Normalisation(mean, std)(pixels), expected)
+    assert Normalisation(mean, std)(pixels).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_can_begin_with_a_later_batch_and_the_next_is_whole_again():
+    resumed, whole = (make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1) for _ in range(2))
+    for loader, step in ((resumed, 2), (whole, 0)):
+        loader.sampler.set_epoch(3, step)
+    rest, every = labels_of(resumed), labels_of(whole)
+    assert len(every) == 4 and rest == every[2:]
+    for loader in (resumed, whole):
+        loader.sampler.set_epoch(4)
+    assert labels_of(resumed) == labels_of(whole)
+
+
+def test_a_distortion_gets_epoch_step_and_size_of_each_batch():
+    seen = []
+
+    def distortion(images, epoch, step, global_batch_size):
+        seen.append((len(images), epoch, step, global_batch_size))
+        return images
+
+    loader = make_loader(make_set(), 30, AS_TO_TENSOR, shuffle_seed=1, distortion=distortion)
+    loader.sampler.set_epoch(2, 1)
+    labels_of(loader)
+    assert seen == [(30, 2, 1, 30), (30, 2, 2, 30), (10, 2, 3, 10)]

@@ -1,0 +1,160 @@
+"""On the real data sets, where they are in ../shared/data or data/; never downloaded for a test."""
+
+import functools
+from pathlib import Path
+
+import cv2
+import drawn
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, change_kmnist
+from sklearn.datasets import _openml
+from test_download import files_in, serve_openml
+
+import train
+from neural_lib import checkpoint
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import READERS, Data, Images, load_images
+from neural_lib.prediction import export, ink
+from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system import cli
+
+DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
+REAL = {  # torchvision's class, and mean and standard deviation of each channel as they are published
+    "kmnist": ("KMNIST", [0.1918], [0.3483]),
+    "fashion-mnist": ("FashionMNIST", [0.2860], [0.3530]),
+    "mnist": ("MNIST", [0.1307], [0.3081]),
+    "cifar10": ("CIFAR10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+}
+
+
+def folder_with(name: str) -> Path:
+    info = DATASETS[name]
+    for folder in DATA_DIRS:
+        if all((folder / info.folder / file).exists() for file in info.sha256):
+            return folder
+    pytest.skip(f"the real {info.title} is in neither ../shared/data nor data/")
+
+
+@functools.cache
+def load(name: str, train: bool) -> Images:
+    """The images of a real data set; their official checksums are checked once in this process."""
+    return load_images(name, folder_with(name) if DATASETS[name].sha256 else "nowhere", train)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", REAL)
+def test_the_images_are_those_that_torchvision_reads(name, train):
+    from torchvision import datasets
+
+    info, (images, labels) = DATASETS[name], load(name, train)
+    size = info.train_size if train else info.test_size
+    theirs = getattr(datasets, REAL[name][0])(folder_with(name), train=train)
+    pixels = torch.as_tensor(theirs.data).view(size, info.image_size, info.image_size, -1)  # (N, H, W, C)
+    assert images.shape == (size, info.channels, info.image_size, info.image_size) and images.dtype == torch.uint8
+    assert torch.equal(images.permute(0, 2, 3, 1), pixels) and torch.equal(labels, torch.as_tensor(theirs.targets))
+    assert labels.bincount(minlength=10).min() > 0
+    if name != "mnist":  # whose classes are not equally large
+        assert labels.bincount().tolist() == [size // 10] * 10
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_statistics_are_the_published_ones(name):
+    assert Data(name, load(name, train=True), load(name, train=False)).statistics == REAL[name][1:]
+
+
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.placement])
+def test_the_training_images_have_the_catalogs_placement(name):
+    # the longer side of the bounding box, what is centred, and how wide strokes are, on every sixth image
+    info, size = DATASETS[name], DATASETS[name].image_size
+    images = load(name, train=True).images[:, 0].numpy()
+    images = images[::6] if len(images) > 10_000 else images
+    seen = images > 255 * ink.SEEN_FROM
+    rows, columns = seen.any(2), seen.any(1)
+    starts = [each.argmax(1) for each in (rows, columns)]
+    ends = [size - each[:, ::-1].argmax(1) for each in (rows, columns)]
+    assert np.median(np.maximum(*(end - start for start, end in zip(starts, ends, strict=True)))) == info.placement.box
+    total = images.sum((1, 2), dtype=float)
+    along = np.arange(size) + 0.5
+    masses = [images.sum(axis, dtype=float) @ along / total for axis in (2, 1)]
+    boxes = [(start + end) / 2 for start, end in zip(starts, ends, strict=True)]
+    centred = {"mass": masses, "box": boxes}[info.placement.centre]
+    other = {"mass": boxes, "box": masses}[info.placement.centre]
+    assert np.std(centred) < np.std(other)
+    assert np.mean(centred) == pytest.approx(size / 2 + (0.5 if info.placement.centre == "mass" else 0), abs=0.25)
+    if info.placement.stroke:
+        widths = [ink.stroke_width(image / np.float32(255)) for image in images[:3000]]
+        assert np.percentile(widths, 5) == pytest.approx(info.placement.stroke, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def kmnist_recogniser(tmp_path_factory) -> tuple[Recogniser, list[np.ndarray], np.ndarray]:
+    """A network that has learned the real KMNIST in one epoch, and 200 test images with their labels."""
+    data_dir, path = folder_with("kmnist"), tmp_path_factory.mktemp("kmnist") / "model.pth"
+    outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
+    arguments = ["-d", "kmnist", "--data", str(data_dir), "--recipe", "fast", "--quiet", *outputs]
+    assert cli.run(train.main, "train.py", arguments) == 0
+    images, labels = load("kmnist", train=False)
+    recogniser = Recogniser(checkpoint.load(path), torch.device("cpu"))
+    return recogniser, list(images[:200, 0].numpy()), labels[:200].numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, inverted", [(40, False), (120, True), (400, True)])
+def test_kmnist_written_out_as_pictures_is_read_about_as_well(kmnist_recogniser, tmp_path, size, inverted):
+    recogniser, images, labels = kmnist_recogniser
+    originals = recogniser.probabilities(torch.from_numpy(np.stack(images))[:, None]).argmax(1).numpy() == labels
+    generator = np.random.default_rng(size)
+    paths = [tmp_path / f"{number:03}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), drawn.picture(image, size, generator, inverted, quality=50)[..., ::-1])
+    found = np.array([answer.top[0].index for answer in recogniser.read_files(paths, "auto", top=1)])
+    assert (found == labels).mean() >= originals.mean() - 0.02
+
+
+@pytest.mark.parametrize("name, most", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
+def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, most):
+    images = load(name, train=False).images[:300, 0].numpy()
+    back = [ink.prepare(np.repeat(image[..., None], 3, 2), DATASETS[name])[0] for image in images]
+    assert np.abs(np.stack(back).astype(float) - images).mean() < most  # grey levels of 255
+
+
+@pytest.mark.slow
+def test_the_whole_test_set_is_the_same_in_onnx(kmnist_recogniser):
+    recogniser = kmnist_recogniser[0]
+    comparison = export.compare(export.to_onnx(recogniser), recogniser, load("kmnist", train=False).images)
+    assert comparison.images == 10_000 and comparison.other_labels == 0 and comparison.greatest < 1e-4
+
+
+@pytest.mark.slow
+def test_a_whole_table_in_openmls_format_gives_the_official_files(server, monkeypatch, tmp_path):
+    # 70,000 rows through scikit-learn's reader, about a minute; the live OpenML may send something else
+    info, data_dir = DATASETS["kmnist"], folder_with("kmnist")
+    for name in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
+        monkeypatch.setattr(_openml, name, getattr(_openml, name).replace("https://www.openml.org", server.url))
+    serve_openml(server, {name: (data_dir / "KMNIST" / "raw" / name).read_bytes() for name in info.sha256})
+    change_kmnist(monkeypatch, sources={"openml.org": info.sources["openml.org"]})
+    images, labels = load_images("kmnist", tmp_path, train=False)
+    assert torch.equal(labels, load("kmnist", train=False).labels)
+    assert files_in(tmp_path) == sorted(f"KMNIST/raw/{name}" for name in info.sha256)
+
+
+@pytest.mark.slow
+def test_resnet18_learns_a_part_of_kmnist_on_this_machines_cpu(run_train, monkeypatch, tmp_path):
+    # half a minute; the whole of KMNIST is for a GPU
+    data_dir = folder_with("kmnist")
+
+    few = {True: 1200, False: 400}
+
+    def read_few(folder, info, train, read_idx=READERS["idx"]):
+        images, labels = read_idx(folder, info, train)
+        return images[: few[train]].copy(), labels[: few[train]].copy()
+
+    monkeypatch.setitem(READERS, "idx", read_few)
+    change_kmnist(monkeypatch, train_size=few[True], test_size=few[False])
+    arguments = ("-d", "kmnist", "--data", data_dir, "--arch", "resnet18", "--epochs", 2, "--batch-size", 32)
+    status, stdout, stderr = run_train(*arguments, "--device", "cpu", "--precision", "auto")
+    assert status == 0, stderr
+    accuracy = checkpoint.load("output/model.pth").metrics["test_accuracy"]
+    assert accuracy > 0.5

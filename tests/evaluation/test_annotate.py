@@ -1,0 +1,204 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from neural_lib.evaluation import annotate
+from neural_lib.evaluation.annotate import PAGE, Pages
+
+IMAGE = np.tile(np.arange(28, dtype=np.uint8) * 9, (28, 1))
+CAPTION = annotate.TILE_WIDTH  # the first row below the picture
+
+
+def caption_has(tile, bgr) -> bool:
+    """Whether some pixel of the caption is exactly of that colour."""
+    return bool((tile[CAPTION:].reshape(-1, 3) == bgr).all(axis=1).any())
+
+
+def test_the_image_is_enlarged_and_unchanged():
+    tile = annotate.annotate_image(IMAGE, "su す", 0.998, "su す")
+    assert tile.dtype == np.uint8 and tile.shape == (168 + 60, 168, 3)
+    assert np.array_equal(tile[3:168:6, 3:168:6, 0], IMAGE)
+
+
+def test_a_tile_for_the_window_is_the_same_at_twice_the_size():
+    tile = annotate.annotate_image(IMAGE, "ki き", 0.9, "su す", scale=2)
+    assert tile.shape == (2 * 228, 2 * 168, 3)
+    assert np.array_equal(tile[:336:2, ::2], annotate.annotate_image(IMAGE, "ki き", 0.9, "su す")[:168])
+
+
+def test_right_is_green_and_wrong_is_red_with_the_truth():
+    right = annotate.annotate_image(IMAGE, "su す", 0.9, "su す")
+    wrong = annotate.annotate_image(IMAGE, "ki き", 0.9, "su す")
+    assert caption_has(right, annotate.GREEN) and not caption_has(right, annotate.RED)
+    assert caption_has(wrong, annotate.RED) and not caption_has(wrong, annotate.GREEN)
+    second_line = slice(CAPTION + annotate.LINE_HEIGHT, None)
+    assert right[second_line].std() == 0 and wrong[second_line].std() > 0
+
+
+def test_hiragana_is_really_drawn():
+    # each character has pixels of its own: none is the font's box for an unknown one
+    drawn = {annotate.annotate_image(IMAGE, glyph, 1.0, glyph).tobytes() for glyph in "おきすつなはまやれを"}
+    assert len(drawn) == 10
+
+
+@pytest.mark.parametrize("name", ["T-shirt/top", "a very long class name indeed", "W" * 40])
+def test_a_long_name_stays_inside_the_tile(name):
+    tile = annotate.annotate_image(IMAGE, name, 1.0, "other " + name)
+    shorter = annotate.annotate_image(IMAGE, "W", 1.0, "W")
+    assert tile.shape == shorter.shape
+    if len(name) < 40:  # a name too long for the smallest font is cut off at the edge
+        assert (tile[CAPTION:, -annotate.MARGIN // 2 :] == annotate.BACKGROUND).all()
+
+
+def test_colour_images_are_taken_as_rgb():
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    tile = annotate.annotate_image(red, "a", 1.0, "a")
+    assert tile[0, 0].tolist() == [0, 0, 255]  # BGR
+    assert tile.shape == (168 + 60, 168, 3)
+
+
+@pytest.mark.parametrize("height, width", [(300, 100), (40, 400), (28, 28), (1, 1), (1, 500)])
+def test_a_users_picture_is_shown_whole(height, width):
+    picture = np.full((height, width, 3), (250, 10, 10), np.uint8)  # red
+    tile = annotate.annotate_picture(picture, "su す", 0.5, "scan.png")
+    assert tile.shape == (168 + 60, 168, 3)
+    red = (tile[:168] == (10, 10, 250)).all(axis=2)  # BGR
+    scale = 168 / max(height, width)
+    assert red.sum() == pytest.approx(max(1, round(height * scale)) * max(1, round(width * scale)))
+    assert tile[168:].std() > 0
+
+
+def test_the_networks_input_is_shown_beside_the_picture():
+    picture = np.zeros((50, 50, 3), np.uint8)
+    tile = annotate.annotate_picture(picture, "su す", 0.5, "scan.png", seen=IMAGE)
+    assert tile.shape == (168 + 60, 2 * 168 + annotate.MARGIN, 3)
+    assert np.array_equal(tile[:168, -168:], annotate.enlarged(IMAGE, 168))
+    assert annotate.annotate_picture(picture, "su す", 0.5, "scan.png", IMAGE, scale=2).shape == (2 * 228, 2 * 342, 3)
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    chart = annotate.draw_bars(["ki き", "su す", "o お"], [0.75, 0.25, 0.0], 280, 132)
+    assert chart.shape == (132, 280, 3)
+    lengths = [(chart[44 * row + annotate.LINE_HEIGHT + 4] != annotate.DARK).all(axis=1).sum() for row in range(3)]
+    lengths = [int(length) - 2 * annotate.MARGIN for length in lengths]
+    assert lengths == pytest.approx([0.75 * 268, 0.25 * 268, 0], abs=3)
+    assert annotate.draw_bars([], [], 280, 132).shape == (132, 280, 3)
+
+
+def test_lines_of_text_are_below_each_other():
+    text = annotate.draw_lines(["c clear", "", "q quit"], 200)
+    assert text.shape == (3 * annotate.LINE_HEIGHT, 200, 3)
+    has_text = [text[row * annotate.LINE_HEIGHT : (row + 1) * annotate.LINE_HEIGHT].std() > 0 for row in range(3)]
+    assert has_text == [True, False, True]
+
+
+@pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (4, 4, 1), (12, 5, 3), (100, 12, 9)])
+def test_every_tile_is_on_the_montage(count, columns, rows):
+    tiles = [np.full((228, 168, 3), 50 + value % 200, np.uint8) for value in range(count)]
+    canvas = annotate.montage(tiles)
+    assert canvas.shape == (rows * 234, columns * 174, 3)
+    centres = canvas[117::234, 87::174, 0].ravel()
+    assert centres[:count].tolist() == [50 + value % 200 for value in range(count)]
+
+
+@pytest.mark.parametrize("suffix", annotate.SUFFIXES)
+def test_every_suffix_can_be_encoded(suffix):
+    picture = annotate.montage([annotate.annotate_image(IMAGE, "su す", 0.9, "su す")])
+    content = np.frombuffer(annotate.encode(picture, suffix), np.uint8)
+    assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == picture.shape
+
+
+@pytest.mark.parametrize("count", [0, 1, 28])
+def test_a_heading_is_above_the_tiles(count):
+    tile = annotate.annotate_image(np.full((28, 28), 255, np.uint8), "o", 0.5, "ki")
+    picture = annotate.titled_montage([tile] * count, "28 mistakes")
+    head = picture.shape[0] - (annotate.montage([tile] * count).shape[0] if count else 0)
+    assert 0 < head < 60 and picture[:head].std() > 5
+    if count:
+        tiles = annotate.montage([tile] * count)
+        assert np.array_equal(picture[head:, : tiles.shape[1]], tiles)
+
+
+def test_a_glyph_is_black_on_transparent():
+    pictures = [annotate.glyph(each) for each in "おきすつなはまやれを"]
+    for picture in pictures:
+        height, width, channels = picture.shape
+        assert channels == 4 and picture.dtype == np.uint8 and 0.5 < width / height < 1
+        alpha = picture[..., 3]
+        assert alpha.max() == 255 and 0.03 < (alpha > 128).mean() < 0.4 and picture[..., :3].max() == 0
+        assert max(alpha[0].max(), alpha[-1].max()) == 0  # nothing is cut off above or below
+    assert len({picture.tobytes() for picture in pictures}) == 10
+
+
+def test_text_beside_a_picture_leaves_the_picture_unchanged():
+    picture = np.full((40, 60, 3), 255, np.uint8)
+    row = annotate.with_text(picture, "su す", 300)
+    assert row.shape == (40, 300, 3)
+    assert np.array_equal(row[:, annotate.MARGIN : annotate.MARGIN + 60], picture)
+    assert row[:, annotate.MARGIN + 60 :].std() > 0
+
+
+# --- pages of a long montage ---
+
+
+@pytest.mark.parametrize("tiles, expected", [
+    (1, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 1, ["p-page-1.png", "p-page-2.png"]),
+    (10 * PAGE, [f"p-page-{number:02}.png" for number in range(1, 11)]),
+])  # fmt: skip
+def test_page_paths(tiles, expected):
+    assert annotate.page_paths(Path("out/p.png"), tiles) == [Path("out") / name for name in expected]
+
+
+@pytest.mark.parametrize("announced, added, written", [
+    (3, 3, ["p.png"]),
+    (PAGE + 5, PAGE + 5, ["p-page-1.png", "p-page-2.png"]),
+    (2 * PAGE, PAGE, ["p-page-1.png"]),  # the other files could not be read
+    (5, 0, []),
+])  # fmt: skip
+def test_every_tile_is_on_a_page(tmp_path, announced, added, written):
+    pages, most = Pages(tmp_path / "p.png", announced), 0
+    for number in range(added):
+        pages.add(np.full((60, 40, 3), 1 + number % 255, np.uint8))
+        most = max(most, len(pages.tiles))
+    assert [path.name for path in pages.finish()] == written == sorted(path.name for path in tmp_path.iterdir())
+    assert most < PAGE  # tiles in memory
+    seen = set()
+    for name in written:
+        seen |= set(np.unique(cv2.imread(str(tmp_path / name))[..., 0]).tolist())
+    assert seen >= set(range(1, 1 + added))
+
+
+def test_a_page_is_headed_with_the_numbers_of_its_tiles(tmp_path):
+    tile = np.zeros((60, 40, 3), np.uint8)
+    pages = Pages(tmp_path / "p.png", PAGE + 5)
+    for _ in range(PAGE + 5):
+        pages.add(tile)
+    for path, count, text in zip(pages.finish(), (PAGE, 5), ("1 to 100", "101 to 105"), strict=True):
+        assert np.array_equal(cv2.imread(str(path)), annotate.titled_montage([tile] * count, text))
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("p.png", True), ("p-page-1.png", True), ("p-page-012.png", True), ("p-1.png", False), ("pxpng", False),
+    ("p-page-1.jpg", False), ("ap.png", False), ("other/p.png", False),
+])  # fmt: skip
+def test_is_page_knows_only_the_files_of_pages(tmp_path, name, expected):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    assert not annotate.is_page(path, tmp_path / "p.png")  # no such file
+    path.write_bytes(b"another program's picture")
+    assert not annotate.is_page(path, tmp_path / "p.png")
+    path.write_bytes(b"a montage" + annotate.MARK)
+    assert annotate.is_page(path, tmp_path / "p.png") is expected
+
+
+@pytest.mark.parametrize("suffix", annotate.SUFFIXES)
+def test_the_mark_of_a_page_does_not_disturb_readers(tmp_path, suffix):
+    pages = Pages(tmp_path / f"p{suffix}", 1)
+    pages.add(np.full((228, 168, 3), 200, np.uint8))
+    (path,) = pages.finish()
+    assert path.read_bytes().endswith(annotate.MARK)
+    assert abs(int(np.median(cv2.imread(str(path)))) - 200) < 5 and Image.open(path).convert("RGB").size == (174, 234)

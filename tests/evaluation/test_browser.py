@@ -1,0 +1,164 @@
+"""report.html in a real browser: headless Chromium, driven by the selenium package."""
+
+import json
+import shutil
+from importlib.util import find_spec
+
+import page_parts
+import pytest
+from page_parts import NAMES
+
+from neural_lib.evaluation import report
+
+pytestmark = [
+    pytest.mark.skipif(not find_spec("selenium"), reason="the selenium package is not installed: pip install selenium"),
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="no chromium and chromedriver here: apt-get install chromium chromium-driver",
+    ),
+]
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The page's file and report.json's content."""
+    folder = tmp_path_factory.mktemp("grid")
+    return folder / "report.html", page_parts.write(folder, page_parts.write_grid(folder))
+
+
+@pytest.fixture
+def opened(browser, written):
+    """The browser with the page just opened; afterwards its console must be empty."""
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)  # entries of earlier tests
+    browser.get(written[0].as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def elements(browser, selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def shown_images(browser) -> list[int]:
+    """The numbers of the images that are shown, read from their first two pixels."""
+    return browser.execute_async_script("""
+        const done = arguments[0], images = [...document.querySelectorAll("#images img")];
+        Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => {
+            const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            const [high, , , , low] = context.getImageData(0, 0, 2, 1).data;
+            return 256 * high + low;
+        })));
+    """)
+
+
+def test_it_opens_without_a_request(opened, written):
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    page = written[0].as_uri()
+    requested = [each["request"]["url"] for each in sent if each["documentURL"] == page]  # not the browser's own
+    assert page in requested
+    assert [url for url in requested if url != page and not url.startswith("data:")] == []
+
+
+def test_a_click_on_a_cell_shows_its_images_the_most_confident_first(opened, written):
+    scores, matrix = page_parts.scores(), written[1]["confusion_matrix"]
+    cells = elements(opened, "#matrix button")
+    assert len(cells) == sum(count > 0 for row in matrix for count in row)
+    for button in [*cells[:2], cells[-1]]:  # two of one row, and the last
+        truth, predicted = map(int, button.get_attribute("data-cell").split(","))
+        button.click()
+        count = matrix[truth][predicted]
+        inside = (scores.labels == truth) & (scores.predictions == predicted)
+        expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
+        assert len(expected) == count and shown_images(opened) == expected[: report.MOST_IMAGES]
+        captions = [element.text for element in elements(opened, "#images figcaption")]
+        assert captions == [f"{100 * scores.probabilities[index]:.1f} %" for index in expected[: report.MOST_IMAGES]]
+        heading, what = opened.find_element("id", "shown").text, f"{NAMES[truth]} read as {NAMES[predicted]}"
+        assert heading == f"{what}: {count} of {sum(matrix[truth])}"
+        assert {image.get_attribute("alt") for image in elements(opened, "#images img")} == {what}
+        assert [each.get_attribute("data-cell") for each in elements(opened, "#matrix [aria-pressed=true]")] == [
+            f"{truth},{predicted}"
+        ]
+
+
+def test_the_most_confident_mistakes_are_shown_first_and_again_after_a_reset(opened):
+    before, title = shown_images(opened), opened.find_element("id", "shown").text
+    scores = page_parts.scores()
+    assert all(scores.labels[index] != scores.predictions[index] for index in before)
+    assert len(before) == report.MISTAKES_ON_PAGE and title == "The most confident mistakes"
+    assert not opened.find_element("id", "reset").is_displayed()
+    elements(opened, ".confusions button")[0].click()
+    assert shown_images(opened) != before
+    opened.find_element("id", "reset").click()
+    assert (shown_images(opened), opened.find_element("id", "shown").text) == (before, title)
+    assert not elements(opened, "#matrix [aria-pressed=true]")
+
+
+def test_the_most_frequent_confusions_lead_to_their_images(opened, written):
+    matrix = written[1]["confusion_matrix"]
+    wrong = [(n, t, p) for t, row in enumerate(matrix) for p, n in enumerate(row) if t != p and n]
+    button = elements(opened, ".confusions button")[0]
+    count, truth, predicted = max(wrong)
+    assert button.get_attribute("data-cell") == f"{truth},{predicted}" and count > report.MOST_IMAGES
+    button.click()
+    assert opened.find_element("id", "shown").text.endswith(f": {count} of {sum(matrix[truth])}")
+
+
+@pytest.mark.parametrize("table", ["scores", "runs", "seeds"])
+def test_sorting_sorts(opened, table):
+    for column in range(len(elements(opened, f"#{table} thead th"))):
+        heading = elements(opened, f"#{table} thead th")[column]
+        orders = []
+        for _ in range(2):
+            heading.find_element("tag name", "button").click()
+            orders.append(heading.get_attribute("aria-sort"))
+            values = opened.execute_script(
+                "return [...document.getElementById(arguments[0]).tBodies[0].rows]"
+                ".map((row) => row.cells[arguments[1]]?.dataset.value || null)", table, column,
+            )  # fmt: skip
+            numbers = [float(value) for value in values if value is not None]
+            assert numbers == sorted(numbers, reverse=orders[-1] == "descending") and len(numbers) > 1
+            assert None not in values[: len(numbers)]  # a failed run, which has none, stays last
+        assert sorted(orders) == ["ascending", "descending"]
+        assert len(elements(opened, f"#{table} [aria-sort]")) == 1
+
+
+def test_the_keyboard_does_what_a_click_does(opened):
+    button = elements(opened, "#matrix button")[3]
+    opened.execute_script("arguments[0].focus()", button)
+    button.send_keys("\ue007")  # Enter
+    assert button.get_attribute("aria-pressed") == "true"
+    heading = elements(opened, "#scores thead button")[1]
+    heading.send_keys(" ")
+    assert elements(opened, "#scores thead th")[1].get_attribute("aria-sort") == "descending"
+
+
+def test_names_are_text_and_nothing_else(opened):
+    assert not elements(opened, "b") and len(elements(opened, "script")) == 3
+    assert [each.text for each in elements(opened, "#scores tbody th")] == NAMES
+    assert all(each.get_attribute("alt") for each in elements(opened, "img"))
+    assert all(each.get_attribute("scope") for each in elements(opened, "th"))
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_it_fits_the_screen(opened, width):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

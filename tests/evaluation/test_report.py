@@ -1,0 +1,422 @@
+"""The report's files and tables. test_browser.py opens report.html in a browser."""
+
+import base64
+import html
+import json
+import logging
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import page_parts
+import pytest
+import torch
+from matplotlib.figure import Figure
+from page_parts import COUNT, NAMES
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import pixels_of
+from neural_lib.evaluation import annotate, report
+from neural_lib.evaluation.report import MOST_ROWS, Report, runs_table, spreads_text
+from neural_lib.evaluation.scores import Scores
+from neural_lib.records import MEASURES, Records, ReportFiles
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import Writer
+
+INFO = DATASETS["kmnist"]
+SAVED = Checkpoint(
+    arch="lenet", arch_args={}, state_dict={}, dataset="kmnist", classes=list(INFO.classes), glyphs=list(INFO.glyphs),
+    image_size=28, mean=[0.2], std=[0.3], config={}, metrics={"epoch": 3},
+)  # fmt: skip
+IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def make_scores(labels, predictions, probabilities) -> Scores:
+    labels, predictions = torch.tensor(labels), torch.tensor(predictions)
+    accuracy = (labels == predictions).double().mean().item()
+    return Scores(0.25, accuracy, 0.5, labels, predictions, torch.tensor(probabilities))
+
+
+SOME = make_scores(labels=[0, 1, 2, 3, 4], predictions=[0, 2, 5, 3, 9], probabilities=[0.9, 0.5, 0.8, 1.0, 0.7])
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a report's files into tmp_path, without drawing matplotlib's figures; returns report.json's content."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"not drawn"))
+
+    def write(scores=SOME, images=IMAGES, dataset="kmnist", suffix="", saved=SAVED) -> dict:
+        writer, files = Writer(), ReportFiles(tmp_path, "--model", suffix)
+        Report(saved, dataset, scores, images).write(files, writer)
+        assert writer.finish()
+        return json.loads(files.json.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+
+    return write
+
+
+# --- report.json, and the same on the terminal ---
+
+
+def test_the_json_holds_every_score_and_the_names_of_network_and_data_set(write, tmp_path):
+    written = write()
+    assert written == Report(SAVED, "kmnist", SOME, IMAGES).content
+    expected = {
+        "format": "neural_lib report", "dataset": "kmnist", "part": "test", "images": 5, "arch": "lenet",
+        "trained_on": "kmnist", "epoch": 3, "loss": 0.25, "accuracy": 0.4,
+    }  # fmt: skip
+    assert written.items() >= expected.items()
+    assert [each["class"] for each in written["classes"]] == list(INFO.classes)
+    assert written["classes"][2] == {"class": "su", "precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 1}
+    matrix = torch.zeros(10, 10, dtype=torch.int64)
+    for truth, predicted in zip(SOME.labels, SOME.predictions, strict=True):
+        matrix[truth, predicted] += 1
+    assert written["confusion_matrix"] == matrix.tolist()
+    lines = (tmp_path / "report.json").read_text(encoding="utf-8").splitlines()
+    assert sum('"class"' in line for line in lines) == 10  # one line per class
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json(write):
+    assert write(SOME._replace(loss=float("nan")))["loss"] is None
+
+
+def test_the_log_has_the_scores_of_every_class_and_the_most_frequent_confusions(caplog):
+    caplog.set_level(logging.INFO)
+    generator, classes = torch.Generator().manual_seed(0), ["o", "ki", "su", "never"]
+    labels, guesses = torch.randint(3, (2, 300), generator=generator)
+    predictions = torch.where(torch.rand(300, generator=generator) < 0.6, labels, guesses)
+    scores = SOME._replace(labels=labels, predictions=predictions, probabilities=torch.ones(300))
+    found = Report(replace(SAVED, classes=classes, glyphs=[]), "kmnist", scores, IMAGES)
+    found.log()
+    names = ("precision", "recall", "f1-score")
+    rows = {line.strip().split("  ")[0]: line.split() for line in caplog.messages[0].splitlines() if line.strip()}
+    for row in found.content["classes"]:
+        assert rows[row["class"]][1:] == [f"{row[name]:.4f}" for name in names] + [str(row["support"])]
+    for mean in ("macro avg", "weighted avg"):
+        row = found.content[mean]
+        assert rows[mean][2:] == [f"{row[name]:.4f}" for name in names] + [str(row["support"])]
+    assert rows["never"][1:] == ["0.0000", "0.0000", "0.0000", "0"]
+    right = (labels == predictions).double().mean().item()
+    assert found.content["accuracy"] == right and rows["accuracy"][1:] == [f"{right:.4f}", "300"]
+    first = caplog.messages[1].splitlines()[1]
+    truth, predicted = max(
+        ((t, p) for t in range(3) for p in range(3) if t != p), key=lambda cell: found.matrix[cell[0]][cell[1]]
+    )
+    count, support = found.matrix[truth][predicted], sum(found.matrix[truth])
+    assert first == f"    {classes[truth]} read as {classes[predicted]}: {count} of {support}"
+
+
+# --- which files may be written ---
+
+
+def test_another_programs_file_is_not_replaced(write, tmp_path):
+    write()
+    write()  # its own files it may replace
+    (tmp_path / "report.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="report.json: is no file of train.py's; move it"):
+        write()
+
+
+def test_another_output_in_the_place_of_a_picture_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--plot .*confusion.png: is where a picture of the report goes"):
+        ReportFiles(tmp_path, "--model", taken=tmp_path / "confusion.png")
+    ReportFiles(tmp_path, "--model", taken=tmp_path / "plot.png")
+
+
+def test_the_report_on_another_data_set_has_file_names_of_its_own(write, tmp_path):
+    written = write(dataset="mnist", suffix="-mnist")
+    names = ["confusion-mnist.png", "mistakes-mnist.png", "report-mnist.html", "report-mnist.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (written["dataset"], written["trained_on"]) == ("mnist", "kmnist")
+
+
+# --- mistakes.png ---
+
+
+def test_each_mistake_is_drawn_with_prediction_probability_and_truth(write, tmp_path):
+    write()
+    expected = [
+        annotate.annotate_image(pixels_of(IMAGES[2]), "ha は", SOME.probabilities[2], "su す"),
+        annotate.annotate_image(pixels_of(IMAGES[4]), "wo を", SOME.probabilities[4], "na な"),
+        annotate.annotate_image(pixels_of(IMAGES[1]), "su す", SOME.probabilities[1], "ki き"),
+    ]
+    drawn = cv2.imread(str(tmp_path / "mistakes.png"))
+    assert np.array_equal(drawn, annotate.titled_montage(expected, "KMNIST, test: 3 mistakes among 5 images"))
+
+
+@pytest.mark.parametrize("labels, text", [([0, 0], "0 mistakes"), ([0, 1], "1 mistake")])
+def test_the_heading_counts_the_mistakes(write, tmp_path, labels, text):
+    write(make_scores(labels, [0, 0], [0.5, 0.5]), IMAGES[:2])
+    drawn = cv2.imread(str(tmp_path / "mistakes.png"))
+    tiles = [annotate.annotate_image(pixels_of(IMAGES[1]), "o お", 0.5, "ki き")] * labels.count(1)
+    assert np.array_equal(drawn, annotate.titled_montage(tiles, f"KMNIST, test: {text} among 2 images"))
+
+
+# --- validation and test accuracy apart ---
+
+
+@pytest.mark.parametrize("validation, right, count, dataset, meaning", [
+    (0.94, 270, 300, "digits", "test accuracy has a standard error of 1.8 points, so chance may explain that"),
+    (0.98, 270, 300, "digits", "so chance alone hardly explains that: what validation chose looks best there"),
+    (0.80, 270, 300, "digits", "so chance alone hardly explains that: the test images are easier"),
+    (0.98, 9000, 10000, "kmnist", "KMNIST's test images differ in distribution from its training images"),
+    (0.80, 9000, 10000, "kmnist", "on 10,000 images test accuracy has a standard error of 0.3 points, so chance alone"),
+])  # fmt: skip
+def test_a_gap_between_validation_and_test_is_explained(caplog, validation, right, count, dataset, meaning):
+    scores = make_scores([0] * count, [0] * right + [1] * (count - right), [1.0] * count)
+    saved = replace(SAVED, dataset=dataset, metrics={"val_accuracy": validation})
+    found = Report(saved, dataset, scores, IMAGES)
+    difference, sentence = found.gap
+    assert difference == pytest.approx(validation - right / count) and meaning in sentence
+    found.log_gap()
+    assert caplog.messages == [
+        f"validation accuracy {validation:.4f}, test accuracy {right / count:.4f}: "
+        f"{100 * abs(difference):.1f} points apart: {sentence}"
+    ]
+
+
+def test_there_is_no_gap_without_a_validation_on_the_same_data_set(caplog):
+    for found in (
+        Report(replace(SAVED, metrics={"val_accuracy": 0.5}), "mnist", SOME, IMAGES),
+        Report(SAVED, "kmnist", SOME, IMAGES),  # of a model that was never validated
+    ):
+        difference, sentence = found.gap
+        assert math.isnan(difference) and sentence == ""
+        found.log_gap()
+    assert not caplog.messages
+
+
+# --- report.html: its figures are those of report.json and results.json ---
+
+
+class Tables(HTMLParser):
+    """The data-values of the body rows of each table that has an id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: dict[str, list[list[str]]] = {}
+        self.table, self.in_body = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "table":
+            self.table = attrs.get("id", "")
+            self.rows[self.table] = []
+        elif tag in ("tbody", "thead", "tfoot"):
+            self.in_body = tag == "tbody"
+        elif tag == "tr" and self.in_body:
+            self.rows[self.table].append([])
+        elif tag in ("td", "th") and self.in_body:
+            self.rows[self.table][-1].append(attrs.get("data-value"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with the report of a grid, its report.json and its page; all figures are drawn."""
+    folder = tmp_path_factory.mktemp("grid")
+    content = page_parts.write(folder, page_parts.write_grid(folder))
+    return folder, content, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_picture_of_a_report_is_drawn(written):
+    for name in ("confusion.png", "mistakes.png"):
+        assert cv2.imread(str(written[0] / name)).std() > 10
+
+
+def test_every_score_is_report_jsons(written):
+    _, content, text = written
+    rows = Tables(text).rows["scores"]
+    for number, (row, expected) in enumerate(zip(rows, content["classes"], strict=True), start=1):
+        figures = [expected[name] for name in ("precision", "recall", "f1-score", "support")]
+        assert [float(value) for value in row] == [number, *figures]
+    assert float(re.search(r'id="accuracy" data-value="([^"]*)"', text)[1]) == content["accuracy"]
+    right = sum(content["confusion_matrix"][label][label] for label in range(len(NAMES)))
+    assert f"{right} of\n        {COUNT} images right" in text
+
+
+def test_the_matrix_holds_report_jsons_counts(written):
+    _, content, text = written
+    found = dict(re.findall(r'data-cell="(\d,\d)" data-count="(\d+)"', text))
+    matrix = content["confusion_matrix"]
+    assert found == {f"{t},{p}": str(n) for t, row in enumerate(matrix) for p, n in enumerate(row) if n}
+
+
+def test_every_run_is_results_jsons_the_best_first_and_the_failed_last(written):
+    folder, _, text = written
+    records = Records.read(folder)
+    rows = Tables(text).rows["runs"]
+    assert [int(row[0]) for row in rows] == [*records.ranked(), 5, 6]
+    for row in rows[:-2]:
+        best = records.best_of(int(row[0]))
+        names = ("lr", "seed", "val_accuracy", "val_f1", "val_loss", "train_accuracy", "epoch")
+        assert [float(value) for value in row[1:-1]] == [best[name] for name in names]
+        assert float(row[-1]) == records.rows_of[best["run"]][-1]["run_duration"]
+    assert "failed: the training loss became nan &lt;at&gt; epoch 1" in text
+    best_row = r'<tr class="best" aria-current="true"><td class="number" data-value="(\d)"'
+    assert re.search(best_row, text)[1] == rows[0][0]
+    spreads = [[float(value) for value in row] for row in Tables(text).rows["seeds"]]
+    assert spreads == [[each.hyperparameters["lr"], *each[1:]] for each in records.spreads()]
+
+
+def test_names_are_escaped_and_nothing_is_fetched(written):
+    _, _, text = written
+    assert "<b>" not in text and "<script>alert" not in text and "a <b> c" not in text
+    assert all(html.escape(name).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text for name in NAMES)
+    addresses = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", text)
+    assert addresses and all(uri.startswith("data:") for found in addresses for uri in found if uri)
+    assert "default-src 'none'" in text
+
+
+def test_the_page_shows_how_the_network_was_trained(written):
+    _, _, text = written
+    command = "<span>python</span> <span>train.py</span> <span>--model</span>"
+    for part in (command, "2026-11-26 01:02:03+00:00", "cpu, 2 threads, 2 processes",
+                 "18.0 s in\n      4 runs", "--lr", "torch "):  # fmt: skip
+        assert part in text
+
+
+def test_the_page_is_the_same_each_time(written):
+    folder, _, text = written
+    assert page_parts.make_report(Records.read(folder)).html() == text
+
+
+@pytest.mark.parametrize("epochs, is_drawn", [(2, True), (1, False)])
+def test_curves_need_two_epochs(tmp_path, monkeypatch, epochs, is_drawn):
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"not drawn"))
+    page = page_parts.make_report(page_parts.write_grid(tmp_path, epochs)).html()
+    assert ("data:image/svg+xml;base64," in page) is is_drawn
+
+
+def test_a_figure_of_very_many_points_is_a_png(tmp_path, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"not drawn"))
+    monkeypatch.setattr(report, "SVG_POINTS", 11)
+    page = page_parts.make_report(page_parts.write_grid(tmp_path)).html()  # 4 runs of 3 epochs
+    assert "svg+xml" not in page and f"data:image/png;base64,{base64.b64encode(b'not drawn').decode()}" in page
+
+
+def test_without_records_the_page_has_neither_curves_nor_runs():
+    found = page_parts.make_report()
+    page = found.html()
+    assert "svg+xml" not in page and 'id="runs"' not in page and 'id="learning"' not in page
+    assert str(found.content["accuracy"]) in page
+
+
+def test_records_that_cannot_be_read_are_a_warning(tmp_path, caplog):
+    (tmp_path / "results.json").write_text("{}")
+    assert report.records_of(SAVED, tmp_path) is None
+    assert caplog.messages == [f"{tmp_path / 'results.json'}: is no results file of this version; "
+                               "so the page has no curves"]  # fmt: skip
+
+
+def test_only_the_records_of_the_networks_own_command_are_used(tmp_path):
+    best = page_parts.write_grid(tmp_path).best()
+    config, metrics = {"lr": best["lr"], "seed": best["seed"]}, {name: best[name] for name in ("epoch", *MEASURES)}
+    assert report.records_of(replace(SAVED, config=config, metrics=metrics), tmp_path).best() == best
+    assert report.records_of(replace(SAVED, config=config, metrics={"epoch": 1}), tmp_path) is None
+    assert report.records_of(SAVED, tmp_path / "empty") is None
+
+
+def test_the_most_confident_images_of_each_cell_are_chosen():
+    scores = page_parts.scores()
+    found = report.images_of_cells(scores, len(NAMES))
+    for (truth, predicted), indices in found.items():
+        inside = (scores.labels == truth) & (scores.predictions == predicted)
+        expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
+        assert indices == expected[: report.MOST_IMAGES] and expected
+    small = sum(len(indices) < report.MOST_IMAGES for indices in found.values())
+    assert 0 < small < len(found)  # some cells have fewer images than that, some more
+
+
+def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monkeypatch):
+    cells = report.images_of_cells(page_parts.scores(), len(NAMES))
+
+    def kinds_and_most(limit: int) -> tuple[set, int, int]:
+        monkeypatch.setattr(report, "IMAGE_BYTES", limit)
+        uris, shown = report._as_uris(page_parts.images(), cells, mistakes=[COUNT - 1])
+        assert COUNT - 1 in uris
+        kinds = {re.match(r"data:image/(\w+);", uri)[1] for uri in uris.values()}
+        return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
+
+    kinds, most, size = kinds_and_most(10**9)
+    assert (kinds, most) == ({"png"}, report.MOST_IMAGES)
+    for limit, expected in ((size - 1, 20), (size // 3, 8), (size // 8, 2), (10_000, 0)):
+        kinds, most, size_now = kinds_and_most(limit)
+        assert (kinds, most) == ({"webp"}, expected) and size_now <= limit + 2000  # one image above the limit
+
+
+@pytest.mark.slow  # 2,000 images of noise, which hardly compress
+def test_the_page_of_the_worst_images_stays_below_4_mb():
+    rng = np.random.default_rng(0)
+    noise = torch.from_numpy(rng.integers(0, 256, (4000, 3, 32, 32), dtype=np.uint8))
+    labels, predictions = torch.from_numpy(rng.integers(0, 10, (2, 4000)))
+    scores = SOME._replace(
+        labels=labels, predictions=predictions, probabilities=torch.from_numpy(rng.random(4000, np.float32))
+    )
+    page = Report(SAVED, "kmnist", scores, noise).html()
+    assert 1_000_000 < len(page.encode()) < 4_000_000
+
+
+# --- the runs as a table on the terminal ---
+
+
+def make_records(folder, hyperparameters: list[dict], accuracies: list[float], failed=()) -> Records:
+    records = Records({}, hyperparameters, folder)
+    for run, accuracy in enumerate(accuracies, start=1):
+        row = dict.fromkeys(MEASURES, 0.5) | {"val_accuracy": accuracy, "run_duration": 61.25}
+        records.rows_of[run] = [{"run": run, "epoch": 1, **row}]
+        if run not in failed:
+            records.finished.append(run)
+    records.failures = dict.fromkeys(failed, "nan")
+    return records
+
+
+def test_runs_are_sorted_by_validation_accuracy_with_a_column_per_swept_name(tmp_path):
+    values = [{"lr": 0.1, "shuffle": True, "epochs": 3}, {"lr": 0.2, "shuffle": False, "epochs": 3}]
+    lines = runs_table(make_records(tmp_path, values, [0.5, 0.75]), width=80).splitlines()
+    assert lines[0].split() == ["run", "lr", "shuffle", "val", "acc", "val", "loss", "train", "acc", "epoch", "seconds"]
+    assert lines[2].split() == ["2", "0.2", "off", "0.7500", "0.5000", "0.5000", "1", "61.2"]
+    assert lines[3].split()[0] == "1"
+
+
+def test_a_table_by_f1_has_a_column_for_it(tmp_path):
+    values = [{"lr": lr, "monitor": "f1"} for lr in (0.1, 0.2)]
+    heading = runs_table(make_records(tmp_path, values, [0.5, 0.75]), width=80).splitlines()[0]
+    assert heading.split()[2:6] == ["val", "f1", "val", "acc"]
+
+
+@pytest.mark.parametrize("names", [3, 12])
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_the_terminal(tmp_path, names, width):
+    values = [{f"hyperparameter_{name}": run / 7 for name in range(names)} for run in range(1, 9)]
+    table = runs_table(make_records(tmp_path, values, [0.5] * 8), width)
+    assert max(map(len, table.splitlines())) <= width
+    joined = table.replace(" ", "").replace("\n", "")
+    assert all(f"hyperparameter_{name}" in joined for name in range(names)) and "0.5000" in table
+
+
+def test_a_failed_run_comes_last_and_is_marked(tmp_path):
+    values = [{"lr": lr} for lr in (1, 2, 3)]
+    *_, last = runs_table(make_records(tmp_path, values, [0.9, 0.5, 0.5], failed=[1]), 80).splitlines()
+    assert last.split() == ["1", "1", "failed"]
+
+
+def test_of_very_many_runs_the_best_are_shown(tmp_path):
+    count = MOST_ROWS + 60
+    lines = runs_table(make_records(tmp_path, [{"seed": s} for s in range(count)], [0.5] * count), 80).splitlines()
+    assert len(lines) == 2 + MOST_ROWS + 1
+    assert lines[-1].startswith(" and 60 more in ") and lines[-1].endswith("results.csv")
+
+
+def test_the_spread_over_seeds_is_a_line_per_group(tmp_path):
+    values = [{"lr": lr, "seed": seed} for lr in (0.1, 0.2) for seed in (1, 2)]
+    records = make_records(tmp_path, values, [0.5, 0.7, 0.25, 0.25])
+    assert spreads_text(records).splitlines() == [
+        "    lr=0.1: 0.6000 +- 0.1414 (n = 2)",
+        "    lr=0.2: 0.2500 +- 0.0000 (n = 2)",
+    ]
+    assert spreads_text(make_records(tmp_path, values[:2], [0.5, 0.7])) == "    all: 0.6000 +- 0.1414 (n = 2)"
+    assert spreads_text(make_records(tmp_path, values[::2], [0.5, 0.7])) == ""

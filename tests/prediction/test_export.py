@@ -1,0 +1,159 @@
+"""ONNX files, written by torch's exporter and run by OpenCV."""
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import made_up
+import numpy as np
+import pytest
+import torch
+
+from neural_lib.config import ARCHS
+from neural_lib.prediction import export
+from neural_lib.prediction.export import Comparison
+from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system.errors import RunError, UserError
+
+onnx = pytest.importorskip("onnx", reason="onnx, which --export needs, is not installed")
+
+
+def recogniser_of(arch: str, dataset: str = "digits") -> Recogniser:
+    return Recogniser(made_up.make_checkpoint(dataset, arch), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def exported(make_once) -> tuple[Recogniser, bytes]:
+    """A recogniser, and its network as the content of an ONNX file."""
+    recogniser = recogniser_of("lenet-slim", "kmnist")
+    folder = make_once("onnx", lambda folder: (folder / "model.onnx").write_bytes(export.to_onnx(recogniser)))
+    return recogniser, (folder / "model.onnx").read_bytes()
+
+
+def test_an_exported_network_gives_the_same_in_opencv(exported):
+    recogniser, content = exported
+    batches = []
+    comparison = export.compare(content, recogniser, export.noise(recogniser.saved, 260), batches.append)
+    assert comparison.images == 260 and comparison.other_labels == 0 and comparison.greatest < 1e-5
+    export.check(comparison)
+    assert batches == [250, 10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_every_network_gives_the_same_in_opencv(arch, dataset):
+    recogniser = recogniser_of(arch, dataset)
+    test_an_exported_network_gives_the_same_in_opencv((recogniser, export.to_onnx(recogniser)))
+
+
+def test_any_number_of_images_goes_through(exported):
+    recogniser, content = exported
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+    for count in (1, 2, 7):
+        network.setInput(np.zeros((count, 1, 28, 28), np.float32))
+        assert network.forward().shape == (count, 10)
+
+
+def test_the_file_is_valid_and_names_its_inputs_and_outputs(exported):
+    recogniser, content = exported
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model)
+    metadata = {each.key: each.value for each in model.metadata_props}
+    assert json.loads(metadata["classes"]) == recogniser.saved.classes and json.loads(metadata["glyphs"])[2] == "す"
+    assert (json.loads(metadata["mean"]), json.loads(metadata["std"])) == ([0.2], [0.3])
+    assert (metadata["image_size"], metadata["arch"], metadata["dataset"]) == ("28", "lenet-slim", "kmnist")
+    (images,), (probabilities,) = model.graph.input, model.graph.output
+    assert (images.name, probabilities.name) == (export.INPUT, export.OUTPUT)
+    shape = images.type.tensor_type.shape.dim
+    assert shape[0].dim_param and [each.dim_value for each in shape[1:]] == [1, 28, 28]
+
+
+def test_the_file_names_no_folder_of_this_machine(exported):
+    assert b"neural_lib/" not in exported[1] and b"site-packages" not in exported[1] and b".py" not in exported[1]
+
+
+def test_the_metadata_are_enough_to_use_the_file(exported):
+    recogniser, content = exported
+    metadata = {
+        each.key: json.loads(each.value)
+        for each in onnx.load_from_string(content).metadata_props
+        if each.value[0] == "["
+    }
+    pixels = export.noise(recogniser.saved, 3)
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+    network.setInput(((pixels.numpy() / 255 - metadata["mean"][0]) / metadata["std"][0]).astype(np.float32))
+    assert np.allclose(network.forward(), recogniser.probabilities(pixels).numpy(), atol=1e-5)
+
+
+def test_another_network_is_noticed(exported):
+    _, content = exported
+    other = recogniser_of("lenet", "kmnist")
+    with pytest.raises(RunError, match=r"^--export: in OpenCV \d+ of 300 labels are others.*nothing written$"):
+        export.check(export.compare(content, other, export.noise(other.saved, 300)))
+
+
+def test_a_network_that_gives_no_numbers_is_noticed(exported):
+    recogniser = recogniser_of("lenet-slim", "kmnist")
+    with torch.no_grad():
+        next(recogniser.model.parameters()).fill_(float("nan"))
+    with pytest.raises(RunError, match="differ by up to nan; nothing written$"):
+        export.check(export.compare(exported[1], recogniser, export.noise(recogniser.saved, 20)))
+
+
+@pytest.mark.parametrize("comparison, passes", [
+    (Comparison(10, 0, 1e-5), True), (Comparison(10, 1, 1e-5), False), (Comparison(10, 0, 1e-3), False),
+    (Comparison(10, 0, float("nan")), False),
+])  # fmt: skip
+def test_the_tolerance_of_check(comparison, passes):
+    if passes:
+        export.check(comparison)
+    else:
+        with pytest.raises(RunError):
+            export.check(comparison)
+
+
+def test_a_file_that_opencv_cannot_run_is_refused(exported):
+    with pytest.raises(RunError, match="^--export: OpenCV can't run what was exported"):
+        export.compare(exported[1][:500], exported[0], export.noise(exported[0].saved, 2))
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    export.check_packages()
+    monkeypatch.setattr(export, "NEEDS", ("onnx", "onnxfoo", "onnxbar"))
+    with pytest.raises(UserError, match="^--export needs onnxfoo and onnxbar: pip install onnxfoo onnxbar$"):
+        export.check_packages()
+
+
+# --- export_network ---
+
+
+@pytest.fixture
+def export_to(exported, tmp_path, monkeypatch):
+    """Export a network to a file whose content is that of `exported`, and return the file's path."""
+    monkeypatch.setattr(export, "to_onnx", lambda recogniser: exported[1])
+
+    def export_to(recogniser: Recogniser, images: torch.Tensor | None = None) -> Path:
+        export.export_network(recogniser, tmp_path / "model.onnx", images)
+        return tmp_path / "model.onnx"
+
+    return export_to
+
+
+def test_the_file_is_written_once_it_was_compared_on_the_images(exported, export_to, caplog):
+    caplog.set_level(logging.INFO)
+    recogniser, content = exported
+    assert export_to(recogniser, export.noise(recogniser.saved, 20)).read_bytes() == content
+    assert "the same labels in OpenCV's dnn for 20 test images of KMNIST" in caplog.text
+
+
+def test_without_test_images_it_is_compared_on_noise(exported, export_to, caplog):
+    caplog.set_level(logging.INFO)
+    assert export_to(exported[0]).exists() and "for 1000 images of noise (no KMNIST here)" in caplog.text
+
+
+def test_a_file_that_differs_is_not_written(export_to, tmp_path):
+    with pytest.raises(RunError, match="nothing written$"):
+        export_to(recogniser_of("lenet", "kmnist"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,149 @@
+"""The modes of predict.py: rows of its table, JSON, annotated pictures and test images, with untrained networks."""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import made_up
+import numpy as np
+import pytest
+import torch
+from rich.cells import cell_len
+
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import Images
+from neural_lib.evaluation import annotate
+from neural_lib.prediction import draw, modes, pictures
+from neural_lib.prediction.modes import AnswerTable
+from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
+from neural_lib.system.errors import RunError, UserError
+
+PROBABILITIES = [0.01, 0.05, 0.7, 0.2, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0]
+
+
+def recogniser_of(dataset: str) -> Recogniser:
+    return Recogniser(made_up.make_checkpoint(dataset), torch.device("cpu"))
+
+
+def answer_for(path: Path, top: int) -> Answer:
+    indices = sorted(range(10), key=lambda index: -PROBABILITIES[index])[:top]
+    candidates = [Candidate(str(index), PROBABILITIES[index], index, "") for index in indices]
+    return Answer(candidates, np.zeros((28, 28), np.uint8), path)
+
+
+# --- the table ---
+
+
+@pytest.mark.parametrize("dataset", ["kmnist", "cifar10", "digits"])
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_the_columns_are_aligned_within_80(dataset, top):
+    paths = [Path("a.png"), Path("か" * 50), Path("folder") / f"{'x' * 100}.png"]
+    saved = made_up.make_checkpoint(dataset)
+    table = AnswerTable(saved, paths, top, width=80)
+    titles, rule, *rows = "\n".join(table.format(answer_for(path, top)) for path in paths).split("\n")
+    assert set(rule.strip()) == {"-"} and len(rule) == len(titles)
+    assert max(map(cell_len, [titles, *rows])) <= 80
+    end = cell_len(titles[: titles.index("probability") + len("probability")])
+    for row, path in zip(rows, paths, strict=True):
+        assert cell_len(row[: row.index("70.0%") + len("70.0%")]) == end
+        assert saved.display_name(2) in row and row.count("%") == top
+        assert path.name[-6:] in row  # a long path is cut at its beginning
+    assert rows[0].startswith(" a.png ") and rows[2].startswith(" ...xxx")
+    if top == 3:
+        assert rows[0].endswith(f"  {saved.display_name(3)} 20.0%, {saved.display_name(1)} 5.0%")
+
+
+def test_on_a_wide_terminal_paths_are_whole():
+    long = Path("folder") / f"{'x' * 100}.png"
+    assert str(long) in AnswerTable(made_up.make_checkpoint("digits"), [long], 3, 200).format(answer_for(long, 3))
+
+
+# --- pictures ---
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current folder, which holds a one, dark on light, and a blank picture."""
+    monkeypatch.chdir(tmp_path)
+    one = np.full((90, 120), 255, np.uint8)
+    cv2.line(one, (60, 15), (58, 75), 0, 6)
+    cv2.imwrite("one.png", one)
+    cv2.imwrite("blank.png", np.full((50, 50), 255, np.uint8))
+    return tmp_path
+
+
+def test_one_json_object_per_picture(folder, capsys):
+    names = ["one.png", "nowhere.png", "blank.png"]
+    if sys.platform == "linux":
+        names.append(os.fsdecode(b"\xff.png"))  # no UTF-8
+    modes.recognise_pictures(recogniser_of("kmnist"), pictures.find(names), None, top=2, as_json=True)
+    answer, *failures = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (answer["path"], len(answer["top"])) == ("one.png", 2)
+    assert answer["glyph"] == DATASETS["kmnist"].glyphs[answer["index"]]
+    assert [each["path"] for each in failures] == names[1:]
+    assert failures[1]["error"] == "no ink found" and all("No such file" in each["error"] for each in failures[::2])
+
+
+def test_pictures_that_cannot_be_read_are_warned_of(folder, caplog, capsys):
+    found = pictures.find(["one.png", "blank.png", "no\x1b.png"])
+    modes.recognise_pictures(recogniser_of("digits"), found, Path("p.png"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["blank.png: no ink found", "no?.png: can't be read (No such file or directory)"]
+    assert capsys.readouterr().out.count("one.png") == 1
+    assert cv2.imread("p.png").shape == (234, 174, 3)
+
+
+@pytest.mark.parametrize("names, message", [
+    ([], "there is no picture to recognise"), (["blank.png"], "no picture was recognised"),
+])  # fmt: skip
+def test_without_any_answer_nothing_is_written(folder, names, message):
+    with pytest.raises(RunError, match=message):
+        modes.recognise_pictures(recogniser_of("digits"), pictures.find(names), Path("p.png"))
+    assert not Path("p.png").exists()
+
+
+def test_the_window_gets_the_first_page_of_pictures_enlarged(folder, monkeypatch):
+    shown = []
+    monkeypatch.setattr(annotate, "PAGE", 3)
+    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    modes.recognise_pictures(
+        recogniser_of("digits"), pictures.find(["one.png"] * 4), Path("p.png"), show_input=True, show=True
+    )
+    assert [tile.shape for tile in shown] == [(2 * 228, 2 * (2 * 168 + 6), 3)] * 3
+    assert sorted(path.name for path in folder.glob("p*")) == ["p-page-1.png", "p-page-2.png"]
+
+
+# --- test images ---
+
+
+def test_test_images_of_another_number_of_classes_are_refused(monkeypatch):
+    reader = recogniser_of("digits")
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], classes=("0", "1")))
+    with pytest.raises(UserError, match="^--dataset digits: has 2 classes, and the network knows 10$"):
+        modes.load_test_images(reader, "digits", "nowhere")
+
+
+def test_test_images_get_the_networks_size(caplog):
+    reader = recogniser_of("digits")
+    reader.saved = replace(reader.saved, image_size=32)
+    images, labels = modes.load_test_images(reader, "digits", "nowhere")
+    assert images.shape == (297, 1, 32, 32) and labels.shape == (297,)
+    assert caplog.messages == ["the images of digits are converted for this model: 28x28 to 32x32 pixels"]
+
+
+def test_chosen_test_images_are_shown_and_none_twice(folder, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    shown = []
+    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    images = Images(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+    modes.show_test_images(recogniser_of("kmnist"), images, 10, 42, Path("p.png"), show=True)
+    truths = [message.split()[3].strip(",") for message in caplog.messages if message.startswith("ground truth")]
+    assert sorted(truths) == sorted(DATASETS["kmnist"].classes) and truths != list(DATASETS["kmnist"].classes)
+    assert "1 of 10 right; wrote p.png" in caplog.text  # the same images get the same answer
+    assert len(shown) == 10 and cv2.imread("p.png").shape == (2 * 234, 5 * 174, 3)
+    with pytest.raises(UserError, match="^--samples 11: there are 10 test images; ask for fewer$"):
+        modes.show_test_images(recogniser_of("kmnist"), images, 11, 42, Path("q.png"), show=False)

@@ -1,0 +1,304 @@
+"""From picture files and arrays to answers, with a network that has learned the digits."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import drawn
+import made_up
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from neural_lib import checkpoint, prediction
+from neural_lib.data.images import load_images
+from neural_lib.prediction import recogniser as module
+from neural_lib.prediction.pictures import PictureError
+from neural_lib.prediction.recogniser import AT_ONCE, THUMBNAIL, Answer, Failure, Recogniser, convert
+from neural_lib.system.errors import UserError
+
+COUNT = 100  # of the digits' 297 test images
+
+
+@pytest.fixture(scope="module")
+def recogniser(digits_model) -> Recogniser:
+    return Recogniser(checkpoint.load(digits_model), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[list[np.ndarray], list[int]]:
+    images, labels = load_images("digits", "nowhere", train=False)
+    return list(images[:COUNT, 0].numpy()), labels[:COUNT].tolist()
+
+
+@pytest.fixture
+def seven(tmp_path) -> Path:
+    """The file of a picture of a seven, dark on light."""
+    picture = np.full((300, 400), 255, np.uint8)
+    cv2.polylines(picture, [np.array([(120, 50), (280, 50), (180, 260)])], False, 0, 20)
+    return write(tmp_path, picture, "seven.png")
+
+
+def write(folder: Path, image: np.ndarray, name: str) -> Path:
+    cv2.imwrite(str(folder / name), image)
+    return folder / name
+
+
+# --- Recogniser.read ---
+
+
+def test_the_public_api(digits_model, seven):
+    reader = prediction.Recogniser.load(digits_model)
+    answer = reader.read(str(seven))
+    assert isinstance(answer, Answer) and answer.label == "7" and 0.1 < answer.probability <= 1
+    assert answer.path == seven and answer.seen.shape == (28, 28) and answer.seen.dtype == np.uint8
+    assert len(answer.top) == 3 and answer.top[0] == (answer.label, answer.probability, 7, "")
+    probabilities = [each.probability for each in answer.top]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_arrays_give_the_same_answer_as_the_file(recogniser, seven):
+    by_file = recogniser.read(seven)
+    grey = cv2.imread(str(seven), cv2.IMREAD_GRAYSCALE)
+    for array in (grey, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), grey.T.copy().T):
+        answer = recogniser.read(array)
+        assert answer.path is None and answer.top == by_file.top
+        assert np.array_equal(answer.seen, by_file.seen) and np.array_equal(answer.picture, by_file.picture)
+
+
+def test_a_list_gives_a_list_in_its_order(recogniser, seven, digits):
+    pictures = [seven, str(seven), digits[0][0], *digits[0][: AT_ONCE + 3]]  # more than a batch
+    answers = recogniser.read(pictures, top=1)
+    assert [answer.path for answer in answers] == [seven, seven, *[None] * (len(pictures) - 2)]
+    assert [answer.label for answer in answers[:2]] == ["7", "7"]
+    for answer, picture in zip(answers, pictures, strict=True):
+        alone = recogniser.read(picture, top=1)
+        assert (answer.label, len(answer.top)) == (alone.label, 1) and np.array_equal(answer.seen, alone.seen)
+        assert answer.probability == pytest.approx(alone.probability, abs=1e-5)
+    assert recogniser.read((seven,))[0].label == "7" and recogniser.read([]) == []
+
+
+def test_an_array_of_another_kind_is_refused(recogniser):
+    with pytest.raises(PictureError, match=r"^an array must be uint8 .*not float32 \(9, 9\)$"):
+        recogniser.read(np.zeros((9, 9), np.float32))
+
+
+def test_the_error_about_a_file_names_it(recogniser, seven, tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    blank = write(tmp_path, np.full((50, 50), 255, np.uint8), "blank.png")
+    for path, reason in (
+        (tmp_path / "nowhere.png", "No such file"), (tmp_path / "text.png", "is none of PNG"), (blank, "no ink found"),
+    ):  # fmt: skip
+        for given in (path, [seven, str(path)]):
+            with pytest.raises(PictureError) as caught:
+                recogniser.read(given)
+            assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
+
+
+def test_a_blank_drawing_gets_no_guess(recogniser):
+    with pytest.raises(PictureError, match="^no ink found$"):
+        recogniser.read(np.full((448, 448, 3), 255, np.uint8), invert="yes")
+
+
+def test_invert_decides_what_is_ink(recogniser):
+    grey = np.full((300, 400), 128, np.uint8)
+    cv2.line(grey, (80, 50), (80, 250), 0, 20)  # dark
+    cv2.polylines(grey, [np.array([(160, 50), (320, 50), (220, 260)])], False, 255, 20)  # light
+    assert (recogniser.read(grey, invert="yes").label, recogniser.read(grey, invert="no").label) == ("1", "7")
+
+
+def test_a_large_picture_is_kept_reduced(recogniser, seven, digits):
+    answer = recogniser.read(seven)
+    assert answer.picture.shape == (round(300 * THUMBNAIL / 400), THUMBNAIL, 3) and answer.picture.dtype == np.uint8
+    assert recogniser.read(digits[0][0]).picture.shape == (28, 28, 3)
+
+
+def test_a_model_file_that_cannot_be_loaded_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.pth: can't be read"):
+        Recogniser.load(tmp_path / "nowhere.pth")
+
+
+def test_looking_for_pictures_and_displays_loads_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from neural_lib.prediction import draw, ink, pictures\n"
+        "import neural_lib.prediction\n"
+        "try: neural_lib.prediction.Recognizer\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "") and "has no attribute 'Recognizer'" in done.stdout
+
+
+# --- accuracy on pictures as people make them ---
+
+
+def accuracy_of(recogniser: Recogniser, pictures: list[np.ndarray], labels: list[int]) -> float:
+    answers = recogniser.read(pictures, top=1)
+    return sum(answer.top[0].index == label for answer, label in zip(answers, labels, strict=True)) / len(labels)
+
+
+@pytest.mark.parametrize("size, inverted, how", [
+    (30, False, {"quality": 50}),
+    (90, True, {"quality": 50}),
+    (160, True, {"quality": 60, "shade": 90.0, "noise": 5.0}),
+])  # fmt: skip
+def test_pictures_of_digits_are_read_about_as_well_as_the_digits(recogniser, digits, size, inverted, how):
+    images, labels = digits
+    predictions = recogniser.probabilities(torch.from_numpy(np.stack(images))[:, None]).argmax(1)
+    originals = (predictions.numpy() == labels).mean()
+    generator = np.random.default_rng(size)
+    pictures = [drawn.picture(image, size, generator, inverted, **how) for image in images]
+    assert originals > 0.93
+    assert accuracy_of(recogniser, pictures, labels) > originals - 0.03
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_picture_that_was_cut_to_the_character_is_read_too(recogniser, digits, inverted):
+    pictures, labels = [], []
+    for image, label in zip(*digits, strict=True):
+        if label == 1:  # some of these are nothing but ink when they are cut out
+            continue
+        rows, columns = (image > 50).any(1).nonzero()[0], (image > 50).any(0).nonzero()[0]
+        cut = cv2.resize(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], None, fx=10, fy=10)
+        pictures.append(cv2.cvtColor(255 - cut if inverted else cut, cv2.COLOR_GRAY2RGB))
+        labels.append(label)
+    assert accuracy_of(recogniser, pictures, labels) > 0.9
+
+
+def test_a_thin_pen_is_read_too(recogniser, digits):
+    images, labels = (part[:50] for part in digits)
+    pictures = [drawn.skeleton(image, 120, width=2) for image in images]
+    assert accuracy_of(recogniser, pictures, labels) > 0.8
+
+
+# --- Recogniser.read_files ---
+
+
+def test_files_are_answered_in_their_order_over_batches(recogniser, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 10)
+    paths = [write(tmp_path, 255 - image, f"{number}.png") for number, image in enumerate(digits[0][:25])]
+    blank = write(tmp_path, np.full((50, 50), 255, np.uint8), "blank.png")
+    paths[3:3] = [blank, tmp_path / "nowhere.png"]
+    calls = []
+    results = list(recogniser.read_files(paths, "auto", 3, lambda: calls.append(1)))
+    assert len(calls) == len(results) == len(paths)
+    assert results[3] == Failure(blank, "no ink found")
+    assert results[4].path == paths[4] and "No such file" in results[4].reason
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, Answer):
+            alone = recogniser.read(path)
+            assert result.path == path and len(result.top) == 3 and np.array_equal(result.seen, alone.seen)
+            assert result.probability == pytest.approx(alone.probability, abs=1e-5)
+
+
+def test_a_batch_in_which_no_file_can_be_read(recogniser, tmp_path):
+    results = list(recogniser.read_files([tmp_path / "a", tmp_path / "b"], "auto", 3))
+    assert [type(result) for result in results] == [Failure] * 2
+
+
+def test_memory_does_not_grow_with_the_number_of_files(recogniser, seven, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 10)
+
+    def peak(files: int) -> int:
+        tracemalloc.start()
+        for _ in recogniser.read_files([seven] * files, "auto", 3):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(5)  # what is allocated once
+    assert peak(40) < 1.1 * peak(20)
+
+
+# --- probabilities and answers ---
+
+
+def test_probabilities_are_those_of_the_network(recogniser, digits):
+    images = torch.from_numpy(np.stack(digits[0][:5]))[:, None]
+    probabilities = recogniser.probabilities(images)
+    assert probabilities.shape == (5, 10) and probabilities.sum(1).tolist() == pytest.approx([1] * 5)
+    saved = recogniser.saved
+    inputs = (images / 255 - saved.mean[0]) / saved.std[0]
+    with torch.inference_mode():
+        assert torch.allclose(saved.build_model()(inputs).exp(), probabilities, atol=1e-5)
+
+
+PROBABILITIES = torch.tensor([0.01, 0.05, 0.7, 0.2, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("top", [1, 3, 10, 99])
+def test_the_most_probable_classes_come_first(recogniser, top):
+    candidates = recogniser.candidates(PROBABILITIES, top)
+    assert [each.index for each in candidates] == [2, 3, 1, 4, 5, 0, 6, 7, 8, 9][:top]  # equals in their order
+    assert [each.label for each in candidates] == [str(each.index) for each in candidates]
+    assert [each.probability for each in candidates] == PROBABILITIES.sort(descending=True).values[:top].tolist()
+
+
+def test_an_answer_as_a_dictionary():
+    reader = Recogniser(made_up.make_checkpoint("kmnist"), torch.device("cpu"))
+    top = reader.candidates(torch.tensor([0.0, 0.125, 0.5, 0.25, *[0.0] * 6]), 2)
+    answer = Answer(top, np.zeros((28, 28), np.uint8), Path("a/ü.png"))
+    su, tsu = (
+        {"label": "su", "index": 2, "glyph": "す", "probability": 0.5},
+        {"label": "tsu", "index": 3, "glyph": "つ", "probability": 0.25},
+    )
+    assert json.loads(json.dumps(answer.to_dict())) == {"path": os.path.join("a", "ü.png"), **su, "top": [su, tsu]}
+    assert answer.to_dict(Path("b.png"))["path"] == "b.png"
+
+
+def test_a_network_for_photos_takes_pictures_as_they_are(seven):
+    reader = Recogniser(made_up.make_checkpoint("cifar10"), torch.device("cpu"))
+    answer = reader.read(np.full((60, 80, 3), (250, 0, 0), np.uint8))  # which has no ink
+    assert answer.seen.shape == (32, 32, 3) and (answer.seen == (250, 0, 0)).all()
+    assert "glyph" not in answer.to_dict()
+
+
+@pytest.mark.parametrize("channels, size", [(1, 28), (3, 32)])
+def test_images_get_the_networks_channels_and_size(recogniser, seven, monkeypatch, channels, size):
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    monkeypatch.setattr(recogniser, "saved", replace(recogniser.saved, mean=[0.5] * channels, image_size=size))
+    assert recogniser.convert(images).shape == (2, channels, size, size)
+
+
+def test_a_checkpoint_of_an_unknown_data_set_is_refused(recogniser):
+    with pytest.raises(UserError, match="'unheard-of' is not one of kmnist, "):
+        Recogniser(replace(recogniser.saved, dataset="unheard-of"), torch.device("cpu"))
+
+
+# --- convert ---
+
+
+def test_images_that_fit_are_left_as_they_are():
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    converted, changes = convert(images, 1, 28)
+    assert converted is images and changes == []
+
+
+@pytest.mark.parametrize("given, wanted, expected", [
+    ((3, 32), (1, 32), ["colour to grey"]),
+    ((3, 32), (1, 28), ["colour to grey", "32x32 to 28x28 pixels"]),
+    ((1, 28), (3, 32), ["grey to three equal channels", "28x28 to 32x32 pixels"]),
+    ((1, 28), (1, 32), ["28x28 to 32x32 pixels"]),
+])  # fmt: skip
+def test_channels_and_size_are_converted(given, wanted, expected):
+    (channels, size), (wanted_channels, wanted_size) = given, wanted
+    images = torch.full((2, channels, size, size), 200, dtype=torch.uint8)
+    converted, changes = convert(images, wanted_channels, wanted_size)
+    assert converted.shape == (2, wanted_channels, wanted_size, wanted_size)
+    assert converted.dtype == torch.uint8 and changes == expected
+    assert converted.float().sub(200).abs().max() <= 1  # an even colour stays the same, but for rounding
+
+
+def test_grey_is_the_brightness_that_the_eye_sees():
+    red, green, blue = (255 * torch.eye(3, dtype=torch.uint8)).view(3, 3, 1, 1)
+    converted, _ = convert(torch.stack([red, green, blue]), 1, 1)
+    assert converted.flatten().tolist() == pytest.approx([255 * 0.299, 255 * 0.587, 255 * 0.114], abs=1)

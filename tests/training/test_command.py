@@ -1,0 +1,372 @@
+import json
+import os
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import train
+from neural_lib.config import RECIPES, TrainConfig, format_value, option_name
+from neural_lib.records import MEASURES, Records
+from neural_lib.system import cli
+from neural_lib.system.errors import UserError
+from neural_lib.training.command import MOST_RUNS, Command, build_configs, prepare
+
+# --- the runs ---
+
+
+def configs(*arguments: object) -> list[TrainConfig]:
+    return build_configs(train.parse_args([str(argument) for argument in arguments]))
+
+
+def test_every_hyper_parameter_has_an_option():
+    names = [field.name for field in fields(TrainConfig) if field.name != "dataset"]
+    for name in names:
+        value = getattr(TrainConfig(), name)
+        given = train.parse_args([option_name(name), format_value(value)])
+        assert given.params == {name: [value]}
+    assert len(names) == 22
+
+
+def test_no_option_is_one_run_with_the_defaults():
+    assert configs() == [TrainConfig()]
+    assert configs("--recipe", "best", "-d", "digits") == [RECIPES["best"].config(dataset="digits")]
+
+
+def test_several_values_are_a_grid_in_the_order_in_which_the_options_are_given():
+    grid = configs("--lr", 0.1, 0.2, "--shuffle", "on", "off", "-b", 16)
+    assert [(each.lr, each.shuffle, each.batch_size) for each in grid] == [
+        (0.1, True, 16), (0.1, False, 16), (0.2, True, 16), (0.2, False, 16),
+    ]  # fmt: skip
+    grid = configs("--shuffle", "on", "off", "--lr", 0.1, 0.2)
+    assert [(each.shuffle, each.lr) for each in grid] == [(True, 0.1), (True, 0.2), (False, 0.1), (False, 0.2)]
+
+
+def test_an_option_given_again_replaces_what_was_given_before():
+    assert [each.lr for each in configs("--lr", 0.1, 0.2, "--seed", 1, "--lr", 0.3)] == [0.3]
+    assert configs() == [TrainConfig()]  # nothing of one command is left for the next
+
+
+def test_networks_can_be_compared_too():
+    assert [each.arch for each in configs("--arch", "lenet", "lenet-slim")] == ["lenet", "lenet-slim"]
+
+
+def test_a_very_large_grid_needs_yes():
+    seeds = ("--seed", *range(MOST_RUNS + 1))
+    with pytest.raises(UserError, match="these are 1,001 runs; give --yes"):
+        configs(*seeds)
+    assert len(configs(*seeds, "--yes")) == MOST_RUNS + 1
+    assert len(configs(*seeds[:-1])) == MOST_RUNS
+    with pytest.raises(UserError, match="these are 1,000,000,000 runs"):  # before they are made
+        configs("--seed", *range(1000), "--epochs", *range(1, 1001), "--batch-size", *range(1, 1001))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--lr"], "argument --lr: expected at least one argument"),
+    (["--lr", ""], "argument --lr: invalid float value: ''"),
+    (["--lr", "0.1", "high"], "argument --lr: invalid float value: 'high'"),
+    (["--batch-size", "64", "1e2"], "argument -b/--batch-size: invalid int value: '1e2'"),
+    (["--lr", "0.1", "0.10"], "--lr 0.1 is given twice"),
+    (["--shuffle", "on", "on"], "--shuffle on is given twice"),
+    (["--lr", "0.1", "0"], "--lr must be a finite number above 0, not 0.0"),
+    (["--batch-size", "64", "45001"], "--batch-size 45001 is larger than the 45,000 images"),
+    (["--shift", "1", "9"], "--shift 9.0 is too far for kmnist's images"),
+    (["--precision", "fp32", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+])  # fmt: skip
+def test_a_bad_value_among_good_ones_is_named_with_its_option(arguments, message):
+    with pytest.raises(UserError) as caught:
+        configs(*arguments)
+    assert message in str(caught.value)
+
+
+# --- refused before torch is loaded ---
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capfd):
+    """Run train.py in an empty folder, in this process; returns the one line with which it refuses the arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "tune_for_cpu", lambda: pytest.fail("not refused before torch is loaded"))
+
+    def run(*arguments: object) -> str:
+        status = cli.run(train.main, "train.py", [str(argument) for argument in arguments])
+        stdout, stderr = capfd.readouterr()
+        assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+        assert stderr.startswith("train.py: error: ")
+        return stderr
+
+    return run
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--epochs", "0"], "--epochs must be a whole number of at least 1, not 0"),
+    (["--epochs", "two"], "--epochs: invalid int value: 'two'"),
+    (["--batch-size", "0"], "--batch-size must be a whole number of at least 1, not 0"),
+    (["--batch-size", "45001"], "--batch-size 45001 is larger than the 45,000 images of kmnist"),
+    (["-d", "digits", "--batch-size", "1126"], "--batch-size 1126 is larger than the 1,125 images of digits"),
+    (["--lr", "0"], "--lr must be a finite number above 0, not 0.0"),
+    (["--lr", "nan"], "--lr must be a finite number above 0, not nan"),
+    (["--train-split", "1"], "--train-split must be between 0 and 1, both excluded, not 1.0"),
+    (["--train-split", "0.00001"], "--train-split 1e-05 leaves 0 of kmnist's 60,000 images"),
+    (["--seed", "-1"], "--seed must be a whole number from 0"),
+    (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
+    (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
+    (["--dataset", "mnits"], "invalid choice: 'mnits'"),
+    (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
+    (["--arch", "alexnet"], "-a/--arch: invalid choice: 'alexnet'"),
+    (["--arch", "lenet", "--width", "8"], "--width 8: lenet has its own; only vgg-small takes one"),
+    (["--optimizer", "adamax"], "--optimizer: invalid choice: 'adamax'"),
+    (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
+    (["--rotation", "200"], "--rotation must be from 0 to 180 degrees, not 200.0"),
+    (["--scale", "1"], "--scale must be at least 0 and below 1, not 1.0"),
+    (["--shear", "-0.1"], "--shear must be from 0 to 1, not -0.1"),
+    (["--shift", "8"], "--shift 8.0 is too far for kmnist's images of 28 pixels: at most 7"),
+    (["--elastic", "nan"], "--elastic must be a finite number of pixels"),
+    (["--flip", "on"], "--flip on: in the mirror an image of kmnist means something else, or nothing"),
+    (["--dropout", "1"], "--dropout must be at least 0 and below 1, not 1.0"),
+    (["--label-smoothing", "-1"], "--label-smoothing must be at least 0 and below 1, not -1.0"),
+    (["--monitor", "loss", "accuracy"], "--monitor takes one value: the runs of a grid are compared by it"),
+    (["--model", "."], "--model .: is a folder"),
+    (["--model", "a-file/model.pth"], "--model a-file/model.pth: can't write there"),
+    (["--model", "checkpoint.pth"], "--model checkpoint.pth: is where the training state goes; give another name"),
+    (["--model", "train.py"], "--model train.py: can't write that kind of file; end the name in .pth, .pt"),
+    (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of file; end the name in .png"),
+    (["--plot", "plot"], "--plot plot: can't write that kind of file"),
+    (["--plot", "output/confusion.png"], "--plot output/confusion.png: is where a picture of the report goes"),
+    (["--logdir", "a-file/runs"], "--logdir a-file/runs: can't write there"),
+    (["--resume", "nowhere.pth"], "--resume nowhere.pth: can't be read (No such file or directory)"),
+    (["--recipe", "slow"], "--recipe: invalid choice: 'slow' (choose from classic, fast, best)"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch"),
+])  # fmt: skip
+def test_bad_arguments_are_refused_in_one_line_and_leave_nothing(refusal, tmp_path, arguments, message):
+    (tmp_path / "a-file").touch()
+    assert message in refusal(*arguments).replace("'classic', 'fast', 'best'", "classic, fast, best")
+    assert os.listdir(tmp_path) == ["a-file"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc, read-only even for root, is Linux's")
+def test_a_read_only_place_is_refused(refusal):
+    assert "--plot /proc/plot.png: can't write there" in refusal("--plot", "/proc/plot.png")
+
+
+def test_arguments_are_checked_without_torch(run_without_torch, tmp_path):
+    done = run_without_torch("train", "--model", "new/folder/model.pth", "--batch-size", "45001")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--batch-size 45001 is larger than the 45,000 images of kmnist" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_needs_no_torch(run_without_torch):
+    done = run_without_torch("train", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+    for name, recipe in RECIPES.items():
+        assert re.search(rf"^  {name} +{re.escape(recipe.about)}$", done.stdout, re.MULTILINE)
+
+
+# --- what earlier commands left ---
+
+
+DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 3)
+
+
+def leave(*arguments: object, folder: str = "output", finished: int = 0, tested: bool = False, state: bool = True):
+    """Leave the files of an earlier command: rows of so many finished runs and of the next one; no real networks."""
+    args = train.parse_args([str(argument) for argument in arguments])
+    runs = [config.to_dict() for config in build_configs(args)]
+    options = {"recipe": args.recipe or "classic", "data": "their/data", "model": "model.pth", "command": "train.py -x"}
+    records = Records(args.params, runs, folder, options)
+    records.finished, records.is_tested = list(range(1, finished + 1)), tested
+    for number in range(1, min(finished + 2, len(runs) + 1)):
+        row = {"run": number, "epoch": 1, **dict.fromkeys(MEASURES, 0.5), **runs[number - 1]}
+        records.rows_of[number] = [row]
+    Path(folder).mkdir(exist_ok=True)
+    records.csv_path.write_bytes(records.to_csv())
+    records.json_path.write_bytes(records.to_json())
+    Path(folder, "model.pth").write_bytes(b"PK neural_lib checkpoint")
+    if state:
+        Path(folder, "checkpoint.pth").write_bytes(b"PK neural_lib training state")
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """Prepare a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Command:
+        argv = [str(argument) for argument in arguments]
+        with cli.exit_stack:
+            return prepare(train.parse_args(argv), argv)
+
+    return run
+
+
+def test_a_new_command_has_its_files_beside_the_model(prepared):
+    command = prepared(*DIGITS, "-m", "made/here/model.pth", "--seed", 1, 2, "--logdir", "runs")
+    assert (command.model, command.plot, command.state) == tuple(
+        Path("made/here", name) for name in ("model.pth", "plot.png", "checkpoint.pth")
+    )
+    assert (command.data_dir, command.logdir, command.recipe) == ("data", Path("runs"), "classic")
+    assert [config.seed for config in command.configs] == [1, 2] and command.params["seed"] == [1, 2]
+    assert (command.is_finished, command.earlier, command.resume_from) == (False, None, None)
+    assert command.about["command"].startswith("python train.py -d digits --arch lenet-slim")
+
+
+def test_a_new_command_does_not_replace_an_unfinished_run_or_grid(refusal, prepared):
+    leave(*DIGITS)
+    assert "output/checkpoint.pth is of an interrupted run: go on with --resume, give a --model" in refusal(*DIGITS)
+    leave(*DIGITS, "--seed", 1, 2, finished=1)
+    assert "is of an interrupted grid, 1 of 2 runs have finished: go on with --resume" in refusal(*DIGITS)
+    Path("output/results.json").unlink()
+    assert "output/checkpoint.pth is of an interrupted run: go on with --resume" in refusal(*DIGITS)
+    Path("output/checkpoint.pth").unlink()
+    assert prepared(*DIGITS).earlier is None
+    leave(*DIGITS, finished=1, tested=True)
+    assert prepared(*DIGITS).earlier is None
+
+
+def test_options_that_are_not_given_come_from_the_interrupted_command(prepared):
+    leave(*DIGITS, "--recipe", "fast", "--lr", 0.002, "--seed", 7)
+    for command in (prepared("--resume"), prepared("--resume", *DIGITS, "--lr", 0.002)):
+        (config,) = command.configs
+        assert (config.lr, config.seed, config.epochs, config.schedule) == (0.002, 7, 3, "one-cycle")
+        assert (command.recipe, command.data_dir) == ("fast", "their/data")
+        assert command.options["command"] == "train.py -x"  # the command that repeats the run
+        assert command.earlier["rows"] and command.resume_from == Path("output/checkpoint.pth")
+    assert prepared("--resume", "--data", "here").data_dir == "here"
+
+
+@pytest.mark.parametrize("path", ["output", "output/checkpoint.pth", "./output/../output", "link", None])
+def test_the_models_own_state_is_recognised_by_any_path(prepared, path):
+    leave(*DIGITS)
+    Path("link").symlink_to("output")
+    command = prepared("--resume", path or Path("output").absolute())
+    assert command.earlier and command.resume_from == Path("output/checkpoint.pth")
+
+
+def test_a_state_of_another_folder_brings_its_options_and_not_its_records(prepared, refusal):
+    leave(*DIGITS, "--lr", 0.002, folder="there")
+    command = prepared("--resume", "there", "-m", "here/model.pth")
+    assert (command.earlier, command.resume_from, command.configs[0].lr) == (None, Path("there/checkpoint.pth"), 0.002)
+    assert "--lr 0.002 there, 0.5 here" in refusal("--resume", "there", "--lr", 0.5, "-m", "here/model.pth")
+    leave(*DIGITS, folder="here")
+    assert "here/checkpoint.pth is there too and would be replaced: give --resume alone" in refusal(
+        "--resume", "there", "-m", "here/model.pth"
+    )
+    Path("there/results.json").unlink()
+    Path("here/checkpoint.pth").unlink()
+    stderr = refusal("--resume", "there", "-m", "here/model.pth")
+    assert "--resume there/checkpoint.pth: needs the results.json that was written beside it" in stderr
+
+
+@pytest.mark.parametrize("change, message", [
+    (("--lr", 0.5), "--lr 0.001 there, 0.5 here"),
+    (("--arch", "lenet"), "--arch lenet-slim there, lenet here"),
+    (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, adamw here"),
+    (("--dataset", "kmnist"), "--dataset digits there, kmnist here"),
+    (("--epochs", 2), "another command: --epochs 3 there, 2 here (fewer than before)"),
+    (("--epochs", 4, "--lr", 0.5), "--epochs 3 there, 4 here; --lr 0.001 there, 0.5 here"),
+])  # fmt: skip
+def test_another_configuration_is_refused_with_the_difference(refusal, change, message):
+    leave(*DIGITS)
+    assert message in refusal(*DIGITS, *change, "--resume")
+
+
+def test_another_grid_is_refused_with_the_difference(refusal):
+    leave(*DIGITS, "--lr", 0.001, 0.01, finished=1)
+    assert "another command: --lr 0.001 0.01 there, 0.001 0.02 here; give the same one" in refusal(
+        *DIGITS, "--lr", 0.001, 0.02, "--resume"
+    )
+
+
+def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(prepared, refusal):
+    leave(*DIGITS, finished=1, tested=True)
+    command = prepared("--epochs", 5, "--resume")
+    assert (command.configs[0].epochs, command.params["epochs"]) == (5, [5])
+    assert command.is_longer and not command.is_finished and command.earlier["finished"] == []
+    assert command.about["command"].endswith(" --epochs 5")
+    Path("output/checkpoint.pth").unlink()
+    assert "more epochs need output/checkpoint.pth, which is not there" in refusal("--resume", "--epochs", 9)
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_no_more_epochs_may_be_given_to_a_schedule_that_knows_its_end(refusal, finished):
+    leave(*DIGITS, "--schedule", "one-cycle", finished=finished, tested=bool(finished))
+    message = "--epochs 3 there, 4 here (a one-cycle schedule is laid out for its number of epochs"
+    assert message in refusal("--epochs", 4, "--resume")
+
+
+def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepared, refusal):
+    leave(*DIGITS, "--seed", 1, 2, finished=1)
+    assert "(runs of this grid have finished with fewer)" in refusal("--epochs", 4, "--resume")
+    leave(*DIGITS, "--seed", 1, 2, finished=0)
+    assert [config.epochs for config in prepared("--epochs", 4, "--resume").configs] == [4, 4]
+
+
+def test_a_finished_command_has_nothing_left_to_do(prepared):
+    for tested in (True, False):
+        leave(*DIGITS, "--seed", 1, 2, finished=2, tested=tested)
+        assert prepared("--resume").is_finished is tested
+
+
+def test_with_nothing_to_resume_the_command_begins(prepared):
+    command = prepared(*DIGITS, "--resume")
+    assert (command.earlier, command.resume_from, command.configs[0].epochs) == (None, None, 3)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"params": {"lr": [0.1]}, "runs": [{"lr": 0.1}], "rows": []}, "is of another program or version"),
+    ({"params": None}, "is no results file of this version"),
+    ("epochs", "was changed (--epochs must be a whole number of at least 1, not True)"),
+    ("elastic", "is of another program or version"),
+])  # fmt: skip
+def test_records_of_something_else_are_refused(refusal, change, message):
+    leave(*DIGITS)
+    path = Path("output/results.json")
+    found = json.loads(path.read_text())
+    if change == "epochs":
+        change = {"runs": [{**run, "epochs": True} for run in found["runs"]], "params": {}}
+    elif change == "elastic":  # as of a version that had no such hyper-parameter
+        change = {"runs": [{name: run[name] for name in run if name != "elastic"} for run in found["runs"]]}
+    path.write_text(json.dumps(found | change))
+    assert message in refusal("--resume")
+
+
+def test_finished_runs_need_their_network(refusal):
+    leave(*DIGITS, "--seed", 1, 2, finished=1)
+    Path("output/model.pth").unlink()
+    assert "results.json is of finished runs, whose best it must hold" in refusal("--resume")
+
+
+@pytest.mark.parametrize("name", ["model.pth", "checkpoint.pth", "report.html", "report.json", "results.csv",
+                                  "results.json"])  # fmt: skip
+def test_a_file_of_another_program_is_not_replaced(refusal, name):
+    Path("output").mkdir()
+    Path("output", name).write_text("mine")
+    for more in ((), ("--resume",)):
+        assert f"output/{name}: is no " in refusal(*DIGITS, *more)
+    assert {name: Path("output", name).read_text() for name in os.listdir("output")} == {name: "mine"}
+
+
+def test_a_second_model_in_a_folder_is_refused_and_a_copy_beside_a_model_is_not(prepared, refusal):
+    leave(*DIGITS, finished=1, tested=True)
+    stderr = refusal(*DIGITS, "-m", "output/second.pth")
+    assert "--model output/second.pth: output/model.pth is a network in the same folder" in stderr
+    assert "a folder of its own" in stderr and not Path("output/second.pth").exists()
+    shutil.copy("output/model.pth", "output/copy.pth")
+    Path("output/other.pth").write_bytes(b"not a model of this project")
+    assert prepared(*DIGITS).model == Path("output/model.pth")
+    assert "output/model.pth is a network in the same folder" in refusal(*DIGITS, "-m", "output/copy.pth")
+    assert prepared(*DIGITS, "-m", "output/other/model.pth").plot == Path("output/other/plot.png")
+
+
+def test_files_that_killed_commands_left_are_removed(prepared):
+    leave(*DIGITS, finished=1, tested=True)
+    old, new = (Path("output", f".model.pth.{number}.0123abcd.tmp") for number in (1, 2))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    prepared(*DIGITS)
+    assert new.exists() and not old.exists()

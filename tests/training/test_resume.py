@@ -1,0 +1,338 @@
+"""train.py interrupted and resumed, from its command line to its files: equal to the uninterrupted run, bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import made_up
+import pytest
+from conftest import killed_before_recording
+from outcomes import finished, outcome, read_files
+
+from neural_lib import checkpoint, networks
+from neural_lib.checkpoint import archive_bytes
+from neural_lib.config import ARCHS, RECIPES
+from neural_lib.data import images
+from neural_lib.evaluation import report, scores
+from neural_lib.system import signals
+from neural_lib.training import state
+from neural_lib.training.state import STATE_FORMAT, Outputs, TrainingState, read_state
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+# 8 steps an epoch
+DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
+CHECK = signals.GracefulStop.check
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let a signal arrive before the n-th check: before an epoch's first step, after each, ..., in validation."""
+
+    def stop(count: int, signum: int = 2) -> None:
+        numbers = iter(range(1, 10**6))
+
+        def check(self, signum_of_any=None) -> None:
+            if next(numbers) == count:
+                self.signum = signum
+            CHECK(self, signum_of_any)
+
+        monkeypatch.setattr(signals.GracefulStop, "check", check)
+
+    return stop
+
+
+@pytest.fixture
+def interrupted(run_train, stop_at):
+    """Run a command and interrupt it, by default in the second epoch."""
+
+    def run(*command: object, count: int = 12) -> str:
+        stop_at(count)
+        status, _, stderr = run_train(*command)
+        assert status == 130
+        stop_at(0)
+        return stderr
+
+    return run
+
+
+def weights(folder: str) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in checkpoint.load(f"{folder}/model.pth").state_dict.items()}
+
+
+QUICK = {("classic", "lenet-slim"), ("best", "vgg-small")}
+RUNS = [
+    pytest.param(recipe, arch, marks=() if (recipe, arch) in QUICK else pytest.mark.slow)
+    for recipe in RECIPES
+    for arch in ARCHS
+    if arch != "resnet18" or recipe == "best"
+]
+
+
+@pytest.mark.parametrize("recipe, arch", RUNS)
+def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_train, stop_at, recipe, arch):
+    # there are 9 checks in an epoch's training and one or more in its validation
+    command = (*DIGITS, "--recipe", recipe, "--arch", arch, "--dropout", 0.2, "--train-split", 0.8)
+    command += {"vgg-small": ("--width", 4), "resnet18": ("--epochs", 2, "--train-split", 0.2)}.get(arch, ())
+    whole = finished(run_train, *command).outcome
+    # in the 1st epoch, before its validation, before the 2nd begins, ...
+    for count in (3, 7, 4, 12) if arch != "resnet18" else (4,):
+        stop_at(count)
+        status, _, stderr = run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
+        assert status == 130 and "--resume goes on with epoch" in stderr
+    stop_at(0)
+    assert run_train(*command, "--resume")[0] == 0
+    assert outcome("output") == whole
+
+
+# --- where a run goes on ---
+
+
+def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
+    save_state = Outputs.save_state
+
+    def die(*arguments):
+        save_state(*arguments)
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Outputs, "save_state", die)
+        run_train(*DIGITS)
+    saved = read_state("output/checkpoint.pth")
+    assert (saved["epoch"], saved["step"], len(saved["rows"])) == (2, 0, 1)
+    assert run_train(*DIGITS, "--resume")[0] == 0
+    assert outcome("output") == finished(run_train, *DIGITS).outcome
+
+
+def test_the_state_is_saved_every_so_many_steps(run_train, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Outputs, "save_state", lambda _, state: saved.append((state.epoch, state.step)))
+    run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
+    assert saved == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
+
+
+def test_a_grid_goes_on_in_the_middle_of_a_run(run_train, interrupted):
+    grid = (*DIGITS, "--lr", 0.001, 0.002)
+    assert "--resume goes on with run 2, epoch 1, step " in interrupted(*grid, count=40)  # 11 checks an epoch or so
+    Path("link").symlink_to("output")
+    status, stdout, stderr = run_train("--resume", "link")
+    assert status == 0 and "this run replaces it" not in stderr and "1 of 2 runs had finished" in stdout
+    assert outcome("output") == finished(run_train, *grid).outcome
+
+
+def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, stop_at):
+    command = (*DIGITS, "--epochs", 60, "--lr", 0.03, "--patience", 1)
+    whole = finished(run_train, *command).outcome
+    epochs = len(whole["results"]["rows"])
+    assert 2 <= epochs < 60
+    for count in (11 * epochs - 13, 11, 5):
+        stop_at(count)
+        run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
+    stop_at(0)
+    assert run_train(*command, "--resume")[0] == 0
+    assert outcome("output") == whole
+
+
+def test_a_state_elsewhere_can_be_named(run_train, interrupted):
+    interrupted(*DIGITS)
+    assert run_train(*DIGITS, "--resume", "output", "-m", "other/model.pth")[0] == 0
+    assert outcome("other") == finished(run_train, *DIGITS).outcome
+    assert read_state("output/checkpoint.pth")["epoch"] == 2  # unchanged
+
+
+def test_options_that_are_not_given_come_from_the_interrupted_run(run_train, interrupted):
+    command = (*DIGITS, "--lr", 0.002, "--seed", 7, "--recipe", "fast", "--precision", "fp32")
+    interrupted(*command)
+    assert run_train("--resume", "--quiet", "--device", "cpu")[0] == 0
+    assert outcome("output") == finished(run_train, *command).outcome
+    page = Path("output/report.html").read_text()
+    assert "<span>--seed</span> <span>7</span>" in page and "--resume" not in page  # the command that repeats it
+
+
+@pytest.mark.parametrize("count", [3, 0])  # interrupted in the first epoch, or finished
+def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(run_train, stop_at, count):
+    command = (*DIGITS, "--dropout", 0.2, "--epochs")
+    stop_at(count)
+    run_train(*command, 2)
+    stop_at(0)
+    assert run_train("--epochs", 3, "--resume", "--quiet")[0] == 0
+    assert run_train("--epochs", 4, "--resume", "--quiet")[0] == 0
+    assert outcome("output") == finished(run_train, *command, 4).outcome
+
+
+def test_files_of_a_finished_run_stay_until_it_has_more_epochs(run_train, interrupted):
+    made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
+    before = read_files("output")
+    interrupted("--resume", "--epochs", 4, count=2)  # after the first step
+    kept = {"model.pth", "plot.png", "report.json", "report.html", "confusion.png", "mistakes.png"}
+    assert {name: read_files("output")[name] for name in kept} == {name: before[name] for name in kept}
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert outcome("output") == finished(run_train, *DIGITS[:-4], "--epochs", 4, "--batch-size", 32).outcome
+
+
+def test_a_run_that_has_finished_says_so_and_changes_nothing(run_train):
+    made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()}
+    status, stdout, stderr = run_train("-d", "digits", "--resume", "--target-accuracy", 0.01)
+    assert (status, stderr) == (0, "") and "output/model.pth: all is trained and tested" in stdout
+    status, _, stderr = run_train("--resume", "--target-accuracy", 1)
+    assert status == 1 and "is below --target-accuracy 1.0" in stderr
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()} == before
+
+
+def test_a_network_that_was_the_best_so_far_is_saved_again_where_it_is_gone(run_train, interrupted):
+    interrupted(*DIGITS)
+    before = weights("output")
+    Path("output/model.pth").unlink()
+    interrupted(*DIGITS, "--resume", count=3)
+    assert weights("output") == before
+
+
+def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
+    stderr = interrupted(*DIGITS, "--resume")
+    assert "[WARNING] --resume: nothing was interrupted here, so this is the beginning" in stderr
+    Path("output/checkpoint.pth").unlink()
+    stderr = interrupted(*DIGITS, "--resume", count=1)
+    assert "[WARNING] --resume: output/checkpoint.pth is not there, so this is the beginning" in stderr
+
+
+def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train):
+    with killed_before_recording(1):
+        run_train(*DIGITS)
+    assert read_state("output/checkpoint.pth")["epoch"] == 4
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == finished(run_train, *DIGITS).outcome
+
+
+def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train):
+    """Its best network is saved already, and only the training state knows of that run."""
+    grid = (*DIGITS, "--lr", 1e-5, 0.01)
+    with killed_before_recording(2):
+        run_train(*grid)
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == finished(run_train, *grid).outcome
+
+
+def test_runs_that_differ_in_their_epochs_are_told_apart(run_train, interrupted):
+    grid = (*DIGITS, "--epochs", 1, 3)
+    assert "goes on with run 2, epoch 2" in interrupted(*grid, count=24)
+    status, stdout, _ = run_train("--resume", "--device", "cpu")
+    assert status == 0 and "going on with epoch 2 of 3" in stdout
+    assert outcome("output") == finished(run_train, *grid).outcome
+
+
+def test_a_folder_with_records_of_an_earlier_run_is_as_good_as_an_empty_one(run_train, interrupted):
+    made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
+    command = (*DIGITS, "--lr", 0.002)
+    interrupted(*command, count=3)  # before its own first row
+    assert run_train(*command, "--resume")[0] == 0
+    assert outcome("output") == finished(run_train, *command).outcome
+
+
+def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, interrupted):
+    grid = (*DIGITS, "--lr", 1e30, 0.001, "--checkpoint-every", 1)
+    assert "run 2, epoch 2" in interrupted(*grid, count=25)
+    stderr = interrupted(*grid, "--resume", count=3)
+    assert "output/model.pth keeps run 2, epoch 1" in stderr and "with run 2, epoch 2" in stderr
+    assert run_train(*grid, "--resume")[0] == 1  # the first fails again
+    assert outcome("output") == finished(run_train, *grid).outcome
+
+
+def test_a_state_beyond_its_epoch_ends_that_epoch(run_train, interrupted):
+    interrupted(*DIGITS)
+    saved = read_state("output/checkpoint.pth")
+    Path("output/checkpoint.pth").write_bytes(archive_bytes(saved | {"step": 1000}, STATE_FORMAT))
+    assert run_train(*DIGITS, "--resume")[0] == 0  # and doesn't train without end
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("where", ["after a step", "at an epoch's end"])
+def test_a_second_signal_ends_the_run_at_once_and_leaves_the_last_state(run_train, monkeypatch, where):
+    """It may come when something is half done."""
+
+    def twice(*_) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        if where == "after a step":
+            add = scores.RunningScores.add
+            patched.setattr(
+                scores.RunningScores, "add", lambda self, *rest: twice() if self.count > 100 else add(self, *rest)
+            )
+        else:
+            patched.setattr(state, "monitored_score", twice)
+        assert run_train(*DIGITS, "--checkpoint-every", 2)[0] == 130
+    assert run_train("--resume", "--quiet", "--device", "cpu")[0] == 0
+    assert outcome("output") == finished(run_train, *DIGITS).outcome
+
+
+def test_a_signal_after_the_last_step_ends_a_grid_after_that_run(run_train, monkeypatch):
+    end_epoch = TrainingState.end_epoch
+
+    def signal_in_the_last_epoch(self, val):
+        if self.epoch == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return end_epoch(self, val)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "end_epoch", signal_in_the_last_epoch)
+        status, _, stderr = run_train(*DIGITS, "--lr", 0.001, 0.002)
+    assert status == 143 and "the same command with --resume goes on\n" in stderr
+    results = json.loads(Path("output/results.json").read_text())
+    assert results["finished"] == [1] and {row["run"] for row in results["rows"]} == {1}
+    assert run_train(*DIGITS, "--lr", 0.001, 0.002, "--resume")[0] == 0
+
+
+def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_train, interrupted, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "score", stop)
+        stderr = run_train(*DIGITS)[2]
+    best = checkpoint.load("output/model.pth").metrics["epoch"]
+    kept = f"output/model.pth keeps epoch {best}, all is trained; the same command with --resume tests and reports it"
+    assert stderr == f"train.py: error: interrupted; {kept}\n"
+    status, _, stderr = run_train(*DIGITS)  # would train it all once more
+    assert status == 2 and "output/checkpoint.pth is of an interrupted run: go on with --resume" in stderr
+    assert run_train(*DIGITS, "--resume")[0] == 0
+
+    interrupted(*DIGITS)
+    for functions, name in ((images.READERS, "digits"), (vars(networks), "build_network")):
+        with monkeypatch.context() as patched:
+            patched.setitem(functions, name, stop)
+            status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 130 and "the same command" in stderr and "goes on" in stderr and "not written" not in stderr
+
+
+# --- states that are refused ---
+
+
+def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run_train, interrupted):
+    interrupted(*DIGITS)
+    path = Path("output/checkpoint.pth")
+    saved, whole = read_state(path), path.read_bytes()
+
+    def changed(**values: object) -> bytes:
+        return archive_bytes(saved | values, STATE_FORMAT)
+
+    for content, message in (
+        (changed(data="0" * 64), "is of other images (sha256 000000000000... there, "),
+        (changed(device="cuda"), "--device cuda there, cpu here"),
+        (changed(config=saved["config"] | {"lr": 0.5}), "of another run: --lr 0.5 there, 0.001 here"),
+        (changed(model={}), "doesn't fit together"),
+        (changed(seconds="1"), "a state's own in seconds"),
+        (whole[:-1], "is damaged"),
+        (whole[:5000] + b"another" + whole[5007:], "is damaged"),
+        (b"", "is no training state"),
+        (Path("output/model.pth").read_bytes(), "is no training state of train.py"),
+    ):
+        path.write_bytes(content)
+        status, _, stderr = run_train(*DIGITS, "--resume")
+        assert status == 2 and message in stderr and stderr.count("\n") == 1
+    path.write_bytes(whole)
+    assert run_train(*DIGITS, "--resume")[0] == 0
