@@ -11,23 +11,18 @@ Network, class names and data set are those of the model file.
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from neural_lib.data.catalog import DATASETS
-from neural_lib.records import ReportFiles, owner_of
+from neural_lib.prediction import INVERT
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
 NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # a name that ends so was meant as a file
-MOST_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
-INVERT = ("auto", "yes", "no")
-SHOWING = ("test images", "pictures")  # modes in which --show opens windows
-# the modes that an option goes with, if it promises something which other modes would not keep; a mode is an option, or
-# pictures that are named
+MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
+# modes in which an option has an effect; in others it is refused
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
@@ -95,8 +90,8 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         value = getattr(args, name)
         if args.mode not in goes_with and value != parser.get_default(name) and value is not False:
             parser.error(f"{option} doesn't go with {args.mode}, but with {' or '.join(goes_with)}")
-    if not 1 <= args.samples <= MOST_SAMPLES:
-        parser.error(f"--samples must be from 1 to {MOST_SAMPLES}, not {args.samples}")
+    if not 1 <= args.samples <= MAX_SAMPLES:
+        parser.error(f"--samples must be from 1 to {MAX_SAMPLES}, not {args.samples}")
     if args.mode in ("--evaluate", "--draw") and Path(args.output or "").suffix in NO_FOLDER:
         parser.error(f"--output {args.output}: with {args.mode} it names a folder")
     if "" in args.pictures:
@@ -113,25 +108,13 @@ def main(argv=None) -> int:
     # ---- arguments and files, before torch is loaded
     args = parse_args(argv)
     cli.set_up_logging(leave_stdout=args.json)
-    check_input(args.model, "--model", "train a network first, with train.py")
-    from neural_lib.evaluation import annotate
-    from neural_lib.prediction import draw, pictures
+    from neural_lib.prediction.command import prepare
 
-    show = can_show(args, draw.is_display_available)
-    output = check_output_of(args, annotate.SUFFIXES)
-    is_own = (lambda file: annotate.is_page(file, output)) if output else (lambda file: False)
-    found = pictures.find(args.pictures, args.recursive, is_own)
-    if args.mode == "pictures" and output:
-        inputs = {os.path.realpath(each) for each in found.files}
-        for page in annotate.page_paths(output, len(found.files)):
-            if os.path.realpath(page) in inputs:
-                raise UserError(f"--output {page}: is one of the pictures to recognise; choose another name")
-            remove_abandoned(check_output(page, "--output", annotate.SUFFIXES))
-
+    output, found, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.images import ImageTensors, is_there
-    from neural_lib.prediction import modes
+    from neural_lib.prediction import draw, modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices
 
@@ -140,12 +123,15 @@ def main(argv=None) -> int:
     saved = checkpoint.load(args.model)
     device, reason = devices.select_device("cpu" if args.export else args.device)
     recogniser = Recogniser(saved, device)
-    reason = "where a network is exported" if args.export else reason
+    reason = "export runs on the CPU" if args.export else reason
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
 
-    # ---- what it is asked
+    # ---- run the mode
     if args.mode == "pictures":
-        modes.recognise_pictures(recogniser, found, output, args.invert, args.top, args.json, args.show_input, show)
+        modes.recognise_pictures(
+            recogniser, found, output, invert=args.invert, top=args.top, as_json=args.json,
+            show_input=args.show_input, show=show,
+        )  # fmt: skip
         return 0
     if args.draw:
         devices.compute_in_one_thread()
@@ -173,43 +159,6 @@ def main(argv=None) -> int:
         return 0 if is_complete else 1
     modes.show_test_images(recogniser, images, args.samples, args.seed, output, show)
     return 0
-
-
-def check_output_of(args: argparse.Namespace, suffixes: tuple[str, ...]) -> Path | None:
-    """Where the command's output goes, tried; None where a command has none. Raises UserError if it can't go.
-
-    suffixes: of pictures that can be written.
-    """
-    if args.evaluate:
-        model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
-        if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
-            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
-        return check_output_folder(args.output or model.parent, "--output")
-    if args.draw:
-        return check_output_folder(args.output or "output", "--output")
-    if args.export:
-        return check_output(args.export, "--export", (".onnx",))
-    if args.json and not args.output:
-        return None
-
-    path = check_output(args.output or "output/predictions.png", "--output", suffixes)
-    if path in ReportFiles.of_all_data_sets(path.parent):
-        raise UserError(f"--output {path}: is where a picture of the report goes; choose another name")
-    remove_abandoned(path)
-    return path
-
-
-def can_show(args: argparse.Namespace, is_display_available) -> bool:
-    """True if windows are to be opened. Raises UserError if one is asked for and there is no display."""
-    wanted = args.draw or args.show and args.mode in SHOWING
-    if not wanted and (args.show is False or args.json or args.mode not in SHOWING):
-        return False
-    show = is_display_available()
-    if args.draw and not show:
-        raise UserError("--draw: no display here to open a window on; give picture files instead")
-    if wanted and not show:
-        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
-    return show
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
 from neural_lib.system.errors import DivergedError, RunError
-from neural_lib.training.command import MOST_RUNS, check_fit, prepare
+from neural_lib.training.command import MAX_RUNS, check_fit, prepare
 
 log = logging.getLogger("neural_lib")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """The options; raises UserError if one of them can't be."""
+    """The options; raises UserError if one is invalid."""
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("-m", "--model", default="output/model.pth", help="model file to write (default: %(default)s)")
@@ -45,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="STEPS",
         help="also write checkpoint.pth after every so many steps (default: after each epoch)",
     )
-    add("--yes", action="store_true", help=f"allow a grid of more than {MOST_RUNS:,} runs")
+    add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
@@ -63,17 +63,17 @@ def parse_args(argv=None) -> argparse.Namespace:
 # one run
 
 
-def train_run(args: argparse.Namespace, outputs, data, device, number: int, resumed: dict | None):
+def train_run(args: argparse.Namespace, outputs, data, images, number: int, resumed: dict | None):
     """Train the network of run `number`, validate it after each epoch and save the best; the loop of this project.
 
-    outputs, data: as main has them. resumed: where an interrupted run stood, as TrainingState.state_dict gives it.
+    outputs, data, images: as main has them. resumed: an interrupted run's TrainingState.state_dict().
     Returns the checkpoint of the best epoch if it is the best of all runs so far, else None.
     """
     import torch
 
     from neural_lib import checkpoint
-    from neural_lib.data import images
     from neural_lib.data.augment import RandomDistortion
+    from neural_lib.data.images import Normalisation, evaluation_loader, make_loader, split
     from neural_lib.evaluation.scores import evaluate
     from neural_lib.networks import build_network
     from neural_lib.system import devices, distributed
@@ -84,12 +84,13 @@ def train_run(args: argparse.Namespace, outputs, data, device, number: int, resu
     # ---- data, model, optimizer, schedule, loss
     manager, config, info = outputs.manager, outputs.command.configs[number - 1], DATASETS[data.dataset]
     torch.manual_seed(config.seed)  # of the initial weights; everything else is derived where it is drawn
-    train_set, val_set = images.split(images.ImageTensors(*data.train, device), config)
-    normalise = images.Normalisation(*data.statistics).to(device)
+    device = images.images.device
+    train_set, val_set = split(images, config)
+    normalise = Normalisation(*data.statistics).to(device)
     distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
     shuffle_seed = config.seed if config.shuffle else None
-    train_loader = images.make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
-    val_loader = images.evaluation_loader(val_set, normalise)
+    train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
+    val_loader = evaluation_loader(val_set, normalise)
     network = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
     network |= {"width": config.width} if config.width else {}
     model = build_network(config.arch, **network, dropout=config.dropout).to(device)
@@ -108,9 +109,9 @@ def train_run(args: argparse.Namespace, outputs, data, device, number: int, resu
             log.info("all %d epochs had ended", config.epochs)
         else:
             log.info("going on with epoch %d of %d, step %d", state.epoch, config.epochs, state.step + 1)
-    distributed.log_shares(config.batch_size)
+    distributed.log_shard_sizes(config.batch_size)
     if regularisation := config.regularisation():
-        log.info("%s: for training only", ", ".join(regularisation))
+        log.info("for training only: %s", ", ".join(regularisation))
     if args.compile:
         log.info("torch.compile: the first batches wait for the compiler...")
         model.compile()
@@ -119,7 +120,7 @@ def train_run(args: argparse.Namespace, outputs, data, device, number: int, resu
     described = checkpoint.for_run(config, info, network, data.statistics, about)
     manager.begin_run(manager.runs[number - 1], model, train_loader, optimizer, state.rows)
     log.info("training the network...%s", "" if manager.finished else " (*: the best epoch so far, saved)")
-    if state.best_epoch and not manager.finished and not outputs.model:  # it is gone, or another's is there
+    if state.best_epoch and not manager.finished and not outputs.model:  # model.pth is missing, or of another run
         outputs.save_model(state.best_of(described))
 
     # ---- the epochs, and what happens after each
@@ -139,7 +140,7 @@ def train_run(args: argparse.Namespace, outputs, data, device, number: int, resu
                         outputs.save_state(state)
                     distributed.broadcast_buffers(model)  # every rank scores the network that is saved
                     val = evaluate(model, val_loader, config.precision, stop)
-                outputs.retry()
+                outputs.writer.retry()
                 is_best = state.end_epoch(val)
                 manager.record_epoch(state.rows, len(train_set), val)
                 if is_best and not manager.finished:  # else a finished run's network is there
@@ -149,7 +150,7 @@ def train_run(args: argparse.Namespace, outputs, data, device, number: int, resu
                 log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
                 outputs.save_state(state)
         except StoppedBetweenSteps:
-            outputs.retry()
+            outputs.writer.retry()
             outputs.save_state(state)
             raise
         if state.epoch <= config.epochs:
@@ -189,6 +190,7 @@ def main(argv=None) -> int:
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.images import ImageTensors, load_data
+    from neural_lib.evaluation.scores import score
     from neural_lib.system import devices, distributed
     from neural_lib.training import loop
     from neural_lib.training.runs import RunManager
@@ -200,11 +202,14 @@ def main(argv=None) -> int:
     log.info("computing on %s (%s)", device, reason)
     cli.exit_stack.enter_context(distributed.process_group(ranks, device))
     command, is_main = distributed.broadcast(command), distributed.is_main()
-    there, description = checkpoint.describe(command.model) if is_main else ("", "")
     if command.is_finished:
-        log.info("%s: all is trained and tested; more --epochs go on with a constant learning rate", command.model)
+        log.info(
+            "%s: already trained and tested; to train longer, give more --epochs (constant learning rate only)",
+            command.model,
+        )
         accuracy = checkpoint.load(command.model).metrics.get("test_accuracy", 0.0) if is_main else 0.0
         return distributed.broadcast(int(is_main and misses_target(accuracy, args.target_accuracy)))
+    there, description = checkpoint.describe(command.model) if is_main else ("", "")
     may_fall_back = not (args.dataset or command.earlier or command.resume_from) and (
         not description or there == FALLBACK
     )
@@ -212,7 +217,8 @@ def main(argv=None) -> int:
     data = load_data(configs[0].dataset, command.data_dir, may_fall_back)
     configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
     check_fit(configs, DATASETS[data.dataset])
-    log.info("%d images to train on and to validate, %d to test", len(data.train.images), len(data.test.images))
+    images = ImageTensors(*data.train, device)
+    log.info("%d images to train on and to validate, %d to test", len(images), len(data.test.images))
 
     # ---- the runs: one for each combination of the values given, which most often is one
     requested, folder = [config.to_dict() for config in command.configs], command.model.parent if is_main else None
@@ -231,20 +237,10 @@ def main(argv=None) -> int:
         prefix = command.recipe if manager.count == 1 else ""
         manager.board = TensorBoard(command.logdir, DATASETS[data.dataset].classes, prefix)
     outputs = Outputs(command, manager)
-    resumed, best = outputs.resume(data.fingerprint, device) if is_main else (None, None)
-    known = (resumed, manager.number, manager.finished, manager.rows_of)
-    resumed, manager.number, manager.finished, manager.rows_of = distributed.broadcast(known)
+    resumed, best = outputs.resume(data.fingerprint, device, description)
     resumed_run = manager.number if resumed else 0
-    if args.resume and not resumed and not manager.finished:
-        missing = f"{command.state} is not there" if manager.rows else "nothing was interrupted here"
-        log.warning("--resume: %s, so this is the beginning", missing)
-    is_its_own = manager.finished or outputs.model or resumed and command.resume_from == command.state
-    if description and not is_its_own:
-        when = "now" if resumed else "when its first epoch ends"
-        what = f"{command.model} holds {description}"
-        log.warning("%s; this run replaces it, its records and its report %s", what, when)
-    same = f"the same command with{f' --dataset {data.dataset}' if data.warning else ''} --resume"
-    cli.when_interrupted(lambda: outputs.summary(same))
+    resume_command = f"the same command with{f' --dataset {data.dataset}' if data.warning else ''} --resume"
+    cli.when_interrupted(lambda: outputs.summary(resume_command))
 
     numbers = [manager.runs.index(run) + 1 for run in manager.unfinished()]
     with loop.runs_bar(manager.count, len(manager.finished), args.quiet or not is_main) as bar:
@@ -254,29 +250,29 @@ def main(argv=None) -> int:
                 log.info("run %d of %d: %s", number, manager.count, varying)
             try:
                 state = resumed if number == resumed_run else None
-                best = train_run(args, outputs, data, device, number, state) or best
+                best = train_run(args, outputs, data, images, number, state) or best
             except (RunError, RuntimeError, MemoryError) as error:
                 if distributed.world_size() > 1 and not isinstance(error, DivergedError):
                     raise  # the other ranks are not where this one is
                 reason = cli.reason_of(error)
-                is_repeatable = (manager.count > 1 or isinstance(error, RunError)) and not command.is_longer
-                outputs.fail_run(number, reason, is_repeatable)
+                would_fail_again = (manager.count > 1 or isinstance(error, RunError)) and not command.is_longer
+                outputs.fail_run(number, reason, would_fail_again)
                 if manager.count > 1:
                     log.error("run %d failed: %s", number, reason)
             bar.update()
     if not manager.finished:
         which = f"all {manager.count} runs failed, the last one because " if manager.count > 1 else ""
-        raise RunError(f"{which}{manager.failures[manager.count]}{outputs.summary(same)}")
+        raise RunError(f"{which}{manager.failures[manager.count]}{outputs.summary(resume_command)}")
 
     # ---- test, once, the network that validated best, and in float32, as whoever loads it will compute
-    from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
-
     best = distributed.broadcast(best)
     epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)
-    test = report.score(best, best.build_model().to(device), ImageTensors(*data.test, device))
+    test = score(best, best.build_model().to(device), ImageTensors(*data.test, device))
     status = 0
     if is_main:
+        from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
+
         best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
         manager.number = manager.best()["run"]
         outputs.save_model(best)

@@ -93,7 +93,7 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
     archive = Path(path).read_bytes()
     has_checksum = archive[-COMMENT_SIZE:].startswith(MARK)
     if has_checksum and hashlib.sha256(archive[:-64]).hexdigest().encode() != archive[-64:]:
-        raise refusal("is damaged: its checksum is another one")
+        raise refusal("is damaged: its checksum does not match")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what counts is said below
             content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
@@ -194,7 +194,7 @@ def load(path: str | Path) -> Checkpoint:
     except TypeError:  # a field without a default is missing
         raise UserError(f"--model {path}: is an incomplete checkpoint; train the network again") from None
     if wrong := _wrong_fields(saved):
-        raise UserError(f"--model {path}: something else than a checkpoint's own in {', '.join(wrong)}; train it again")
+        raise UserError(f"--model {path}: invalid values for {', '.join(wrong)}; train it again")
     return saved
 
 

@@ -43,7 +43,7 @@ def _is_int(value: object) -> bool:
 
 # what is allowed, and how messages say it
 COUNT = (lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
-COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number, 0 for never")
+COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number of at least 0 (0: never)")
 WIDTH = (
     lambda value: _is_int(value) and 0 <= value <= 1024,
     "a whole number from 1 to 1024, or 0 for the network's own",
@@ -193,7 +193,7 @@ class Recipe:
 
     about: str  # one line
     values: dict
-    variants: tuple[tuple[dict, dict], ...] = ()  # where these values hold, these others; the last that applies wins
+    variants: tuple[tuple[dict, dict], ...] = ()  # (condition, values) pairs; a later matching one wins
 
     def config(self, **own) -> TrainConfig:
         """The recipe's configuration; `own` values replace the recipe's."""

@@ -23,8 +23,8 @@ def build_network(arch: str, **arch_args) -> nn.Module:
 class LeNetSlim(nn.Module):
     """Convolutions of 6 and 12 filters, three linear layers: 32,998 parameters for 1x28x28 and 10 classes.
 
-    numChannels, classes, image_size, dropout: as LeNet takes them; the experiment's network has no dropout. That one
-    ends in logits, for cross-entropy; this one ends in their log-softmax, as LeNet does, so that one loss serves all.
+    numChannels, classes, image_size, dropout: as LeNet takes them; the experiment's network has no dropout. The
+    original returns logits; this one returns log-probabilities, as LeNet does, so that one loss serves all.
     Raises ValueError for images under 16 pixels, of which the second pooling would leave nothing.
     """
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from neural_lib.config import format_values
 from neural_lib.data.catalog import DATASETS
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import check_output
+from neural_lib.system.files import check_is_ours, check_output
 
-TITLES = {  # the figures of an epoch, as train_ and val_ and a field of the scores, and their titles on the terminal
+TITLES = {  # column: its title on the terminal; a column is train_ or val_ and a field of RunningScores or Scores
     "train_loss": "train loss",  # mean per image, nats
     "train_accuracy": "train acc",  # 0 to 1
     "val_loss": "val loss",
@@ -31,7 +31,8 @@ RESULTS_FORMAT = {"format": "neural_lib results", "format_version": 2}
 CONTENT = ("options", "params", "tested", "finished", "failures", "runs", "rows")  # see Records
 REPORT_FORMAT = {"format": "neural_lib report", "format_version": 1}
 REPORT_NAMES = ("report.json", "confusion.png", "mistakes.png", "report.html")
-PAGE_BEGINS = "<!DOCTYPE html>\n<!-- neural_lib report -->"
+PAGE_MARK = b"<!-- neural_lib report -->"
+OTHER_FOLDER = "move it, or choose another folder"
 
 
 # --- one epoch ---
@@ -100,15 +101,17 @@ class Records:
         self.hyperparameters = self.requested  # as they are recorded, once they are resolved
         first, *others = self.requested
         self.varying = [name for name in first if any(other[name] != first[name] for other in others)]
-        self.swept = [name for name in params or first if name in self.varying]  # the others follow from these
+        self.swept = [
+            name for name in params or first if name in self.varying
+        ]  # the other varying ones are derived from these by the recipe
         self.monitor = first.get("monitor", "accuracy")
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
         self.finished: list[int] = []
         self.failures: dict[int, str] = {}  # run: why it failed
         self.is_tested = False  # whether the best network was scored on the test set
 
-    @classmethod
-    def read(cls, folder: str | Path) -> "Records | None":
+    @staticmethod
+    def read(folder: str | Path) -> "Records | None":
         """The records that a command left in a folder, None without any; a single run counts as finished.
 
         Raises UserError if they can't be read.
@@ -116,14 +119,14 @@ class Records:
         found = read_json(Path(folder) / "results.json")
         if found is None:
             return None
-        records = cls(found["params"], found["runs"], folder, found["options"])
+        records = Records(found["params"], found["runs"], folder, found["options"])
         records.take_over(found)
         if records.count == 1 and records.rows:
             records.finished = [1]
         return records
 
     def take_over(self, found: Mapping) -> None:
-        """Go on from what read_json found of these very runs."""
+        """Take over what read_json found of these runs."""
         self.finished, self.is_tested = found["finished"], found["tested"]
         for row in found["rows"]:
             self.rows_of.setdefault(row["run"], []).append(row)
@@ -299,20 +302,9 @@ def check_results(folder: Path) -> tuple[Path, Path]:
         check_output(folder / name, "--model's results", (Path(name).suffix,))
         for name in ("results.csv", "results.json")
     )
-    check_is_ours(table, begins="run,epoch,")
+    check_is_ours(table, b"run,epoch,", OTHER_FOLDER)
     read_json(records)
     return table, records
-
-
-def check_is_ours(path: str | Path, begins: str) -> None:
-    """Raise UserError if there is a file that doesn't begin as ours do."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
-            start = handle.read(len(begins))
-    except FileNotFoundError:
-        return
-    if start not in (begins, ""):
-        raise UserError(f"{path}: is no file of train.py's; move it, or choose another folder")
 
 
 class ReportFiles:
@@ -326,8 +318,8 @@ class ReportFiles:
         paths = [_with_suffix(folder / name, suffix) for name in REPORT_NAMES]
         checked = (check_output(path, option, (path.suffix,)) for path in paths)
         self.json, self.confusion, self.mistakes, self.page = checked
-        check_is_ours(self.json, begins=json_text(format=REPORT_FORMAT["format"]).partition("\n}")[0])
-        check_is_ours(self.page, begins=PAGE_BEGINS)
+        check_is_ours(self.json, REPORT_FORMAT["format"].encode(), OTHER_FOLDER)
+        check_is_ours(self.page, PAGE_MARK, OTHER_FOLDER)
         if taken in (self.confusion, self.mistakes):
             raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
 

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 from neural_lib.data.images import load_images
-from neural_lib.prediction import Recogniser, draw, ink
-from neural_lib.prediction.pictures import PictureError
+from neural_lib.prediction import PictureError, Recogniser, draw, ink
+from neural_lib.prediction.recogniser import convert
 from neural_lib.system import devices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,12 +57,12 @@ WAYS = {  # of making an image a picture: drawn.picture's arguments
 
 
 def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
-    info = recogniser.info
-    images, labels = (each[:count] for each in load_images(recogniser.saved.dataset, data_dir, train=False))
+    saved, info = recogniser.saved, recogniser.info
+    images, labels = (each[:count] for each in load_images(saved.dataset, data_dir, train=False))
 
     def accuracy(prepared: list[np.ndarray]) -> float:
-        batches = recogniser.convert(torch.from_numpy(np.stack(prepared))).split(250)
-        predictions = torch.cat([recogniser.probabilities(batch).argmax(1) for batch in batches])
+        inputs, _ = convert(torch.from_numpy(np.stack(prepared)), len(saved.mean), saved.image_size)
+        predictions = torch.cat([recogniser.probabilities(batch).argmax(1) for batch in inputs.split(250)])
         return float((predictions == labels).float().mean())
 
     def prepare(picture: np.ndarray, info=info) -> np.ndarray:
@@ -71,7 +71,7 @@ def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
         except PictureError:  # counts as wrong
             return np.zeros((info.channels, info.image_size, info.image_size), np.uint8)
 
-    print(f"the first {len(images):,} test images of {recogniser.saved.dataset}")
+    print(f"the first {len(images):,} test images of {saved.dataset}")
     print(f"  as they are: {accuracy(list(images.numpy())):.2%}")
     for name, how in WAYS.items():
         generator = np.random.default_rng(0)

@@ -18,6 +18,7 @@ import torch
 from neural_lib import checkpoint
 from neural_lib.data.images import ImageTensors, load_images
 from neural_lib.evaluation import report
+from neural_lib.evaluation.scores import score
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     saved = checkpoint.load(args.model)
     images = ImageTensors(*load_images(saved.dataset, args.data, train=False))
-    scores = report.score(saved, saved.build_model(), images)
+    scores = score(saved, saved.build_model(), images)
     records = report.records_of(saved, Path(args.model).parent)
 
     def render() -> str:

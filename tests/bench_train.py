@@ -35,7 +35,7 @@ from neural_lib.config import RECIPES
 from neural_lib.system import environment  # no module that imports torch: each process loads it after tune_for_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_ROUNDS = 99
+MAX_ROUNDS = 99
 PEAK_SIZE = 2048  # of the matrices whose product is the machine's peak
 PLAIN_EPOCHS = 10
 
@@ -49,7 +49,7 @@ class Loop:
     tuned: bool = True  # with environment.tune_for_cpu
 
     def config(self, seed: int):
-        return RECIPES[self.recipe].config(seed=seed, precision=self.precision, epochs=MOST_ROUNDS + 1)
+        return RECIPES[self.recipe].config(seed=seed, precision=self.precision, epochs=MAX_ROUNDS + 1)
 
 
 LOOPS = {
@@ -73,7 +73,7 @@ class OurLoop:
         from neural_lib.data.images import ImageTensors, load_images
         from neural_lib.system import devices
 
-        self.precision, _ = devices.select_precision(config.precision, device)
+        self.precision = devices.select_precision(config.precision, device)
         images = ImageTensors(*load_images("kmnist", data_dir, train=True), device)
         self.run = Run(replace(config, precision=self.precision), images)
         self.model, self.train_loader = self.run.model, self.run.loader
@@ -347,8 +347,8 @@ def main() -> None:
     parser.add_argument("--plain-seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not 0 <= args.rounds <= MOST_ROUNDS:
-        parser.error(f"--rounds must be from 0 to {MOST_ROUNDS}")
+    if not 0 <= args.rounds <= MAX_ROUNDS:
+        parser.error(f"--rounds must be from 0 to {MAX_ROUNDS}")
     if args.worker:
         work(args.worker, args)
     elif args.plain_seed is not None:

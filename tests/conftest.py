@@ -102,7 +102,7 @@ def no_network(monkeypatch) -> None:
     def unreachable(folder):
         raise OSError("no route to host")
 
-    monkeypatch.setitem(download.FETCHERS, "unreachable", lambda: unreachable)
+    monkeypatch.setitem(download.FETCHERS, "unreachable", unreachable)
     change_kmnist(monkeypatch, sources={"first.example": ("unreachable",), "second.example": ("unreachable",)})
 
 
@@ -274,18 +274,13 @@ def leave_out_figures(monkeypatch) -> None:
 
 
 @pytest.fixture
-def figures_drawn():
-    """For a test that looks at what run_train has drawn."""
-
-
-@pytest.fixture
 def run_train(tmp_path, monkeypatch, capfd, request):
     """Run train.main in this process and an empty folder; returns exit status, stdout, stderr.
 
-    matplotlib's figures are left out, which take longer than to learn small data, unless the test uses figures_drawn.
+    matplotlib's figures are left out, which take longer than to learn small data, unless the test is marked `figures`.
     """
     monkeypatch.chdir(tmp_path)
-    if "figures_drawn" not in request.fixturenames:
+    if not request.node.get_closest_marker("figures"):
         leave_out_figures(monkeypatch)
 
     def run(*arguments):

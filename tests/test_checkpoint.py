@@ -216,7 +216,7 @@ def test_a_later_format_is_refused_by_its_number(saved, tmp_path):
 ])  # fmt: skip
 def test_a_field_that_holds_something_else_is_named(saved, tmp_path, change, name):
     (tmp_path / "model.pth").write_bytes(replace(saved, **change).to_bytes())
-    with pytest.raises(UserError, match=f"something else than a checkpoint's own in {name}"):
+    with pytest.raises(UserError, match=f"invalid values for {name}"):
         checkpoint.load(tmp_path / "model.pth")
 
 
@@ -264,7 +264,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(saved, change):
 @pytest.mark.parametrize("training", [{"data": 5}, {"processes": "two"}, {"val_images": None}, ["data"]])
 def test_wrong_types_in_the_training_record_are_refused(saved, tmp_path, training):
     (tmp_path / "model.pth").write_bytes(replace(saved, training=training).to_bytes())
-    with pytest.raises(UserError, match="something else than a checkpoint's own in training"):
+    with pytest.raises(UserError, match="invalid values for training"):
         checkpoint.load(tmp_path / "model.pth")
 
 

@@ -55,11 +55,6 @@ def test_a_network_with_a_width_has_more_parameters_the_wider_it_is(arch):
     assert sizes[0] < sizes[1]
 
 
-def test_an_unknown_name_is_a_key_error():
-    with pytest.raises(KeyError, match="alexnet"):
-        build_network("alexnet", numChannels=1, classes=10)
-
-
 # --- LeNetSlim ---
 
 

@@ -98,14 +98,14 @@ def logged_values(stdout: str) -> dict[str, str]:
 def test_an_option_wins_over_the_recipe_and_the_values_are_logged(run_train):
     status, stdout, _ = run_train("-d", "digits", "--recipe", "best", "--epochs", 1, "--rotation", 0, "--device", "cpu")
     assert status == 0
-    precision, _ = devices.select_precision("auto", torch.device("cpu"))
+    precision = devices.select_precision("auto", torch.device("cpu"))
     expected = RECIPES["best"].config(dataset="digits", epochs=1, rotation=0.0, precision=precision)
     assert checkpoint.load("output/model.pth").config == expected.to_dict()
     values = {name: format_value(value) for name, value in expected.to_dict().items()}
     assert logged_values(stdout).items() <= values.items()
     assert logged_values(stdout).keys() == values.keys() - {"dataset", "arch"}
     assert max(map(len, stdout.split("recipe ")[1].split("[INFO]")[0].splitlines())) <= 80
-    assert "distorted images, label smoothing: for training only" in stdout
+    assert "for training only: distorted images, label smoothing" in stdout
 
 
 def test_without_a_recipe_it_is_the_classic_one(run_train):
@@ -175,7 +175,7 @@ def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
     small = ("-d", "kmnist", "--data", kmnist_dir, "--arch", "lenet-slim", "--epochs", 1, "--device", "cpu")
     status, _, stderr = run_train(*small, "--precision", "bf16")
     assert status == 0
-    assert "[WARNING] --precision bf16: the cpu isn't known to compute it natively; fp32 may be faster\n" in stderr
+    assert "[WARNING] --precision bf16: the cpu is not known to compute bf16 natively; fp32 may be faster\n" in stderr
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_a_given_data_set_that_cannot_be_downloaded_is_one_error(run_train, no_n
     status, _, stderr = run_train("--dataset", "kmnist", *FAST)
     assert status == 1
     error = stderr.splitlines()[-1]
-    assert error.startswith("train.py: error: KMNIST could not be had: no source delivered the files (")
+    assert error.startswith("train.py: error: KMNIST could not be loaded: no source delivered the files (")
     for part in ("first.example: no route to host", "second.example: no route", os.path.join("data", "KMNIST", "raw"),
                  *made_up.make_files(), "--dataset digits"):  # fmt: skip
         assert part in error
@@ -265,7 +265,7 @@ def test_without_dataset_the_run_goes_on_with_digits_and_says_so(run_train, no_n
     monkeypatch.setattr(plots, "plot_results", lambda *args: titles.append(args[-1]) or plot(*args))
     status, _, stderr = run_train(*SLIM)
     assert status == 0
-    warning = "this run uses digits, NOT kmnist, which could not be had"
+    warning = "this run uses digits, NOT kmnist, which could not be loaded"
     assert warning.upper() in stderr.split("points apart")[0]
     banner = stderr.split("=" * 78)[1]
     assert max(map(len, banner.splitlines())) <= 80

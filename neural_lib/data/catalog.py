@@ -39,7 +39,7 @@ class DatasetInfo:
     image_size: int = 28  # pixels, height and width
     glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
     mirrors: bool = False  # whether the mirror image of one still shows its class
-    shift_note: str = ""  # why validation may promise more than the test set keeps
+    shift_note: str = ""  # why validation accuracy may overstate test accuracy
     format: str = "idx"  # of the files, one of images.READERS
     folder: str = ""  # of the files, under <data>, where torchvision has them
     sha256: Mapping[str, str] = field(default_factory=dict)  # of those files

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,7 @@ class DownloadError(RunError):
     """No source delivered the official files."""
 
 
-Fetch = Callable[[Path], Path]  # puts the files somewhere under an empty folder and returns where they are
-
-
-def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, Fetch]) -> None:
+def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, tuple]) -> None:
     """Return once `folder` holds the files named in `sha256`, each with that checksum.
 
     Missing files are fetched from the sources, in their order, each under its host's name. Raises DownloadError, naming
@@ -39,23 +36,23 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
     missing = [name for name in sha256 if not (folder / name).exists()]
     if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
         raise UserError(
-            f"{', '.join(map(str, wrong))}: damaged, or not the official file (another sha256); "
+            f"{', '.join(map(str, wrong))}: damaged, or not the official file (its sha256 differs); "
             "delete it, and the next run downloads it again"
         )
     if missing:
         _download(folder, sha256, missing, sources)
 
 
-def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, Fetch]) -> None:
+def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, tuple]) -> None:
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     failures = []
     try:
         # on the same file system, and gone afterwards: a folder that holds no data set stays as it was
         with tempfile.TemporaryDirectory(prefix=".download-", dir=there) as scratch:
-            for host, fetch in sources.items():
+            for host, source in sources.items():
                 log.info("downloading from %s...", host)
                 try:
-                    fetched = _fetch_verified(fetch, Path(scratch) / host, sha256)
+                    fetched = _fetch_verified(source, Path(scratch) / host, sha256)
                 except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
                     failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
                     continue
@@ -73,61 +70,53 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
     )
 
 
-def _fetch_verified(fetch: Fetch, folder: Path, sha256: Mapping[str, str]) -> Path:
+def _fetch_verified(source: tuple, folder: Path, sha256: Mapping[str, str]) -> Path:
     folder.mkdir()
     with _network_timeout(TIMEOUT_S), _no_bars_in_logs(), warnings.catch_warnings(action="ignore"):
-        fetched = fetch(folder)
+        kind, *facts = source
+        fetched = FETCHERS[kind](folder, *facts)
     for name, expected in sha256.items():
         if _sha256(fetched / name) != expected:
-            raise ValueError(f"what it sent as {name} is not the official file (another sha256)")
+            raise ValueError(f"what it sent as {name} is not the official file (its sha256 differs)")
     return fetched
 
 
-def from_torchvision(class_name: str) -> Fetch:
+# Each is called with an empty folder and the facts of a source, puts files somewhere under it, and returns where.
+
+
+def from_torchvision(folder: Path, class_name: str) -> Path:
     """The download that torchvision's data set of that name does itself, from its mirrors, checked by md5."""
+    from torchvision import datasets
 
-    def fetch(folder: Path) -> Path:
-        from torchvision import datasets
-
-        return Path(getattr(datasets, class_name)(root=folder, download=True).raw_folder)
-
-    return fetch
+    return Path(getattr(datasets, class_name)(root=folder, download=True).raw_folder)
 
 
-def from_archive(url: str, md5: str, folder: str) -> Fetch:
-    """An archive, through torchvision's downloader, which unpacks it if it has that md5; the files are in its `folder`.
+def from_archive(folder: Path, url: str, md5: str, subfolder: str) -> Path:
+    """An archive, through torchvision's downloader, which unpacks it if it has that md5; the files are in `subfolder`.
 
     torchvision's class for such a data set would also read what it has unpacked, which for CIFAR is to unpickle it.
     """
+    from torchvision.datasets.utils import download_and_extract_archive
 
-    def fetch(scratch: Path) -> Path:
-        from torchvision.datasets.utils import download_and_extract_archive
-
-        download_and_extract_archive(url, scratch, md5=md5)
-        return scratch / folder
-
-    return fetch
+    download_and_extract_archive(url, folder, md5=md5)
+    return folder / subfolder
 
 
-def from_openml(name: str, version: int, image_shape: tuple[int, ...], test_size: int) -> Fetch:
+def from_openml(folder: Path, name: str, version: int, image_shape: tuple[int, ...], test_size: int) -> Path:
     """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 
-    That order, like whether the content is the official one, is a guess until the checksums of all files come out.
+    That order, like whether the content is the official one, is a guess until the checksums of all files are checked.
     parser="liac-arff" needs no pandas and, for 70,000 rows, under a minute (tests/data/test_real_data.py, -m slow).
     """
+    from sklearn.datasets import fetch_openml
 
-    def fetch(folder: Path) -> Path:
-        from sklearn.datasets import fetch_openml
-
-        table = fetch_openml(name, version=version, data_home=folder, as_frame=False, parser="liac-arff", n_retries=1)
-        images = table.data.astype(np.uint8).reshape(-1, *image_shape)  # (N, H * W) -> (N, H, W)
-        labels = table.target.astype(np.uint8)
-        for part, rows in (("train", slice(None, -test_size)), ("t10k", slice(-test_size, None))):
-            (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images[rows]))
-            (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[rows]))
-        return folder
-
-    return fetch
+    table = fetch_openml(name, version=version, data_home=folder, as_frame=False, parser="liac-arff", n_retries=1)
+    images = table.data.astype(np.uint8).reshape(-1, *image_shape)  # (N, H * W) -> (N, H, W)
+    labels = table.target.astype(np.uint8)
+    for part, rows in (("train", slice(None, -test_size)), ("t10k", slice(-test_size, None))):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images[rows]))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels[rows]))
+    return folder
 
 
 FETCHERS = {"torchvision": from_torchvision, "archive": from_archive, "openml": from_openml}

@@ -84,13 +84,13 @@ def _load_or_fall_back(dataset: str, data_dir: str | Path, may_fall_back: bool) 
     try:
         return Data(dataset, *_load_parts(dataset, data_dir))
     except DownloadError as error:
-        failure = f"{title} could not be had: {error}"
+        failure = f"{title} could not be loaded: {error}"
     if not may_fall_back:
         raise DownloadError(
             f"{failure}; or train on the embedded digits with --dataset {FALLBACK}, and with another --model where "
             "that one's network is to stay"
         )
-    warning = f"this run uses {FALLBACK}, NOT {dataset}, which could not be had"
+    warning = f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
     ruler = "=" * 78
     folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
     log.warning("\n%s\n%s\n\n%s\n%s", ruler, warning.upper(), folded, ruler)
@@ -115,8 +115,7 @@ def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
 def _ensure_files(name: str, data_dir: str | Path) -> None:
     info = DATASETS[name]
     if info.sha256:
-        sources = {host: download.FETCHERS[kind](*facts) for host, (kind, *facts) in info.sources.items()}
-        download.ensure_files(Path(data_dir) / info.folder, info.sha256, sources)
+        download.ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
 
 
 def _read(name: str, data_dir: str | Path, train: bool) -> Images:
@@ -157,7 +156,7 @@ def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray
         if name.startswith("data_batch_" if train else "test_batch"):
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != info.sha256[name]:
-                raise UserError(f"{folder / name}: damaged, or not the official file (another sha256); delete it")
+                raise UserError(f"{folder / name}: damaged, or not the official file (its sha256 differs); delete it")
             with warnings.catch_warnings(action="ignore"):  # NumPy's, of how Python 2 described a dtype
                 batches.append(pickle.load(io.BytesIO(content), encoding="latin1"))
     pixels = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, then green, then blue

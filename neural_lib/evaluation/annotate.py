@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from pathlib import Path
 
 import cv2
@@ -28,12 +27,8 @@ def annotate_image(image: np.ndarray, predicted: str, probability: float, truth:
     Returns uint8 BGR, scale * TILE_WIDTH wide: green text where right; red, with the truth below it, where wrong.
     """
     right = predicted == truth
-    picture = enlarged(image, scale * TILE_WIDTH)
-    caption = np.full((2 * scale * LINE_HEIGHT, scale * TILE_WIDTH, 3), BACKGROUND, np.uint8)
-    _put_line(caption, f"{predicted}  {percent(probability)}", 0, GREEN if right else RED, scale)
-    if not right:
-        _put_line(caption, f"truth: {truth}", 1, GREY, scale)
-    return np.vstack((picture, caption))
+    answer = (f"{predicted}  {percent(probability)}", GREEN if right else RED)
+    return _captioned(enlarged(image, scale * TILE_WIDTH), [answer, ("" if right else f"truth: {truth}", GREY)], scale)
 
 
 def annotate_picture(
@@ -49,10 +44,15 @@ def annotate_picture(
     if seen is not None:
         gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
         shown = np.hstack([shown, gap, enlarged(seen, side)])
-    below = np.full((2 * scale * LINE_HEIGHT, shown.shape[1], 3), BACKGROUND, np.uint8)
-    _put_line(below, f"{name}  {percent(probability)}", 0, WHITE, scale)
-    _put_line(below, caption, 1, GREY, scale)
-    return np.vstack((shown, below))
+    return _captioned(shown, [(f"{name}  {percent(probability)}", WHITE), (caption, GREY)], scale)
+
+
+def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) -> np.ndarray:
+    # a picture with lines of text below it, each with its colour
+    below = np.full((len(lines) * scale * LINE_HEIGHT, picture.shape[1], 3), BACKGROUND, np.uint8)
+    for number, (text, colour) in enumerate(lines):
+        _put_line(below, text, number, colour, scale)
+    return np.vstack((picture, below))
 
 
 def draw_bars(names: list[str], probabilities: list[float], width: int, height: int) -> np.ndarray:
@@ -171,14 +171,15 @@ def page_paths(path: Path, tiles: int) -> list[Path]:
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-page-{n:0{digits}}") for n in range(1, count + 1)]
 
 
-def is_page(file: Path, path: Path) -> bool:
-    """True if an earlier command wrote `file` as one of page_paths(path, ...)."""
-    page = rf"{re.escape(path.stem)}(-page-\d+)?{re.escape(path.suffix)}"
-    if not re.fullmatch(page, file.name) or os.path.realpath(file.parent) != os.path.realpath(path.parent):
+def is_montage(path: Path) -> bool:
+    """True if Pages wrote this file."""
+    if not os.path.isfile(path):  # opening a pipe would wait for somebody to write to it
         return False
     try:
-        return file.read_bytes().endswith(MARK)
-    except OSError:
+        with path.open("rb") as file:
+            file.seek(-len(MARK), os.SEEK_END)
+            return file.read() == MARK
+    except OSError:  # such as of a shorter file
         return False
 
 

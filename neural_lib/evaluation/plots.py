@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from neural_lib.records import Records, accuracy_of
 
-MOST_IN_LEGEND = 10  # runs; matplotlib's ten colours
+MAX_IN_LEGEND = 10  # runs; matplotlib's ten colours
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
-MOST_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
-LEAST_SPAN = 0.1  # of the diagonal's colour scale
+MAX_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
+MIN_SPAN = 0.1  # of the diagonal's colour scale
 DARK = 0.65  # of a colour scale, from where on its colours want white letters
 GLYPH_ROOM = 18  # points, for a written character beside its name
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
@@ -57,7 +57,7 @@ def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
 def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: str) -> Figure:
     """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1.
 
-    rows: an epoch each, as results.MEASURES names its figures.
+    rows: an epoch each, by records.MEASURES.
     """
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
     for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
@@ -81,10 +81,10 @@ def plot_runs(
 ) -> Figure:
     """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
 
-    Up to MOST_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
+    Up to MAX_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
     others are coloured by `scale`: a hyper-parameter and its value in each run.
     """
-    many = len(runs) > MOST_IN_LEGEND
+    many = len(runs) > MAX_IN_LEGEND
     entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
     columns = 1 if many or max(map(len, entries.values())) > WIDEST_OF_TWO else 2
     lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
@@ -140,7 +140,7 @@ def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
 
 
 def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
-    """A figure as a file of that kind, one of SUFFIXES; the same bytes each time. options: of Figure.savefig."""
+    """A figure as a file of that kind, such as png; the same bytes each time. options: of Figure.savefig."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
         metadata = {"metadata": {"Date": None}} if kind == "svg" else {}
@@ -164,7 +164,7 @@ def plot_confusion(
     for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
         shown = np.ma.masked_array(shares, ~part | (counts == 0))
         low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
-        low = min(low, high - LEAST_SPAN) - 0.02 if name == "right" else 0.0  # the lowest value is not white
+        low = min(low, high - MIN_SPAN) - 0.02 if name == "right" else 0.0  # the lowest value is not white
         picture = axes.imshow(shown, cmap=colours, vmin=max(0.0, low), vmax=high)
         bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
         bar.set_label(f"{name}, share of the true class")
@@ -172,7 +172,7 @@ def plot_confusion(
             colour = "white" if picture.norm(shares[row, column]) > DARK else "black"
             text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    if max(map(len, classes)) > MOST_UPRIGHT:
+    if max(map(len, classes)) > MAX_UPRIGHT:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
     else:
         axes.set_xticks(range(len(classes)), classes)

@@ -26,49 +26,43 @@ from torch import Tensor, nn
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, format_value, format_values, option_name
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader, pixels_of
+from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.scores import (
     Scores,
     confusion_matrix,
     confusions,
-    evaluate,
     most_confident_mistakes,
+    score,
     standard_error,
 )
 from neural_lib.records import REPORT_FORMAT, Records, ReportFiles, figure_text, json_text
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
 
-MOST_MISTAKES = 28  # in mistakes.png: four full rows of seven
-MOST_CONFUSIONS = 5  # on the terminal
-MOST_ROWS = 40  # of a table on the terminal; results.csv has all
+MAX_MISTAKES = 28  # in mistakes.png: four full rows of seven
+MAX_CONFUSIONS = 5  # on the terminal
+MAX_ROWS = 40  # of a table on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # between validation and test accuracy: a point
 
 # of the page
-MOST_IMAGES = 20  # of a cell of the confusion matrix
+MAX_IMAGES = 20  # of a cell of the confusion matrix
 MISTAKES_ON_PAGE = 20  # before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
 IMAGE_BYTES = 2_800_000  # of all images, as base64: with the rest of the page it stays below 4 MB
 SVG_POINTS = 10_000  # a figure of more, as of a grid of hundreds of runs, is a PNG
-MOST_RUNS = 200  # in the table
+MAX_RUNS = 200  # in the table
 QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
-    ({"format": "PNG"}, MOST_IMAGES),
-    ({"format": "WEBP", "quality": 80}, MOST_IMAGES),
+    ({"format": "PNG"}, MAX_IMAGES),
+    ({"format": "WEBP", "quality": 80}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 50}, 8),
     ({"format": "WEBP", "quality": 50}, 2),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
-LEAST_SPAN = 0.1  # of the diagonal's colour scale
+MIN_SPAN = 0.1  # of the diagonal's colour scale
 FAINTEST = 0.15  # opacity of the lowest value on either colour scale, 1 being the highest's
 
 log = logging.getLogger(__name__)
-
-
-def score(saved: Checkpoint, model: nn.Module, images: ImageTensors) -> Scores:
-    """The network's scores on all images, in float32 and the same batches whoever asks; all ranks together."""
-    normalise = Normalisation(saved.mean, saved.std).to(images.images.device)
-    return evaluate(model, evaluation_loader(images, normalise))
 
 
 class Report:
@@ -82,9 +76,9 @@ class Report:
         self, saved: Checkpoint, dataset: str, scores: Scores, images: Tensor, records: Records | None = None
     ) -> None:
         self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
-        self.title = DATASETS[dataset].title if dataset in DATASETS else dataset
-        trained_on = DATASETS[saved.dataset].title if saved.dataset in DATASETS else saved.dataset
-        self.which = f"{self.title}, test" + ("" if dataset == saved.dataset else f" by a network for {trained_on}")
+        self.info, trained_on = DATASETS[dataset], DATASETS[saved.dataset]
+        own = "" if dataset == saved.dataset else f" by a network for {trained_on.title}"
+        self.which = f"{self.info.title}, test{own}"
 
     @functools.cached_property
     def matrix(self) -> list[list[int]]:
@@ -135,11 +129,10 @@ class Report:
         difference, error = validation - accuracy, standard_error(accuracy, count)
         both = math.hypot(error, standard_error(validation, saved.training.get("val_images", count)))
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
-        note = DATASETS[self.dataset].shift_note if self.dataset in DATASETS else ""
         if abs(difference) <= 2 * both:
             return difference, f"{scatter}, so chance may explain that"
-        if note and difference > 0:
-            return difference, note
+        if self.info.shift_note and difference > 0:
+            return difference, self.info.shift_note
         chosen = "what validation chose looks best there, or the test images are harder"
         why = chosen if difference > 0 else "the test images are easier"
         return difference, f"{scatter}, so chance alone hardly explains that: {why}"
@@ -152,7 +145,7 @@ class Report:
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
             f"    {names[pair['truth']]} read as {names[pair['predicted']]}: {pair['count']:,} of {pair['support']:,}"
-            for pair in confusions(self.matrix)[:MOST_CONFUSIONS]
+            for pair in confusions(self.matrix)[:MAX_CONFUSIONS]
         ]
         if lines:
             log.info("the most frequent confusions\n%s", "\n".join(lines))
@@ -177,7 +170,7 @@ class Report:
     def _mistakes(self) -> np.ndarray:
         scores, saved = self.scores, self.saved
         count = int((scores.predictions != scores.labels).sum())
-        most = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MOST_MISTAKES)
+        most = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MAX_MISTAKES)
         tiles = [
             annotate.annotate_image(
                 pixels_of(self.images[index]),
@@ -211,14 +204,14 @@ class Report:
             saved=saved,
             training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of old files
             report=report,
-            title=self.title,
+            title=self.info.title,
             gap=None if math.isnan(gap) else gap,
             meaning=meaning,
             names=names,
             standard_error=standard_error(report["accuracy"], report["images"]),
             figure=_figure(records),
             records=records,
-            runs=list(itertools.islice(_rows_of_runs(records), MOST_RUNS)) if records and records.count > 1 else [],
+            runs=list(itertools.islice(_rows_of_runs(records), MAX_RUNS)) if records and records.count > 1 else [],
             epochs=records.rows_of[records.best()["run"]] if records else [],
             seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
             matrix=_shaded(matrix, scales),
@@ -237,7 +230,7 @@ class Report:
             pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
-            own_classes=DATASETS[self.dataset].classes if self.dataset in DATASETS else saved.classes,
+            own_classes=self.info.classes,
             defaults=TrainConfig().to_dict(),
             option_name=option_name,
         )  # fmt: skip
@@ -257,7 +250,7 @@ def report_results(
     log.info("test accuracy: %.4f", scores.accuracy)
     report.write(files, writer)
     epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
-    title = f"{saved.arch} on {report.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
+    title = f"{saved.arch} on {report.info.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
     if regularisation := TrainConfig(**saved.config).regularisation():
         title += f"\ntraining with {', '.join(regularisation)}"
     writer.write(plot, lambda: plots.to_bytes(plots.plot_results(records, title), plot.suffix[1:]))
@@ -317,13 +310,11 @@ _environment.filters["format_value"] = format_value
 
 
 def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[int]]:
-    """For each cell (true, predicted) that isn't empty: up to MOST_IMAGES places in the scores, surest first."""
+    """For each cell (true, predicted) that isn't empty: up to MAX_IMAGES indices, most confident first."""
     cells = (scores.labels * classes + scores.predictions).numpy()
     order = np.lexsort((-scores.probabilities.numpy(), cells))  # by cell, then by probability; stable
     _, starts = np.unique(cells[order], return_index=True)
-    return {
-        divmod(int(cells[group[0]]), classes): group[:MOST_IMAGES].tolist() for group in np.split(order, starts[1:])
-    }
+    return {divmod(int(cells[group[0]]), classes): group[:MAX_IMAGES].tolist() for group in np.split(order, starts[1:])}
 
 
 def _as_uris(
@@ -374,14 +365,14 @@ def _rows_of_runs(records: Records) -> Iterator[dict]:
 
 
 def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
-    # lowest and highest share of the true class: of the diagonal, whose scale spans LEAST_SPAN or more, and of the rest
+    # lowest and highest share of the true class: of the diagonal, whose scale spans MIN_SPAN or more, and of the rest
     shares = {True: [], False: []}
     for truth, row in enumerate(matrix):
         for predicted, count in enumerate(row):
             if count:
                 shares[truth == predicted].append(count / sum(row))
     right, wrong = (max(shares[each], default=0.0) for each in (True, False))
-    return {True: (max(0.0, min([right - LEAST_SPAN, *shares[True]])), right), False: (0.0, wrong)}
+    return {True: (max(0.0, min([right - MIN_SPAN, *shares[True]])), right), False: (0.0, wrong)}
 
 
 def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
@@ -416,7 +407,7 @@ def runs_table(records: Records, width: int | None = None) -> str:
     table = _table(records, {name: [name] for name in names})
     if _widest(table) > width:
         table = _table(records, {"hyper-parameters": names})
-    left_out = max(0, len(records.finished) - MOST_ROWS) + max(0, len(records.failures) - MOST_ROWS)
+    left_out = max(0, len(records.finished) - MAX_ROWS) + max(0, len(records.failures) - MAX_ROWS)
     rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
     return _rendered(table, width) + rest
 
@@ -448,12 +439,12 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
             for names in columns.values()
         ]
 
-    for run in records.ranked()[:MOST_ROWS]:
+    for run in records.ranked()[:MAX_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
         figures = [figure_text(row[name]) for name in measures.values()]
         table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
-    for run in sorted(records.failures)[:MOST_ROWS]:
+    for run in sorted(records.failures)[:MAX_ROWS]:
         table.add_row(str(run), *own(run), "failed")
     return table
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
 from neural_lib.system.devices import autocast
 from neural_lib.system.distributed import PADDING, any_rank, gather_rows
 from neural_lib.system.signals import GracefulStop
@@ -55,6 +57,15 @@ def evaluate(
     accuracy = (labels == predictions).double().mean().item()
     f1 = macro_f1(confusion_matrix(labels, predictions, classes=log_probs.size(1)))
     return Scores(losses.mean().item(), accuracy, f1, labels, predictions, probabilities.float())
+
+
+def score(saved: Checkpoint, model: nn.Module, images: ImageTensors) -> Scores:
+    """A saved network's scores on all images; every rank must call it.
+
+    In float32 and fixed batches, so that train.py and predict.py get identical figures.
+    """
+    normalise = Normalisation(saved.mean, saved.std).to(images.images.device)
+    return evaluate(model, evaluation_loader(images, normalise))
 
 
 def as_float64(value: Tensor) -> Tensor:
@@ -125,7 +136,7 @@ def macro_f1(matrix: Tensor) -> float:
 def standard_error(accuracy: float, count: int) -> float:
     """Standard error of an accuracy (0 to 1) on `count` images: that of a binomial proportion.
 
-    As if one image more were right and one more wrong, so that it isn't 0 where all are right.
+    With one more image right and one more wrong (Laplace's rule), so that it isn't 0 if all are right.
     """
     accuracy = (accuracy * count + 1) / (count + 2)
     return math.sqrt(accuracy * (1 - accuracy) / count)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,16 @@ class Canvas:
     def __init__(self) -> None:
         self.strokes: list[list[tuple[int, int]]] = []  # pixels from the left and from the top
         self.is_down = False
-        self._pixels = np.full((SIZE, SIZE), PAPER, np.uint8)
 
     def press(self, x: int, y: int) -> None:
         """Put the pen down."""
         self.is_down = True
-        self.strokes.append([])
-        self._draw_to(x, y)
+        self.strokes.append([(x, y)])
 
     def move(self, x: int, y: int) -> None:
         """Move the pen, which draws while it is down."""
         if self.is_down:
-            self._draw_to(x, y)
+            self.strokes[-1].append((x, y))
 
     def lift(self) -> None:
         """End the stroke."""
@@ -56,27 +54,19 @@ class Canvas:
 
     def undo(self) -> None:
         """Take the last stroke away, if there is one."""
-        self.is_down = False
-        strokes, self.strokes = self.strokes[:-1], []
-        self._pixels[:] = PAPER
-        for stroke in strokes:
-            self.strokes.append([])
-            for x, y in stroke:
-                self._draw_to(x, y)
+        self.is_down, self.strokes = False, self.strokes[:-1]
 
     def clear(self) -> None:
         """Take a new sheet."""
-        self.strokes = []
-        self.undo()
+        self.is_down, self.strokes = False, []
 
     def picture(self) -> np.ndarray:
         """The drawing, RGB, uint8 (SIZE, SIZE, 3)."""
-        return cv2.cvtColor(self._pixels, cv2.COLOR_GRAY2RGB)
-
-    def _draw_to(self, x: int, y: int) -> None:
-        stroke = self.strokes[-1]
-        stroke.append((x, y))
-        cv2.line(self._pixels, stroke[-2:][0], (x, y), INK, PEN, cv2.LINE_AA)
+        pixels = np.full((SIZE, SIZE), PAPER, np.uint8)
+        for stroke in self.strokes:
+            for start, end in zip([stroke[0], *stroke], stroke, strict=False):
+                cv2.line(pixels, start, end, INK, PEN, cv2.LINE_AA)
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
 
 
 class DrawingBoard:
@@ -88,7 +78,8 @@ class DrawingBoard:
     def __init__(self, recogniser: Any, folder: Path) -> None:
         self.recogniser, self.folder = recogniser, folder
         self.canvas = Canvas()
-        self.answer = None  # a recogniser.Answer, None where there is no ink
+        self.answer = None  # a recogniser.Answer, None if there is no ink
+        self.status = ""
         self._read_at = float("-inf")  # seconds on the monotonic clock
         self._changed()
 
@@ -148,7 +139,7 @@ class DrawingBoard:
             self._show_status("nothing to save")
             return
         try:
-            path = save_drawing(self.folder, self.canvas.picture(), self.answer.to_dict)
+            path = save_drawing(self.folder, self.canvas.picture(), self.answer.to_dict())
         except OSError as error:
             self._show_status(f"not saved: {error.strerror}")
             return
@@ -156,6 +147,7 @@ class DrawingBoard:
         self._show_status(f"saved {path.name}")
 
     def _show_status(self, status: str) -> None:
+        self.status = status
         if self.answer is None:
             parts = [annotate.draw_lines(["write on the white" if not self.canvas.strokes else "no ink found"], PANEL)]
         else:
@@ -168,8 +160,8 @@ class DrawingBoard:
         self._frame = None
 
 
-def save_drawing(folder: Path, picture: np.ndarray, describe: Callable[[Path], dict]) -> Path:
-    """Write a drawing, RGB, and beside it what `describe` says of the file, under the first number that is free.
+def save_drawing(folder: Path, picture: np.ndarray, answer: dict) -> Path:
+    """Write a drawing, RGB, and its answer beside it as JSON, with the drawing's path, under the first free number.
 
     Returns the drawing's path: folder/drawing-1.png, with drawing-1.json. Raises OSError if it can't be written.
     """
@@ -178,7 +170,8 @@ def save_drawing(folder: Path, picture: np.ndarray, describe: Callable[[Path], d
         number += 1
     path = folder / f"drawing-{number}.png"
     write_file(path, lambda: annotate.encode(picture, ".png"))
-    write_file(path.with_suffix(".json"), lambda: f"{json.dumps(describe(path))}\n".encode())
+    text = json.dumps(answer | {"path": str(path)}) + "\n"
+    write_file(path.with_suffix(".json"), text.encode)
     return path
 
 
@@ -224,7 +217,7 @@ def draw(recogniser: Any, folder: Path) -> None:
 def run_board(board: DrawingBoard, title: str) -> None:
     """Show the board in a window and pass on what mouse and keyboard do, until q, Esc or closing the window."""
     _open_window(title)
-    events = collections.deque()  # acted on below: what a callback raises goes nowhere
+    events = collections.deque()  # handled below: OpenCV swallows a callback's exceptions
 
     def note(event: int, x: int, y: int, flags: int, _: object) -> None:
         events.append((event, x, y, flags & cv2.EVENT_FLAG_LBUTTON))
@@ -239,7 +232,7 @@ def run_board(board: DrawingBoard, title: str) -> None:
                 board.press(x, y)
             elif event == cv2.EVENT_MOUSEMOVE and is_down:
                 board.move(x, y)
-            elif event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONUP):  # released, maybe where no window heard of it
+            elif event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONUP):  # maybe released outside the window
                 board.lift(x, y)
         if shown is not (frame := board.frame(is_moving)):
             shown = frame

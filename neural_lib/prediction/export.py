@@ -3,12 +3,10 @@
 torch's exporter needs the packages onnx and onnxscript, which nothing else here does.
 """
 
-import importlib.util
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,28 +17,13 @@ from tqdm import tqdm
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE
 from neural_lib.prediction.recogniser import Recogniser
-from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.errors import RunError
 from neural_lib.system.files import write_file
 
-NEEDS = ("onnx", "onnxscript")
 INPUT, OUTPUT = "images", "probabilities"
-CLOSE = 1e-4  # what a probability may differ by
+TOLERANCE = 1e-4  # what a probability may differ by
 
 log = logging.getLogger(__name__)
-
-
-class Comparison(NamedTuple):
-    """How an exported network differs from the original."""
-
-    images: int
-    other_labels: int
-    greatest: float  # difference of a probability
-
-
-def check_packages() -> None:
-    """Raise UserError if a package is missing that --export needs."""
-    if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def metadata(saved: Checkpoint) -> dict[str, str]:
@@ -100,37 +83,34 @@ def noise(saved: Checkpoint, count: int = 1000) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def compare(
-    content: bytes, recogniser: Recogniser, images: Tensor, done: Callable[[int], object] = lambda count: None
-) -> Comparison:
-    """Give both networks the same images, (N, C, H, W), uint8; the exported one as OpenCV's dnn module runs it.
+def verify(
+    content: bytes, recogniser: Recogniser, images: Tensor, on_batch: Callable[[int], object] = lambda count: None
+) -> float:
+    """Check that the exported network, as OpenCV's dnn module runs it, gives what the original gives.
 
-    done: called with the number of images of each batch that has been compared. Raises RunError if OpenCV can't
-    run the file.
+    images: (N, C, S, S), uint8. on_batch: called with the number of images of each batch. Returns the greatest
+    difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a probability differs
+    by more than TOLERANCE.
     """
-    other_labels, greatest = 0, torch.tensor(0.0)
+    wrong, greatest = 0, torch.tensor(0.0)
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         for batch in images.split(EVAL_BATCH_SIZE):
             network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
             theirs, ours = torch.from_numpy(network.forward()), recogniser.probabilities(batch)
-            other_labels += int((theirs.argmax(1) != ours.argmax(1)).sum())
+            wrong += int((theirs.argmax(1) != ours.argmax(1)).sum())
             greatest = torch.maximum(greatest, (theirs - ours).abs().max())  # NaN where there is one
-            done(len(batch))
+            on_batch(len(batch))
     except cv2.error as error:
         raise RunError(
             f"--export: OpenCV can't run what was exported ({error.err or error}); nothing written"
         ) from None
-    return Comparison(len(images), other_labels, float(greatest))
-
-
-def check(comparison: Comparison) -> None:
-    """Raise RunError if the exported network isn't the original."""
-    if comparison.other_labels or not comparison.greatest <= CLOSE:  # which NaN isn't either
+    if wrong or not greatest <= TOLERANCE:  # which NaN isn't either
         raise RunError(
-            f"--export: in OpenCV {comparison.other_labels:,} of {comparison.images:,} labels are others, and "
-            f"probabilities differ by up to {comparison.greatest:.1g}; nothing written"
+            f"--export: in OpenCV {wrong:,} of {len(images):,} predictions differ, and probabilities differ by up to "
+            f"{greatest:.1g}; nothing written"
         )
+    return float(greatest)
 
 
 def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
@@ -139,7 +119,6 @@ def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = N
     images: test images of its data set, uint8 (N, C, S, S); noise where not given. Raises RunError if OpenCV can't
     run what was exported, or gives something else; then nothing is written.
     """
-    check_packages()
     which = f"test images of {recogniser.info.title}"
     if images is None:
         images, which = (
@@ -148,9 +127,8 @@ def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = N
         )
     content = to_onnx(recogniser)
     with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
-        comparison = compare(content, recogniser, images, bar.update)
-    check(comparison)
-    figures = (comparison.images, which, comparison.greatest)
+        greatest = verify(content, recogniser, images, bar.update)
+    figures = (len(images), which, greatest)
     log.info("the same labels in OpenCV's dnn for %d %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
-    log.info("wrote %s: %s -> %s; its metadata tell the normalisation", path, INPUT, OUTPUT)
+    log.info("wrote %s: %s -> %s; mean and std are in its metadata", path, INPUT, OUTPUT)

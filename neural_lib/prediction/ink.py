@@ -8,13 +8,13 @@ import numpy as np
 from neural_lib.data.catalog import DatasetInfo, Placement
 from neural_lib.prediction.pictures import PictureError
 
-LEAST_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
-LEAST_OF_NOISE = 6  # standard deviations of the ground's noise that ink must stand out by, too
-MOST_NOISE = 128  # grey levels: what stands out by more is ink, however uneven a ground blurred strokes leave
+MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
+MIN_OF_NOISE = 6  # standard deviations of the ground's noise that ink must stand out by, too
+MAX_NOISE = 128  # grey levels: what stands out by more is ink, however uneven a ground blurred strokes leave
 SHADED_FROM = 0.15  # of the contrast: what the ground's brightness varies by before it is taken for shading
 SEEN_FROM = 0.2  # of the ink's depth: what belongs to its bounding box
 FRAMED_FROM = 0.9  # of the pixels along the edges: what is taken for a frame around the page
-LEAST_SPECK = 0.01  # of the largest stroke's area; what is smaller is dust
+MIN_SPECK = 0.01  # of the largest stroke's area; what is smaller is dust
 
 
 def find_ink(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> np.ndarray:
@@ -37,10 +37,10 @@ def find_ink(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> n
 
     deepest = smooth.max()
     is_ground = smooth < 0.3 * deepest
-    if deepest < LEAST_CONTRAST or not is_ground.any():
+    if deepest < MIN_CONTRAST or not is_ground.any():
         raise PictureError("no ink found")
     noise = 1.4826 * np.median(np.abs(depth[is_ground])) if on_paper else 0.0  # a robust standard deviation
-    if deepest < min(LEAST_OF_NOISE * noise, MOST_NOISE):
+    if deepest < min(MIN_OF_NOISE * noise, MAX_NOISE):
         raise PictureError("no ink found")
     full, nothing = np.median(depth[depth > 0.5 * deepest]), min(3 * noise, 0.3 * deepest)
     ink = np.clip((depth - nothing) / (full - nothing), 0, 1)
@@ -111,7 +111,7 @@ def _without_frame(ink: np.ndarray) -> np.ndarray:
 def _box(ink: np.ndarray) -> tuple[slice, slice]:
     count, _, parts, _ = cv2.connectedComponentsWithStats((ink > SEEN_FROM).astype(np.uint8), connectivity=8)
     parts = parts[1:count]  # without the ground; each (left, top, width, height, area)
-    left, top, width, height, _ = parts[parts[:, cv2.CC_STAT_AREA] >= LEAST_SPECK * parts[:, cv2.CC_STAT_AREA].max()].T
+    left, top, width, height, _ = parts[parts[:, cv2.CC_STAT_AREA] >= MIN_SPECK * parts[:, cv2.CC_STAT_AREA].max()].T
     return slice(top.min(), (top + height).max()), slice(left.min(), (left + width).max())
 
 
@@ -140,7 +140,7 @@ def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
     small = np.clip(cv2.resize(cut_out, (width, height), interpolation=how), 0, 1)
     small /= max(small.max(), 1e-3)
 
-    if placement.centre == "mass":  # which comes to lie in the pixel below and right of the middle
+    if placement.centre == "mass":  # the centre of mass goes to the pixel below and right of the middle
         top, left = (math.ceil(size / 2 - each) for each in _centre_of_mass(small))
     else:
         top, left = (size - height) // 2, (size - width) // 2

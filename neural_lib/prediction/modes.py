@@ -22,7 +22,7 @@ from neural_lib.prediction.recogniser import Answer, Failure, Recogniser, conver
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
-LEAST_PATH = 16  # columns of a terminal that a path has at least
+MIN_PATH = 16  # columns of a terminal that a path has at least
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,12 @@ def recognise_pictures(
     recogniser: Recogniser,
     found: Found,
     output: Path | None,
-    invert: str = "auto",
-    top: int = 3,
-    as_json: bool = False,
-    show_input: bool = False,
-    show: bool = False,
+    *,
+    invert: str,
+    top: int,
+    as_json: bool,
+    show_input: bool,
+    show: bool,
 ) -> None:
     """Print what each picture shows, write them annotated to `output`, and show them in a window.
 
@@ -53,7 +54,7 @@ def recognise_pictures(
     pages = annotate.Pages(output, len(found.files)) if output else None
     tiles, recognised = [], 0
     with tqdm(total=len(found.files), unit=" pictures", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_files(found.files, invert, top, bar.update):
+        for result in recogniser.read_each(found.files, invert, top, bar.update):
             if isinstance(result, Failure):
                 log.warning("%s: %s", printable(result.path), result.reason)
                 if as_json:
@@ -69,7 +70,7 @@ def recognise_pictures(
             if show and len(tiles) < annotate.PAGE:
                 tiles.append(tile)
     if not recognised:
-        raise RunError("no picture was recognised; what is wrong with each is told above")
+        raise RunError("no picture was recognised; see the warnings above")
     written = pages.finish() if pages else []
     log.info("recognised %d of %d picture%s", recognised, len(found.files), "s" if len(found.files) > 1 else "")
     if written:
@@ -97,7 +98,7 @@ class AnswerTable:
         self.path_width = 0
         room = width - 1 - len(self._line("", "", "")) - self.others_width
         longest = max((cell_len(printable(path)) for path in paths), default=0)
-        self.path_width = max(LEAST_PATH, min(room, longest))
+        self.path_width = max(MIN_PATH, min(room, longest))
         self.has_head = False
 
     def format(self, answer: Answer) -> str:
@@ -123,16 +124,14 @@ def load_test_images(recogniser: Recogniser, dataset: str, data_dir: str) -> Ima
     """
     saved, info = recogniser.saved, DATASETS[dataset]
     if len(saved.classes) != len(info.classes):
-        raise UserError(
-            f"--dataset {dataset}: has {len(info.classes)} classes, and the network knows {len(saved.classes)}"
-        )
+        raise UserError(f"{info.title} has {len(info.classes)} classes, and this network {len(saved.classes)}")
     if dataset != saved.dataset and saved.classes != list(info.classes):
         own, theirs = (", ".join(names) for names in (saved.classes, info.classes))
         log.warning("the classes of %s are %s; this model calls them, in that order, %s", dataset, theirs, own)
     try:
         images, labels = load_images(dataset, data_dir, train=False)
     except DownloadError as error:
-        raise RunError(f"{info.title} could not be had: {error}") from None
+        raise RunError(f"{info.title} could not be loaded: {error}") from None
     images, changes = convert(images, len(saved.mean), saved.image_size)
     if changes:
         log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
@@ -142,8 +141,6 @@ def load_test_images(recogniser: Recogniser, dataset: str, data_dir: str) -> Ima
 def show_test_images(recogniser: Recogniser, images: Images, samples: int, seed: int, path: Path, show: bool) -> None:
     """Log what the network reads in some test images, drawn by the seed, none twice, and write them annotated."""
     saved = recogniser.saved
-    if samples > len(images.images):
-        raise UserError(f"--samples {samples}: there are {len(images.images):,} test images; ask for fewer")
     chosen = np.random.default_rng(seed).choice(len(images.images), size=samples, replace=False)
     pixels, labels = images.images[chosen], images.labels[chosen]
     probabilities, predictions = recogniser.probabilities(pixels).max(dim=1)

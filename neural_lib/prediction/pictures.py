@@ -18,8 +18,8 @@ from neural_lib.system.errors import UserError
 # endings by which pictures in a folder are recognised; a file's content decides how it is read, from these formats
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-MOST_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
-MOST_NAMED = 10  # of the files in folders that are skipped
+MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
+MAX_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
 
 
@@ -41,9 +41,9 @@ class Found(NamedTuple):
         kinds = ", ".join(SUFFIXES)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         if self.skipped:
-            named, more = self.skipped[:MOST_NAMED], len(self.skipped) - MOST_NAMED
+            named, more = self.skipped[:MAX_NAMED], len(self.skipped) - MAX_NAMED
             names = ", ".join(map(printable, named)) + (f" and {more:,} more" if more > 0 else "")
-            lines.append(f"no pictures by their names, and skipped: {names}")
+            lines.append(f"skipped, for its name is not that of a picture: {names}")
         return lines
 
 
@@ -57,8 +57,8 @@ def find(
 ) -> Found:
     """The pictures that files, folders and patterns name. A file that is named is to be read whatever its ending is.
 
-    recursive: look into folders within folders, but not through links. is_own: whether a file in a folder is one that
-    this program wrote there, and nobody wants to have read.
+    recursive: look into folders within folders, but not through links. is_own: True for a file in a folder that
+    predict.py wrote there, which is skipped.
     """
     found = Found([], [], {}, {})
     for path in [path for each in given for path in _expanded(each)]:
@@ -96,12 +96,12 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def read(picture: str | Path | np.ndarray) -> np.ndarray:
+def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
     """A picture as RGB, uint8 (H, W, 3), at most LONGEST_SIDE high and wide.
 
     picture: a file, or a uint8 array (H, W) or (H, W, 3). Turned as a file's EXIF data say, what is transparent on
     white, the first of several frames, 16 bits reduced to 8.
-    Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MOST_PIXELS.
+    Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2 or not picture.size:
@@ -111,9 +111,9 @@ def read(picture: str | Path | np.ndarray) -> np.ndarray:
         if not stat.S_ISREG(os.stat(picture).st_mode):  # opening a pipe would wait for somebody to write to it
             raise PictureError("is not a file")
         with Image.open(picture, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise PictureError(
-                    f"has {image.width:,} x {image.height:,} pixels, and at most {MOST_PIXELS:,} are read; reduce it"
+                    f"has {image.width:,} x {image.height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it"
                 )
             return _as_rgb(image)
 
@@ -134,7 +134,7 @@ def _picture_errors() -> Iterator[None]:
     except UnidentifiedImageError:
         raise PictureError(f"is none of {', '.join(FORMATS)}; convert it to one of these") from None
     except Image.DecompressionBombError:  # at the limit of Pillow's own, before there is a size to look at
-        raise PictureError(f"has more than the {MOST_PIXELS:,} pixels that are read; reduce it") from None
+        raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:
         raise PictureError("needs more memory than there is") from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """Recogniser: a trained network that reads pictures, from files or arrays."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,12 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Normalisation, pixels_of
 from neural_lib.evaluation.annotate import TILE_WIDTH
-from neural_lib.prediction import ink, pictures
-from neural_lib.prediction.pictures import PictureError
+from neural_lib.prediction import INVERT, ink
+from neural_lib.prediction.pictures import PictureError, read_picture
 from neural_lib.system.devices import select_device
 from neural_lib.system.errors import UserError
 
-AT_ONCE = 100  # pictures in a batch; they are in memory together
+BATCH_SIZE = 100  # pictures; they are in memory together
 THUMBNAIL = 2 * TILE_WIDTH  # pixels, the longer side of an answer's picture at most
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
@@ -37,14 +37,14 @@ class Candidate(NamedTuple):
     glyph: str  # its written character, if a class is one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """A network's answer to a picture."""
 
     top: list[Candidate]  # the most probable classes, the first one most
     seen: np.ndarray  # what the network was given, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # of the file
-    picture: np.ndarray | None = None  # RGB, uint8 (H, W, 3), reduced if it is large
+    picture: np.ndarray | None = None  # for a montage: RGB, uint8 (H, W, 3), reduced if it is large
 
     @property
     def label(self) -> str:
@@ -56,20 +56,20 @@ class Answer:
         """Its probability, 0 to 1."""
         return self.top[0].probability
 
-    def to_dict(self, path: Path | None = None) -> dict:
+    def to_dict(self) -> dict:
         """{"path", "label", "index", "glyph", "probability", "top": [the same of the most probable classes]}."""
         classes = [
             {"label": each.label, "index": each.index, **({"glyph": each.glyph} if each.glyph else {}),
              "probability": each.probability}
             for each in self.top
         ]  # fmt: skip
-        return {"path": str(path or self.path), **classes[0], "top": classes}
+        return {"path": str(self.path) if self.path else None, **classes[0], "top": classes}
 
 
 class Failure(NamedTuple):
     """A picture file without an answer, and why."""
 
-    path: Path
+    path: Path | None
     reason: str
 
 
@@ -90,56 +90,56 @@ class Recogniser:
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> "Recogniser":
         """The recogniser of a model file. Raises UserError if that can't be read or the device isn't there."""
-        return cls(checkpoint.load(path), select_device(device)[0])
+        try:
+            return cls(checkpoint.load(path), select_device(device)[0])
+        except UserError as error:
+            raise UserError(str(error).removeprefix("--model ")) from None
 
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
         """The answer to a picture, or the answers to a list of them.
 
         picture: a file, or a uint8 array (H, W) or, in RGB, (H, W, 3). invert: "yes" reads what is darker than its
         ground, "no" what is lighter, "auto" whichever stands out more. top: classes in an answer.
-        Raises PictureError, naming the file, if one can't be read or shows no ink.
+        Raises PictureError, naming the file or the place in the list, if one can't be read or shows no ink.
         """
-        if not isinstance(picture, list | tuple):
-            return self._answers([self._prepare(picture, invert, named=True)], top)[0]
+        if invert not in INVERT:
+            raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, not {top}")
+        pictures = picture if isinstance(picture, list | tuple) else [picture]
+        if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
+            raise TypeError("a picture must be a path or a uint8 array, or a list of these")
         answers = []
-        for first in range(0, len(picture), AT_ONCE):
-            prepared = [self._prepare(each, invert, named=True) for each in picture[first : first + AT_ONCE]]
-            answers += self._answers(prepared, top)
-        return answers
+        for number, result in enumerate(self.read_each(pictures, invert, top), start=1):
+            if isinstance(result, Failure):
+                raise PictureError(f"{result.path or f'picture {number}'}: {result.reason}")
+            answers.append(replace(result, picture=None))
+        return answers if isinstance(picture, list | tuple) else answers[0]
 
-    def read_files(
-        self, paths: Sequence[Path], invert: str, top: int, on_read: Callable[[], object] = lambda: None
+    def read_each(
+        self, pictures: Sequence[Picture], invert: str, top: int, on_read: Callable[[], object] = lambda: None
     ) -> Iterator[Answer | Failure]:
-        """The answers to picture files, in their order; on_read is called after each file was read."""
-        for first in range(0, len(paths), AT_ONCE):
-            results: list[tuple | Failure] = []
-            for path in paths[first : first + AT_ONCE]:
+        """The answers to pictures, in their order and in batches; on_read is called after each picture was read."""
+        for first in range(0, len(pictures), BATCH_SIZE):
+            results: list[Answer | Failure] = []
+            images = []
+            for each in pictures[first : first + BATCH_SIZE]:
+                path = None if isinstance(each, np.ndarray) else Path(each)
                 try:
-                    results.append(self._prepare(path, invert))
+                    pixels = read_picture(each)
+                    images.append(torch.from_numpy(ink.prepare(pixels, self.info, invert)))
+                    results.append(Answer([], np.empty(0), path, _thumbnail(pixels)))
                 except PictureError as error:
                     results.append(Failure(path, str(error)))
                 on_read()
-            answers = iter(self._answers([each for each in results if not isinstance(each, Failure)], top))
+            if images:
+                batch, _ = convert(torch.stack(images), len(self.saved.mean), self.saved.image_size)
+                read = iter(zip(batch, self.probabilities(batch), strict=True))
             for each in results:
-                yield each if isinstance(each, Failure) else next(answers)
-
-    def _prepare(self, picture: Picture, invert: str, named: bool = False) -> tuple:
-        # path, picture (H, W, 3) and image (C, S, S); named: begin the error's message with the file
-        path = None if isinstance(picture, np.ndarray) else Path(picture)
-        try:
-            pixels = pictures.read(picture)
-            return path, _thumbnail(pixels), ink.prepare(pixels, self.info, invert)
-        except PictureError as error:
-            raise PictureError(f"{path}: {error}" if named and path else str(error)) from None
-
-    def _answers(self, prepared: list[tuple], top: int) -> list[Answer]:
-        if not prepared:
-            return []
-        images = self.convert(torch.from_numpy(np.stack([image for _, _, image in prepared])))
-        return [
-            Answer(self.candidates(row, top), pixels_of(image), path, picture)
-            for (path, picture, _), image, row in zip(prepared, images, self.probabilities(images), strict=True)
-        ]
+                if isinstance(each, Answer):
+                    image, probabilities = next(read)
+                    each = replace(each, top=self.candidates(probabilities, top), seen=pixels_of(image))
+                yield each
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""
@@ -157,10 +157,6 @@ class Recogniser:
     def probabilities(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8 -> the probability of each class, (N, classes), on the CPU."""
         return self.model(self.inputs(images)).exp().cpu()
-
-    def convert(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> the same with the network's own channels and size."""
-        return convert(images, len(self.saved.mean), self.saved.image_size)[0]
 
 
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:

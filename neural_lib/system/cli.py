@@ -17,7 +17,7 @@ from neural_lib.system.environment import ranks_from_environment
 from neural_lib.system.errors import Interrupted, RunError, UserError
 from neural_lib.system.files import remove_empty_folders
 
-RANK_0_FIRST = 3.0  # seconds
+ERROR_DELAY = 3.0  # seconds that other ranks wait, so that rank 0's error is printed first
 CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words of torch.distributed's errors
 exit_stack = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; closed by run()
 _describe_outputs: list[Callable[[], str]] = []
@@ -130,6 +130,8 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
                 outputs = _describe_outputs[0]() if _describe_outputs else ""
                 if isinstance(error, KeyboardInterrupt):
                     raise Interrupted(f"interrupted{outputs}", getattr(error, "signum", signal.SIGINT)) from None
+                if isinstance(error, ImportError) and not (error.name or "").startswith("neural_lib"):
+                    raise RunError(_reason_of_import_error(error) + outputs) from None
                 if isinstance(error, RuntimeError | MemoryError):
                     raise RunError(reason_of(error) + (outputs if is_lost_connection(error) else "")) from None
                 raise
@@ -140,14 +142,6 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
         return 1
     except OSError as error:
         return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1, ranks.rank)
-    except ImportError as error:
-        if (error.name or "").startswith("neural_lib"):
-            raise
-        if "failed to map segment" in str(error) or "allocate memory" in str(error):
-            why = f"too little memory to load a library ({error}); ulimit -v may tell the limit"
-        else:
-            why = f"a package is missing or incomplete ({error}); see Troubleshooting in README.md"
-        return _fail(prog, why, 1, ranks.rank)
     except KeyboardInterrupt:  # a second one while the first was being reported
         return _fail(prog, "interrupted", 130, ranks.rank, True)
     finally:
@@ -170,7 +164,7 @@ def reason_of(error: Exception) -> str:
         return "the connection to another rank was lost; torchrun's report names the one that failed first"
     # torch says these things in a plain RuntimeError; its allocators' words for "out of memory" differ by device
     if "torchvision::nms" in str(error):
-        return "torch and torchvision don't fit together; see Troubleshooting in README.md"
+        return "torch and torchvision don't fit together; see Troubles in README.md"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"--compile: torch.compile fails here ({textwrap.shorten(str(error), 160)}); leave that option out"
     words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # the last one is cuBLAS's and cuDNN's
@@ -179,11 +173,17 @@ def reason_of(error: Exception) -> str:
     raise error
 
 
+def _reason_of_import_error(error: ImportError) -> str:
+    if "failed to map segment" in str(error) or "allocate memory" in str(error):
+        return f"too little memory to load a library ({error}); ulimit -v shows the limit"
+    return f"a package is missing or incomplete ({error}); see Troubles in README.md"
+
+
 def _fail(prog: str, message: str, status: int, rank: int = 0, is_interrupted: bool = False) -> int:
     if rank and not is_interrupted:
         # most often rank 0 fails in the same way and says so, and torchrun ends this rank during the pause
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(RANK_0_FIRST)
+        time.sleep(ERROR_DELAY)
         print(f"{prog}: error: rank {rank}: {' '.join(message.split())}", file=sys.stderr)
     elif not rank:
         with contextlib.suppress(OSError):  # a terminal that has been closed

@@ -43,13 +43,13 @@ def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, 
         if found is None:
             threads = describe(torch.device("cpu")).removeprefix("cpu, ")
             return torch.device("cpu"), f"torch found no accelerator; {threads}"
-        return _own(found.type, ranks), f"torch found this accelerator: {describe(found)}"
+        return _device_of_rank(found.type, ranks), f"torch found this accelerator: {describe(found)}"
     if name != "cpu" and (found is None or found.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
-    return _own(name, ranks), "as --device says"
+    return _device_of_rank(name, ranks), "as --device says"
 
 
-def _own(kind: str, ranks: Ranks) -> torch.device:
+def _device_of_rank(kind: str, ranks: Ranks) -> torch.device:
     # of several processes on a machine each computes on a GPU of its own
     if kind != "cuda" or ranks.world_size == 1:
         return torch.device(kind)
@@ -70,16 +70,9 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
-def select_precision(name: str, device: torch.device) -> tuple[str, str]:
-    """'fp32' or 'bf16', for the network's layers, and why: 'auto' takes bf16 where that is known to be native.
-
-    name: one of TrainConfig.precision's choices; fp32 and bf16 are taken at their word.
-    """
-    if name != "auto":
-        return name, ""
-    if computes_bfloat16(device):
-        return "bf16", f"the {device} computes it natively"
-    return "fp32", f"the {device} isn't known to compute bf16 natively"
+def select_precision(name: str, device: torch.device) -> str:
+    """'fp32' or 'bf16' for a choice of --precision; 'auto' is bf16 if the device is known to compute it natively."""
+    return name if name != "auto" else "bf16" if computes_bfloat16(device) else "fp32"
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -40,7 +40,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         return
     host, port, start = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", ""), time.monotonic()
     if not host or not port.isdecimal():
-        raise UserError(f"no address to meet at: MASTER_ADDR {host}, MASTER_PORT {port or None}; start with torchrun")
+        raise UserError(f"no address of rank 0: MASTER_ADDR {host}, MASTER_PORT {port or None}; start with torchrun")
     backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
     try:
         if ranks.rank:
@@ -58,7 +58,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         why = f"in {time.monotonic() - start:.0f} s ({str(error).partition(chr(10))[0]})"
         raise RunError(
-            f"rank {ranks.rank} of {ranks.world_size} did not meet the others at {host}:{port} {why}"
+            f"rank {ranks.rank} of {ranks.world_size} could not connect to the other ranks at {host}:{port} {why}"
         ) from None
     try:
         yield
@@ -159,9 +159,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     if not dist.is_initialized():
         return rows
     count = int(all_reduce(torch.tensor(len(rows))))
-    whole = torch.zeros(count, *rows.shape[1:], dtype=rows.dtype)
-    whole[rank() :: world_size()] = rows  # every batch but the last has the same number of rows in each rank
-    return all_reduce(whole)
+    gathered = torch.zeros(count, *rows.shape[1:], dtype=rows.dtype)
+    gathered[rank() :: world_size()] = rows  # every batch but the last has the same number of rows in each rank
+    return all_reduce(gathered)
 
 
 def replicate(model: nn.Module) -> nn.Module:
@@ -186,7 +186,7 @@ def broadcast_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def log_shares(batch_size: int) -> None:
+def log_shard_sizes(batch_size: int) -> None:
     """Log how many images of a batch each rank gets, if there are several ranks."""
     count = world_size()
     if count > 1:

@@ -17,6 +17,7 @@ from neural_lib.system.errors import UserError
 
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 3600  # seconds
+HEAD = 4096  # bytes
 _made: list[Path] = []  # folders that were made for files to come
 
 
@@ -29,6 +30,23 @@ def check_input(path: str | Path, option: str, hint: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{option} {path}: can't be read ({error.strerror or error}); {hint}") from None
+
+
+def begins_with(path: Path, mark: bytes) -> bool:
+    """True if `mark` is in the first bytes of a file, as it is in each kind of file of this project."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for somebody to write to it
+            return False
+        with path.open("rb") as handle:
+            return mark in handle.read(HEAD)
+    except OSError:
+        return False
+
+
+def check_is_ours(path: Path, mark: bytes, hint: str) -> None:
+    """Raise UserError, with the advice `hint`, if there is another file than one of ours with this mark."""
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0) and not begins_with(path, mark):
+        raise UserError(f"{path}: was not written by train.py; {hint}")
 
 
 def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Path:
@@ -161,18 +179,17 @@ class Writer:
     """Writes files without ending the run if that fails: it warns, and retry and finish try again."""
 
     def __init__(self) -> None:
-        self.pending: dict[Path | str, Callable[[], object]] = {}  # what failed, by file or name, and how to try again
-        self.written: set[Path] = set()
+        self.pending: dict[Path | str, tuple[Callable[[], object], object]] = {}  # what failed: how to do it, its label
+        self.written: dict[Path, object] = {}  # files, and the label of what is in each
 
-    def write(self, path: Path, make: Callable[[], bytes], level: int = logging.WARNING) -> bool:
-        """Write what `make` returns; where it or the writing fails, warn and keep it for the next try."""
-        is_done = self.attempt(path, lambda: write_file(path, make), level)
-        if is_done:
-            self.written.add(path)
-        return is_done
+    def write(self, path: Path, make: Callable[[], bytes], label: object = None) -> bool:
+        """Write what `make` returns, and remember `label`; if that fails, warn and keep it for the next try."""
+        return self.attempt(path, lambda: write_file(path, make), label)
 
-    def attempt(self, what: Path | str, act: Callable[[], object], level: int = logging.WARNING) -> bool:
-        """Call `act`; where it fails, warn and keep it for the next try. what: the file or thing to be named."""
+    def attempt(
+        self, what: Path | str, act: Callable[[], object], label: object = None, level: int = logging.WARNING
+    ) -> bool:
+        """Call `act`; if that fails, warn and keep it for the next try. what: the file or thing to be named."""
         try:
             act()
         except BrokenPipeError:  # of stdout
@@ -184,16 +201,17 @@ class Writer:
                 reason = f"{error.strerror} ({error.filename})" if elsewhere else error.strerror
             outlook = "it was not written" if level == logging.ERROR else "trying again later"
             log.log(level, "%s: %s; %s", what, reason, outlook)
-            self.pending[what] = act
+            self.pending[what] = act, label
             return False
         self.pending.pop(what, None)
+        if isinstance(what, Path):
+            self.written[what] = label
         return True
 
     def retry(self, level: int = logging.WARNING) -> None:
         """Try once more what failed."""
-        for what, act in list(self.pending.items()):
-            if self.attempt(what, act, level) and isinstance(what, Path):
-                self.written.add(what)
+        for what, (act, label) in list(self.pending.items()):
+            self.attempt(what, act, label, level)
 
     def finish(self) -> bool:
         """Try for the last time; True if nothing is missing now, and an error for each thing that is."""

@@ -15,17 +15,24 @@ from neural_lib.records import ReportFiles, check_results, owner_of, read_json
 from neural_lib.system import cli
 from neural_lib.system.environment import ranks_from_environment
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import check_input, check_output, check_output_folder, locked, remove_abandoned
+from neural_lib.system.files import (
+    begins_with,
+    check_input,
+    check_is_ours,
+    check_output,
+    check_output_folder,
+    locked,
+    remove_abandoned,
+)
 from neural_lib.training.runs import RunBuilder
 
-MOST_RUNS = 1000  # more are rather a slip than meant
+MAX_RUNS = 1000  # a larger grid is probably a mistake
+OTHER_MODEL = "move it, or give a --model in another folder"
 MODEL_SUFFIXES = (".pth", ".pt")
 # of what matplotlib writes (FigureCanvasBase.filetypes), all that knows transparency
 PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 STATE_NAME = "checkpoint.pth"  # beside the model
-STATE_MARK = b"neural_lib training state"  # stands in the first HEAD bytes of every training state
-MODEL_MARK = b"neural_lib checkpoint"  # and this in those of every model file
-HEAD = 4096
+STATE_MARK, MODEL_MARK = b"neural_lib training state", b"neural_lib checkpoint"  # in the first bytes of these files
 
 
 @dataclass
@@ -46,6 +53,7 @@ class Command:
     is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
     earlier: dict | None = None  # what results.json says, if the command goes on with it
     resume_from: Path | None = None  # the training state to go on from
+    is_resume: bool = False  # whether --resume was given
     options: dict = field(default_factory=dict)  # recorded in results.json
 
 
@@ -69,12 +77,13 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     about = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
     recipe, data_dir = args.recipe or DEFAULT_RECIPE, args.data or "data"
     command = Command(args.params, configs, recipe, data_dir, model, plot, state, logdir, report, about)
+    command.is_resume = bool(args.resume)
     if args.resume:
         _resume(command, args, records)
     else:
         _check_replaceable(records, state)
     about["data"] = os.path.abspath(command.data_dir)
-    command.options = {"recipe": command.recipe, "data": command.data_dir, "model": model.name, **about}
+    command.options = {"recipe": command.recipe, "model": model.name, **about}
     for path in (model, plot, state, table, records, *report):
         remove_abandoned(path)
     return command
@@ -86,7 +95,10 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
     source = command.resume_from.with_name(records.name) if command.resume_from else records
     found = read_json(source)
     if command.resume_from and not found:
-        raise UserError(f"--resume {command.resume_from}: needs the {records.name} that was written beside it")
+        raise UserError(
+            f"--resume {command.resume_from}: {records.name}, which was written beside it, is missing; put it back, or "
+            f"delete {command.resume_from} to start anew"
+        )
     if not found or not (found["rows"] or command.resume_from):
         command.configs = build_configs(args)
         return
@@ -117,12 +129,12 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
 def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     """The configuration of each run that the parsed options ask for, each checked against its data set.
 
-    All runs are compared by the same measure. Raises UserError if a configuration can't be, or where they are more
-    than MOST_RUNS and --yes was not given.
+    All runs are compared by the same measure. Raises UserError if a configuration is invalid, or there are more than
+    MAX_RUNS and --yes was not given.
     """
     count = math.prod(len(values) for values in args.params.values())
-    if count > MOST_RUNS and not args.yes:
-        raise UserError(f"these are {count:,} runs; give --yes to train more than {MOST_RUNS:,}")
+    if count > MAX_RUNS and not args.yes:
+        raise UserError(f"these are {count:,} runs; give --yes to train more than {MAX_RUNS:,}")
     info = DATASETS[args.dataset or TrainConfig.dataset]
     own = {"dataset": args.dataset} if args.dataset else {}
     if len(args.params.get("monitor", [])) > 1:
@@ -136,7 +148,7 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
 
 
 def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
-    """Raise UserError if one of the configurations can't be with a data set like this, or with its network."""
+    """Raise UserError if a configuration doesn't suit the data set or its network."""
     for config in configs:
         config.split_sizes(info.train_size)
         config.check_images(info.image_size, info.mirrors)
@@ -196,7 +208,7 @@ def _why_not_longer(runs: Sequence[TrainConfig], found: dict, epochs: int) -> st
 
 def _find_state(resume: bool | str, state_path: Path) -> Path | None:
     # the training state to go on from, if any; resume: --resume, without or with a path
-    _check_state(state_path)
+    check_is_ours(state_path, STATE_MARK, OTHER_MODEL)
     if isinstance(resume, str):
         resume = os.path.join(resume, STATE_NAME) if os.path.isdir(resume) else resume
         check_input(resume, "--resume", f"give the {STATE_NAME} of a run")
@@ -209,14 +221,9 @@ def _find_state(resume: bool | str, state_path: Path) -> Path | None:
     return state_path if state_path.exists() else None
 
 
-def _check_state(path: Path) -> None:
-    if path.exists() and not _is_marked(path, STATE_MARK):
-        raise UserError(f"{path}: is no training state of train.py; move it, or give a --model in another folder")
-
-
 def _check_replaceable(results_path: Path, state_path: Path) -> None:
     # a new command must not replace a run or a grid that has not finished
-    _check_state(state_path)
+    check_is_ours(state_path, STATE_MARK, OTHER_MODEL)
     found = read_json(results_path)
     hint = "go on with --resume, give a --model in another folder, or delete"
     if found:
@@ -233,21 +240,12 @@ def _check_replaceable(results_path: Path, state_path: Path) -> None:
 def _check_model(path: Path) -> None:
     # the model's path must not hold something else, nor its folder another model: the records, report and pictures in a
     # folder are of one model, which results.json names, and would be replaced; a copy of it does no harm
-    if path.exists() and path.stat().st_size and not _is_marked(path, MODEL_MARK):
-        raise UserError(f"--model {path}: is no model file of train.py; move it, or choose another name")
+    check_is_ours(path, MODEL_MARK, OTHER_MODEL)
     for other in sorted(path.parent.iterdir()):
-        if other == path or other.suffix.lower() not in MODEL_SUFFIXES or not _is_marked(other, MODEL_MARK):
+        if other == path or other.suffix.lower() not in MODEL_SUFFIXES or not begins_with(other, MODEL_MARK):
             continue
         if not path.exists() or owner_of(path.parent, default=path.name) != path.name:
             raise UserError(
                 f"--model {path}: {other} is a network in the same folder, and its report, records and pictures would "
                 "be replaced; give each network a folder of its own"
             )
-
-
-def _is_marked(path: Path, mark: bytes) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return mark in handle.read(HEAD)
-    except OSError:
-        return False

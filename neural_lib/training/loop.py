@@ -63,13 +63,14 @@ def build_loss(config: TrainConfig) -> nn.Module:
 
 def resolve_precision(configs: Sequence[TrainConfig], device: torch.device) -> list[TrainConfig]:
     """The configurations with `auto` precision replaced by what suits the device; logs which, and why."""
+    is_native = computes_bfloat16(device)
     for requested in dict.fromkeys(config.precision for config in configs):
-        precision, reason = select_precision(requested, device)
-        log.info("precision: %s%s", precision, f" ({reason})" if reason else "")
-        if precision == "bf16" and not computes_bfloat16(device):
-            log.warning("--precision bf16: the %s isn't known to compute it natively; fp32 may be faster", device)
-        configs = [replace(each, precision=precision) if each.precision == requested else each for each in configs]
-    return list(configs)
+        reason = f"the {device} {'computes bf16' if is_native else 'is not known to compute bf16'} natively"
+        why = f" ({reason})" if requested == "auto" else ""
+        log.info("precision: %s%s", select_precision(requested, device), why)
+        if requested == "bf16" and not is_native:
+            log.warning("--precision bf16: %s; fp32 may be faster", reason)
+    return [replace(each, precision=select_precision(each.precision, device)) for each in configs]
 
 
 def train_one_epoch(

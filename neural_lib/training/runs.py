@@ -83,8 +83,8 @@ class RunManager(Records):
     def resolve(self, hyperparameters: Sequence[Mapping[str, object]]) -> None:
         """Set what the hyper-parameters came to, such as a precision that was left to the machine to choose.
 
-        Another data set than was requested makes another grid; nothing else does. Raises UserError if runs that have
-        finished were trained with something else.
+        If the data set fell back to digits, the requested values are updated too; nothing else is. Raises UserError if
+        runs that have finished were trained with something else.
         """
         self.hyperparameters = [dict(each) for each in hyperparameters]
         for run in self.finished:

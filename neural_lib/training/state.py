@@ -21,6 +21,7 @@ from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_ar
 from neural_lib.config import TrainConfig, differences
 from neural_lib.evaluation.scores import RunningScores, Scores
 from neural_lib.records import MEASURES, TITLES, epoch_figures, monitored_score
+from neural_lib.system.distributed import broadcast, is_main
 from neural_lib.system.errors import DivergedError, UserError
 from neural_lib.system.files import Writer
 from neural_lib.training.command import Command
@@ -169,6 +170,8 @@ class TrainingState:
         # the parts that don't fit this run. A checksum doesn't protect against a crafted file, and torch's optimizers
         # don't check shapes
         fresh, epoch, best_epoch = self.state_dict(), state["epoch"], state["best_epoch"]
+        if not 1 <= epoch <= self.config.epochs + 1:
+            return ["epoch"]
         names, there = MOMENTS[self.config.optimizer], state["optimizer"]["state"]
         moments = {
             index: {name: torch.tensor(0.0) if name == "step" else parameters[index] for name in names}
@@ -178,8 +181,6 @@ class TrainingState:
         fresh["rows"] = [dict.fromkeys(MEASURES, 0.0)] * (epoch - 1)
         fresh["best_weights"] = fresh["model"] if best_epoch else {}
         wrong = [name for name in fresh if name != "versions" and not _is_alike(state.get(name), fresh[name])]
-        if not 1 <= epoch <= self.config.epochs + 1:
-            wrong.append("epoch")
         if state["step"] < 0:
             wrong.append("step")
         if not math.isfinite(state["seconds"]):
@@ -209,7 +210,7 @@ def read_state(path: str | Path) -> dict:
         wrong = ["rows"]
     if wrong:
         hint = STATE_FORMAT.if_damaged
-        raise UserError(f"--resume {path}: something else than a state's own in {', '.join(wrong)}; {hint}")
+        raise UserError(f"--resume {path}: invalid values for {', '.join(wrong)}; {hint}")
     return state
 
 
@@ -234,17 +235,42 @@ class Outputs:
     def __init__(self, command: Command, manager: RunManager) -> None:
         self.command, self.manager, self.writer = command, manager, Writer()
         manager.write = self.writer.write
-        self.model = self.newest_model = None  # run and epoch of what is in the model file, and of what should be
-        self.state = self.newest_state = None  # run, epoch and step of what is in the state file, and of what should be
-        self.has_records = self.has_report = False  # of this command, on the disk
+        self.records_written = self.old_report_removed = False
 
-    def resume(self, data: str, device: torch.device) -> tuple[dict | None, Checkpoint | None]:
+    @property
+    def model(self) -> tuple[int, int] | None:
+        """Run and epoch of the network in the model file, if it is of this command."""
+        return self.writer.written.get(self.command.model)
+
+    @property
+    def state(self) -> tuple[int, int, int] | None:
+        """Run, epoch and step of the training state in its file, if going on from it is of use."""
+        return self.writer.written.get(self.command.state)
+
+    def resume(self, data: str, device: torch.device, description: str = "") -> tuple[dict | None, Checkpoint | None]:
         """The state to go on from, as state_dict gives it, and the network of the best run that has finished.
 
-        data: the fingerprint of the images. Either may be None. The manager learns which run the state is of, and what
-        the state knows of it. Raises UserError if they don't fit together.
+        data: the fingerprint of the images. description: of the network in the model file, if there is one; warns if it
+        will be replaced. Either result may be None. The manager of every rank learns which run the state is of, and
+        what it knows of it. Raises UserError if they don't fit together.
         """
-        command, manager, state, best = self.command, self.manager, None, None
+        command, manager = self.command, self.manager
+        state, best = self._read(data, device) if is_main() else (None, None)
+        known = (state, manager.number, manager.finished, manager.rows_of)
+        state, manager.number, manager.finished, manager.rows_of = broadcast(known)
+        if command.is_resume and not state and not manager.finished:
+            missing = f"{command.state} is not there" if manager.rows else "nothing was interrupted here"
+            log.warning("--resume: %s, so training starts from the beginning", missing)
+        is_own = manager.finished or self.model or state and command.resume_from == command.state
+        if description and not is_own:
+            when = "now" if state else "when its first epoch ends"
+            what = f"{command.model} holds {description}"
+            log.warning("%s; this run replaces it, its records and its report %s", what, when)
+        return state, best
+
+    def _read(self, data: str, device: torch.device) -> tuple[dict | None, Checkpoint | None]:
+        command, manager, written = self.command, self.manager, self.writer.written
+        state = best = None
         if command.resume_from:
             state = read_state(command.resume_from)
             manager.number = self._check_state(state, data, device)
@@ -252,13 +278,13 @@ class Outputs:
                 state = None
             else:
                 manager.set_rows(state["rows"])
-                self.state = (manager.number, state["epoch"], state["step"] + 1)
+                written[command.state] = (manager.number, state["epoch"], state["step"] + 1)
                 if not manager.finished and self._is_best_of(state):
-                    self.model = (manager.number, state["best_epoch"])
+                    written[command.model] = (manager.number, state["best_epoch"])
         if manager.finished:
             best = checkpoint.load(command.model)
             number = manager.adopt(best.config, best.metrics)
-            self.model = (number, best.metrics["epoch"])
+            written[command.model] = (number, best.metrics["epoch"])
             log.info("%d of %d runs had finished", len(manager.finished), manager.count)
             if number == manager.number:  # saved, but not recorded any more
                 state = None
@@ -293,54 +319,42 @@ class Outputs:
         """Write checkpoint.pth, between two steps, after the records that it belongs to."""
         if not self.manager.folder:
             return
-        self.has_records = self.has_records or self.manager.save()
-        if not self.has_records:  # those of an earlier command would contradict it
-            return
-        self.newest_state = (self.manager.number, state.epoch, state.step + 1)
-        if self.writer.write(self.command.state, state.to_bytes):
-            self.state = self.newest_state
+        self.records_written = self.records_written or self.manager.save()
+        if self.records_written:  # else those of an earlier command would contradict it
+            label = (self.manager.number, state.epoch, state.step + 1)
+            self.writer.write(self.command.state, state.to_bytes, label)
 
     def save_model(self, saved: Checkpoint) -> None:
-        """Write the model file; what is left of an earlier network's report goes with that network."""
+        """Write the model file; what is left of an earlier network's report is removed with that network."""
         if not self.manager.folder:
             return
-        self.newest_model = (self.manager.number, saved.metrics["epoch"])
-        if self.writer.write(self.command.model, saved.to_bytes):
-            self.model = self.newest_model
-            if not self.has_report:
-                for path in (self.command.plot, *self.command.report.of_all_data_sets(self.command.model.parent)):
-                    with contextlib.suppress(OSError):  # it isn't there, or is a folder
-                        path.unlink()
-                self.has_report = True
+        label = (self.manager.number, saved.metrics["epoch"])
+        if self.writer.write(self.command.model, saved.to_bytes, label) and not self.old_report_removed:
+            for path in (self.command.plot, *self.command.report.of_all_data_sets(self.command.model.parent)):
+                with contextlib.suppress(OSError):  # it isn't there, or is a folder
+                    path.unlink()
+            self.old_report_removed = True
 
     def is_model_saved(self) -> bool:
         """True if the model file is up to date."""
         return self.command.model not in self.writer.pending
 
-    def retry(self) -> None:
-        """Try once more what could not be written."""
-        self.writer.retry()
-        if self.is_model_saved():
-            self.model = self.newest_model or self.model
-        if self.command.state not in self.writer.pending:
-            self.state = self.newest_state or self.state
-
     def end_run(self) -> None:
         """Try for the last time in this run to write its network. Raises OSError if that fails."""
-        self.retry()
+        self.writer.retry()
         if not self.is_model_saved():
             why = "the best network could not be saved; make room, and give the same command with --resume"
-            if self.command.state in self.writer.pending or not self.has_records:
+            if self.command.state in self.writer.pending or not self.records_written:
                 why = "neither the best network nor the training state could be saved; make room"
             raise OSError(errno.EIO, why, str(self.command.model))
-        self.state = self.newest_state = None  # there is nothing to go on with
+        self.writer.written.pop(self.command.state, None)  # there is nothing to go on with
 
-    def fail_run(self, number: int, reason: str, is_repeatable: bool) -> None:
-        """Record that a run has failed. is_repeatable: going on from checkpoint.pth, which is removed, would too."""
-        self.retry()
+    def fail_run(self, number: int, reason: str, would_fail_again: bool) -> None:
+        """Record that a run has failed. would_fail_again: from checkpoint.pth, too, which is deleted then."""
+        self.writer.retry()
         self.manager.fail_run(number, reason)
-        if is_repeatable:
-            self.state = self.newest_state = None
+        if would_fail_again:
+            self.writer.written.pop(self.command.state, None)
             self.writer.pending.pop(self.command.state, None)
             if self.manager.folder:
                 with contextlib.suppress(OSError):

@@ -55,7 +55,7 @@ class TensorBoard:
         """Begin a run, or go on after `done` epochs. label: the hyper-parameters in which it differs from others."""
         self.label, self.network, self.optimizer = dict(label), network, optimizer
         folder = self._own_folder(folder_name(label, self.prefix), hyperparameters, keep=done > 0)
-        purge = {"purge_step": done + 1} if done else {}  # what is there of later epochs, which come once more
+        purge = {"purge_step": done + 1} if done else {}  # drops the events of epochs that are trained again
         self.writers = {part: SummaryWriter(str(folder / part), **purge) for part in ("", "train", "val")}
         self.best_val = None
         # from the data set: going through the loader would draw from its generator

@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -181,24 +183,26 @@ def test_a_page_is_headed_with_the_numbers_of_its_tiles(tmp_path):
         assert np.array_equal(cv2.imread(str(path)), annotate.titled_montage([tile] * count, text))
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("p.png", True), ("p-page-1.png", True), ("p-page-012.png", True), ("p-1.png", False), ("pxpng", False),
-    ("p-page-1.jpg", False), ("ap.png", False), ("other/p.png", False),
+@pytest.mark.parametrize("content, expected", [
+    (b"", False), (annotate.MARK[1:], False), (annotate.MARK, True), (b"picture" + annotate.MARK, True),
+    (annotate.MARK + b"picture", False), (b"another program's picture", False),
 ])  # fmt: skip
-def test_is_page_knows_only_the_files_of_pages(tmp_path, name, expected):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    assert not annotate.is_page(path, tmp_path / "p.png")  # no such file
-    path.write_bytes(b"another program's picture")
-    assert not annotate.is_page(path, tmp_path / "p.png")
-    path.write_bytes(b"a montage" + annotate.MARK)
-    assert annotate.is_page(path, tmp_path / "p.png") is expected
+def test_a_montage_is_known_by_its_mark(tmp_path, content, expected):
+    (tmp_path / "any name").write_bytes(content)
+    assert annotate.is_montage(tmp_path / "any name") is expected
+
+
+def test_what_is_no_file_is_no_montage(tmp_path):
+    assert not annotate.is_montage(tmp_path) and not annotate.is_montage(tmp_path / "nowhere.png")
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "pipe.png")
+        assert not annotate.is_montage(tmp_path / "pipe.png")  # and nobody waits for a writer
 
 
 @pytest.mark.parametrize("suffix", annotate.SUFFIXES)
-def test_the_mark_of_a_page_does_not_disturb_readers(tmp_path, suffix):
+def test_the_mark_of_a_montage_does_not_disturb_readers(tmp_path, suffix):
     pages = Pages(tmp_path / f"p{suffix}", 1)
     pages.add(np.full((228, 168, 3), 200, np.uint8))
     (path,) = pages.finish()
-    assert path.read_bytes().endswith(annotate.MARK)
+    assert annotate.is_montage(path)
     assert abs(int(np.median(cv2.imread(str(path)))) - 200) < 5 and Image.open(path).convert("RGB").size == (174, 234)

@@ -86,9 +86,9 @@ def test_a_click_on_a_cell_shows_its_images_the_most_confident_first(opened, wri
         count = matrix[truth][predicted]
         inside = (scores.labels == truth) & (scores.predictions == predicted)
         expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
-        assert len(expected) == count and shown_images(opened) == expected[: report.MOST_IMAGES]
+        assert len(expected) == count and shown_images(opened) == expected[: report.MAX_IMAGES]
         captions = [element.text for element in elements(opened, "#images figcaption")]
-        assert captions == [f"{100 * scores.probabilities[index]:.1f} %" for index in expected[: report.MOST_IMAGES]]
+        assert captions == [f"{100 * scores.probabilities[index]:.1f} %" for index in expected[: report.MAX_IMAGES]]
         heading, what = opened.find_element("id", "shown").text, f"{NAMES[truth]} read as {NAMES[predicted]}"
         assert heading == f"{what}: {count} of {sum(matrix[truth])}"
         assert {image.get_attribute("alt") for image in elements(opened, "#images img")} == {what}
@@ -115,7 +115,7 @@ def test_the_most_frequent_confusions_lead_to_their_images(opened, written):
     wrong = [(n, t, p) for t, row in enumerate(matrix) for p, n in enumerate(row) if t != p and n]
     button = elements(opened, ".confusions button")[0]
     count, truth, predicted = max(wrong)
-    assert button.get_attribute("data-cell") == f"{truth},{predicted}" and count > report.MOST_IMAGES
+    assert button.get_attribute("data-cell") == f"{truth},{predicted}" and count > report.MAX_IMAGES
     button.click()
     assert opened.find_element("id", "shown").text.endswith(f": {count} of {sum(matrix[truth])}")
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 
 from neural_lib.evaluation.plots import (
-    MOST_IN_LEGEND,
+    MAX_IN_LEGEND,
     colour_scale,
     plot_confusion,
     plot_history,
@@ -83,13 +83,13 @@ def assert_legend_is_whole(figure) -> None:
 
 
 def test_a_legend_of_long_names_is_not_cut_off():
-    runs, _ = make_runs(MOST_IN_LEGEND)
+    runs, _ = make_runs(MAX_IN_LEGEND)
     name = "optimizer=adamw, lr=0.000503968, weight_decay=0.05, label_smoothing=0.05, rotation=10, scale=0.1, shear=0.1"
     for names in ({run: name for run in runs}, {run: f"{name}, elastic=0.5, {name}" for run in runs}):
         assert_legend_is_whole(plot_runs(runs, names, best=1, title="", scale=SCALE))
 
 
-@pytest.mark.parametrize("count", [2, MOST_IN_LEGEND])
+@pytest.mark.parametrize("count", [2, MAX_IN_LEGEND])
 def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count):
     figure = plot_runs(*make_runs(count), best=2, title="a grid", scale=SCALE)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -106,7 +106,7 @@ def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count)
 
 
 def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
-    runs, names = make_runs(MOST_IN_LEGEND + 10)
+    runs, names = make_runs(MAX_IN_LEGEND + 10)
     figure = plot_runs(runs, names, best=3, title="", scale=("lr", {run: run / 1000 for run in runs}))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run 3: {names[3]} (best)"]
     loss_axes, accuracy_axes, colour_bar = figure.axes

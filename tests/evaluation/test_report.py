@@ -21,7 +21,7 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import pixels_of
 from neural_lib.evaluation import annotate, report
-from neural_lib.evaluation.report import MOST_ROWS, Report, runs_table, spreads_text
+from neural_lib.evaluation.report import MAX_ROWS, Report, runs_table, spreads_text
 from neural_lib.evaluation.scores import Scores
 from neural_lib.records import MEASURES, Records, ReportFiles
 from neural_lib.system.errors import UserError
@@ -116,7 +116,7 @@ def test_another_programs_file_is_not_replaced(write, tmp_path):
     write()
     write()  # its own files it may replace
     (tmp_path / "report.json").write_text('{"mine": 1}')
-    with pytest.raises(UserError, match="report.json: is no file of train.py's; move it"):
+    with pytest.raises(UserError, match="report.json: was not written by train.py; move it"):
         write()
 
 
@@ -326,8 +326,8 @@ def test_the_most_confident_images_of_each_cell_are_chosen():
     for (truth, predicted), indices in found.items():
         inside = (scores.labels == truth) & (scores.predictions == predicted)
         expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
-        assert indices == expected[: report.MOST_IMAGES] and expected
-    small = sum(len(indices) < report.MOST_IMAGES for indices in found.values())
+        assert indices == expected[: report.MAX_IMAGES] and expected
+    small = sum(len(indices) < report.MAX_IMAGES for indices in found.values())
     assert 0 < small < len(found)  # some cells have fewer images than that, some more
 
 
@@ -342,7 +342,7 @@ def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monk
         return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
 
     kinds, most, size = kinds_and_most(10**9)
-    assert (kinds, most) == ({"png"}, report.MOST_IMAGES)
+    assert (kinds, most) == ({"png"}, report.MAX_IMAGES)
     for limit, expected in ((size - 1, 20), (size // 3, 8), (size // 8, 2), (10_000, 0)):
         kinds, most, size_now = kinds_and_most(limit)
         assert (kinds, most) == ({"webp"}, expected) and size_now <= limit + 2000  # one image above the limit
@@ -405,9 +405,9 @@ def test_a_failed_run_comes_last_and_is_marked(tmp_path):
 
 
 def test_of_very_many_runs_the_best_are_shown(tmp_path):
-    count = MOST_ROWS + 60
+    count = MAX_ROWS + 60
     lines = runs_table(make_records(tmp_path, [{"seed": s} for s in range(count)], [0.5] * count), 80).splitlines()
-    assert len(lines) == 2 + MOST_ROWS + 1
+    assert len(lines) == 2 + MAX_ROWS + 1
     assert lines[-1].startswith(" and 60 more in ") and lines[-1].endswith("results.csv")
 
 

@@ -21,7 +21,6 @@ from neural_lib.prediction import draw
 from neural_lib.prediction.draw import INK, PANEL, PAPER, PEN, SIZE, Canvas, DrawingBoard
 from neural_lib.prediction.pictures import PictureError
 from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
-from neural_lib.system.errors import UserError
 
 # strokes of two digits, in pixels of the canvas
 FIVE = [(330, 60), (150, 80), (120, 200), (280, 210), (300, 320), (200, 390), (110, 350)]
@@ -129,19 +128,6 @@ def board(recogniser, tmp_path) -> DrawingBoard:
     return DrawingBoard(recogniser, tmp_path)
 
 
-@pytest.fixture
-def lines(monkeypatch) -> list[str]:
-    """The lines of text in the panel, as it was last drawn."""
-    last = []
-
-    def draw_lines(texts, width, draw_lines=annotate.draw_lines):
-        last[:] = texts
-        return draw_lines(texts, width)
-
-    monkeypatch.setattr(annotate, "draw_lines", draw_lines)
-    return last
-
-
 def write_on(board: DrawingBoard, *points: tuple[int, int]) -> None:
     board.press(*points[0])
     for point in points[1:]:
@@ -171,10 +157,9 @@ def test_every_move_is_read_and_nothing_is_read_twice(board, recogniser):
         assert board.frame() is board.frame()
     assert probabilities == sorted(set(probabilities), reverse=True) and recogniser.calls == before + 3
     board.lift(250, 100)
-    board.frame()
-    calls = recogniser.calls
+    frame, calls = board.frame(), recogniser.calls
     board.move(300, 300)  # with the button up
-    assert board.frame() is not None and recogniser.calls == calls
+    assert board.frame() is frame and recogniser.calls == calls
 
 
 def test_many_moves_between_two_frames_are_read_once(board, recogniser):
@@ -208,55 +193,51 @@ def test_the_stroke_goes_to_where_the_button_is_released(board):
     assert board.frame()[50, 190].max() == 0 and not board.canvas.is_down
 
 
-def test_the_chart_names_the_most_probable_classes(board, monkeypatch):
-    charts = []
-
-    def draw_bars(names, probabilities, *size, draw_bars=annotate.draw_bars):
-        charts.append((names, probabilities))
-        return draw_bars(names, probabilities, *size)
-
-    monkeypatch.setattr(annotate, "draw_bars", draw_bars)
+def test_the_chart_names_the_most_probable_classes(board):
     write_on(board, (100, 100), (300, 300))
-    board.frame()
-    ((names, probabilities),) = charts
-    assert names[:3] == ["ki き", "o お", "2"] and len(names) == draw.TOP
-    assert probabilities == [each.probability for each in board.answer.top]
+    frame = board.frame()
+    assert [each.label for each in board.answer.top] == ["ki", "o", "2", "3", "4"]
+    probabilities = [each.probability for each in board.answer.top]
+    chart = annotate.draw_bars(["ki き", "o お", "2", "3", "4"], probabilities, PANEL, 44 * draw.TOP)
+    assert np.array_equal(frame[: len(chart), SIZE:], chart)
 
 
-def test_keys_undo_and_clear(board, lines):
-    board.frame()
-    assert lines[0] == "" and "c clear" in lines[1]
-    for _ in range(2):
-        write_on(board, (100, 100), (300, 300))
+def test_keys_undo_and_clear(board):
+    blank = board.frame()
+    write_on(board, (100, 100), (300, 300))
+    once, answer = board.frame(), board.answer
+    write_on(board, (300, 100), (100, 300))
+    assert (board.frame() != once).any() and board.answer.top != answer.top
     board.key("u")
-    assert len(board.canvas.strokes) == 1 and board.frame() is not None and board.answer
+    assert np.array_equal(board.frame(), once) and board.answer.top == answer.top
     board.key("c")
-    board.frame()
-    assert board.canvas.strokes == [] and board.answer is None
+    assert np.array_equal(board.frame(), blank) and board.answer is None
 
 
-def test_s_saves_what_is_on_the_canvas(board, lines, tmp_path):
+def test_s_saves_what_is_on_the_canvas(board, tmp_path):
     board.key("s")
-    assert lines[0] == "nothing to save" and os.listdir(tmp_path) == []
+    assert board.status == "nothing to save" and os.listdir(tmp_path) == []
     write_on(board, (100, 100), (300, 300))
     board.key("s")  # before a frame was shown
     path = tmp_path / "drawing-1.png"
     assert np.array_equal(cv2.imread(str(path)), board.canvas.picture())
-    assert json.loads(path.with_suffix(".json").read_text()) == board.answer.to_dict(path)
-    assert lines[0] == "saved drawing-1.png"
+    assert json.loads(path.with_suffix(".json").read_text()) == board.answer.to_dict() | {"path": str(path)}
+    assert board.status == "saved drawing-1.png"
     write_on(board, (10, 10), (20, 20))
     board.frame()
-    assert lines[0] == ""
+    assert board.status == ""
 
 
-def test_a_failure_to_save_is_shown_and_the_drawing_stays(board, lines, monkeypatch):
+def test_a_failure_to_save_is_shown_and_the_drawing_stays(board, monkeypatch):
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(draw, "write_file", no_space)
+    before = board.frame()
     write_on(board, (100, 100), (300, 300))
     board.key("s")
-    assert lines[0] == "not saved: No space left on device" and board.canvas.strokes
+    assert board.status == "not saved: No space left on device" and board.canvas.strokes
+    assert (board.frame()[:, SIZE:] != before[:, SIZE:]).any()
 
 
 def test_a_press_beside_the_canvas_draws_nothing(board):
@@ -268,10 +249,10 @@ def test_a_drawing_is_saved_under_the_next_free_number(tmp_path):
     picture = np.full((SIZE, SIZE, 3), 255, np.uint8)
     picture[100:200, 100:120] = 0
     (tmp_path / "drawing-2.json").touch()
-    written = [draw.save_drawing(tmp_path, picture, lambda path: {"path": str(path)}) for _ in range(2)]
+    written = [draw.save_drawing(tmp_path, picture, {"path": None, "label": "o"}) for _ in range(2)]
     assert [path.name for path in written] == ["drawing-1.png", "drawing-3.png"]
     assert np.array_equal(cv2.imread(str(written[1])), picture)
-    assert json.loads((tmp_path / "drawing-3.json").read_text()) == {"path": str(written[1])}
+    assert json.loads((tmp_path / "drawing-3.json").read_text()) == {"path": str(written[1]), "label": "o"}
     assert sorted(os.listdir(tmp_path)) == [
         "drawing-1.json",
         "drawing-1.png",
@@ -292,16 +273,12 @@ def test_drawn_digits_are_read_by_a_trained_network(digits_model, tmp_path):
     assert [each["label"] for each in saved] == ["5", "4"]
 
 
-def test_draw_opens_a_board_unless_the_network_knows_photos(monkeypatch, tmp_path):
+def test_draw_opens_a_board(monkeypatch, tmp_path):
     boards = []
     monkeypatch.setattr(draw, "run_board", lambda board, title: boards.append(board))
-    characters, photos = (
-        Recogniser(made_up.make_checkpoint(name), torch.device("cpu")) for name in ("kmnist", "cifar10")
-    )
-    draw.draw(characters, tmp_path)
-    assert [(board.recogniser, board.folder) for board in boards] == [(characters, tmp_path)]
-    with pytest.raises(UserError, match="^--draw: this network knows CIFAR-10, photos"):
-        draw.draw(photos, tmp_path)
+    recogniser = Recogniser(made_up.make_checkpoint("kmnist"), torch.device("cpu"))
+    draw.draw(recogniser, tmp_path)
+    assert [(board.recogniser, board.folder) for board in boards] == [(recogniser, tmp_path)]
 
 
 # --- windows ---

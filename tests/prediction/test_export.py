@@ -12,9 +12,8 @@ import torch
 
 from neural_lib.config import ARCHS
 from neural_lib.prediction import export
-from neural_lib.prediction.export import Comparison
 from neural_lib.prediction.recogniser import Recogniser
-from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.errors import RunError
 
 onnx = pytest.importorskip("onnx", reason="onnx, which --export needs, is not installed")
 
@@ -34,9 +33,7 @@ def exported(make_once) -> tuple[Recogniser, bytes]:
 def test_an_exported_network_gives_the_same_in_opencv(exported):
     recogniser, content = exported
     batches = []
-    comparison = export.compare(content, recogniser, export.noise(recogniser.saved, 260), batches.append)
-    assert comparison.images == 260 and comparison.other_labels == 0 and comparison.greatest < 1e-5
-    export.check(comparison)
+    assert export.verify(content, recogniser, export.noise(recogniser.saved, 260), batches.append) < 1e-5
     assert batches == [250, 10]
 
 
@@ -90,8 +87,8 @@ def test_the_metadata_are_enough_to_use_the_file(exported):
 def test_another_network_is_noticed(exported):
     _, content = exported
     other = recogniser_of("lenet", "kmnist")
-    with pytest.raises(RunError, match=r"^--export: in OpenCV \d+ of 300 labels are others.*nothing written$"):
-        export.check(export.compare(content, other, export.noise(other.saved, 300)))
+    with pytest.raises(RunError, match=r"^--export: in OpenCV \d+ of 300 predictions differ, and .*; nothing written$"):
+        export.verify(content, other, export.noise(other.saved, 300))
 
 
 def test_a_network_that_gives_no_numbers_is_noticed(exported):
@@ -99,31 +96,22 @@ def test_a_network_that_gives_no_numbers_is_noticed(exported):
     with torch.no_grad():
         next(recogniser.model.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match="differ by up to nan; nothing written$"):
-        export.check(export.compare(exported[1], recogniser, export.noise(recogniser.saved, 20)))
+        export.verify(exported[1], recogniser, export.noise(recogniser.saved, 20))
 
 
-@pytest.mark.parametrize("comparison, passes", [
-    (Comparison(10, 0, 1e-5), True), (Comparison(10, 1, 1e-5), False), (Comparison(10, 0, 1e-3), False),
-    (Comparison(10, 0, float("nan")), False),
-])  # fmt: skip
-def test_the_tolerance_of_check(comparison, passes):
-    if passes:
-        export.check(comparison)
-    else:
-        with pytest.raises(RunError):
-            export.check(comparison)
+def test_probabilities_may_differ_by_the_tolerance(exported, monkeypatch):
+    recogniser, content = exported
+    images, probabilities = export.noise(recogniser.saved, 20), recogniser.probabilities
+    monkeypatch.setattr(recogniser, "probabilities", lambda images: probabilities(images) + 0.9 * export.TOLERANCE)
+    assert export.verify(content, recogniser, images) == pytest.approx(0.9 * export.TOLERANCE, abs=1e-5)
+    monkeypatch.setattr(recogniser, "probabilities", lambda images: probabilities(images) + 2 * export.TOLERANCE)
+    with pytest.raises(RunError, match="0 of 20 predictions differ, and probabilities differ by up to 0.0002"):
+        export.verify(content, recogniser, images)
 
 
 def test_a_file_that_opencv_cannot_run_is_refused(exported):
     with pytest.raises(RunError, match="^--export: OpenCV can't run what was exported"):
-        export.compare(exported[1][:500], exported[0], export.noise(exported[0].saved, 2))
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    export.check_packages()
-    monkeypatch.setattr(export, "NEEDS", ("onnx", "onnxfoo", "onnxbar"))
-    with pytest.raises(UserError, match="^--export needs onnxfoo and onnxbar: pip install onnxfoo onnxbar$"):
-        export.check_packages()
+        export.verify(exported[1][:500], exported[0], export.noise(exported[0].saved, 2))
 
 
 # --- export_network ---

@@ -19,9 +19,9 @@ def ending_with(error):
     (RunError("no route"), 1, "no route"),
     (OSError(28, "No space left on device", "output/model.pth"), 1, "output/model.pth: No space left on device"),
     (ImportError("libGL.so.1: cannot open"), 1,
-     "a package is missing or incomplete (libGL.so.1: cannot open); see Troubleshooting in README.md"),
+     "a package is missing or incomplete (libGL.so.1: cannot open); see Troubles in README.md"),
     (RuntimeError("operator torchvision::nms does not exist"), 1,
-     "torch and torchvision don't fit together; see Troubleshooting in README.md"),
+     "torch and torchvision don't fit together; see Troubles in README.md"),
     (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3"), 1,
      "the connection to another rank was lost; torchrun's report names the one that failed first"),
     (MemoryError(), 1, "out of memory; a smaller --batch-size or --width, or fewer --samples, need less"),
@@ -102,7 +102,7 @@ def test_a_rank_that_cannot_be_is_refused(capsys, monkeypatch):
 def test_the_error_of_another_rank_than_0_has_its_number(run_python):
     code = """
 from neural_lib.system import cli, errors
-cli.RANK_0_FIRST = 0.0
+cli.ERROR_DELAY = 0.0
 def main(argv):
     raise errors.RunError("no route")
 raise SystemExit(cli.run(main, "script.py"))

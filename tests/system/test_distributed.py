@@ -132,7 +132,7 @@ def test_the_size_of_each_shard_is_logged(monkeypatch, caplog):
     caplog.set_level("INFO")
     for count, batch_size in ((1, 64), (2, 64), (3, 64), (2, 1), (3, 2)):
         monkeypatch.setattr(distributed, "world_size", lambda count=count: count)
-        distributed.log_shares(batch_size)
+        distributed.log_shard_sizes(batch_size)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "batches of 64 images: 32 in each of 2 processes"),
         ("INFO", "batches of 64 images: 21 or 22 in each of 3 processes"),
@@ -144,7 +144,7 @@ def test_the_size_of_each_shard_is_logged(monkeypatch, caplog):
 def test_an_environment_without_an_address_is_refused(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with (
-        pytest.raises(UserError, match="no address to meet at: MASTER_ADDR None"),
+        pytest.raises(UserError, match="no address of rank 0: MASTER_ADDR None"),
         distributed.process_group(Ranks(0, 2, 0, 2), torch.device("cpu")),
     ):
         pass
@@ -160,7 +160,9 @@ def test_ranks_that_do_not_come_are_waited_for_only_until_the_limit(monkeypatch,
         monkeypatch.setenv(name, str(value))
     start = time.monotonic()
     with (
-        pytest.raises(RunError, match=rf"^rank {rank} of 2 did not meet the others at 127\.0\.0\.1:\d+ in \d+ s \("),
+        pytest.raises(
+            RunError, match=rf"^rank {rank} of 2 could not connect to the other ranks at 127\.0\.0\.1:\d+ in \d+ s \("
+        ),
         distributed.process_group(Ranks(rank, 2, rank, 2), torch.device("cpu")),
     ):
         pass

@@ -129,7 +129,7 @@ sys.exit(cli.run(train.main, "train.py", sys.argv[1:]))
     done = run_python("-c", code, *COMMAND, "--quiet", **variables)
     assert done.returncode == 1
     who, at = f"{'rank 1: ' * rank}rank {rank} of 2", f"127.0.0.1:{variables['MASTER_PORT']}"
-    message = rf"train\.py: error: {who} did not meet the others at {at} in "
+    message = rf"train\.py: error: {who} could not connect to the other ranks at {at} in "
     assert re.match(message, done.stderr) and done.stderr.count("\n") == 1
 
 

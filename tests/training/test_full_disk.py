@@ -13,7 +13,7 @@ import torch
 from outcomes import finished, outcome
 
 from neural_lib import checkpoint
-from neural_lib.evaluation import report
+from neural_lib.evaluation import report, scores
 from neural_lib.system import signals
 from neural_lib.training import state
 from neural_lib.training.state import read_state
@@ -109,9 +109,9 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
 @pytest.mark.parametrize("name", ["plot.png", "report.html", "model.pth"])
 def test_resume_writes_what_is_missing_in_the_end(run_train, full, whole, monkeypatch, name):
     """The disk is full from the end of training on."""
-    score = report.score
+    score = scores.score
     with monkeypatch.context() as patched:
-        patched.setattr(report, "score", lambda *rest: (full(name), score(*rest))[1])
+        patched.setattr(scores, "score", lambda *rest: (full(name), score(*rest))[1])
         assert run_train(*RUN)[0] == 1
     full()
     assert run_train("--resume", "--quiet")[0] == 0

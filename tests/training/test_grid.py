@@ -19,7 +19,7 @@ from outcomes import finished, outcome, read_files
 from test_tensorboard import scalars
 
 from neural_lib import checkpoint, networks
-from neural_lib.evaluation import report, scores
+from neural_lib.evaluation import scores
 from neural_lib.training import loop
 from neural_lib.training.state import TrainingState, read_state
 
@@ -45,7 +45,8 @@ def table_of(stdout: str) -> list[list[str]]:
     return [line.split() for line in stdout.split("the runs, by validation accuracy\n")[1].splitlines()[2:]]
 
 
-def test_table_csv_json_tensorboard_and_model_agree(run_train, figures_drawn):
+@pytest.mark.figures
+def test_table_csv_json_tensorboard_and_model_agree(run_train):
     status, stdout, _ = run_train(*GRID, "--logdir", "runs")
     assert status == 0
     found = rows()
@@ -102,8 +103,7 @@ def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
         scored.append(len(loader.dataset))
         return evaluate(model, loader, *rest, **options)
 
-    for module in (scores, report):
-        monkeypatch.setattr(module, "evaluate", count)
+    monkeypatch.setattr(scores, "evaluate", count)
     status, stdout, stderr = run_train(*GRID, "--quiet")
     assert scored.count(75) == 8 and scored.count(100) == 1  # validation and test images of the digits
     assert (status, stdout) == (0, "") and "points apart" in stderr
@@ -195,7 +195,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
 
     before = read_files("output")
     status, again, _ = run_train(*GRID, "--resume")  # nothing is left to do
-    assert status == 0 and len(begun) == 5 and "output/model.pth: all is trained and tested" in again
+    assert status == 0 and len(begun) == 5 and "output/model.pth: already trained and tested" in again
     assert read_files("output") == before
 
 

@@ -15,7 +15,7 @@ from outcomes import finished, read_files
 import predict
 from neural_lib import checkpoint
 from neural_lib.data import download
-from neural_lib.evaluation import annotate, plots, report
+from neural_lib.evaluation import annotate, plots, report, scores
 from neural_lib.system import cli
 from neural_lib.training import loop
 from neural_lib.training.state import TrainingState, read_state
@@ -99,7 +99,7 @@ def test_a_copy_is_not_scored_in_the_place_of_its_original(trained, capfd):
 
 def test_a_network_that_is_replaced_takes_its_report_with_it(run_train, trained, monkeypatch):
     Path("output/report-mnist.json").touch()
-    monkeypatch.setattr(report, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(scores, "score", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run_train(*RUN, "--seed", 1)[0] == 130
     assert {*os.listdir("output")} == {"checkpoint.pth", "model.pth", "results.csv", "results.json"}
 
@@ -118,7 +118,7 @@ def test_where_no_data_can_be_downloaded_no_folder_is_left(run_train, monkeypatc
         (folder / "half").write_bytes(b"half a file")
         raise OSError("no route to host")
 
-    monkeypatch.setitem(download.FETCHERS, "unreachable", lambda: unreachable)
+    monkeypatch.setitem(download.FETCHERS, "unreachable", unreachable)
     change_kmnist(monkeypatch, sources={"an.example": ("unreachable",)})
     pictures = tmp_path / "photos"
     if exists:

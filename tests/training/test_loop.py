@@ -291,5 +291,5 @@ def test_precision_is_resolved_for_each_run_and_logged_once(monkeypatch, caplog)
     configs = [TrainConfig(precision=precision) for precision in ("auto", "bf16", "auto")]
     assert [each.precision for each in resolve_precision(configs, torch.device("cpu"))] == ["fp32", "bf16", "fp32"]
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
-    assert "precision: fp32 (the cpu isn't known to compute bf16 natively)" in caplog.text
-    assert "--precision bf16: the cpu isn't known to compute it natively; fp32 may be faster" in caplog.text
+    assert "precision: fp32 (the cpu is not known to compute bf16 natively)" in caplog.text
+    assert "--precision bf16: the cpu is not known to compute bf16 natively; fp32 may be faster" in caplog.text

@@ -14,7 +14,7 @@ from neural_lib import checkpoint, networks
 from neural_lib.checkpoint import archive_bytes
 from neural_lib.config import ARCHS, RECIPES
 from neural_lib.data import images
-from neural_lib.evaluation import report, scores
+from neural_lib.evaluation import scores
 from neural_lib.system import signals
 from neural_lib.training import state
 from neural_lib.training.state import STATE_FORMAT, Outputs, TrainingState, read_state
@@ -175,7 +175,7 @@ def test_a_run_that_has_finished_says_so_and_changes_nothing(run_train):
     made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()}
     status, stdout, stderr = run_train("-d", "digits", "--resume", "--target-accuracy", 0.01)
-    assert (status, stderr) == (0, "") and "output/model.pth: all is trained and tested" in stdout
+    assert (status, stderr) == (0, "") and "output/model.pth: already trained and tested" in stdout
     status, _, stderr = run_train("--resume", "--target-accuracy", 1)
     assert status == 1 and "is below --target-accuracy 1.0" in stderr
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path("output").iterdir()} == before
@@ -191,10 +191,10 @@ def test_a_network_that_was_the_best_so_far_is_saved_again_where_it_is_gone(run_
 
 def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
     stderr = interrupted(*DIGITS, "--resume")
-    assert "[WARNING] --resume: nothing was interrupted here, so this is the beginning" in stderr
+    assert "[WARNING] --resume: nothing was interrupted here, so training starts from the beginning" in stderr
     Path("output/checkpoint.pth").unlink()
     stderr = interrupted(*DIGITS, "--resume", count=1)
-    assert "[WARNING] --resume: output/checkpoint.pth is not there, so this is the beginning" in stderr
+    assert "[WARNING] --resume: output/checkpoint.pth is not there, so training starts from the beginning" in stderr
 
 
 def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train):
@@ -292,7 +292,7 @@ def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_trai
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(report, "score", stop)
+        patched.setattr(scores, "score", stop)
         stderr = run_train(*DIGITS)[2]
     best = checkpoint.load("output/model.pth").metrics["epoch"]
     kept = f"output/model.pth keeps epoch {best}, all is trained; the same command with --resume tests and reports it"
@@ -325,11 +325,11 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run
         (changed(device="cuda"), "--device cuda there, cpu here"),
         (changed(config=saved["config"] | {"lr": 0.5}), "of another run: --lr 0.5 there, 0.001 here"),
         (changed(model={}), "doesn't fit together"),
-        (changed(seconds="1"), "a state's own in seconds"),
+        (changed(seconds="1"), "invalid values for seconds"),
         (whole[:-1], "is damaged"),
         (whole[:5000] + b"another" + whole[5007:], "is damaged"),
-        (b"", "is no training state"),
-        (Path("output/model.pth").read_bytes(), "is no training state of train.py"),
+        (b"", "is damaged"),
+        (Path("output/model.pth").read_bytes(), "was not written by train.py"),
     ):
         path.write_bytes(content)
         status, _, stderr = run_train(*DIGITS, "--resume")

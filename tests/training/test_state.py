@@ -175,7 +175,7 @@ def test_a_state_that_does_not_fit_is_refused(saved, name):
 ])  # fmt: skip
 def test_a_file_with_other_types_is_refused(saved, tmp_path, change):
     (tmp_path / "checkpoint.pth").write_bytes(archive_bytes(saved | change, STATE_FORMAT))
-    with pytest.raises(UserError, match=f"something else than a state's own in {', '.join(change)}; delete it"):
+    with pytest.raises(UserError, match=f"invalid values for {', '.join(change)}; delete it"):
         read_state(tmp_path / "checkpoint.pth")
 
 
@@ -183,7 +183,7 @@ def test_a_file_that_lacks_something_is_refused(saved, tmp_path):
     path = tmp_path / "checkpoint.pth"
     for name in TYPES:
         path.write_bytes(archive_bytes({key: saved[key] for key in saved if key != name}, STATE_FORMAT))
-        with pytest.raises(UserError, match=f"something else than a state's own in {name}; "):
+        with pytest.raises(UserError, match=f"invalid values for {name}; "):
             read_state(path)
 
 
@@ -204,7 +204,7 @@ def outputs_of(folder, configs: list[TrainConfig]) -> Outputs:
     """The outputs of a command that goes on with the state in `folder`."""
     manager = RunManager({"lr": [config.lr for config in configs]}, folder, [config.to_dict() for config in configs])
     paths = {"resume_from": folder / "checkpoint.pth", "state": folder / "checkpoint.pth", "model": folder / "m.pth"}
-    return Outputs(SimpleNamespace(configs=configs, **paths), manager)
+    return Outputs(SimpleNamespace(configs=configs, is_resume=False, **paths), manager)
 
 
 def test_a_state_is_matched_to_its_run_and_refused_for_others(saved, tmp_path):

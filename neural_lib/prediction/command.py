@@ -1,0 +1,69 @@
+"""What predict.py checks before torch is loaded: the model file, the output, the pictures and the display."""
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+
+from neural_lib.evaluation import annotate
+from neural_lib.prediction import draw, pictures
+from neural_lib.records import ReportFiles, owner_of
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
+
+EXPORT_PACKAGES = ("onnx", "onnxscript")
+SHOWING = ("test images", "pictures")  # modes in which --show opens windows
+
+
+def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
+    """The path that the command writes to, or None; the pictures to read; True if windows are to be opened.
+
+    args: as predict.py has parsed them. Raises UserError if something doesn't fit.
+    """
+    check_input(args.model, "--model", "train a network first, with train.py")
+    show = _check_display(args)
+    output = _check_output(args)
+    found = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
+    if args.mode == "pictures" and output:
+        inputs = {os.path.realpath(each) for each in found.files}
+        for page in annotate.page_paths(output, len(found.files)):
+            if os.path.realpath(page) in inputs:
+                raise UserError(f"--output {page}: is one of the pictures to recognise; choose another name")
+            remove_abandoned(check_output(page, "--output", annotate.SUFFIXES))
+    return output, found, show
+
+
+def _check_output(args: argparse.Namespace) -> Path | None:
+    """The path that the command writes to, or None. Raises UserError if nothing can be written there."""
+    if args.evaluate:
+        model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
+        if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
+            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
+        return check_output_folder(args.output or model.parent, "--output")
+    if args.draw:
+        return check_output_folder(args.output or "output", "--output")
+    if args.export:
+        if missing := [name for name in EXPORT_PACKAGES if importlib.util.find_spec(name) is None]:
+            raise UserError(f"--export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        return check_output(args.export, "--export", (".onnx",))
+    if args.json and not args.output:
+        return None
+
+    path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
+    if path in ReportFiles.of_all_data_sets(path.parent):
+        raise UserError(f"--output {path}: is where a picture of the report goes; choose another name")
+    remove_abandoned(path)
+    return path
+
+
+def _check_display(args: argparse.Namespace) -> bool:
+    """True if windows are to be opened. Raises UserError if one is asked for and there is no display."""
+    wanted = args.draw or args.show and args.mode in SHOWING
+    if not wanted and (args.show is False or args.json or args.mode not in SHOWING):
+        return False
+    show = draw.is_display_available()
+    if args.draw and not show:
+        raise UserError("--draw: no display here to open a window on; give picture files instead")
+    if wanted and not show:
+        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
+    return show
