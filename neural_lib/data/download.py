@@ -106,7 +106,7 @@ def from_openml(folder: Path, name: str, version: int, image_shape: tuple[int, .
     """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 
     That order, like whether the content is the official one, is a guess until the checksums of all files are checked.
-    parser="liac-arff" needs no pandas and, for 70,000 rows, under a minute (tests/data/test_real_data.py, -m slow).
+    parser="liac-arff" needs no pandas; 70,000 rows take it about a minute.
     """
     from sklearn.datasets import fetch_openml
 
