@@ -159,7 +159,7 @@ class Checkpoint:
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
                 raise ValueError(f"it tells {outputs} classes apart, and {len(self.classes)} are named")
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
                 f"{textwrap.shorten(str(error), 200)}; train it again"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from neural_lib.config import ARCHS
+from neural_lib.system.errors import UserError
 
 
 def build_network(arch: str, **arch_args) -> nn.Module:
@@ -13,11 +14,15 @@ def build_network(arch: str, **arch_args) -> nn.Module:
 
     Every network maps images (N, C, H, W) to log-probabilities (N, classes). channels_last is only a memory layout: it
     changes no value of the state_dict, and convolutions on the CPU are faster in it.
-    Raises KeyError for an unknown name, TypeError or ValueError for arguments that the network does not take.
+    Raises KeyError for an unknown name, TypeError for arguments that the network does not take, and UserError for
+    values that it can't have, such as an image size that is too small.
     """
     module, name = ARCHS[arch]
     network = getattr(import_module(module), name)
-    return network(**arch_args).to(memory_format=torch.channels_last)
+    try:
+        return network(**arch_args).to(memory_format=torch.channels_last)
+    except ValueError as error:
+        raise UserError(f"--arch {arch}: {error}") from None
 
 
 class LeNetSlim(nn.Module):

@@ -161,7 +161,7 @@ class Records:
         return format_values(self.label(run))
 
     def derived(self, run: int) -> dict:
-        """The other hyper-parameters that vary between runs, derived from these, such as a recipe's for a network."""
+        """This run's values of what varies besides `swept`, such as what a recipe has for its network."""
         own = self.hyperparameters[run - 1]
         return {name: own[name] for name in self.varying if name not in self.swept}
 
@@ -325,7 +325,7 @@ class ReportFiles:
 
     @staticmethod
     def of_all_data_sets(folder: Path) -> list[Path]:
-        """The paths of all reports that may be in a folder, one set per data set."""
+        """The paths that reports in a folder can have, whether they exist or not: one set for each data set."""
         suffixes = ["", *(f"-{dataset}" for dataset in DATASETS)]
         return [_with_suffix(folder / name, suffix) for name in REPORT_NAMES for suffix in suffixes]
 

@@ -21,23 +21,28 @@ if TYPE_CHECKING:
 TRAIN_SIZE, TEST_SIZE = 600, 100  # 6 to 1, as KMNIST's 60,000 and 10,000
 
 
-def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (count, 28, 28) and labels (count,): a bright bar on noise; its place depends on the class."""
+def make_images(count: int, seed: int, classes: int = 10, size: int = 28) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (count, size, size) and labels (count,): a bright bar on noise; its place depends on the class.
+
+    In smaller images, or of more classes, some bars are outside.
+    """
     generator = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.uint8) % 10
-    images = generator.integers(0, 60, size=(count, 28, 28), dtype=np.uint8)
+    labels = (np.arange(count) % classes).astype(np.uint8)
+    images = generator.integers(0, 60, size=(count, size, size), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
-        row, column = 4 + 12 * (label // 5), 2 + 5 * (label % 5)
+        row, column = 4 + 12 * int(label // 5), 2 + 5 * int(label % 5)
         image[row : row + 9, column : column + 4] += 180
     order = generator.permutation(count)
     return images[order], labels[order]
 
 
-def make_files(train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE) -> dict[str, bytes]:
-    """The four idx files of a made-up KMNIST, by their official names."""
+def make_files(
+    train_size: int = TRAIN_SIZE, test_size: int = TEST_SIZE, classes: int = 10, size: int = 28
+) -> dict[str, bytes]:
+    """The four idx files of a made-up KMNIST, or of one with other classes and pixels, by their official names."""
     files = {}
     for part, count, seed in (("train", train_size, 0), ("t10k", test_size, 1)):
-        images, labels = make_images(count, seed)
+        images, labels = make_images(count, seed, classes, size)
         files[f"{part}-images-idx3-ubyte"] = idx_bytes(images)
         files[f"{part}-labels-idx1-ubyte"] = idx_bytes(labels)
     return files
@@ -61,22 +66,22 @@ RECONSTRUCT = np.empty(0).__reduce__()[0]  # a private function of NumPy's, and 
 CIFAR_BATCH_SIZE = 60  # images in each of the five training batches and in the test batch
 
 
-def make_colour_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def make_colour_images(count: int, seed: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images (count, 3, 32, 32) and labels (count,): a bar on noise; its place and colour depend on the class."""
     generator = np.random.default_rng(seed)
-    labels = np.arange(count) % 10
+    labels = np.arange(count) % classes
     images = generator.integers(0, 60, size=(count, 3, 32, 32), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
         column = 3 + 6 * (label % 5)
-        image[2 * (label // 5), 8:24, column : column + 4] += 180  # red or blue
+        image[2 * (label // 5 % 2), 8:24, column : column + 4] += 180  # red or blue
     order = generator.permutation(count)
     return images[order], labels[order]
 
 
-def make_cifar_batches(batch_size: int = CIFAR_BATCH_SIZE) -> dict[str, bytes]:
+def make_cifar_batches(batch_size: int = CIFAR_BATCH_SIZE, classes: int = 10) -> dict[str, bytes]:
     """The six batches of a made-up CIFAR-10, by their official names."""
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    return {name: cifar_batch(*make_colour_images(batch_size, seed)) for seed, name in enumerate(names)}
+    return {name: cifar_batch(*make_colour_images(batch_size, seed, classes)) for seed, name in enumerate(names)}
 
 
 def cifar_batch(images: np.ndarray, labels: np.ndarray) -> bytes:

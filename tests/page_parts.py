@@ -9,7 +9,7 @@ import torch
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.evaluation.report import Report
 from neural_lib.evaluation.scores import Scores
-from neural_lib.records import Records, ReportFiles
+from neural_lib.records import MEASURES, Records, ReportFiles
 from neural_lib.system.files import Writer
 from neural_lib.training.runs import RunManager
 
@@ -43,7 +43,7 @@ def write_grid(folder: Path, epochs: int = 3) -> RunManager:
         names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_f1")
         rows = [dict(zip(names, (1 - each, each + 0.02, 1.1 - each, each, each - 0.01), strict=True)) for each in score]
         durations = [{"epoch_duration": 1.5, "run_duration": 1.5 * epoch} for epoch in range(1, epochs + 1)]
-        rows = [row | duration for row, duration in zip(rows, durations, strict=True)]
+        rows = [dict.fromkeys(MEASURES) | row | duration for row, duration in zip(rows, durations, strict=True)]
         records.begin_run(records.runs[number - 1], rows=rows)
         records.end_run()
     for run in records.runs[4:]:

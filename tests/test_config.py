@@ -44,7 +44,7 @@ def choices() -> dict[str, tuple]:
         ("schedule", ["cosine"]),
         ("precision", ["fp16"]),
         ("flip", [1, "on"]),
-        ("monitor", ["precision"]),
+        ("monitor", ["something"]),
         ("patience", [-1, 1.5, True]),
         ("width", [-1, 0.5, 1025]),
     ],

@@ -280,7 +280,7 @@ def test_ctrl_c_ends_it_with_one_line(page, recognise, monkeypatch):
 @pytest.mark.parametrize("arguments, warning", [
     (["nowhere.png"], "[WARNING] nowhere.png: can't be read (No such file or directory)"),
     (["scans/blank.png"], "blank.png: no ink found"),
-    (["scans/notes.txt"], "notes.txt: is none of PNG, "),
+    (["scans/notes.txt"], "notes.txt: is not a PNG, "),
     (["empty"], "[WARNING] empty: holds no picture (.png, "),
 ])  # fmt: skip
 def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, warning):

@@ -24,6 +24,7 @@ from neural_lib.data.images import ImageTensors, Normalisation, load_images, mak
 from neural_lib.evaluation import plots, report
 from neural_lib.evaluation.scores import evaluate
 from neural_lib.networks import build_network
+from neural_lib.records import TITLES
 from neural_lib.system import devices
 from neural_lib.training import loop
 from neural_lib.training.command import build_configs
@@ -45,8 +46,11 @@ def test_the_command_line_makes_a_model_and_a_plot(run_script, tmp_path):
     done = run_script("train.py", *small, *outputs, **environment)
     assert done.returncode == 0, done.stderr
     table = done.stdout.split("training the network")[1].splitlines()[1:3]
-    assert re.fullmatch(r" +epoch +train loss +train acc +val loss +val acc +seconds", table[0])
-    assert re.fullmatch(r" +1/1( +\d\.\d{4}){4} +\d+\.\d  \*", table[1])
+    more = len(TITLES) - 5  # figures besides the four below and F1, which is not monitored
+    titles = [title for column, title in TITLES.items() if column != "val_f1"]
+    assert titles[:4] == ["train loss", "train acc", "val loss", "val acc"]
+    assert re.split(" {2,}", table[0].strip()) == ["epoch", *titles, "seconds"]
+    assert re.fullmatch(rf" +1/1( +\d\.\d{{4}}){{4}}( +\S+){{{more}}} +\d+\.\d  \*", table[1])
     assert len(table[0]) == len(table[1].removesuffix("  *"))
     assert "total time taken to train the model: " in done.stdout
     assert "macro avg" in done.stdout and re.search(r"test accuracy: 0\.\d{4}", done.stdout)

@@ -37,7 +37,7 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
     if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
         raise UserError(
             f"{', '.join(map(str, wrong))}: damaged, or not the official file (its sha256 differs); "
-            "delete it, and the next run downloads it again"
+            "delete it, and the next run downloads it again if it can"
         )
     if missing:
         _download(folder, sha256, missing, sources)
@@ -65,8 +65,8 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
     except OSError as error:
         raise DownloadError(f"nothing can be put into {folder} ({error.strerror}); choose another --data") from None
     raise DownloadError(
-        f"no source delivered the files ({'; '.join(failures)}); put {', '.join(missing)} (not gzipped) into {folder} "
-        "by hand, or name the folder where the data sets are with --data"
+        f"no source delivered the files ({'; '.join(failures) or 'none is known'}); put {', '.join(missing)} (not "
+        f"gzipped) into {folder} by hand, or name the folder where the data sets are with --data"
     )
 
 
@@ -106,7 +106,7 @@ def from_openml(folder: Path, name: str, version: int, image_shape: tuple[int, .
     """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
 
     That order, like whether the content is the official one, is a guess until the checksums of all files are checked.
-    parser="liac-arff" needs no pandas; 70,000 rows take it about a minute.
+    Returns `folder`. scikit-learn's parser "liac-arff" needs no pandas; 70,000 rows take it about a minute.
     """
     from sklearn.datasets import fetch_openml
 

@@ -198,7 +198,7 @@ class ImageTensors(Dataset):
 
 
 def split(dataset: ImageTensors, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
-    """The part to train on and the part to validate on, drawn from the config's seed as the tutorial draws them."""
+    """The images to train on, a share of config.train_split, and those to validate on, drawn by the config's seed."""
     generator = torch.Generator().manual_seed(config.seed)
     parts = random_split(range(len(dataset)), config.split_sizes(len(dataset)), generator)
     return tuple(ImageTensors(*dataset[part.indices], dataset.images.device) for part in parts)

@@ -133,7 +133,7 @@ class Report:
             return difference, f"{scatter}, so chance may explain that"
         if self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
-        chosen = "what validation chose looks best there, or the test images are harder"
+        chosen = "the epoch was chosen on validation images, or the test images are harder"
         why = chosen if difference > 0 else "the test images are easier"
         return difference, f"{scatter}, so chance alone hardly explains that: {why}"
 

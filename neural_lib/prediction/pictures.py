@@ -132,7 +132,8 @@ def _picture_errors() -> Iterator[None]:
     except PictureError:
         raise
     except UnidentifiedImageError:
-        raise PictureError(f"is none of {', '.join(FORMATS)}; convert it to one of these") from None
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise PictureError(f"is not a {formats} file; convert it to one of these") from None
     except Image.DecompressionBombError:  # at the limit of Pillow's own, before there is a size to look at
         raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:

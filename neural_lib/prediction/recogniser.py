@@ -74,7 +74,7 @@ class Failure(NamedTuple):
 
 
 class Recogniser:
-    """The network of a checkpoint on a device; reads pictures as predict.py does.
+    """A trained network that reads pictures as predict.py does; Recogniser.load makes one from a model file.
 
     Raises UserError if the checkpoint's parts don't fit together, or its data set isn't known here.
     """

@@ -1,7 +1,7 @@
 """Several processes (ranks) that torchrun starts on the same program: all of torch.distributed that the project uses.
 
 Each rank takes its shard of every batch; gradients and scores are summed over the ranks. Only rank 0 downloads, logs,
-draws and writes. With one process every function here is the identity.
+draws and writes. With one process they change nothing: rank 0 of 1.
 """
 
 import contextlib

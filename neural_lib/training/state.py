@@ -364,6 +364,8 @@ class Outputs:
         """What is saved and how to go on, to follow "interrupted" in a message; same: how to repeat the command."""
         run = "run {}, " if self.manager.count > 1 else ""
         model = f"; {self.command.model} was not written"
+        if not self.model and self.command.model.exists():
+            model = f"; {self.command.model} still holds the network that was there before"
         if self.model:
             model = f"; {self.command.model} keeps {run.format(self.model[0])}epoch {self.model[1]}"
         if len(self.manager.finished) == self.manager.count:

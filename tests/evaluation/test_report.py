@@ -160,7 +160,7 @@ def test_the_heading_counts_the_mistakes(write, tmp_path, labels, text):
 
 @pytest.mark.parametrize("validation, right, count, dataset, meaning", [
     (0.94, 270, 300, "digits", "test accuracy has a standard error of 1.8 points, so chance may explain that"),
-    (0.98, 270, 300, "digits", "so chance alone hardly explains that: what validation chose looks best there"),
+    (0.98, 270, 300, "digits", "so chance alone hardly explains that: the epoch was chosen on validation images"),
     (0.80, 270, 300, "digits", "so chance alone hardly explains that: the test images are easier"),
     (0.98, 9000, 10000, "kmnist", "KMNIST's test images differ in distribution from its training images"),
     (0.80, 9000, 10000, "kmnist", "on 10,000 images test accuracy has a standard error of 0.3 points, so chance alone"),

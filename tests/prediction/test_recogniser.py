@@ -88,7 +88,7 @@ def test_the_error_about_a_file_names_it(recogniser, seven, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     blank = write(tmp_path, np.full((50, 50), 255, np.uint8), "blank.png")
     for path, reason in (
-        (tmp_path / "nowhere.png", "No such file"), (tmp_path / "text.png", "is none of PNG"), (blank, "no ink found"),
+        (tmp_path / "nowhere.png", "No such file"), (tmp_path / "text.png", "is not a PNG"), (blank, "no ink found"),
     ):  # fmt: skip
         for given in (path, [seven, str(path)]):
             with pytest.raises(PictureError) as caught:

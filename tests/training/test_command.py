@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
-from neural_lib.config import RECIPES, TrainConfig, format_value, option_name
+from neural_lib.config import RECIPES, TrainConfig, add_hyperparameters, format_value, option_name
 from neural_lib.records import MEASURES, Records
 from neural_lib.system import cli
 from neural_lib.system.errors import UserError
@@ -21,13 +22,16 @@ def configs(*arguments: object) -> list[TrainConfig]:
     return build_configs(train.parse_args([str(argument) for argument in arguments]))
 
 
-def test_every_hyper_parameter_has_an_option():
+def test_every_hyper_parameter_has_an_option_and_there_is_no_other():
     names = [field.name for field in fields(TrainConfig) if field.name != "dataset"]
     for name in names:
         value = getattr(TrainConfig(), name)
         given = train.parse_args([option_name(name), format_value(value)])
         assert given.params == {name: [value]}
-    assert len(names) == 22
+    parser = argparse.ArgumentParser(add_help=False)
+    add_hyperparameters(parser)
+    options = re.findall(r"^  (?:-\w.*?, )?(--[a-z][a-z-]*)", parser.format_help(), re.MULTILINE)
+    assert options == ["--recipe", *map(option_name, names)]
 
 
 def test_no_option_is_one_run_with_the_defaults():

@@ -9,7 +9,7 @@ from torch import nn
 from neural_lib.data.images import ImageTensors, Normalisation, make_loader
 from neural_lib.evaluation.scores import Scores
 from neural_lib.networks import build_network
-from neural_lib.records import MEASURES
+from neural_lib.records import MEASURES, TITLES
 from neural_lib.training import tensorboard
 from neural_lib.training.tensorboard import LONGEST_NAME, TensorBoard, folder_name
 
@@ -65,8 +65,11 @@ def test_the_folder_is_named_after_the_hyper_parameters(folder):
 
 
 def test_training_and_validation_share_a_chart(folder):
-    assert read(folder / "train").Tags()["scalars"] == ["loss", "accuracy"]
-    assert read(folder / "val").Tags()["scalars"] == ["loss", "accuracy", "f1"]
+    tags = {part: read(folder / part).Tags()["scalars"] for part in ("train", "val")}
+    assert [f"{part}_{name}" for part, names in tags.items() for name in names] == sorted(
+        TITLES, key=lambda column: column.startswith("val_")
+    )
+    assert {"loss", "accuracy"} <= set(tags["train"]) and {"loss", "accuracy", "f1"} <= set(tags["val"])
     assert scalars(folder / "val", "accuracy") == [(1, 0.5), (2, 0.75), (3, 0.25)]
     assert scalars(folder / "train", "loss") == [(epoch, pytest.approx(epoch / 10)) for epoch in (1, 2, 3)]
 
