@@ -102,7 +102,7 @@ def train_run(args: argparse.Namespace, outputs, data, images, number: int, resu
     state = TrainingState(config, model, optimizer, scheduler, data.fingerprint)
     if manager.count == 1:
         log.info("initialized the %s model", config.arch)
-        log.info("%d images to train on, %d to validate", len(train_set), len(val_set))
+        log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
     if resumed:
         state.load_state_dict(resumed)
         if state.epoch > config.epochs:
@@ -218,7 +218,8 @@ def main(argv=None) -> int:
     configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
     check_fit(configs, DATASETS[data.dataset])
     images = ImageTensors(*data.train, device)
-    log.info("%d images to train on and to validate, %d to test", len(images), len(data.test.images))
+    counts = (f"{len(images):,}", f"{len(data.test.images):,}")
+    log.info("%s images to train on and to validate, %s to test", *counts)
 
     # ---- the runs: one for each combination of the values given, which most often is one
     requested, folder = [config.to_dict() for config in command.configs], command.model.parent if is_main else None

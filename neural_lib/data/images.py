@@ -165,7 +165,7 @@ def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray
 
 
 def read_digits(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits, 8x8 pixels of 0..16, enlarged; the last 297 are the test part, always the same ones."""
+    """Images (N, 1, 28, 28) and labels (N,) of scikit-learn's digits, 8x8 enlarged; the last 297 are the test part."""
     from sklearn.datasets import load_digits  # nearly a second, and only this data set needs it
 
     pixels, labels = load_digits(return_X_y=True)

@@ -128,7 +128,7 @@ def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = N
     content = to_onnx(recogniser)
     with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
         greatest = verify(content, recogniser, images, bar.update)
-    figures = (len(images), which, greatest)
-    log.info("the same labels in OpenCV's dnn for %d %s; probabilities differ by at most %.0e", *figures)
+    figures = (f"{len(images):,}", which, greatest)
+    log.info("the same labels in OpenCV's dnn for %s %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
     log.info("wrote %s: %s -> %s; mean and std are in its metadata", path, INPUT, OUTPUT)

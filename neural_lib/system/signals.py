@@ -27,10 +27,10 @@ class StoppedBetweenSteps(Stopped):
 
 
 class GracefulStop:
-    """A block in which a signal takes effect only when `check` is called, between two steps.
+    """A block in which a signal takes effect only in `check`, between two steps, which raises StoppedBetweenSteps.
 
-    A second signal ends the process immediately. Under a launcher, which repeats signals, later ones are handled by
-    raise_on_signals(launched=True).
+    A second signal ends the process immediately. A launcher such as torchrun repeats signals; there later ones don't,
+    unless they come more than REPEATED_WITHIN seconds after the first (raise_on_signals).
     """
 
     def __init__(self) -> None:

@@ -138,7 +138,7 @@ def test_the_file_is_written_once_it_was_compared_on_the_images(exported, export
 
 def test_without_test_images_it_is_compared_on_noise(exported, export_to, caplog):
     caplog.set_level(logging.INFO)
-    assert export_to(exported[0]).exists() and "for 1000 images of noise (no KMNIST here)" in caplog.text
+    assert export_to(exported[0]).exists() and "for 1,000 images of noise (no KMNIST here)" in caplog.text
 
 
 def test_a_file_that_differs_is_not_written(export_to, tmp_path):
