@@ -168,7 +168,7 @@ def train_run(args: argparse.Namespace, outputs, data, images, number: int, resu
 
 
 # ----------------------------------------------------------------------------
-# all of it
+# the command: arguments, data, runs, test
 
 
 def misses_target(accuracy: float, target: float | None) -> bool:
@@ -289,7 +289,7 @@ def main(argv=None) -> int:
             is_complete = manager.save() and is_complete
         status = 1 if not is_complete or is_missed or manager.failures else 0
         files = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
-        report.log_written([path for path in files if path in outputs.writer.written])
+        report.log_written([path for path in files if outputs.writer.is_written(path)])
     return distributed.broadcast(status)  # after which the other ranks may end
 
 

@@ -101,9 +101,8 @@ class Records:
         self.hyperparameters = self.requested  # as they are recorded, once they are resolved
         first, *others = self.requested
         self.varying = [name for name in first if any(other[name] != first[name] for other in others)]
-        self.swept = [
-            name for name in params or first if name in self.varying
-        ]  # the other varying ones are derived from these by the recipe
+        # of those that vary, the ones that were given; the recipe derives the others from them
+        self.swept = [name for name in params or first if name in self.varying]
         self.monitor = first.get("monitor", "accuracy")
         self.rows_of: dict[int, list[dict]] = {}  # run: its rows, an epoch each
         self.finished: list[int] = []

@@ -1,6 +1,6 @@
 """torchvision's ResNet-18, changed for small images; He et al. 2016, Deep residual learning, arXiv:1512.03385.
 
-A module of its own: importing torchvision takes longer than importing torch.
+A module of its own: importing torchvision takes another second.
 """
 
 from torch import Tensor, nn

@@ -36,7 +36,7 @@ from neural_lib.evaluation.scores import (
     score,
     standard_error,
 )
-from neural_lib.records import REPORT_FORMAT, Records, ReportFiles, figure_text, json_text
+from neural_lib.records import REPORT_FORMAT, TITLES, Records, ReportFiles, figure_text, json_text
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
 
@@ -140,7 +140,7 @@ class Report:
     # --- on the terminal ---
 
     def log(self) -> None:
-        """Log precision, recall and F1 of each class, the most frequent confusions, and the accuracy."""
+        """Log precision, recall and F1 of each class, and the most frequent confusions."""
         names = self.saved.classes
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
@@ -195,11 +195,8 @@ class Report:
         mistakes = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MISTAKES_ON_PAGE)
         uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
         number = {index: place for place, index in enumerate(uris)}
-        names, scales, (gap, meaning) = (
-            [saved.display_name(label) for label in range(len(matrix))],
-            _scales(matrix),
-            self.gap,
-        )
+        names = [saved.display_name(label) for label in range(len(matrix))]
+        scales, (gap, meaning) = _scales(matrix), self.gap
         return _environment.get_template("report.html.jinja").render(
             saved=saved,
             training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of old files
@@ -271,7 +268,7 @@ def evaluate_model(
     log.info("test accuracy: %.4f", report.scores.accuracy)
     report.write(files, writer)
     is_complete = writer.finish()
-    log_written([path for path in files if path in writer.written])
+    log_written([path for path in files if writer.is_written(path)])
     return is_complete
 
 
@@ -426,10 +423,10 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
     table.add_column("run", justify="right")
     for title in columns:
         table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
-    measures = {"val acc": "val_accuracy", "val loss": "val_loss", "train acc": "train_accuracy"}
+    measures = ["val_accuracy", "val_loss", "train_accuracy"]
     if records.monitor == "f1":
-        measures = {"val f1": "val_f1", **measures}
-    for title in (*measures, "epoch", "seconds"):
+        measures = ["val_f1", *measures]
+    for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
 
     def own(run: int) -> list[str]:
@@ -442,7 +439,7 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
     for run in records.ranked()[:MAX_ROWS]:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
-        figures = [figure_text(row[name]) for name in measures.values()]
+        figures = [figure_text(row[name]) for name in measures]
         table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
     for run in sorted(records.failures)[:MAX_ROWS]:
         table.add_row(str(run), *own(run), "failed")

@@ -106,8 +106,8 @@ class AnswerTable:
         path = printable(answer.path)
         while cell_len(path) > self.path_width:  # the end of a path says more than its beginning
             path = "..." + path.removeprefix("...")[1:]
-        rest = ", ".join(f"{self.names[each.index]} {each.probability:.1%}" for each in answer.top[1:])
-        line = self._line(path, self.names[answer.top[0].index], f"{answer.probability:.1%}")
+        rest = ", ".join(f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in answer.top[1:])
+        line = self._line(path, self.names[answer.top[0].index], annotate.percent(answer.probability))
         titles = self._line("picture", "label", "probability") + ("  next best" if self.others_width else "")
         head = "" if self.has_head else f"{titles}\n {'-' * (len(titles) - 1)}\n"
         self.has_head = True

@@ -152,9 +152,8 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     if image.mode not in ("I", "F"):
         return image
     values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    full = next(
-        (each for each in (1, 255, 65_535) if values.max() <= each), values.max()
-    )  # only the values show the range
+    # only the values show the range
+    full = next((each for each in (1, 255, 65_535) if values.max() <= each), values.max())
     return Image.fromarray((values.clip(0) * (255 / full)).round().astype(np.uint8))
 
 

@@ -121,14 +121,14 @@ class Recogniser:
     ) -> Iterator[Answer | Failure]:
         """The answers to pictures, in their order and in batches; on_read is called after each picture was read."""
         for first in range(0, len(pictures), BATCH_SIZE):
-            results: list[Answer | Failure] = []
+            results: list[tuple[Path | None, np.ndarray] | Failure] = []  # path and thumbnail, or why not
             images = []
             for each in pictures[first : first + BATCH_SIZE]:
                 path = None if isinstance(each, np.ndarray) else Path(each)
                 try:
                     pixels = read_picture(each)
                     images.append(torch.from_numpy(ink.prepare(pixels, self.info, invert)))
-                    results.append(Answer([], np.empty(0), path, _thumbnail(pixels)))
+                    results.append((path, _thumbnail(pixels)))
                 except PictureError as error:
                     results.append(Failure(path, str(error)))
                 on_read()
@@ -136,10 +136,11 @@ class Recogniser:
                 batch, _ = convert(torch.stack(images), len(self.saved.mean), self.saved.image_size)
                 read = iter(zip(batch, self.probabilities(batch), strict=True))
             for each in results:
-                if isinstance(each, Answer):
+                if isinstance(each, Failure):
+                    yield each
+                else:
                     image, probabilities = next(read)
-                    each = replace(each, top=self.candidates(probabilities, top), seen=pixels_of(image))
-                yield each
+                    yield Answer(self.candidates(probabilities, top), pixels_of(image), *each)
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""

@@ -208,6 +208,10 @@ class Writer:
             self.written[what] = label
         return True
 
+    def is_written(self, path: Path) -> bool:
+        """True if a file holds what was to be written last."""
+        return path in self.written and path not in self.pending
+
     def retry(self, level: int = logging.WARNING) -> None:
         """Try once more what failed."""
         for what, (act, label) in list(self.pending.items()):

@@ -49,11 +49,11 @@ class Command:
     logdir: Path | None
     report: ReportFiles
     about: dict  # recorded in the model file: Checkpoint.training
+    is_resume: bool  # whether --resume was given
     is_finished: bool = False  # whether nothing is left to do
     is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
     earlier: dict | None = None  # what results.json says, if the command goes on with it
     resume_from: Path | None = None  # the training state to go on from
-    is_resume: bool = False  # whether --resume was given
     options: dict = field(default_factory=dict)  # recorded in results.json
 
 
@@ -76,8 +76,9 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     launcher = ["torchrun", "--nproc-per-node", str(ranks.local_world_size)] if ranks.world_size > 1 else ["python"]
     about = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
     recipe, data_dir = args.recipe or DEFAULT_RECIPE, args.data or "data"
-    command = Command(args.params, configs, recipe, data_dir, model, plot, state, logdir, report, about)
-    command.is_resume = bool(args.resume)
+    command = Command(
+        args.params, configs, recipe, data_dir, model, plot, state, logdir, report, about, bool(args.resume)
+    )
     if args.resume:
         _resume(command, args, records)
     else:

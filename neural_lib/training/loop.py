@@ -86,7 +86,7 @@ def train_one_epoch(
 ) -> bool:
     """Train on each batch of a loader once, from state.step on; True if the epoch's last batch is done.
 
-    loader: of loaders.make_loader, this rank's shards. model: state's, or its replica over the ranks. loss_fn: the sum
+    loader: of images.make_loader, this rank's shards. model: state's, or its replica over the ranks. loss_fn: the sum
     over a batch. most_steps: after which it returns; 0: none. state.sums are the epoch's scores so far. Raises Stopped
     after the step in which any rank received a signal, and DivergedError, at most FINITE_CHECK_STEPS late, if the
     loss is not finite.

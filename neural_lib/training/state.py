@@ -360,8 +360,8 @@ class Outputs:
                 with contextlib.suppress(OSError):
                     self.command.state.unlink()
 
-    def summary(self, same: str) -> str:
-        """What is saved and how to go on, to follow "interrupted" in a message; same: how to repeat the command."""
+    def summary(self, resume_command: str) -> str:
+        """What is saved and how to go on, to follow "interrupted" in a message."""
         run = "run {}, " if self.manager.count > 1 else ""
         model = f"; {self.command.model} was not written"
         if not self.model and self.command.model.exists():
@@ -369,8 +369,8 @@ class Outputs:
         if self.model:
             model = f"; {self.command.model} keeps {run.format(self.model[0])}epoch {self.model[1]}"
         if len(self.manager.finished) == self.manager.count:
-            return f"{model}, all is trained; {same} tests and reports it"
+            return f"{model}, all is trained; {resume_command} tests and reports it"
         if self.state:
             number, epoch, step = self.state
-            return f"{model}; {same} goes on with {run.format(number)}epoch {epoch}, step {step}"
-        return f"{model}; {same} goes on" if self.manager.finished else model
+            return f"{model}; {resume_command} goes on with {run.format(number)}epoch {epoch}, step {step}"
+        return f"{model}; {resume_command} goes on" if self.manager.finished else model

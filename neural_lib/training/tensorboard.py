@@ -20,7 +20,7 @@ from neural_lib.evaluation.plots import plot_confusion
 from neural_lib.evaluation.scores import Scores, confusion_matrix
 from neural_lib.records import TITLES
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import atomic_write, locked
+from neural_lib.system.files import locked, write_file
 
 log = logging.getLogger(__name__)
 SAMPLES = 32  # images shown of each run
@@ -81,8 +81,7 @@ class TensorBoard:
         for part in () if keep else ("", "train", "val"):
             for stale in (folder / part).glob(EVENT_FILES):
                 stale.unlink()
-        with atomic_write(described) as handle:
-            handle.write(own.encode())
+        write_file(described, own.encode)
         return folder
 
     def _add_images(self, images: Tensor) -> None:
