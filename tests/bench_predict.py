@@ -27,8 +27,9 @@ import drawn
 import numpy as np
 import torch
 
+from neural_lib.data import ink
 from neural_lib.data.images import load_images
-from neural_lib.prediction import PictureError, Recogniser, draw, ink
+from neural_lib.prediction import PictureError, Recogniser, draw
 from neural_lib.prediction.recogniser import convert
 from neural_lib.system import devices
 

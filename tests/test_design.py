@@ -22,8 +22,8 @@ HEAVY = {"sklearn", "torchvision", "tensorboard", "onnx"}  # or optional; these 
 WITHOUT_TORCH = (  # for --help and for refusals that come at once
     "train", "predict", "neural_lib.config", "neural_lib.records", "neural_lib.data.catalog",
     "neural_lib.evaluation.annotate", "neural_lib.training.command", "neural_lib.training.runs",
-    "neural_lib.prediction", "neural_lib.prediction.command", "neural_lib.prediction.draw", "neural_lib.prediction.ink",
-    "neural_lib.prediction.pictures", "neural_lib.system.cli", "neural_lib.system.environment",
+    "neural_lib.prediction", "neural_lib.prediction.command", "neural_lib.prediction.draw", "neural_lib.data.ink",
+    "neural_lib.data.pictures", "neural_lib.system.cli", "neural_lib.system.environment",
     "neural_lib.system.errors", "neural_lib.system.files", "neural_lib.system.signals",
 )  # fmt: skip
 

@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from neural_lib.data.pictures import PictureError
 from neural_lib.evaluation import annotate
-from neural_lib.prediction.pictures import PictureError
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import write_file
 

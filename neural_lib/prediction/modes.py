@@ -15,9 +15,9 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import DownloadError
 from neural_lib.data.images import Images, load_images, pixels_of
+from neural_lib.data.pictures import Found, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
-from neural_lib.prediction.pictures import Found, printable
 from neural_lib.prediction.recogniser import Answer, Failure, Recogniser, convert
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
+from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Normalisation, pixels_of
+from neural_lib.data.pictures import PictureError, read_picture
 from neural_lib.evaluation.annotate import TILE_WIDTH
-from neural_lib.prediction import INVERT, ink
-from neural_lib.prediction.pictures import PictureError, read_picture
+from neural_lib.prediction import INVERT
 from neural_lib.system.devices import select_device
 from neural_lib.system.errors import UserError
 

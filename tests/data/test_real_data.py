@@ -15,10 +15,11 @@ from test_download import files_in, serve_openml
 
 import train
 from neural_lib import checkpoint
+from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import idx_bytes
 from neural_lib.data.images import READERS, Data, Images, load_images
-from neural_lib.prediction import export, ink
+from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system import cli
 

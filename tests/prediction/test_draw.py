@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+from neural_lib.data.pictures import PictureError
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
 from neural_lib.prediction.draw import INK, PANEL, PAPER, PEN, SIZE, Canvas, DrawingBoard
-from neural_lib.prediction.pictures import PictureError
 from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
 
 # strokes of two digits, in pixels of the canvas

@@ -14,10 +14,11 @@ import pytest
 import torch
 from rich.cells import cell_len
 
+from neural_lib.data import pictures
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Images
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import draw, modes, pictures
+from neural_lib.prediction import draw, modes
 from neural_lib.prediction.modes import AnswerTable
 from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
 from neural_lib.system.errors import RunError, UserError

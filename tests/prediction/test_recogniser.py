@@ -16,8 +16,8 @@ import torch
 
 from neural_lib import checkpoint, prediction
 from neural_lib.data.images import load_images
+from neural_lib.data.pictures import PictureError
 from neural_lib.prediction import recogniser as module
-from neural_lib.prediction.pictures import PictureError
 from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Failure, Recogniser, convert
 from neural_lib.system.errors import UserError
 

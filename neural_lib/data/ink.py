@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from neural_lib.data.catalog import DatasetInfo, Placement
-from neural_lib.prediction.pictures import PictureError
+from neural_lib.data.pictures import PictureError
 
 MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
 MIN_OF_NOISE = 6  # standard deviations of the ground's noise that ink must stand out by, too

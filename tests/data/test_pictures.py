@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neural_lib.prediction import pictures
-from neural_lib.prediction.pictures import PictureError, read_picture
+from neural_lib.data import pictures
+from neural_lib.data.pictures import PictureError, read_picture
 
 SCENE = np.full((40, 60, 3), 255, np.uint8)
 SCENE[10:30, 20:30] = (200, 30, 30)

@@ -5,10 +5,10 @@ import drawn
 import numpy as np
 import pytest
 
+from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS, Placement
 from neural_lib.data.images import load_images
-from neural_lib.prediction import ink
-from neural_lib.prediction.pictures import PictureError
+from neural_lib.data.pictures import PictureError
 
 GENERATOR = np.random.default_rng(0)
 BOX, MASS = Placement(28, "box"), Placement(20, "mass")
