@@ -14,13 +14,14 @@ import logging
 import sys
 from pathlib import Path
 
-from neural_lib.data.catalog import DATASETS
+from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.prediction import INVERT
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
 
 NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # a name that ends so was meant as a file
+SAMPLES = 10  # fewer where there are fewer
 MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 # modes in which an option has an effect; in others it is refused
 GOES_WITH = {
@@ -67,10 +68,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add = parser.add_argument_group("for test images").add_argument
     add("--evaluate", action="store_true", help="score all test images and write a report")
-    add("-n", "--samples", type=int, default=10, help="test images to show, drawn at random (default: %(default)s)")
+    add(
+        "-n", "--samples", type=int, default=SAMPLES, help="test images to show, drawn at random (default: %(default)s)"
+    )
     add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
     names = ", ".join(DATASETS)
-    add("-d", "--dataset", choices=DATASETS, metavar="NAME", help=f"{names} (default: the model's)")
+    add("-d", "--dataset", metavar="NAME", help=f"{names}, or a folder or .npz of your own (default: the model's)")
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
 
     add = parser.add_argument_group("for other programs").add_argument
@@ -113,7 +116,7 @@ def main(argv=None) -> int:
     output, found, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
-    from neural_lib.data.images import ImageTensors, is_there
+    from neural_lib.data.images import is_there
     from neural_lib.prediction import draw, modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices
@@ -124,7 +127,7 @@ def main(argv=None) -> int:
     device, reason = devices.select_device("cpu" if args.export else args.device)
     recogniser = Recogniser(saved, device)
     reason = "export runs on the CPU" if args.export else reason
-    log.info("%s trained on %s, computing on %s (%s)", saved.arch, saved.dataset, device, reason)
+    log.info("%s trained on %s, computing on %s (%s)", saved.arch, title_of(saved.dataset), device, reason)
 
     # ---- run the mode
     if args.mode == "pictures":
@@ -144,18 +147,21 @@ def main(argv=None) -> int:
     if args.export:
         from neural_lib.prediction import export
 
-        images = modes.load_test_images(recogniser, dataset, data).images if is_there(dataset, data) else None
+        images = modes.load_test_images(saved, dataset, data).images if is_there(dataset, data) else None
         export.export_network(recogniser, output, images)
         return 0
-    if args.mode == "test images" and args.samples > DATASETS[dataset].test_size:
-        count = DATASETS[dataset].test_size
-        raise UserError(f"--samples {args.samples}: {dataset} has {count:,} test images; ask for fewer")
-    images = modes.load_test_images(recogniser, dataset, data)
+    images = modes.load_test_images(saved, dataset, data)
+    if args.mode == "test images" and args.samples > len(images):
+        if args.samples != SAMPLES:
+            title = title_of(dataset)
+            raise UserError(f"--samples {args.samples}: {title} has {len(images):,} test images; ask for fewer")
+        args.samples = len(images)
     if args.evaluate:
         from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
-        tensors = ImageTensors(*images, device)
-        is_complete = report.evaluate_model(saved, recogniser.model, dataset, tensors, output, Path(args.model))
+        is_complete = report.evaluate_model(
+            saved, recogniser.model, dataset, images.to(device), output, Path(args.model)
+        )
         return 0 if is_complete else 1
     modes.show_test_images(recogniser, images, args.samples, args.seed, output, show)
     return 0

@@ -4,6 +4,7 @@
     python train.py --recipe fast                    # 94.7 %, in 6.5 s
     python train.py --recipe best                    # 98.1 %, in 134 s
     python train.py --recipe best --arch vgg-small   # 98.9 %, in 17 minutes
+    python train.py --dataset photos/                # photos/cat/*.jpg, ...
     python train.py --lr 0.01 0.001 --seed 1 2       # a grid, its best run kept
     torchrun --standalone --nproc-per-node 4 train.py   # as four processes
 
@@ -16,7 +17,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
-from neural_lib.config import TrainConfig, add_hyperparameters, format_values
+from neural_lib.config import PREPARING, TrainConfig, add_hyperparameters, format_values
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
@@ -34,8 +35,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-p", "--plot", help="learning curves to draw (default: plot.png beside the model)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's files (default: none)")
     default = f"default: {TrainConfig.dataset}, or {FALLBACK} if that can't be downloaded"
-    add("-d", "--dataset", choices=DATASETS, metavar="NAME", help=f"{', '.join(DATASETS)} ({default})")
+    own = "or your own: a folder with a subfolder for each class, or an .npz file"
+    add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
+    add("--init", metavar="PATH", help="begin from the weights in a model file of the same network")
     resume = "continue an interrupted command, or train for more --epochs, from checkpoint.pth beside the model or PATH"
     add("--resume", nargs="?", const=True, default=False, metavar="PATH", help=resume)
     add(
@@ -50,7 +53,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
     add("--quiet", action="store_true", help="print only warnings and errors")
-    add_hyperparameters(parser)
+    add = add_hyperparameters(parser).add_argument
+    add("--no-cache", action="store_true", help="don't keep them as they were read in the user's cache folder")
     args = parser.parse_args(argv)
     if args.checkpoint_every < 0:
         parser.error(f"--checkpoint-every must be a whole number of steps, 0 for none, not {args.checkpoint_every}")
@@ -63,17 +67,17 @@ def parse_args(argv=None) -> argparse.Namespace:
 # one run
 
 
-def train_run(args: argparse.Namespace, outputs, data, images, number: int, resumed: dict | None):
+def train_run(args: argparse.Namespace, outputs, data, initial, number: int, resumed: dict | None):
     """Train the network of run `number`, validate it after each epoch and save the best; the loop of this project.
 
-    outputs, data, images: as main has them. resumed: an interrupted run's TrainingState.state_dict().
+    outputs, data, initial: as main has them. resumed: an interrupted run's TrainingState.state_dict().
     Returns the checkpoint of the best epoch if it is the best of all runs so far, else None.
     """
     import torch
 
     from neural_lib import checkpoint
     from neural_lib.data.augment import RandomDistortion
-    from neural_lib.data.images import Normalisation, evaluation_loader, make_loader, split
+    from neural_lib.data.images import Normalisation, evaluation_loader, make_loader
     from neural_lib.evaluation.scores import evaluate
     from neural_lib.networks import build_network
     from neural_lib.system import devices, distributed
@@ -82,10 +86,10 @@ def train_run(args: argparse.Namespace, outputs, data, images, number: int, resu
     from neural_lib.training.state import TrainingState
 
     # ---- data, model, optimizer, schedule, loss
-    manager, config, info = outputs.manager, outputs.command.configs[number - 1], DATASETS[data.dataset]
+    manager, config, info = outputs.manager, outputs.command.configs[number - 1], data.info
     torch.manual_seed(config.seed)  # of the initial weights; everything else is derived where it is drawn
-    device = images.images.device
-    train_set, val_set = split(images, config)
+    device = data.train.device
+    train_set, val_set = data.split(config)
     normalise = Normalisation(*data.statistics).to(device)
     distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
     shuffle_seed = config.seed if config.shuffle else None
@@ -96,13 +100,16 @@ def train_run(args: argparse.Namespace, outputs, data, images, number: int, resu
     model = build_network(config.arch, **network, dropout=config.dropout).to(device)
     optimizer = loop.build_optimizer(model.parameters(), config)
     scheduler = loop.build_scheduler(optimizer, config, len(train_loader))
-    loss_fn = loop.build_loss(config)
+    loss_fn = loop.build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes)))
 
     # ---- where training stands: at the beginning, or where it was interrupted
     state = TrainingState(config, model, optimizer, scheduler, data.fingerprint)
     if manager.count == 1:
         log.info("initialized the %s model", config.arch)
         log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
+    if initial and not resumed:
+        anew = "; ".join(checkpoint.begin_from(model, initial, info.classes)) or "nothing"
+        log.info("begins from the weights in %s; anew: %s", outputs.command.init, anew)
     if resumed:
         state.load_state_dict(resumed)
         if state.epoch > config.epochs:
@@ -117,6 +124,8 @@ def train_run(args: argparse.Namespace, outputs, data, images, number: int, resu
         model.compile()
     replica = distributed.replicate(model)  # with several processes, DistributedDataParallel
     about = {**outputs.command.about, "val_images": len(val_set)}
+    if data.is_own:
+        about |= {"fingerprint": data.fingerprint, "test_seed": outputs.command.configs[0].seed}
     described = checkpoint.for_run(config, info, network, data.statistics, about)
     manager.begin_run(manager.runs[number - 1], model, train_loader, optimizer, state.rows)
     log.info("training the network...%s", "" if manager.finished else " (*: the best epoch so far, saved)")
@@ -189,7 +198,7 @@ def main(argv=None) -> int:
 
     tune_for_cpu()
     from neural_lib import checkpoint
-    from neural_lib.data.images import ImageTensors, load_data
+    from neural_lib.data.images import load_data
     from neural_lib.evaluation.scores import score
     from neural_lib.system import devices, distributed
     from neural_lib.training import loop
@@ -214,11 +223,14 @@ def main(argv=None) -> int:
         not description or there == FALLBACK
     )
     configs = loop.resolve_precision(command.configs, device)
-    data = load_data(configs[0].dataset, command.data_dir, may_fall_back)
+    data = load_data(configs[0], command.data_dir, may_fall_back, not args.no_cache).to(device)
     configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
-    check_fit(configs, DATASETS[data.dataset])
-    images = ImageTensors(*data.train, device)
-    counts = (f"{len(images):,}", f"{len(data.test.images):,}")
+    check_fit(configs, data.info)
+    if data.is_own:
+        configs = loop.fit_batches(configs, data, "batch_size" in command.params)
+    initial = checkpoint.load_initial(command.init, configs) if command.init and is_main else None
+    initial = distributed.broadcast(initial)
+    counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
     log.info("%s images to train on and to validate, %s to test", *counts)
 
     # ---- the runs: one for each combination of the values given, which most often is one
@@ -230,13 +242,14 @@ def main(argv=None) -> int:
     command.configs = configs
     command.about |= {"device": devices.describe(device), "processes": distributed.world_size()}
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    values = textwrap.indent(textwrap.fill(format_values(manager.common()), 76), "    ")
+    common = {name: value for name, value in manager.common().items() if data.is_own or name not in PREPARING}
+    values = textwrap.indent(textwrap.fill(format_values(common), 76), "    ")
     log.info("recipe %s%s, with\n%s", command.recipe, network, values)
     if command.logdir and is_main:
         from neural_lib.training.tensorboard import TensorBoard
 
         prefix = command.recipe if manager.count == 1 else ""
-        manager.board = TensorBoard(command.logdir, DATASETS[data.dataset].classes, prefix)
+        manager.board = TensorBoard(command.logdir, data.info.classes, prefix)
     outputs = Outputs(command, manager)
     resumed, best = outputs.resume(data.fingerprint, device, description)
     resumed_run = manager.number if resumed else 0
@@ -251,7 +264,7 @@ def main(argv=None) -> int:
                 log.info("run %d of %d: %s", number, manager.count, varying)
             try:
                 state = resumed if number == resumed_run else None
-                best = train_run(args, outputs, data, images, number, state) or best
+                best = train_run(args, outputs, data, initial, number, state) or best
             except (RunError, RuntimeError, MemoryError) as error:
                 if distributed.world_size() > 1 and not isinstance(error, DivergedError):
                     raise  # the other ranks are not where this one is
@@ -269,7 +282,7 @@ def main(argv=None) -> int:
     best = distributed.broadcast(best)
     epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)
-    test = score(best, best.build_model().to(device), ImageTensors(*data.test, device))
+    test = score(best, best.build_model().to(device), data.test)
     status = 0
     if is_main:
         from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
@@ -277,7 +290,7 @@ def main(argv=None) -> int:
         best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
         manager.number = manager.best()["run"]
         outputs.save_model(best)
-        report.report_results(command.report, command.plot, manager, outputs.writer, best, test, data.test.images)
+        report.report_results(command.report, command.plot, manager, outputs.writer, best, test, data.test.images.cpu())
         if manager.failures:
             log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, manager.json_path)
         is_missed = misses_target(test.accuracy, args.target_accuracy)

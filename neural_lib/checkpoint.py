@@ -11,8 +11,8 @@ import platform
 import struct
 import textwrap
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neural_lib.config import TrainConfig
-from neural_lib.data.catalog import DatasetInfo
+from neural_lib.config import FITS, TrainConfig
+from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
 from neural_lib.networks import build_network
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input
@@ -39,7 +39,7 @@ class FileFormat(NamedTuple):
     version: int  # the one that is written
     readable: tuple[int, ...]  # those that can be read
     noun: str  # "checkpoint"
-    option: str  # "--model", which gives the path
+    option: str  # "--model", which gives the path; empty where none does
     if_missing: str  # advice
     if_damaged: str
     without_checksum: tuple[int, ...] = ()  # versions from before there was one
@@ -62,6 +62,10 @@ TRAINING = {  # the keys of Checkpoint.training and their types; what is not kno
     "processes": int,
     "data": str,  # the folder of the data sets
     "val_images": int,
+    "init": str,  # the model file whose weights it began from
+    "init_sha256": str,  # of that file
+    "fingerprint": str,  # of one's own images to train on
+    "test_seed": int,  # that drew which of them are held out for test
 }
 
 
@@ -86,8 +90,10 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
     Raises UserError, naming the file, if it is missing, damaged, or of another format or version.
     """
 
+    name = f"{kind.option} {path}".strip()
+
     def refusal(why: str) -> UserError:
-        return UserError(f"{kind.option} {path}: {why}; nothing in it was run; {kind.if_damaged}")
+        return UserError(f"{name}: {why}; nothing in it was run; {kind.if_damaged}")
 
     check_input(path, kind.option, kind.if_missing)
     archive = Path(path).read_bytes()
@@ -103,11 +109,11 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
             raise refusal(why) from None
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
     if not isinstance(content, dict) or content.get("format") != kind.name:
-        raise UserError(f"{kind.option} {path}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
+        raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
     found = content.get("format_version")
     if not isinstance(found, int) or found not in kind.readable:
         raise UserError(
-            f"{kind.option} {path}: has {kind.noun} format {found}, and this version reads format "
+            f"{name}: has {kind.noun} format {found}, and this version reads format "
             f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it"
         )
     if not has_checksum and found not in kind.without_checksum:
@@ -128,7 +134,7 @@ class Checkpoint:
     arch: str  # a name in config.ARCHS
     arch_args: dict  # what that network was built with
     state_dict: dict[str, Tensor]
-    dataset: str  # a name in catalog.DATASETS
+    dataset: str  # a name in catalog.DATASETS, or the path of one's own
     classes: list[str]
     image_size: int  # pixels, height and width
     mean: list[float]  # per channel, of pixels scaled to 0..1
@@ -138,6 +144,14 @@ class Checkpoint:
     glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
     versions: dict = field(default_factory=versions)
     training: dict = field(default_factory=dict)  # of the command that trained it, by the names in TRAINING
+    placement: dict | None = None  # catalog.Placement's fields, or none of them for photos; None in older files
+    fit: str = "crop"  # of photos: one of config.FITS
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a picture becomes an image that the network takes."""
+        placement = Placement(**self.placement) if self.placement else None
+        return Preparation(self.image_size, len(self.mean), placement, self.fit)
 
     def display_name(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
@@ -178,24 +192,67 @@ def for_run(
     return Checkpoint(
         arch=config.arch, arch_args=arch_args, state_dict={}, dataset=config.dataset, classes=list(info.classes),
         image_size=info.image_size, mean=mean, std=std, config=config.to_dict(), metrics={}, glyphs=list(info.glyphs),
-        training=training,
+        training=training, placement=info.placement._asdict() if info.placement else {}, fit=info.fit,
     )  # fmt: skip
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, option: str = "--model") -> Checkpoint:
     """Read a checkpoint without running any code that the file may hold; its tensors are on the CPU.
 
-    Raises UserError, naming the file, if it is missing, damaged or something else than a checkpoint.
+    option: that gave the path. Raises UserError, naming both, if the file is missing, damaged or something else than a
+    checkpoint.
     """
-    content = load_archive(path, MODEL_FORMAT)
+    name = f"{option} {path}".strip()
+    content = load_archive(path, MODEL_FORMAT._replace(option=option))
     known = {each.name: content[each.name] for each in fields(Checkpoint) if each.name in content}
     try:
         saved = Checkpoint(**known)
     except TypeError:  # a field without a default is missing
-        raise UserError(f"--model {path}: is an incomplete checkpoint; train the network again") from None
+        raise UserError(f"{name}: is an incomplete checkpoint; train the network again") from None
     if wrong := _wrong_fields(saved):
-        raise UserError(f"--model {path}: invalid values for {', '.join(wrong)}; train it again")
+        raise UserError(f"{name}: invalid values for {', '.join(wrong)}; train it again")
+    if saved.placement is None:  # written before placements stood in the file
+        if saved.dataset not in DATASETS:
+            known = ", ".join(DATASETS)
+            raise UserError(f"{name}: its data set {saved.dataset!r} is not one of {known}; train it again")
+        placement = DATASETS[saved.dataset].placement
+        saved = replace(saved, placement=placement._asdict() if placement else {})
     return saved
+
+
+def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
+    """Read the checkpoint that --init names. Raises UserError if it is of another network than the configurations."""
+    saved = load(path, "--init")
+    for config in configs:
+        there, here = (saved.arch, saved.arch_args.get("width", 0)), (config.arch, config.width)
+        if there != here:
+            options = f"--arch {there[0]}{f' --width {there[1]}' if there[1] != here[1] else ''}"
+            raise UserError(f"--init {path}: is another network than is to be trained; give {options}")
+    return saved
+
+
+def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
+    """Copy a trained network's weights into another one of the same kind; returns what begins anew all the same.
+
+    Weights of another shape do. The last layer has a row for each class, and those are copied whose classes both
+    networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit together.
+    """
+    own, there, anew = model.state_dict(), saved.build_model().state_dict(), []
+    known = {name: label for names in (saved.glyphs, saved.classes) for label, name in enumerate(names)}
+    here = [label for label, name in enumerate(classes) if name in known]
+    rows = [known[classes[label]] for label in here]
+    *_, weight, bias = own  # every network ends in a linear layer
+    for name, value in own.items():
+        if name in (weight, bias) and value.shape[1:] == there[name].shape[1:]:
+            value[here] = there[name][rows].to(value.device)
+        elif value.shape == there[name].shape:
+            value.copy_(there[name])
+        else:
+            anew.append(f"{name} (of another shape)")
+    if len(here) < len(classes):
+        which = "its classes" if not here else f"{len(classes) - len(here)} of its {len(classes)} classes"
+        anew.append(f"the last layer for {which}")
+    return anew
 
 
 def describe(path: Path) -> tuple[str, str]:
@@ -226,6 +283,8 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
         "std": is_list(saved.std, float),
         "metrics": right["metrics"] and is_list(list(saved.metrics.values()), int | float),
         "glyphs": is_list(saved.glyphs, str),
+        "placement": saved.placement in (None, {}) or _is_placement(saved.placement, saved.image_size),
+        "fit": saved.fit in FITS,
         "training": right["training"]
         and all(type(value) is TRAINING.get(name, type(value)) for name, value in saved.training.items()),
     }
@@ -235,3 +294,11 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
     if not wrong and len(saved.glyphs) not in (0, len(saved.classes)):
         wrong.append("glyphs")
     return wrong
+
+
+def _is_placement(found: object, image_size: object) -> bool:
+    try:
+        box, centre, stroke = Placement(**found)
+        return isinstance(box, int) and 1 <= box <= image_size and centre in ("box", "mass") and 0 <= stroke <= box
+    except TypeError:
+        return False

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
@@ -15,6 +16,7 @@ ARCHS = {  # name: module and class; each takes numChannels, classes, image_size
     "resnet18": ("neural_lib.resnet", "ResNet18"),
 }
 HAVE_WIDTH = ("vgg-small",)  # those that take an argument width
+FITS = ("crop", "pad", "stretch")  # how a picture becomes square: its middle, with black bars, or out of proportion
 
 
 def _option(
@@ -25,16 +27,18 @@ def _option(
     choices: Sequence[str] = (),
     short: str = "",
     distorts: bool = False,
+    prepares: bool = False,
 ) -> object:
     """A field of TrainConfig with all that its option, its check and --help need.
 
     description: for --help. fits: returns True for an allowed value; requirement: what is allowed, in words. short:
-    the option's short form, such as "-b". distorts: whether a value other than 0 distorts training images.
+    the option's short form, such as "-b". distorts: whether a value other than 0 distorts training images. prepares:
+    whether it says how one's own images are prepared, once for all runs.
     """
     if choices:
         fits, requirement = (lambda value: value in choices), f"one of {', '.join(choices)}"
     metadata = {"help": description, "fits": fits, "requirement": requirement, "choices": choices}
-    return field(default=default, metadata=metadata | {"short": short, "distorts": distorts})
+    return field(default=default, metadata=metadata | {"short": short, "distorts": distorts, "prepares": prepares})
 
 
 def _is_int(value: object) -> bool:
@@ -56,6 +60,10 @@ SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 BETWEEN = (lambda value: 0 < value < 1, "between 0 and 1, both excluded")
 SLOPE = (lambda value: 0 <= value <= 1, "from 0 to 1")
 ANGLE = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
+IMAGE_SIZE = (
+    lambda value: _is_int(value) and (value == 0 or 16 <= value <= 224),
+    "a whole number from 16 to 224, or 0 for the images' own",
+)
 SWITCH = (lambda value: isinstance(value, bool), "on or off")
 
 
@@ -66,7 +74,7 @@ class TrainConfig:
     The defaults are those of the tutorial that this project comes from (LeNet on KMNIST, Adam).
     """
 
-    dataset: str = "kmnist"  # a name in catalog.DATASETS; its option is --dataset's own
+    dataset: str = "kmnist"  # a name in catalog.DATASETS or a path; its option is --dataset's own
     arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
     width: int = _option(0, f"filters of the first layers, for {' and '.join(HAVE_WIDTH)} only; 0: its own", *WIDTH)
     epochs: int = _option(10, "passes over the training images", *COUNT)
@@ -77,6 +85,11 @@ class TrainConfig:
     schedule: str = _option("constant", "schedule of the learning rate", choices=("constant", "one-cycle"))
     weight_decay: float = _option(0.0, "weight decay; decoupled with adamw, L2 penalty with the others", *NOT_NEGATIVE)
     label_smoothing: float = _option(0.0, "label smoothing: share of the target spread over all classes", *SHARE)
+    class_weights: str = _option(
+        "none",
+        "balanced: the loss weighs all classes alike, however many images each has",
+        choices=("none", "balanced"),
+    )
     dropout: float = _option(0.0, "dropout probability before each linear layer", *SHARE)
     rotation: float = _option(0.0, "rotate training images by up to so many degrees", *ANGLE, distorts=True)
     scale: float = _option(0.0, "scale them by up to this share, height and width apart", *SHARE, distorts=True)
@@ -93,12 +106,24 @@ class TrainConfig:
     )
     patience: int = _option(0, "early stopping: epochs without improvement; 0: never", *COUNT_OR_0)
     seed: int = _option(42, "random seed: split, shuffle, initial weights, distortions, dropout", *SEED)
+    image_size: int = _option(
+        0, "height and width in pixels; 0: their own up to 64, else 32", *IMAGE_SIZE, prepares=True
+    )
+    fit: str = _option(
+        "crop", "make them square: their middle, with black bars, or out of proportion", choices=FITS, prepares=True
+    )
+    writing: bool = _option(
+        False, "they show written characters: find the ink, place it as KMNIST's", *SWITCH, prepares=True
+    )
+    test_split: float = _option(0.15, "share held out for test, where no test/ is given", *BETWEEN, prepares=True)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.metadata and not each.metadata["fits"](value):
                 raise UserError(f"{option_name(each.name)} must be {each.metadata['requirement']}, not {value}")
+        if self.writing and self.fit != "crop":
+            raise UserError(f"--fit {self.fit} doesn't go with --writing, which finds and places what is written")
 
     def split_sizes(self, count: int) -> tuple[int, int]:
         """How many of `count` images train and how many validate, as int(count * train_split) and the rest.
@@ -127,11 +152,12 @@ class TrainConfig:
         for name, most in (("shift", size / 4), ("elastic", size / 14)):
             if getattr(self, name) > most:
                 raise UserError(
-                    f"{option_name(name)} {getattr(self, name)} is too far for {self.dataset}'s images of {size} "
-                    f"pixels: at most {most:g}"
+                    f"{option_name(name)} {getattr(self, name)} is too far for {os.path.basename(self.dataset)}'s "
+                    f"images of {size} pixels: at most {most:g}"
                 )
         if self.flip and not mirrors:
-            raise UserError(f"--flip on: in the mirror an image of {self.dataset} means something else, or nothing")
+            which = os.path.basename(self.dataset)
+            raise UserError(f"--flip on: in the mirror an image of {which} means something else, or nothing")
 
     def distorts(self) -> bool:
         """True if training images are distorted."""
@@ -149,6 +175,9 @@ class TrainConfig:
             "label smoothing": self.label_smoothing > 0,
         }
         return [what for what, is_on in regularisers.items() if is_on]
+
+
+PREPARING = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))  # of one's own images
 
 
 def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
@@ -249,13 +278,16 @@ class _Values(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if isinstance(getattr(TrainConfig, self.dest), bool):
-            values = [value == "on" for value in values]
+            values = [value == "on" for value in values] or [True]
         before = {name: given for name, given in namespace.params.items() if name != self.dest}
         namespace.params = {**before, self.dest: values}
 
 
-def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
-    """Add --recipe and an option for each hyper-parameter; the given ones are parsed into `params`."""
+def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add --recipe and an option for each hyper-parameter; the given ones are parsed into `params`.
+
+    Returns the group of those for images of one's own.
+    """
     names = "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
     parser.epilog = f"recipes:\n{names}"
     parser.set_defaults(params={})
@@ -263,6 +295,10 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
         "hyper-parameters",
         "Several values make a grid: a run for each combination, the last option's\n"
         "varying fastest. Defaults in brackets, then what a recipe has instead.",
+    )
+    own = parser.add_argument_group(
+        "for images of your own",
+        "How the pictures in --dataset FOLDER or FILE.npz become images to train on.",
     )
     group.add_argument(
         "-r",
@@ -273,19 +309,20 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> None:
     for each in fields(TrainConfig):
         if not (about := each.metadata):  # --dataset takes one value, and can be left open
             continue
-        choices = ("on", "off") if isinstance(each.default, bool) else about["choices"]
-        kind = type(each.default)
-        group.add_argument(
+        kind, is_flag = type(each.default), isinstance(each.default, bool) and about["prepares"]
+        choices = () if is_flag else ("on", "off") if isinstance(each.default, bool) else about["choices"]
+        (own if about["prepares"] else group).add_argument(
             *([about["short"]] if about["short"] else []),
             option_name(each.name),
             action=_Values,
-            nargs="+",
+            nargs=0 if is_flag else 1 if about["prepares"] else "+",
             type=str if choices else kind,
             choices=choices or None,
-            metavar=_metavar(choices) if choices else {int: "N", float: "X"}[kind],
+            metavar=_metavar(choices) if choices else {int: "N", float: "X"}.get(kind),
             default=argparse.SUPPRESS,
-            help=f"{about['help']} ({values_of_recipes(each.name)})".replace("%", "%%"),
+            help=(about["help"] if is_flag else f"{about['help']} ({values_of_recipes(each.name)})").replace("%", "%%"),
         )
+    return own
 
 
 def _metavar(choices: Sequence[str]) -> str:

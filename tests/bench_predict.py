@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from neural_lib.data import ink
+from neural_lib.data.catalog import Preparation
 from neural_lib.data.images import load_images
 from neural_lib.prediction import PictureError, Recogniser, draw
 from neural_lib.prediction.recogniser import convert
@@ -58,7 +58,8 @@ WAYS = {  # of making an image a picture: drawn.picture's arguments
 
 
 def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
-    saved, info = recogniser.saved, recogniser.info
+    saved = recogniser.saved
+    how_trained = saved.preparation
     images, labels = (each[:count] for each in load_images(saved.dataset, data_dir, train=False))
 
     def accuracy(prepared: list[np.ndarray]) -> float:
@@ -66,11 +67,11 @@ def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
         predictions = torch.cat([recogniser.probabilities(batch).argmax(1) for batch in inputs.split(250)])
         return float((predictions == labels).float().mean())
 
-    def prepare(picture: np.ndarray, info=info) -> np.ndarray:
+    def prepare(picture: np.ndarray, how: Preparation = how_trained) -> np.ndarray:
         try:
-            return ink.prepare(picture, info)
+            return ink.prepare(picture, how)
         except PictureError:  # counts as wrong
-            return np.zeros((info.channels, info.image_size, info.image_size), np.uint8)
+            return np.zeros((how.channels, how.image_size, how.image_size), np.uint8)
 
     print(f"the first {len(images):,} test images of {saved.dataset}")
     print(f"  as they are: {accuracy(list(images.numpy())):.2%}")
@@ -80,7 +81,7 @@ def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
         print(f"  {name}: {accuracy([prepare(each) for each in pictures]):.2%}", flush=True)
     thin = [drawn.skeleton(image, size=250, width=4) for image in images[:, 0].numpy()]
     print(f"  a pen of 4 in 250 pixels: {accuracy([prepare(each) for each in thin]):.2%}")
-    not_thickened = replace(info, placement=info.placement._replace(stroke=0.0))
+    not_thickened = how_trained._replace(placement=how_trained.placement._replace(stroke=0.0))
     print(f"  ... not thickened: {accuracy([prepare(each, not_thickened) for each in thin]):.2%}")
 
 

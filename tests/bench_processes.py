@@ -81,12 +81,12 @@ def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
     from neural_lib.system import devices
 
     few = -(-batch_size * (WARM_UP + args.steps + 1) * 4 // 3)  # three quarters are trained on
-    few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.images.device)
+    few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.device)
     times = []
 
     class Clock:
         def step(self, sums) -> None:
-            times.append(devices.now(images.images.device))
+            times.append(devices.now(images.device))
 
     build(args, batch_size, few).train(progress=Clock())
     after = times[WARM_UP : WARM_UP + args.steps + 1]

@@ -5,7 +5,7 @@ import torch
 from neural_lib.config import TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import Data, Images, ImageTensors, Normalisation, evaluation_loader, make_loader, split
+from neural_lib.data.images import Data, ImageTensors, Normalisation, evaluation_loader, make_loader, split
 from neural_lib.evaluation.scores import Scores, evaluate
 from neural_lib.networks import build_network
 from neural_lib.system import distributed
@@ -15,15 +15,14 @@ from neural_lib.training.state import TrainingState
 
 def statistics_of(images: ImageTensors) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel."""
-    part = Images(images.images.cpu(), images.labels.cpu())
-    return Data("", part, part).statistics
+    return Data("kmnist", DATASETS["kmnist"], images, images).statistics
 
 
 class Run:
     """Loaders, network, optimizer, schedule, loss and state, on the device that holds the images."""
 
     def __init__(self, config: TrainConfig, images: ImageTensors) -> None:
-        self.config, info, device = config, DATASETS[config.dataset], images.images.device
+        self.config, info, device = config, DATASETS[config.dataset], images.device
         torch.manual_seed(config.seed)
         train_set, val_set = split(images, config)
         normalise = Normalisation(*statistics_of(images)).to(device)

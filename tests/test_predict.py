@@ -116,7 +116,7 @@ def test_the_command_line(run_script, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, expected, message", [
-    (["--samples", 101, "--data", "empty"], 2, "--samples 101: kmnist has 100 test images; ask for fewer"),
+    (["--samples", 101], 2, "--samples 101: KMNIST has 100 test images; ask for fewer"),
     (["--data", "empty"], 1, "no source delivered the files"),
 ])  # fmt: skip
 def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, monkeypatch, arguments, expected, message):
@@ -127,7 +127,10 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, mon
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"dataset": "unheard-of"}, "the checkpoint's data set 'unheard-of' is not one of kmnist, fashion-mnist, mnist, "),
+    ({"dataset": "unheard-of"}, "unheard-of, which this network was trained on, is not there; name a data set with "),
+    ({"placement": {"box": 29, "centre": "box", "stroke": 1.5}}, "invalid values for placement"),
+    ({"placement": {"box": 28}}, "invalid values for placement"),
+    ({"fit": "squeeze"}, "invalid values for fit"),
     ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
     ({"format_version": torch.ones(2)}, "has checkpoint format"),
     ({"state_dict": {1: torch.ones(2)}}, "invalid values for state_dict"),
@@ -148,7 +151,7 @@ def test_a_one_channel_model_takes_colour_images_as_grey_and_says_so(model, run_
         status, stdout, stderr = run_predict("--dataset", "cifar10", *arguments)
         assert status == 0
         names, converted = stderr.splitlines()
-        assert names.startswith("[WARNING] the classes of cifar10 are airplane, ") and "this model calls them" in names
+        assert names.startswith("[WARNING] the classes of CIFAR-10 are airplane, ") and "this model calls them" in names
         assert converted.endswith("are converted for this model: colour to grey, 32x32 to 28x28 pixels")
     report = json.loads(Path("output/report-cifar10.json").read_text())
     assert (report["dataset"], report["trained_on"], report["images"]) == ("cifar10", "kmnist", 60)
@@ -406,7 +409,7 @@ REFUSED = [
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: is one of the pictures to recognise"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
-    (["--model", "m.pth", "--dataset", "imagenet"], "invalid choice: 'imagenet' (choose from"),
+    (["--model", "m.pth", "--dataset", "imagenet"], "--dataset imagenet: is neither one of kmnist, "),
     (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
 ]  # fmt: skip
 COMMAND_LINES = """

@@ -3,9 +3,12 @@
 To add one: an entry in DATASETS. Mean and standard deviation are computed from the training images.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from neural_lib.system.errors import UserError
 
 
 class Placement(NamedTuple):
@@ -24,6 +27,15 @@ class Placement(NamedTuple):
         return self.stroke > 0
 
 
+class Preparation(NamedTuple):
+    """How a picture becomes an image of a data set, in training and in prediction; ink.prepare does it."""
+
+    image_size: int  # pixels, height and width
+    channels: int  # 1: grey, 3: RGB
+    placement: Placement | None  # where ink goes; None: the picture as it is, made square by `fit`
+    fit: str = "crop"  # one of config.FITS
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """One data set: sizes, names and where it is from."""
@@ -40,11 +52,17 @@ class DatasetInfo:
     glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
     mirrors: bool = False  # whether the mirror image of one still shows its class
     shift_note: str = ""  # why validation accuracy may overstate test accuracy
+    fit: str = "crop"  # of photos: see Preparation
     format: str = "idx"  # of the files, one of images.READERS
     folder: str = ""  # of the files, under <data>, where torchvision has them
     sha256: Mapping[str, str] = field(default_factory=dict)  # of those files
     # by host, in the order they are tried: a name in download.FETCHERS and what that takes
     sources: Mapping[str, tuple] = field(default_factory=dict)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a picture becomes one of its images."""
+        return Preparation(self.image_size, self.channels, self.placement, self.fit)
 
 
 FALLBACK = "digits"  # needs no network
@@ -171,3 +189,21 @@ DATASETS = {
         "Handwritten Digits, UCI, doi:10.24432/C50P49",
     ),
 }
+
+
+def identify(given: str) -> str:
+    """A data set's name as it is given if it is one in DATASETS, else the absolute path of a folder or an .npz file.
+
+    Raises UserError if it is neither.
+    """
+    if given in DATASETS:
+        return given
+    if not given or not os.path.exists(given):
+        names = ", ".join(DATASETS)
+        raise UserError(f"--dataset {given}: is neither one of {names} nor a folder or .npz file that is there")
+    return os.path.abspath(given)
+
+
+def title_of(dataset: str) -> str:
+    """How to name a data set in messages and pictures: "KMNIST", or for a path its last part."""
+    return DATASETS[dataset].title if dataset in DATASETS else os.path.basename(dataset)

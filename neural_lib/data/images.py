@@ -4,11 +4,12 @@ import functools
 import hashlib
 import io
 import logging
+import os
 import pickle
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +19,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 
 from neural_lib.config import TrainConfig, derived_seed
-from neural_lib.data import download
+from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
-from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
+from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo, Preparation, title_of
 from neural_lib.data.download import DownloadError
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
 from neural_lib.system.errors import UserError
 
 EVAL_BATCH_SIZE = 250  # images in each rank; scoring needs no gradients, so more fit at once, with fewer calls an image
+
+CHUNK = 1000  # images
+UNEQUAL_FROM = 3  # times as many images of one class as of another: worth a hint
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +41,82 @@ class Images(NamedTuple):
     labels: Tensor
 
 
+class ImageTensors(Dataset):
+    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
+
+    An index of many is a whole batch: one gather instead of N decodings. indices: of the images meant among those that
+    are stored, if not all are; so parts of a data set share their memory, which may be mapped from a file.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu", indices: Tensor | None = None
+    ) -> None:
+        if indices is not None and torch.device(device).type != images.device.type:
+            images, indices = images[indices], None
+        self.stored, self.labels = images.to(device), labels.to(device)
+        self.indices = None if indices is None else indices.to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        return self.stored[index if self.indices is None else self.indices[index]], self.labels[index]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.stored.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        return (len(self), *self.stored.shape[1:])
+
+    @property
+    def images(self) -> Tensor:
+        """All of them (N, C, H, W): a copy, unless all that are stored are meant."""
+        return self.stored if self.indices is None else self.stored[self.indices]
+
+    def to(self, device: torch.device | str) -> "ImageTensors":
+        """The same on another device."""
+        return ImageTensors(self.stored, self.labels, device, self.indices)
+
+    def subset(self, indices: Tensor) -> "ImageTensors":
+        """Those with these indices (n,), in that order."""
+        indices = indices.to(self.device)
+        stored = indices if self.indices is None else self.indices[indices]
+        return ImageTensors(self.stored, self.labels[indices], self.device, stored)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The images on the CPU, some at a time: (n, C, H, W)."""
+        for first in range(0, len(self), CHUNK):
+            yield self[first : first + CHUNK][0].cpu()
+
+
 @dataclass
 class Data:
-    """Both parts of a data set, and a warning if it is the fallback instead of the one that was meant."""
+    """The parts of a data set, and a warning if it is the fallback instead of the one that was meant."""
 
-    dataset: str  # a name in catalog.DATASETS
-    train: Images
-    test: Images
+    dataset: str  # a name in catalog.DATASETS, or the path of one's own
+    info: DatasetInfo
+    train: ImageTensors  # to train and, unless there is `val`, to validate on
+    test: ImageTensors
+    val: ImageTensors | None = None
+    names: Sequence[str] = ()  # of one's own images, by their indices among those stored
     warning: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is one's own and not one of catalog.DATASETS."""
+        return self.dataset not in DATASETS
 
     @functools.cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel of the training images, as pixels 0..1, to 4 decimals."""
-        channels = self.train.images.transpose(0, 1).flatten(1)  # (N, C, H, W) -> (C, N * H * W)
-        counts = torch.stack([torch.bincount(channel, minlength=256) for channel in channels]).double()
+        counts = torch.zeros(self.train.shape[1], 256, dtype=torch.float64)
+        for images in self.train.chunks():
+            channels = images.transpose(0, 1).flatten(1)  # (n, C, H, W) -> (C, n * H * W)
+            counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
         shares, values = counts / counts.sum(dim=1, keepdim=True), torch.arange(256).double() / 255
         mean = shares @ values
         std = (shares @ values.square() - mean.square()).sqrt()
@@ -58,31 +124,74 @@ class Data:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the training images and their labels, in their order."""
-        digest = hashlib.sha256(str(tuple(self.train.images.shape)).encode())
-        for tensor in self.train:
-            digest.update(tensor.contiguous().numpy())
+        """The sha256 of the images to train and to validate on and of their labels, in their order."""
+        digest = hashlib.sha256(str(self.train.shape).encode())
+        for part in (self.train, self.val) if self.val else (self.train,):
+            for images in part.chunks():
+                digest.update(images.contiguous().numpy())
+            digest.update(part.labels.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def to(self, device: torch.device) -> "Data":
+        """The same with its images on another device."""
+        val = self.val.to(device) if self.val else None
+        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+
+    def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
+        """The images to train on and those to validate on, drawn unless they are given."""
+        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.is_own)
+
+
+def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
+    """A share of config.train_split, of all images or of each class's, and the others, drawn by the config's seed."""
+    if by_class:
+        parts = stratified_split(images.labels.cpu(), config.train_split, config.seed)
+    else:
+        sizes, generator = config.split_sizes(len(images)), torch.Generator().manual_seed(config.seed)
+        parts = (torch.tensor(part.indices) for part in random_split(range(len(images)), sizes, generator))
+    return tuple(images.subset(part) for part in parts)
+
+
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The indices of a share of each class's images, drawn by the seed, and of the others: (n,) and (N - n,).
+
+    labels: (N,). Both are ascending. At least one image of each class is in either part, so there must be two.
+    """
+    generator, is_first = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(max(round(len(members) * share), 1), len(members) - 1)
+        is_first[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
 
 # --- read from the disk ---
 
 
-def load_data(dataset: str, data_dir: str | Path, may_fall_back: bool) -> Data:
-    """Load both parts of a data set; the embedded digits if it can't be downloaded and `may_fall_back`.
+def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = False, use_cache: bool = True) -> Data:
+    """Load the parts of config's data set; the embedded digits if it can't be downloaded and `may_fall_back`.
 
-    Rank 0 loads, and downloads, first; the other ranks then read the same. Raises DownloadError.
+    use_cache: whether one's own images are kept once they are decoded. Rank 0 loads, and downloads, first; the other
+    ranks then read the same. Raises DownloadError, or UserError if one's own images can't be trained on.
     """
-    data = _load_or_fall_back(dataset, data_dir, may_fall_back) if is_main() else None
+    is_own = config.dataset not in DATASETS
+    data = None
+    if is_main():
+        data = load_own(config, use_cache) if is_own else _load_or_fall_back(config.dataset, data_dir, may_fall_back)
     loaded = broadcast(data.dataset if data else None)
-    return data or Data(loaded, *_load_parts(loaded, data_dir))
+    return data or (load_own(config, use_cache) if is_own else _known(loaded, data_dir))
+
+
+def _known(dataset: str, data_dir: str | Path, warning: str = "") -> Data:
+    train, test = (ImageTensors(*part) for part in _load_parts(dataset, data_dir))
+    return Data(dataset, DATASETS[dataset], train, test, warning=warning)
 
 
 def _load_or_fall_back(dataset: str, data_dir: str | Path, may_fall_back: bool) -> Data:
     title = DATASETS[dataset].title
     log.info("loading the %s dataset...", title)
     try:
-        return Data(dataset, *_load_parts(dataset, data_dir))
+        return _known(dataset, data_dir)
     except DownloadError as error:
         failure = f"{title} could not be loaded: {error}"
     if not may_fall_back:
@@ -94,7 +203,7 @@ def _load_or_fall_back(dataset: str, data_dir: str | Path, may_fall_back: bool) 
     ruler = "=" * 78
     folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
     log.warning("\n%s\n%s\n\n%s\n%s", ruler, warning.upper(), folded, ruler)
-    return Data(FALLBACK, *_load_parts(FALLBACK, data_dir), warning)
+    return _known(FALLBACK, data_dir, warning)
 
 
 def _load_parts(dataset: str, data_dir: str | Path) -> list[Images]:
@@ -125,9 +234,127 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 
 
 def is_there(name: str, data_dir: str | Path) -> bool:
-    """True if load_images would find the files of the data set `name` on the disk, or needs none."""
+    """True if the files of the data set `name` are on the disk, or it needs none."""
+    if name not in DATASETS:
+        return os.path.exists(name)
     info = DATASETS[name]
     return all((Path(data_dir) / info.folder / file).exists() for file in info.sha256)
+
+
+# --- one's own ---
+
+
+def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
+    """Read one's own images to train on, draw what is held out for test unless it is given, and log what there is.
+
+    Raises UserError if there is no such data set, or a class has too few images for all parts.
+    """
+    log.info("reading the images of %s...", config.dataset)
+    how = custom.Request(config.image_size, config.fit, config.writing)
+    found = custom.load(config.dataset, how, use_cache, show_progress=is_main())
+    parts = _parts_of(found)
+    counts = torch.bincount(parts["train"].labels, minlength=len(found.classes)).tolist()
+    needed = 1 + ("val" not in parts) + ("test" not in parts)
+    if small := [f"{name} {count}" for name, count in zip(found.classes, counts, strict=True) if count < needed]:
+        raise UserError(
+            f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
+            f"to validate, to test; too few: {custom.listed(small)}"
+        )
+    train, test, val = parts["train"], parts.get("test"), parts.get("val")
+    if test is None:
+        train, test = _held_out(train, config.test_split, config.seed)
+    data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names)
+    if is_main():
+        _log_own(data, counts, config, "test" in parts)
+    return data
+
+
+def load_own_test(
+    dataset: str, how: Preparation, held_out: tuple[float, int, str] | None = None
+) -> tuple[ImageTensors, list[str]]:
+    """One's own test images, prepared for a network, and their classes: those of test/, else all that there are.
+
+    held_out: where the network was trained on this data set, the share and the seed of what was held out for test, and
+    the fingerprint of what was not; warns if the images have changed since. Raises UserError as load_own does.
+    """
+    log.info("reading the images of %s...", dataset)
+    found = custom.load(dataset, how)
+    parts = _parts_of(found)
+    if "test" in parts:
+        return parts["test"], found.classes
+    if not held_out:
+        count = f"all {len(found.labels):,} images" if len(parts) == 1 else f"its {' and '.join(parts)} images"
+        log.warning("%s has no test/: %s are scored, which must not have been trained on", title_of(dataset), count)
+        indices = np.sort(np.concatenate(list(found.indices.values())))
+        return _stored(found).subset(torch.from_numpy(indices)), found.classes
+    share, seed, fingerprint = held_out
+    train, test = _held_out(parts["train"], share, seed)
+    if Data(dataset, found.info(len(train), len(test)), train, test, parts.get("val")).fingerprint != fingerprint:
+        log.warning(
+            "%s has changed since the training: among its test images may be some that were trained on", dataset
+        )
+    return test, found.classes
+
+
+def _stored(found: custom.Collection) -> ImageTensors:
+    return ImageTensors(torch.from_numpy(found.images), torch.from_numpy(found.labels))
+
+
+def _parts_of(found: custom.Collection) -> dict[str, ImageTensors]:
+    stored = _stored(found)
+    return {part: stored.subset(torch.from_numpy(indices)) for part, indices in found.indices.items()}
+
+
+def _held_out(images: ImageTensors, share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
+    # the images to train and to validate on, and a share of each class for test
+    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"))
+    return images.subset(train), images.subset(test)
+
+
+def _log_own(data: Data, counts: list[int], config: TrainConfig, has_test: bool) -> None:
+    # counts: of each class, with what was held out of them
+    title, info = data.info.title, data.info
+    named = [f"{name} {count:,}" for name, count in zip(info.classes, counts, strict=True)]
+    colour = "in colour" if info.channels == 3 else "grey"
+    shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[info.fit]
+    how = "their ink placed as KMNIST's" if info.placement else shape
+    log.info("%s: %d classes: %s", title, len(counts), custom.listed(named))
+    log.info("%s: %dx%d pixels, %s, %s", title, info.image_size, info.image_size, colour, how)
+    if not has_test:
+        share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+        log.info("%s: %s images are held out for test: %s", title, f"{len(data.test):,}", share)
+    most, least = max(counts), min(counts)
+    if most >= UNEQUAL_FROM * least and config.class_weights == "none":
+        names = (info.classes[counts.index(most)], info.classes[counts.index(least)])
+        log.warning(
+            "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
+            "--monitor f1 chooses the epoch by a score that does", names[0], most / least, names[1],
+        )  # fmt: skip
+    train, val = data.split(config)
+    copies = same_images({"training": train, "validation": val, "test": data.test})
+    if copies:
+        examples = "; ".join(f"{data.names[one]} and {data.names[other]}" for one, other in copies[:2])
+        log.warning(
+            "%s image%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s",
+            f"{len(copies):,}", "s" if len(copies) > 1 else "", "are" if len(copies) > 1 else "is", examples,
+        )  # fmt: skip
+
+
+def same_images(parts: Mapping[str, ImageTensors]) -> list[tuple[int, int]]:
+    """The images of a part whose very pixels are in an earlier part: their indices there and here, of those stored."""
+    seen: dict[bytes, tuple[str, int]] = {}
+    found = []
+    for part, images in parts.items():
+        rows = (row for chunk in images.chunks() for row in chunk)
+        for index, row in zip(images.indices.tolist(), rows, strict=True):
+            digest = hashlib.blake2b(row.contiguous().numpy(), digest_size=16).digest()
+            first_part, first = seen.setdefault(digest, (part, index))
+            if first_part != part:
+                found.append((first, index))
+    return found
+
+
+# --- those in the catalogue ---
 
 
 def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -178,30 +405,7 @@ def read_digits(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarra
 READERS = {"idx": read_idx, "cifar": read_cifar, "digits": read_digits}
 
 
-# --- in memory ---
-
-
-class ImageTensors(Dataset):
-    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
-
-    An index of many is a whole batch: one gather instead of N decodings.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> None:
-        self.images, self.labels = images.to(device), labels.to(device)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
-
-
-def split(dataset: ImageTensors, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
-    """The images to train on, a share of config.train_split, and those to validate on, drawn by the config's seed."""
-    generator = torch.Generator().manual_seed(config.seed)
-    parts = random_split(range(len(dataset)), config.split_sizes(len(dataset)), generator)
-    return tuple(ImageTensors(*dataset[part.indices], dataset.images.device) for part in parts)
+# --- in batches ---
 
 
 class Normalisation(nn.Module):
@@ -221,9 +425,6 @@ class Normalisation(nn.Module):
 def pixels_of(image: Tensor) -> np.ndarray:
     """An image (C, H, W) of 1 or 3 channels as OpenCV and Pillow take it: (H, W) or (H, W, 3)."""
     return image.permute(1, 2, 0).squeeze(2).cpu().numpy()
-
-
-# --- in batches ---
 
 
 class BatchIndices(Sampler[Tensor]):
@@ -253,7 +454,7 @@ class BatchIndices(Sampler[Tensor]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.epoch))
             order = torch.randperm(len(self.dataset), generator=generator)
-        batches = order.to(self.dataset.images.device).split(self.global_batch_size)
+        batches = order.to(self.dataset.device).split(self.global_batch_size)
         first, self.step = self.step, 0
         for step, batch in enumerate(batches[first:], start=first):
             self.step = step

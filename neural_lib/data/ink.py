@@ -1,11 +1,11 @@
-"""Find the ink in a picture, clean it, cut it out, and place it as the images of a data set have it."""
+"""Prepare a picture as an image of a data set: find its ink, cut it out and place it; or make a photo square."""
 
 import math
 
 import cv2
 import numpy as np
 
-from neural_lib.data.catalog import DatasetInfo, Placement
+from neural_lib.data.catalog import Placement, Preparation
 from neural_lib.data.pictures import PictureError
 
 MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
@@ -115,17 +115,18 @@ def _box(ink: np.ndarray) -> tuple[slice, slice]:
     return slice(top.min(), (top + height).max()), slice(left.min(), (left + width).max())
 
 
-def prepare(picture: np.ndarray, info: DatasetInfo, invert: str = "auto") -> np.ndarray:
-    """A picture as an image of the data set `info`: uint8, (C, S, S), channels and size being the data set's.
+def prepare(picture: np.ndarray, how: Preparation, invert: str = "auto") -> np.ndarray:
+    """A picture as an image of a data set: uint8, (C, S, S).
 
     picture: uint8 RGB, (H, W, 3). invert: see find_ink; for photos it changes nothing.
     Raises PictureError if the data set's images show ink, or a thing on even ground, and the picture shows none.
     """
-    if info.placement is None:
-        return crop_middle(picture, info.image_size).transpose(2, 0, 1)  # (S, S, 3) -> (3, S, S)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    cut_out = find_ink(grey, invert, on_paper=info.placement.is_written)
-    return place(cut_out, info.placement, info.image_size)[None]  # (S, S) -> (1, S, S)
+    if how.channels == 1:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)  # (H, W); of three equal channels exactly one of them
+    if how.placement is None:
+        return np.atleast_3d(make_square(picture, how.image_size, how.fit)).transpose(2, 0, 1)  # (S, S, C) -> (C, S, S)
+    cut_out = find_ink(picture, invert, on_paper=how.placement.is_written)
+    return place(cut_out, how.placement, how.image_size)[None]  # (S, S) -> (1, S, S)
 
 
 def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
@@ -150,13 +151,20 @@ def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
     return frame
 
 
-def crop_middle(picture: np.ndarray, size: int) -> np.ndarray:
-    """The square in a picture's middle, (H, W, 3) -> (size, size, 3), with antialiasing."""
-    side = min(picture.shape[:2])
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    square = picture[top : top + side, left : left + side]
-    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return cv2.resize(square, (size, size), interpolation=how)
+def make_square(picture: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
+    """A picture (H, W) or (H, W, 3) as (size, size) or (size, size, 3), with antialiasing. fit: see Preparation."""
+    height, width = picture.shape[:2]
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        picture = picture[top : top + side, left : left + side]
+    elif fit == "pad":
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        bars = (top, side - height - top, left, side - width - left)
+        picture = cv2.copyMakeBorder(picture, *bars, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    how = cv2.INTER_AREA if max(picture.shape[:2]) > size else cv2.INTER_CUBIC
+    return cv2.resize(picture, (size, size), interpolation=how)
 
 
 def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:

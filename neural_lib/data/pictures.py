@@ -18,6 +18,7 @@ from neural_lib.system.errors import UserError
 # endings by which pictures in a folder are recognised; a file's content decides how it is read, from these formats
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found")
 MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
 MAX_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
@@ -78,7 +79,7 @@ def find(
 def _expanded(given: str | Path) -> list[Path]:
     # a pattern that the shell left as it is, as Windows' do, unless a file really has that name
     if not os.path.lexists(given) and glob.has_magic(str(given)):
-        return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=_natural_key)] or [Path(given)]
+        return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=natural_key)] or [Path(given)]
     return [Path(given)]
 
 
@@ -87,13 +88,27 @@ def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterato
         unread[Path(error.filename)] = error.strerror or str(error)
 
     for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(folders, key=_natural_key) if recursive else []
-        yield from (Path(parent, name) for name in sorted(names, key=_natural_key))
+        folders[:] = sorted(folders, key=natural_key) if recursive else []
+        yield from (Path(parent, name) for name in sorted(names, key=natural_key))
 
 
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    # page2 before page10
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by: page2 before page10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def is_hidden(name: str) -> bool:
+    """True for the name of a file or folder that people don't see, or that a system leaves beside theirs."""
+    return name.startswith((".", "@")) or name.lower() in SYSTEM_FILES
+
+
+def size_of(path: str | Path) -> tuple[int, int] | None:
+    """Width and height, in pixels, of the picture in a file; None if it is none. Looks at the file's head alone."""
+    with contextlib.suppress(PictureError), _picture_errors(), warnings.catch_warnings(action="ignore"):
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with Image.open(path, formats=FORMATS) as image:
+                return image.size
+    return None
 
 
 def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, format_value, format_values, option_name
-from neural_lib.data.catalog import DATASETS
+from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.scores import (
@@ -76,9 +76,9 @@ class Report:
         self, saved: Checkpoint, dataset: str, scores: Scores, images: Tensor, records: Records | None = None
     ) -> None:
         self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
-        self.info, trained_on = DATASETS[dataset], DATASETS[saved.dataset]
-        own = "" if dataset == saved.dataset else f" by a network for {trained_on.title}"
-        self.which = f"{self.info.title}, test{own}"
+        self.title, self.info = title_of(dataset), DATASETS.get(dataset)
+        own = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
+        self.which = f"{self.title}, test{own}"
 
     @functools.cached_property
     def matrix(self) -> list[list[int]]:
@@ -131,7 +131,7 @@ class Report:
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
         if abs(difference) <= 2 * both:
             return difference, f"{scatter}, so chance may explain that"
-        if self.info.shift_note and difference > 0:
+        if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
         chosen = "the epoch was chosen on validation images, or the test images are harder"
         why = chosen if difference > 0 else "the test images are easier"
@@ -201,7 +201,8 @@ class Report:
             saved=saved,
             training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of old files
             report=report,
-            title=self.info.title,
+            title=self.title,
+            trained_on=title_of(saved.dataset),
             gap=None if math.isnan(gap) else gap,
             meaning=meaning,
             names=names,
@@ -227,7 +228,7 @@ class Report:
             pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
-            own_classes=self.info.classes,
+            own_classes=self.info.classes if self.info else saved.classes,
             defaults=TrainConfig().to_dict(),
             option_name=option_name,
         )  # fmt: skip
@@ -247,7 +248,7 @@ def report_results(
     log.info("test accuracy: %.4f", scores.accuracy)
     report.write(files, writer)
     epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
-    title = f"{saved.arch} on {report.info.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
+    title = f"{saved.arch} on {report.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
     if regularisation := TrainConfig(**saved.config).regularisation():
         title += f"\ntraining with {', '.join(regularisation)}"
     writer.write(plot, lambda: plots.to_bytes(plots.plot_results(records, title), plot.suffix[1:]))

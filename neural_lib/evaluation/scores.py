@@ -64,7 +64,7 @@ def score(saved: Checkpoint, model: nn.Module, images: ImageTensors) -> Scores:
 
     In float32 and fixed batches, so that train.py and predict.py get identical figures.
     """
-    normalise = Normalisation(saved.mean, saved.std).to(images.images.device)
+    normalise = Normalisation(saved.mean, saved.std).to(images.device)
     return evaluate(model, evaluation_loader(images, normalise))
 
 

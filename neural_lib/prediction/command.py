@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from neural_lib.data import pictures
+from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
 from neural_lib.records import ReportFiles, owner_of
@@ -21,6 +22,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
 
     args: as predict.py has parsed them. Raises UserError if something doesn't fit.
     """
+    args.dataset = args.dataset and identify(args.dataset)
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)

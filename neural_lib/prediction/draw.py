@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError
 from neural_lib.evaluation import annotate
 from neural_lib.system.errors import UserError
@@ -206,9 +207,9 @@ def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
 
 def draw(recogniser: Any, folder: Path) -> None:
     """Let the user write with the mouse and see what the recogniser reads. Raises UserError for networks of photos."""
-    info = recogniser.info
-    if info.placement is None:
-        raise UserError(f"--draw: this network knows {info.title}, photos, and can't read what is drawn")
+    saved = recogniser.saved
+    if not saved.placement:
+        raise UserError(f"--draw: this network knows {title_of(saved.dataset)}, photos, and can't read what is drawn")
     recogniser.read(255 * np.eye(SIZE // 16, dtype=np.uint8))  # the first answer takes longer
     log.info("write on the white with the mouse; keys: c clears, u undoes a stroke, s saves, q or Esc quits")
     run_board(DrawingBoard(recogniser, folder), "draw")

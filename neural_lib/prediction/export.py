@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.catalog import title_of
 from neural_lib.data.images import EVAL_BATCH_SIZE
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError
@@ -119,12 +120,10 @@ def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = N
     images: test images of its data set, uint8 (N, C, S, S); noise where not given. Raises RunError if OpenCV can't
     run what was exported, or gives something else; then nothing is written.
     """
-    which = f"test images of {recogniser.info.title}"
+    title = title_of(recogniser.saved.dataset)
+    which = f"test images of {title}"
     if images is None:
-        images, which = (
-            noise(recogniser.saved),
-            f"images of noise (no {recogniser.info.title} here)",
-        )
+        images, which = noise(recogniser.saved), f"images of noise (no {title} here)"
     content = to_onnx(recogniser)
     with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
         greatest = verify(content, recogniser, images, bar.update)

@@ -8,13 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.cells import cell_len, set_cell_size
+from torch import Tensor
 from tqdm import tqdm
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.data.catalog import DATASETS
+from neural_lib.config import TrainConfig
+from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.download import DownloadError
-from neural_lib.data.images import Images, load_images, pixels_of
+from neural_lib.data.images import ImageTensors, is_there, load_images, load_own_test, pixels_of
 from neural_lib.data.pictures import Found, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
@@ -47,8 +50,8 @@ def recognise_pictures(
         log.warning("%s", line)
     if not found.files:
         raise RunError("there is no picture to recognise; name files or folders that hold some")
-    if invert != "auto" and recogniser.info.placement is None:
-        title = recogniser.info.title
+    if invert != "auto" and not recogniser.saved.placement:
+        title = title_of(recogniser.saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
     table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns)
     pages = annotate.Pages(output, len(found.files)) if output else None
@@ -117,32 +120,53 @@ class AnswerTable:
         return f" {set_cell_size(path, self.path_width)}  {set_cell_size(name, self.name_width)}  {probability:>11}"
 
 
-def load_test_images(recogniser: Recogniser, dataset: str, data_dir: str) -> Images:
-    """All test images of a data set, with the network's channels and size; warns where it knows other classes.
+def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTensors:
+    """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    Raises UserError if the data set has another number of classes, and RunError where it can't be downloaded.
+    Classes have the same names, or are as many; then a warning says so. Of one's own data set these are the images in
+    test/, those that were held out when this network was trained on it, or all that there are.
+    Raises UserError if classes are missing or the data set isn't there, and RunError if it can't be downloaded.
     """
-    saved, info = recogniser.saved, DATASETS[dataset]
-    if len(saved.classes) != len(info.classes):
-        raise UserError(f"{info.title} has {len(info.classes)} classes, and this network {len(saved.classes)}")
-    if dataset != saved.dataset and saved.classes != list(info.classes):
-        own, theirs = (", ".join(names) for names in (saved.classes, info.classes))
-        log.warning("the classes of %s are %s; this model calls them, in that order, %s", dataset, theirs, own)
-    try:
-        images, labels = load_images(dataset, data_dir, train=False)
-    except DownloadError as error:
-        raise RunError(f"{info.title} could not be loaded: {error}") from None
-    images, changes = convert(images, len(saved.mean), saved.image_size)
-    if changes:
-        log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
-    return Images(images, labels)
+    title = title_of(dataset)
+    if dataset in DATASETS:
+        classes = list(DATASETS[dataset].classes)
+        order = _order_of_classes(saved, title, classes)
+        try:
+            images = ImageTensors(*load_images(dataset, data_dir, train=False))
+        except DownloadError as error:
+            raise RunError(f"{title} could not be loaded: {error}") from None
+        converted, changes = convert(images.images, len(saved.mean), saved.image_size)
+        if changes:
+            log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
+        return ImageTensors(converted, order[images.labels])
+    if not is_there(dataset, data_dir):
+        raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
+    held_out = None
+    if dataset == saved.dataset:
+        config = TrainConfig(**saved.config)
+        held_out = (config.test_split, saved.training.get("test_seed", 0), saved.training.get("fingerprint", ""))
+    images, classes = load_own_test(dataset, saved.preparation, held_out)
+    return ImageTensors(images.stored, _order_of_classes(saved, title, classes)[images.labels], indices=images.indices)
 
 
-def show_test_images(recogniser: Recogniser, images: Images, samples: int, seed: int, path: Path, show: bool) -> None:
+def _order_of_classes(saved: Checkpoint, title: str, classes: list[str]) -> Tensor:
+    # the network's class for each class of a data set: by name, or if names differ and there are as many, by number
+    if set(classes) <= set(saved.classes):
+        return torch.tensor([saved.classes.index(name) for name in classes])
+    if len(saved.classes) != len(classes):
+        raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")
+    own, theirs = (", ".join(names) for names in (saved.classes, classes))
+    log.warning("the classes of %s are %s; this model calls them, in that order, %s", title, theirs, own)
+    return torch.arange(len(classes))
+
+
+def show_test_images(
+    recogniser: Recogniser, images: ImageTensors, samples: int, seed: int, path: Path, show: bool
+) -> None:
     """Log what the network reads in some test images, drawn by the seed, none twice, and write them annotated."""
     saved = recogniser.saved
-    chosen = np.random.default_rng(seed).choice(len(images.images), size=samples, replace=False)
-    pixels, labels = images.images[chosen], images.labels[chosen]
+    chosen = np.random.default_rng(seed).choice(len(images), size=samples, replace=False)
+    pixels, labels = images[torch.from_numpy(chosen)]
     probabilities, predictions = recogniser.probabilities(pixels).max(dim=1)
     tiles = []
     for image, truth, predicted, probability in zip(

@@ -14,13 +14,11 @@ from torch.nn import functional
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
-from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Normalisation, pixels_of
 from neural_lib.data.pictures import PictureError, read_picture
 from neural_lib.evaluation.annotate import TILE_WIDTH
 from neural_lib.prediction import INVERT
 from neural_lib.system.devices import select_device
-from neural_lib.system.errors import UserError
 
 BATCH_SIZE = 100  # pictures; they are in memory together
 THUMBNAIL = 2 * TILE_WIDTH  # pixels, the longer side of an answer's picture at most
@@ -77,24 +75,18 @@ class Failure(NamedTuple):
 class Recogniser:
     """A trained network that reads pictures as predict.py does; Recogniser.load makes one from a model file.
 
-    Raises UserError if the checkpoint's parts don't fit together, or its data set isn't known here.
+    Raises UserError if the checkpoint's parts don't fit together.
     """
 
     def __init__(self, saved: Checkpoint, device: torch.device) -> None:
         self.saved, self.device = saved, device
-        if saved.dataset not in DATASETS:
-            raise UserError(f"the checkpoint's data set {saved.dataset!r} is not one of {', '.join(DATASETS)}")
-        self.info = DATASETS[saved.dataset]
         self.model = saved.build_model().to(device)
         self.normalise = Normalisation(saved.mean, saved.std).to(device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> "Recogniser":
         """The recogniser of a model file. Raises UserError if that can't be read or the device isn't there."""
-        try:
-            return cls(checkpoint.load(path), select_device(device)[0])
-        except UserError as error:
-            raise UserError(str(error).removeprefix("--model ")) from None
+        return cls(checkpoint.load(path, option=""), select_device(device)[0])
 
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
         """The answer to a picture, or the answers to a list of them.
@@ -128,7 +120,7 @@ class Recogniser:
                 path = None if isinstance(each, np.ndarray) else Path(each)
                 try:
                     pixels = read_picture(each)
-                    images.append(torch.from_numpy(ink.prepare(pixels, self.info, invert)))
+                    images.append(torch.from_numpy(ink.prepare(pixels, self.saved.preparation, invert)))
                     results.append((path, _thumbnail(pixels)))
                 except PictureError as error:
                     results.append(Failure(path, str(error)))

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from neural_lib.system.environment import Ranks
+from neural_lib.system.environment import Ranks, usable_cores
 from neural_lib.system.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
@@ -203,5 +203,5 @@ def share_cores(ranks: Ranks) -> None:
     OMP_NUM_THREADS has priority, except for 1, which torchrun sets for several processes if nobody else did.
     """
     if ranks.local_world_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         torch.set_num_threads(max(1, cores // ranks.local_world_size))

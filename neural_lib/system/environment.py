@@ -1,9 +1,11 @@
-"""Ranks from the environment, and settings that must be made before torch is loaded."""
+"""What surrounds the process: ranks, cores and memory; and settings that must be made before torch is loaded."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 from neural_lib.system.errors import UserError
@@ -58,3 +60,20 @@ def ranks_from_environment() -> Ranks:
     if not (0 <= found.rank < found.world_size and 0 <= found.local_rank < found.local_world_size <= found.world_size):
         raise UserError(f"can't tell the rank of this process: {shown}; start with torchrun, or unset WORLD_SIZE")
     return found
+
+
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """How many bytes of memory programs can still get: the system's figure, or less where a container has a limit."""
+    found = [sys.maxsize]
+    with contextlib.suppress(OSError, ValueError, LookupError):  # Linux
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(0, limit - used))
+    return min(found)

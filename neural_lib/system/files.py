@@ -22,14 +22,18 @@ _made: list[Path] = []  # folders that were made for files to come
 
 
 def check_input(path: str | Path, option: str, hint: str) -> None:
-    """Raise UserError, with the advice `hint`, where no file `path` can be opened for reading."""
+    """Raise UserError, with the advice `hint`, where no file `path` can be opened for reading.
+
+    option: that gave the path, empty where none did.
+    """
+    name = f"{option} {path}".strip()
     try:
         if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait for somebody to write to it
-            raise UserError(f"{option} {path}: is a pipe, not a file; {hint}")
+            raise UserError(f"{name}: is a pipe, not a file; {hint}")
         with open(path, "rb"):
             pass
     except OSError as error:
-        raise UserError(f"{option} {path}: can't be read ({error.strerror or error}); {hint}") from None
+        raise UserError(f"{name}: can't be read ({error.strerror or error}); {hint}") from None
 
 
 def begins_with(path: Path, mark: bytes) -> bool:

@@ -1,6 +1,7 @@
 """Command: what train.py has to do and where its results go; checked before torch is loaded."""
 
 import argparse
+import hashlib
 import math
 import os
 import shlex
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from neural_lib.config import DEFAULT_RECIPE, HAVE_WIDTH, RECIPES, TrainConfig, format_value, option_name
-from neural_lib.data.catalog import DATASETS, DatasetInfo
+from neural_lib.config import DEFAULT_RECIPE, HAVE_WIDTH, PREPARING, RECIPES, TrainConfig, format_value, option_name
+from neural_lib.data.catalog import DATASETS, DatasetInfo, identify
 from neural_lib.records import ReportFiles, check_results, owner_of, read_json
 from neural_lib.system import cli
 from neural_lib.system.environment import ranks_from_environment
@@ -26,6 +27,7 @@ from neural_lib.system.files import (
 )
 from neural_lib.training.runs import RunBuilder
 
+RESUMED = ("command", "started", "init", "init_sha256")  # of what is recorded of a command
 MAX_RUNS = 1000  # a larger grid is probably a mistake
 OTHER_MODEL = "move it, or give a --model in another folder"
 MODEL_SUFFIXES = (".pth", ".pt")
@@ -52,6 +54,7 @@ class Command:
     is_resume: bool  # whether --resume was given
     is_finished: bool = False  # whether nothing is left to do
     is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
+    init: str = ""  # the model file whose weights to begin from
     earlier: dict | None = None  # what results.json says, if the command goes on with it
     resume_from: Path | None = None  # the training state to go on from
     options: dict = field(default_factory=dict)  # recorded in results.json
@@ -59,6 +62,7 @@ class Command:
 
 def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     """Check the arguments, the outputs and what earlier commands left. Raises UserError if something doesn't fit."""
+    args.dataset = args.dataset and identify(args.dataset)
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     configs = [] if args.resume else build_configs(args)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
@@ -75,14 +79,18 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     ranks = ranks_from_environment()
     launcher = ["torchrun", "--nproc-per-node", str(ranks.local_world_size)] if ranks.world_size > 1 else ["python"]
     about = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
+    if args.init:
+        about |= _init(args.init, model, len(configs))
     recipe, data_dir = args.recipe or DEFAULT_RECIPE, args.data or "data"
     command = Command(
         args.params, configs, recipe, data_dir, model, plot, state, logdir, report, about, bool(args.resume)
     )
+    command.init = about.get("init", "")
     if args.resume:
         _resume(command, args, records)
     else:
         _check_replaceable(records, state)
+    about = command.about
     about["data"] = os.path.abspath(command.data_dir)
     command.options = {"recipe": command.recipe, "model": model.name, **about}
     for path in (model, plot, state, table, records, *report):
@@ -103,11 +111,11 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
     if not found or not (found["rows"] or command.resume_from):
         command.configs = build_configs(args)
         return
-    command.configs = _resumed_configs(args, found, source)
+    command.configs, command.init = _resumed_configs(args, found, source), ""
     command.params = found["params"]
     command.recipe = found["options"].get("recipe", command.recipe)
     command.data_dir = args.data or found["options"].get("data", command.data_dir)
-    command.about.update({name: found["options"][name] for name in ("command", "started") if name in found["options"]})
+    command.about = _resumed_about(command, args, found, source)
     command.is_longer = command.configs[0].epochs > found["runs"][0]["epochs"]
     if command.is_longer:
         if not command.resume_from:
@@ -124,6 +132,31 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
             check_input(command.model, "--model", hint)
 
 
+def _init(path: str, model: Path, runs: int) -> dict[str, str]:
+    # what is recorded of --init
+    check_input(path, "--init", "give a model file that train.py wrote")
+    if runs > 1 and model.exists() and os.path.samefile(path, model):
+        raise UserError(f"--init {path}: is --model too, which the first run of this grid would replace; copy it first")
+    with open(path, "rb") as handle:
+        return {"init": os.path.abspath(path), "init_sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _resumed_about(command: Command, args: argparse.Namespace, found: dict, source: Path) -> dict[str, str]:
+    # what was recorded of the command that is gone on with; --init is needed only where a run has yet to begin
+    options, hint = found["options"], "give the same one, or a --model in another folder"
+    about = command.about | {name: options[name] for name in RESUMED if name in options}
+    given, there = command.about.get("init", ""), options.get("init", "")
+    if given and given != there:
+        raise UserError(
+            f"--resume: {source} is of a command with {f'--init {there}' if there else 'no --init'}; {hint}"
+        )
+    if there and len(found["runs"]) - len(found["finished"]) > bool(command.resume_from):
+        command.init = there
+        if _init(there, command.model, len(found["runs"]))["init_sha256"] != about["init_sha256"]:
+            raise UserError(f"--init {there}: has changed, and a run is still to begin from it; put it back")
+    return about
+
+
 # --- the runs ---
 
 
@@ -136,7 +169,10 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     count = math.prod(len(values) for values in args.params.values())
     if count > MAX_RUNS and not args.yes:
         raise UserError(f"these are {count:,} runs; give --yes to train more than {MAX_RUNS:,}")
-    info = DATASETS[args.dataset or TrainConfig.dataset]
+    info = DATASETS.get(args.dataset or TrainConfig.dataset)
+    if info and (wrong := [option_name(name) for name in PREPARING if name in args.params]):
+        which = "images of your own, --dataset FOLDER or FILE.npz"
+        raise UserError(f"{', '.join(wrong)}: for {which}, not for {info.title}")
     own = {"dataset": args.dataset} if args.dataset else {}
     if len(args.params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
@@ -148,11 +184,13 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     return configs
 
 
-def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo) -> None:
-    """Raise UserError if a configuration doesn't suit the data set or its network."""
+def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
+    """Raise UserError if a configuration doesn't suit the data set or its network. info: None where not known yet."""
     for config in configs:
-        config.split_sizes(info.train_size)
-        config.check_images(info.image_size, info.mirrors)
+        if config.dataset in DATASETS:
+            config.split_sizes(info.train_size)
+        if info:
+            config.check_images(info.image_size, info.mirrors)
         if config.width and config.arch not in HAVE_WIDTH:
             takers = ", ".join(HAVE_WIDTH)
             raise UserError(f"--width {config.width}: {config.arch} has its own; only {takers} takes one")

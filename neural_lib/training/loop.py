@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from neural_lib.config import TrainConfig, derived_seed
+from neural_lib.data.images import Data
 from neural_lib.evaluation.scores import RunningScores, batch_sums
 from neural_lib.records import TITLES, figure_text
 from neural_lib.system.devices import autocast, computes_bfloat16, select_precision
 from neural_lib.system.distributed import all_reduce_during, any_rank, rank, world_size
-from neural_lib.system.errors import DivergedError
+from neural_lib.system.errors import DivergedError, UserError
 from neural_lib.system.signals import GracefulStop
 from neural_lib.training.state import TrainingState
 
@@ -50,15 +51,33 @@ def build_scheduler(
     return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
 
 
-def build_loss(config: TrainConfig) -> nn.Module:
+def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
     """The training loss of log-probabilities (N, classes) and true classes (N,): its sum over the images, in nats.
 
-    With label smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes
-    log-probabilities as well: their log-softmax is what they are.
+    counts: images of each class that are trained on (classes,), on the device; with balanced class weights an image
+    counts images / (classes * images of its class) times, as scikit-learn has it. With label smoothing (Szegedy et al.
+    2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes log-probabilities as well: their log-softmax
+    is what they are.
     """
+    weight = None
+    if config.class_weights == "balanced":
+        weight = (counts.sum() / (len(counts) * counts.clamp(min=1))).float()
     if config.label_smoothing:
-        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing, reduction="sum")
-    return nn.NLLLoss(reduction="sum")
+        return nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="sum")
+    return nn.NLLLoss(weight, reduction="sum")
+
+
+def fit_batches(configs: Sequence[TrainConfig], data: Data, is_given: bool) -> list[TrainConfig]:
+    """The configurations with batches of no more images than one's own data set has to train on.
+
+    is_given: whether --batch-size was given; then a larger one raises UserError.
+    """
+    counts = [len(data.split(config)[0]) for config in configs]
+    for config, count in zip(configs, counts, strict=True):
+        if is_given and config.batch_size > count:
+            raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")
+    sizes = (min(config.batch_size, count) for config, count in zip(configs, counts, strict=True))
+    return [replace(config, batch_size=size) for config, size in zip(configs, sizes, strict=True)]
 
 
 def resolve_precision(configs: Sequence[TrainConfig], device: torch.device) -> list[TrainConfig]:

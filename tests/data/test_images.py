@@ -15,7 +15,6 @@ from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import DownloadError
 from neural_lib.data.images import (
     Data,
-    Images,
     ImageTensors,
     Normalisation,
     is_there,
@@ -98,25 +97,25 @@ def test_no_batch_is_unpickled_but_the_official_one(cifar_dir, tmp_path, monkeyp
 
 def test_load_data_reads_both_parts(kmnist_dir, tmp_path):
     assert is_there("kmnist", kmnist_dir) and not is_there("kmnist", tmp_path / "nowhere")
-    data = load_data("kmnist", kmnist_dir, may_fall_back=False)
+    data = load_data(TrainConfig(), kmnist_dir)
     assert (data.dataset, data.warning) == ("kmnist", "")
     assert [len(part.images) for part in (data.train, data.test)] == [made_up.TRAIN_SIZE, made_up.TEST_SIZE]
 
 
 def test_a_data_set_that_cannot_be_downloaded_is_replaced_by_digits_where_allowed(monkeypatch, tmp_path, caplog):
     change_kmnist(monkeypatch, sources={})
-    data = load_data("kmnist", tmp_path, may_fall_back=True)
+    data = load_data(TrainConfig(), tmp_path, may_fall_back=True)
     assert data.dataset == "digits" and data.warning.startswith("this run uses digits, NOT kmnist")
     assert "THIS RUN USES DIGITS, NOT KMNIST" in caplog.text
     with pytest.raises(DownloadError, match="or train on the embedded digits"):
-        load_data("kmnist", tmp_path, may_fall_back=False)
+        load_data(TrainConfig(), tmp_path)
 
 
 # --- in memory ---
 
 
 def make_data(images: torch.Tensor, labels: torch.Tensor) -> Data:
-    return Data("kmnist", Images(images, labels), Images(images[:1], labels[:1]))
+    return Data("kmnist", DATASETS["kmnist"], ImageTensors(images, labels), ImageTensors(images[:1], labels[:1]))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

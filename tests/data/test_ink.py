@@ -170,10 +170,10 @@ def test_thin_strokes_get_the_data_sets_width_and_wide_ones_stay():
 def test_a_photo_is_cropped_in_its_middle():
     photo = np.zeros((60, 100, 3), np.uint8)
     photo[:, 20:80] = (250, 0, 0)  # the square in the middle is red
-    image = ink.prepare(photo, DATASETS["cifar10"])
+    image = ink.prepare(photo, DATASETS["cifar10"].preparation)
     assert image.shape == (3, 32, 32) and image.dtype == np.uint8
     assert (image[0] == 250).all() and not image[1:].any()
-    assert ink.prepare(photo[:1, :1], DATASETS["cifar10"]).shape == (3, 32, 32)
+    assert ink.prepare(photo[:1, :1], DATASETS["cifar10"].preparation).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("size", [28, 75, 300])
@@ -184,7 +184,7 @@ def test_a_data_sets_own_image_comes_back(size, inverted):
     differences = []
     for image in images:
         picture = drawn.picture(image, size, GENERATOR, inverted, quality=60)
-        back = ink.prepare(picture, info)[0]
+        back = ink.prepare(picture, info.preparation)[0]
         centred = ink.place(ink.find_ink(image, "no", on_paper=False), info.placement, 28)
         differences.append(np.abs(back.astype(float) - centred).mean())
     assert np.median(differences) < 15  # grey levels of 255
@@ -194,7 +194,7 @@ def test_a_garment_is_no_page():
     # an even gradient over most of the frame: shading for a page, cloth here
     shirt = np.full((100, 100, 3), 255, np.uint8)
     shirt[5:95, 5:95] = np.linspace(40, 140, 90)[None, :, None]
-    image = ink.prepare(shirt, DATASETS["fashion-mnist"])[0]
+    image = ink.prepare(shirt, DATASETS["fashion-mnist"].preparation)[0]
     assert (image[3:25, 3:25] > 80).all()
 
 
@@ -216,7 +216,7 @@ def test_any_picture_gives_an_image_or_is_blank(name):
             grey = np.linspace(level, other, height * width).reshape(height, width)
         picture = grey.astype(np.uint8)[..., None].repeat(3, axis=2)
         try:
-            image = ink.prepare(picture, info, ("auto", "yes", "no")[number % 3])
+            image = ink.prepare(picture, info.preparation, ("auto", "yes", "no")[number % 3])
         except PictureError:
             continue
         images += 1

@@ -18,7 +18,7 @@ from neural_lib import checkpoint
 from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import idx_bytes
-from neural_lib.data.images import READERS, Data, Images, load_images
+from neural_lib.data.images import READERS, Data, Images, ImageTensors, load_images
 from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system import cli
@@ -64,7 +64,10 @@ def test_the_images_are_those_that_torchvision_reads(name, train):
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_statistics_are_the_published_ones(name):
-    assert Data(name, load(name, train=True), load(name, train=False)).statistics == REAL[name][1:]
+    assert (
+        Data(name, DATASETS[name], *(ImageTensors(*load(name, part)) for part in (True, False))).statistics
+        == REAL[name][1:]
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.placement])
@@ -119,7 +122,7 @@ def test_kmnist_written_out_as_pictures_is_read_about_as_well(kmnist_recogniser,
 @pytest.mark.parametrize("name, most", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
 def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, most):
     images = load(name, train=False).images[:300, 0].numpy()
-    back = [ink.prepare(np.repeat(image[..., None], 3, 2), DATASETS[name])[0] for image in images]
+    back = [ink.prepare(np.repeat(image[..., None], 3, 2), DATASETS[name].preparation)[0] for image in images]
     assert np.abs(np.stack(back).astype(float) - images).mean() < most  # grey levels of 255
 
 

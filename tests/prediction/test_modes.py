@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from neural_lib.data import pictures
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import Images
+from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw, modes
 from neural_lib.prediction.modes import AnswerTable
@@ -126,17 +126,16 @@ def test_the_window_gets_the_first_page_of_pictures_enlarged(folder, monkeypatch
 
 
 def test_test_images_of_another_number_of_classes_are_refused(monkeypatch):
-    reader = recogniser_of("digits")
-    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], classes=("0", "1")))
+    saved = recogniser_of("digits").saved
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], classes=("x", "y")))
     with pytest.raises(UserError, match="^digits has 2 classes, and this network 10$"):
-        modes.load_test_images(reader, "digits", "nowhere")
+        modes.load_test_images(saved, "digits", "nowhere")
 
 
 def test_test_images_get_the_networks_size(caplog):
-    reader = recogniser_of("digits")
-    reader.saved = replace(reader.saved, image_size=32)
-    images, labels = modes.load_test_images(reader, "digits", "nowhere")
-    assert images.shape == (297, 1, 32, 32) and labels.shape == (297,)
+    saved = replace(recogniser_of("digits").saved, image_size=32)
+    images = modes.load_test_images(saved, "digits", "nowhere")
+    assert images.shape == (297, 1, 32, 32) and images.labels.shape == (297,)
     assert caplog.messages == ["the images of digits are converted for this model: 28x28 to 32x32 pixels"]
 
 
@@ -144,7 +143,7 @@ def test_chosen_test_images_are_shown_and_none_twice(folder, caplog, monkeypatch
     caplog.set_level(logging.INFO)
     shown = []
     monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
-    images = Images(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+    images = ImageTensors(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
     modes.show_test_images(recogniser_of("kmnist"), images, 10, 42, Path("p.png"), show=True)
     truths = [message.split()[3].strip(",") for message in caplog.messages if message.startswith("ground truth")]
     assert sorted(truths) == sorted(DATASETS["kmnist"].classes) and truths != list(DATASETS["kmnist"].classes)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -261,11 +260,6 @@ def test_a_network_for_photos_takes_pictures_as_they_are():
     answer = reader.read(np.full((60, 80, 3), (250, 0, 0), np.uint8))  # which has no ink
     assert answer.seen.shape == (32, 32, 3) and (answer.seen == (250, 0, 0)).all()
     assert "glyph" not in answer.to_dict()
-
-
-def test_a_checkpoint_of_an_unknown_data_set_is_refused(recogniser):
-    with pytest.raises(UserError, match="'unheard-of' is not one of kmnist, "):
-        Recogniser(replace(recogniser.saved, dataset="unheard-of"), torch.device("cpu"))
 
 
 # --- convert ---

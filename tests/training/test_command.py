@@ -26,8 +26,9 @@ def test_every_hyper_parameter_has_an_option_and_there_is_no_other():
     names = [field.name for field in fields(TrainConfig) if field.name != "dataset"]
     for name in names:
         value = getattr(TrainConfig(), name)
-        given = train.parse_args([option_name(name), format_value(value)])
-        assert given.params == {name: [value]}
+        is_flag = name == "writing"
+        given = train.parse_args([option_name(name), *([] if is_flag else [format_value(value)])])
+        assert given.params == {name: [is_flag or value]}
     parser = argparse.ArgumentParser(add_help=False)
     add_hyperparameters(parser)
     options = re.findall(r"^  (?:-\w.*?, )?(--[a-z][a-z-]*)", parser.format_help(), re.MULTILINE)
@@ -117,7 +118,8 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
     (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
-    (["--dataset", "mnits"], "invalid choice: 'mnits'"),
+    (["--dataset", "mnits"], "--dataset mnits: is neither one of kmnist, fashion-mnist, mnist, "),
+    (["--fit", "pad", "--writing"], "--fit, --writing: for images of your own, --dataset FOLDER or FILE.npz, not "),
     (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
     (["--arch", "alexnet"], "-a/--arch: invalid choice: 'alexnet'"),
     (["--arch", "lenet", "--width", "8"], "--width 8: lenet has its own; only vgg-small takes one"),

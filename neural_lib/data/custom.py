@@ -1,0 +1,492 @@
+"""A data set of one's own: a folder with a subfolder of pictures for each class, or NumPy's .npz files.
+
+What was decoded from files is kept in the user's cache folder, and found there as long as none of them changes.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import logging
+import os
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
+from neural_lib.data.ink import prepare
+from neural_lib.data.pictures import PictureError, is_hidden, natural_key, printable, read_picture, size_of
+from neural_lib.system.environment import available_memory, usable_cores
+from neural_lib.system.errors import UserError
+from neural_lib.system.files import atomic_write, remove_abandoned
+
+PARTS = ("train", "val", "test")
+PART_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # by a folder's name
+OWN_SIZES = range(16, 65)  # pixels: images that are all squares of one such size keep it; LeNet needs 16
+DEFAULT_SIZE = 32  # pixels, of others
+MAX_NAMED = 10  # in a message
+BATCH = 16  # pictures that a thread reads in one go
+MOST_CLASSES = 10_000
+CACHE_FORMAT = 1  # to be raised when the same files would be decoded to other pixels
+LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
+
+log = logging.getLogger(__name__)
+
+
+class Request(NamedTuple):
+    """How images are to be prepared: TrainConfig's hyper-parameters of these names."""
+
+    image_size: int = 0  # pixels; 0: their own, or DEFAULT_SIZE
+    fit: str = "crop"
+    writing: bool = False
+
+    def preparation(self, own_size: Callable[[], int]) -> Preparation:
+        """What that means for colour pictures; own_size: returns their size, called where none is requested."""
+        if not self.writing:
+            return Preparation(self.image_size or own_size(), 3, None, self.fit)
+        kmnist = DATASETS["kmnist"]
+        size = self.image_size or kmnist.image_size
+        box, centre, stroke = kmnist.placement
+        scale = size / kmnist.image_size
+        return Preparation(size, 1, Placement(round(box * scale), centre, stroke * scale))
+
+
+class Decoded(NamedTuple):
+    """Pictures as images of one size."""
+
+    images: np.ndarray  # uint8 (M, C, S, S); nothing where a picture was left out
+    preparation: Preparation
+    left_out: dict[int, str]  # by index: why a picture could not be read
+
+
+class Collection(NamedTuple):
+    """A data set of one's own, all of its parts in one array."""
+
+    path: str
+    classes: list[str]
+    images: np.ndarray  # uint8 (M, C, S, S)
+    labels: np.ndarray  # int64 (M,)
+    indices: Mapping[str, np.ndarray]  # of the images of each part that is given, by PARTS, ascending
+    names: Sequence[str]  # (M,): what to call an image
+    preparation: Preparation
+
+    def info(self, train_size: int, test_size: int) -> DatasetInfo:
+        """Its facts, as the catalogue has those of others."""
+        size, channels, placement, fit = self.preparation
+        return DatasetInfo(
+            title=os.path.basename(self.path), classes=tuple(self.classes), train_size=train_size, test_size=test_size,
+            licence="", source="", placement=placement, channels=channels, image_size=size, fit=fit,
+            mirrors=placement is None,
+        )  # fmt: skip
+
+
+def load(path: str, how: Request | Preparation, use_cache: bool = True, show_progress: bool = True) -> Collection:
+    """Read the data set in a folder or an .npz file: one to train on, or, for a network's Preparation, to score.
+
+    Raises UserError, naming the file or folder, if it holds no data set, or one that is too large for the memory.
+    """
+    if os.path.isfile(path):
+        return _from_arrays(path, *_read_npz(path), how, show_progress)
+    if train_images := next(Path(path).glob("*-train-imgs.npz"), None):
+        return _from_arrays(path, *_read_kuzushiji(train_images), how, show_progress)
+    return _from_folder(path, how, use_cache, show_progress)
+
+
+def _check_trainable(path: str, how: Request | Preparation, classes: Sequence[str], parts: Iterable[str]) -> None:
+    if isinstance(how, Request) and "train" not in parts:
+        raise _refusal(path, f"has images for {' and '.join(parts)} alone, and none to train on")
+    if isinstance(how, Request) and len(classes) < 2:
+        raise _refusal(path, f"{printable(classes[0])} is the only class, and there must be two or more; {LAYOUT}")
+
+
+def _refusal(path: str, why: str) -> UserError:
+    return UserError(f"--dataset {printable(path)}: {why}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, separated by commas, and how many there are besides."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+
+
+# --- a folder of folders ---
+
+
+class File(NamedTuple):
+    """A file that lies in a class's folder."""
+
+    part: str
+    name: str  # relative to the folder of that class
+    label: int
+    path: str  # relative to the data set's folder
+    size: int  # bytes
+    changed: int  # nanoseconds since 1970
+
+
+def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
+    classes, files, stray = list_files(path)
+    _check_trainable(path, how, classes, {each.part for each in files})
+    decoded = _cached(path, files, how) if use_cache else None
+    if not decoded:
+        paths = [os.path.join(path, each.path) for each in files]
+        decoded = decode(path, paths, how, lambda: own_size(map(size_of, paths)), show_progress)
+        if use_cache:
+            decoded = _keep(path, files, how, decoded)
+    left_out = [(name, "in no class's folder") for name in stray]
+    left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
+    _warn_of_left_out(path, left_out)
+    labels = np.array([each.label for each in files], dtype=np.int64)
+    indices = {
+        part: np.array(
+            [index for index, each in enumerate(files) if each.part == part and index not in decoded.left_out], np.int64
+        )
+        for part in {each.part for each in files}
+    }
+    for part, chosen in indices.items():
+        counts = np.bincount(labels[chosen], minlength=len(classes))
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        if empty and part == "train" or len(empty) == len(classes):
+            what = f"class {listed(empty)} has" if part == "train" else f"{part}/ holds"
+            raise _refusal(path, f"{what} no picture that can be read; add some, or remove the folder")
+    return Collection(
+        path, classes, decoded.images, labels, indices, [each.path for each in files], decoded.preparation
+    )
+
+
+def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
+    """The classes, the files in their folders, and the names of what lies beside these.
+
+    Files are ordered by part, then by their own name, whatever the class: page2 before page10.
+    Raises UserError if the folder can't be looked into, or is not laid out as a data set.
+    """
+    folders, stray = _subfolders(path)
+    parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
+    if len(parts) == len(folders) or "train" in parts.values() and len(parts) > 1:
+        if len(set(parts.values())) < len(parts):
+            raise _refusal(path, f"has {' and '.join(parts)}, which mean the same; merge two of them")
+        stray += [f"{name}/" for name in folders if name not in parts]
+        roots = {part: name for name, part in parts.items()}
+    else:
+        roots = {"train": ""}
+    folders_of = {}
+    for part, root in roots.items():
+        folders_of[part], others = _subfolders(os.path.join(path, root)) if root else (folders, [])
+        stray += [os.path.join(root, name) for name in others]
+    classes = _class_names(path, folders_of, len(stray))
+    files = []
+    for part, names in folders_of.items():
+        for name in names:
+            files += _files_of(path, part, os.path.join(roots[part], name), classes.index(name))
+    if not files:
+        raise _refusal(path, f"its folders hold no files; {LAYOUT}")
+    order = {part: number for number, part in enumerate(PARTS)}
+    files.sort(key=lambda each: (order[each.part], natural_key(each.name), each.label))
+    return classes, files, stray
+
+
+def _subfolders(path: str) -> tuple[list[str], list[str]]:
+    # the visible folders in a folder, and what else is in it
+    try:
+        names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
+    except OSError as error:
+        raise _refusal(path, f"can't be looked into ({error.strerror})") from None
+    inside = f"{os.path.realpath(path)}{os.sep}"
+    folders = [
+        name
+        for name in names
+        if os.path.isdir(os.path.join(path, name))
+        and not inside.startswith(f"{os.path.realpath(os.path.join(path, name))}{os.sep}")  # a link to what holds it
+    ]
+    return folders, [name for name in names if name not in set(folders)]
+
+
+def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
+    # those to train on, or where none are, those to score; in natural order
+    names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
+    if not names:
+        raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
+    spellings: dict[str, str] = {}
+    for name in names:
+        if "\N{REPLACEMENT CHARACTER}" in name or not _is_text(name):
+            raise _refusal(path, f"the name of the class's folder {printable(name)!r} is not UTF-8; rename it")
+        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
+        if other != name:
+            raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
+    for part, theirs in folders_of.items():
+        if "train" in folders_of and (unknown := [name for name in theirs if name not in folders_of["train"]]):
+            raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
+    return sorted(folders_of["train"], key=natural_key) if "train" in folders_of else names
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return False
+
+
+def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
+    def refuse(error: OSError) -> None:
+        raise _refusal(error.filename, f"can't be looked into ({error.strerror})")
+
+    top = os.path.join(path, folder)
+    for parent, folders, names in os.walk(top, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in names:
+            if not is_hidden(name):
+                file = os.path.join(parent, name)
+                with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
+                    about = os.stat(file)
+                    yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), about.st_size,
+                               about.st_mtime_ns)  # fmt: skip
+                    continue
+                yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), 0, 0)
+
+
+def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
+    if left_out:
+        lines = [f"    {printable(name)}: {why}" for name, why in left_out[:MAX_NAMED]]
+        if len(left_out) > MAX_NAMED:
+            lines.append(f"    and {len(left_out) - MAX_NAMED:,} more")
+        count = f"{len(left_out):,} file{'s are' if len(left_out) > 1 else ' is'}"
+        log.warning("%s: %s left out\n%s", printable(os.path.basename(path)), count, "\n".join(lines))
+
+
+# --- decoding ---
+
+
+def own_size(sizes: Iterable[tuple[int, int] | None]) -> int:
+    """The height and width in pixels of pictures that are all squares of one of OWN_SIZES, else DEFAULT_SIZE.
+
+    sizes: of the pictures, (width, height), looked at as far as needed; None of what can't be read.
+    """
+    found = None
+    for size in sizes:
+        found = found or size
+        if size and (size != found or size[0] != size[1] or size[0] not in OWN_SIZES):
+            return DEFAULT_SIZE
+    return found[0] if found else DEFAULT_SIZE
+
+
+def decode(
+    path: str,
+    pictures: Sequence[str | np.ndarray],
+    how: Request | Preparation,
+    own_size: Callable[[], int],
+    show_progress: bool = True,
+) -> Decoded:
+    """Read pictures, files or arrays, as images; on all cores, with a bar on a terminal.
+
+    For a Request they become grey if each picture is. own_size: as Request.preparation takes it. path: for messages.
+    Raises UserError if they need more memory than there is.
+    """
+    preparation = how.preparation(own_size) if isinstance(how, Request) else how
+    may_become_grey = isinstance(how, Request) and preparation.channels == 3
+    size, count = preparation.image_size, len(pictures)
+    needed, available = count * size**2 * (preparation.channels + may_become_grey), available_memory()
+    if needed > available:
+        raise _refusal(
+            path,
+            f"{count:,} images of {size}x{size} pixels take {needed / 1e9:,.1f} GB of memory, and "
+            f"{available / 1e9:,.1f} GB are free; give a smaller --image-size, or fewer images",
+        )
+    images, left_out, in_colour = np.zeros((count, preparation.channels, size, size), np.uint8), {}, []
+
+    def read_batch(batch: range) -> int:
+        for index in batch:
+            try:
+                picture = read_picture(pictures[index])
+                images[index] = prepare(picture, preparation)
+            except PictureError as error:
+                left_out[index] = str(error)
+                continue
+            if may_become_grey and not in_colour and not _is_grey(picture):
+                in_colour.append(index)
+        return len(batch)
+
+    batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+    bar = tqdm(
+        total=count, desc="reading", unit=" images", leave=False, disable=None if show_progress else True,
+        dynamic_ncols=True,
+    )  # fmt: skip
+    with bar, ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            for done in pool.map(read_batch, batches):
+                bar.update(done)
+        except BaseException:  # such as Ctrl-C: what has not begun is not waited for
+            pool.shutdown(cancel_futures=True)
+            raise
+    if may_become_grey and not in_colour:
+        images, preparation = images[:, :1].copy(), preparation._replace(channels=1)
+    return Decoded(images, preparation, left_out)
+
+
+def _is_grey(pictures: np.ndarray) -> bool:
+    # (..., 3): three equal channels
+    return bool((pictures[..., :2] == pictures[..., 1:]).all())
+
+
+# --- the cache: a line of JSON, then the images' bytes ---
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept; it can be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "neural_lib")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _cached(path: str, files: Sequence[File], how: Request | Preparation) -> Decoded | None:
+    listing = _digest(CACHE_FORMAT, files)
+    for file in cache_folder().glob(f"{_digest(path)[:16]}-*.images"):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError), file.open("rb") as handle:
+            about = json.loads(handle.readline())
+            size, channels, placement, fit = about["preparation"]
+            preparation = Preparation(size, channels, Placement(*placement) if placement else None, fit)
+            request = about["request"] and Request(*about["request"])
+            if about["listing"] == listing and how in (preparation, request):
+                shape = (len(files), channels, size, size)
+                images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError where bytes are missing
+                return Decoded(images, preparation, {int(index): why for index, why in about["left_out"].items()})
+    return None
+
+
+def _keep(path: str, files: Sequence[File], how: Request | Preparation, decoded: Decoded) -> Decoded:
+    # write what was decoded, and return it mapped from that file; as it is if it can't be written
+    file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
+    request = how if isinstance(how, Request) else None
+    about = {"path": printable(path), "listing": _digest(CACHE_FORMAT, files), "request": request,
+             "preparation": decoded.preparation, "left_out": decoded.left_out}  # fmt: skip
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(file)
+        with atomic_write(file) as handle:
+            handle.write(json.dumps(about).encode() + b"\n")
+            handle.write(decoded.images)
+    except OSError as error:
+        log.warning("%s: what was read can't be kept (%s), so the next run reads it again", file, error.strerror)
+        return decoded
+    return _cached(path, files, how) or decoded
+
+
+# --- arrays ---
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # images and labels of each part, by PARTS
+
+
+def _read_npz(path: str) -> tuple[list[str], Arrays]:
+    # MedMNIST's keys (https://github.com/MedMNIST/MedMNIST): train_images, train_labels, val_images, ...
+    keys = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
+    found = _load_arrays(path, keys)
+    if not found.keys() & set(keys):
+        raise _refusal(path, f"has {listed(sorted(found)) or 'no arrays'}, and needs train_images and train_labels")
+    parts = {}
+    for part in PARTS:
+        images, labels = (found.get(f"{part}_{kind}") for kind in ("images", "labels"))
+        if (images is None) != (labels is None):
+            raise _refusal(path, f"of {part}_images and {part}_labels only one is there")
+        if images is not None:
+            parts[part] = _checked(path, part, images, labels)
+    return _classes_of(path, parts), parts
+
+
+def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
+    # Kuzushiji-49's four files (https://github.com/rois-codh/kmnist), each with the key arr_0, and maybe its class map
+    prefix, folder = train_images.name.removesuffix("-train-imgs.npz"), train_images.parent
+    parts = {}
+    for part in ("train", "test"):
+        files = [folder / f"{prefix}-{part}-{kind}.npz" for kind in ("imgs", "labels")]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise _refusal(str(folder), f"has {train_images.name}, and {' and '.join(missing)} is missing beside it")
+        arrays = [_load_arrays(str(file), ["arr_0"]).get("arr_0") for file in files]
+        if any(array is None for array in arrays):
+            raise _refusal(str(folder), f"the files of its {part} part need an array arr_0 each")
+        parts[part] = _checked(str(folder), part, *arrays)
+    classes = _classes_of(str(folder), parts)
+    with (
+        contextlib.suppress(OSError, ValueError, LookupError),
+        (folder / f"{prefix}_classmap.csv").open(encoding="utf-8", newline="") as handle,
+    ):
+        characters = {int(row["index"]): row["char"] for row in csv.DictReader(handle)}
+        classes = [characters[label] for label in range(len(classes))]
+    return classes, parts
+
+
+def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    # of these keys those that are there, or if there are none the others' names; pickled objects are not loaded
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [key for key in keys if key in archive.files] or archive.files
+            needed = sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
+            if needed > available_memory():
+                sizes = f"{needed / 1e9:,.1f} GB of memory, and {available_memory() / 1e9:,.1f} GB are free"
+                raise _refusal(path, f"its arrays take {sizes}; give a smaller file")
+            return {key: archive[key] for key in wanted}
+    except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise _refusal(path, "holds pickled Python objects, and loading those can run any code") from None
+        raise _refusal(path, "is no .npz file, or damaged") from None
+
+
+def _checked(path: str, part: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # images (N, H, W) or (N, H, W, 3) as they are, labels as int64 (N,)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] != 3:
+        expected = "uint8 (N, H, W) or (N, H, W, 3)"
+        raise _refusal(path, f"the {part} images are {images.dtype} {images.shape}, and must be {expected}")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(images):
+        expected = f"whole numbers ({len(images)},) or ({len(images)}, 1), one class for each image"
+        raise _refusal(path, f"the {part} labels are {labels.dtype} {labels.shape}, and must be {expected}")
+    if not images.size:
+        raise _refusal(path, f"the {part} part has no images")
+    return images, labels.astype(np.int64)
+
+
+def _classes_of(path: str, parts: Arrays) -> list[str]:
+    found = {part: set(np.unique(labels).tolist()) for part, (_, labels) in parts.items()}
+    count = len(found.get("train", max(found.values(), key=max)))
+    if "train" not in found:  # a part to score need not show each class
+        count = min(max(map(max, found.values())) + 1, MOST_CLASSES)
+    for part, labels in found.items():
+        wrong = sorted(labels - {*range(count)})
+        if wrong:
+            theirs = listed([str(label) for label in wrong])
+            raise _refusal(path, f"{part} labels must be 0 to {count - 1}, as there are {count} classes, not {theirs}")
+    return [str(label) for label in range(count)]
+
+
+def _from_arrays(
+    path: str, classes: list[str], parts: Arrays, how: Request | Preparation, show_progress: bool
+) -> Collection:
+    names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
+    labels = np.concatenate([labels for _, labels in parts.values()])
+    sizes = [images.shape[2:0:-1] for images, _ in parts.values()]  # (width, height)
+    has_colour = any(images.ndim == 4 and not _is_grey(images) for images, _ in parts.values())
+    preparation = how.preparation(lambda: own_size(sizes)) if isinstance(how, Request) else how
+    if isinstance(how, Request) and not has_colour:
+        preparation = preparation._replace(channels=1)
+    _check_trainable(path, how, classes, parts)
+    is_in_shape = preparation.placement is None and {*sizes} == {(preparation.image_size,) * 2}
+    if is_in_shape and (
+        not has_colour if preparation.channels == 1 else all(len(each.shape) == 4 for each, _ in parts.values())
+    ):
+        arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images, _ in parts.values()]
+        images, left_out = np.concatenate([each[:, : preparation.channels] for each in arrays]), {}
+    else:
+        pictures = [image for images, _ in parts.values() for image in images]
+        images, _, left_out = decode(path, pictures, preparation, lambda: preparation.image_size, show_progress)
+    _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
+    indices, first = {}, 0
+    for part, (own, _) in parts.items():
+        chosen = np.arange(first, first + len(own))
+        indices[part], first = chosen[~np.isin(chosen, list(left_out))], first + len(own)
+    return Collection(path, classes, images, labels, indices, names, preparation)
