@@ -44,16 +44,16 @@ def epoch_figures(train: object, val: object | None) -> dict[str, float | None]:
     return {name: getattr(parts[part], field, None) for name in TITLES for part, field in [name.split("_", 1)]}
 
 
-def monitored_score(measures: Mapping[str, float | None], monitor: str = "accuracy") -> float:
-    """The score of an epoch, the higher the better: validation's accuracy, macro F1, or minus its loss.
+def monitored_score(measures: Mapping[str, float | None], monitor: str = "accuracy") -> tuple[float, float]:
+    """The score of an epoch, the higher the better: validation's accuracy, macro F1, or minus its loss; then that loss.
 
-    Training's accuracy or loss where nothing was validated; the loss where no accuracy is known; -inf where nothing is.
+    The latter decides between equals, which are frequent among few images. Training's accuracy or loss where nothing
+    was validated; the loss where no accuracy is known; -inf where nothing is.
     """
     score = accuracy_of(measures) if measures["val_accuracy"] is None else measures[f"val_{monitor}"]
-    if monitor != "loss" and score is not None:
-        return score
     loss = measures["train_loss" if measures["val_loss"] is None else "val_loss"]
-    return -math.inf if loss is None else -loss
+    negative = -math.inf if loss is None else -loss
+    return (negative if monitor == "loss" or score is None else score), negative
 
 
 def accuracy_of(measures: Mapping[str, float | None]) -> float | None:
@@ -169,7 +169,7 @@ class Records:
         own = self.hyperparameters[0].items()
         return {name: value for name, value in own if name not in (*self.varying, "dataset", "arch")}
 
-    def score(self, row: Mapping[str, float | None]) -> float:
+    def score(self, row: Mapping[str, float | None]) -> tuple[float, float]:
         """The score of an epoch's row, the higher the better."""
         return monitored_score(row, self.monitor)
 
@@ -179,7 +179,7 @@ class Records:
 
     def ranked(self) -> list[int]:
         """The finished runs, the best first; equals as they finished."""
-        return sorted(self.finished, key=lambda run: -self.score(self.best_of(run)))
+        return sorted(self.finished, key=lambda run: self.score(self.best_of(run)), reverse=True)
 
     def best(self) -> dict | None:
         """The row of the best epoch of the best finished run; None without any."""

@@ -34,9 +34,10 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_surroundings():
-    """No test asks a proxy or finds a display by chance."""
+def _own_surroundings(tmp_path_factory):
+    """No test asks a proxy, finds a display by chance or leaves something in the user's cache folder."""
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.delenv("DISPLAY", raising=False)
         monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from neural_lib.config import TrainConfig
@@ -144,3 +145,38 @@ def make_checkpoint(dataset: str, arch: str = "lenet-slim") -> "Checkpoint":
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return replace(described, state_dict=build_network(arch, **arch_args).state_dict())
+
+
+def write_photos(folder: Path, seed: int = 0, **counts: int) -> Path:
+    """A folder of folders: so many pictures of each colour, of mixed sizes and formats, each different."""
+    generator = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            height, width = generator.integers(30, 60, 2)
+            pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+            pixels[5:-5, 5:-5, ("red", "green", "blue").index(name)] += 150
+            path = folder / name / f"{name}{number}.{('png', 'jpg', 'bmp')[number % 3]}"
+            cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def write_parts(folder: Path, parts: dict[str, tuple]) -> Path:
+    """Images (N, C, H, W) and labels (N,) of each part as PNG files in folders of parts and classes, in their order."""
+    for part, (images, labels) in parts.items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = folder / part / str(int(label)) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.ascontiguousarray(np.asarray(image).transpose(1, 2, 0)[..., ::-1]))
+    return folder
+
+
+def write_npz(path: Path, parts: dict[str, tuple]) -> Path:
+    """The same as an .npz with MedMNIST's keys."""
+    arrays = {}
+    for part, (images, labels) in parts.items():
+        pixels = np.asarray(images).transpose(0, 2, 3, 1)
+        arrays |= {f"{part}_images": pixels[..., 0] if pixels.shape[3] == 1 else pixels}
+        arrays |= {f"{part}_labels": np.asarray(labels)[:, None]}
+    np.savez(path, **arrays)
+    return path

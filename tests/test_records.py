@@ -53,7 +53,12 @@ def test_an_epochs_figures_are_those_of_training_and_validation():
     ({}, "accuracy", -math.inf),
 ])  # fmt: skip
 def test_epochs_are_compared_by_the_monitored_measure_or_by_what_is_known(known, monitor, score):
-    assert monitored_score(dict.fromkeys(MEASURES) | known, monitor) == score
+    assert monitored_score(dict.fromkeys(MEASURES) | known, monitor)[0] == score
+
+
+def test_between_equals_the_loss_decides():
+    scores = [monitored_score({"val_accuracy": 0.9, "val_loss": loss}) for loss in (0.5, 0.4)]
+    assert scores[1] > scores[0] and monitored_score({"val_accuracy": 0.91, "val_loss": 0.9}) > scores[1]
 
 
 def test_figures_fit_their_columns():

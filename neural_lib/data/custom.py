@@ -32,6 +32,7 @@ OWN_SIZES = range(16, 65)  # pixels: images that are all squares of one such siz
 DEFAULT_SIZE = 32  # pixels, of others
 MAX_NAMED = 10  # in a message
 BATCH = 16  # pictures that a thread reads in one go
+SMALL = 10_000  # bytes a file: threads would wait for each other, and one alone reads small files twice as fast as two
 MOST_CLASSES = 10_000
 CACHE_FORMAT = 1  # to be raised when the same files would be decoded to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
@@ -135,7 +136,8 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_pr
     decoded = _cached(path, files, how) if use_cache else None
     if not decoded:
         paths = [os.path.join(path, each.path) for each in files]
-        decoded = decode(path, paths, how, lambda: own_size(map(size_of, paths)), show_progress)
+        mean_bytes = sum(each.size for each in files) / len(files)
+        decoded = decode(path, paths, how, lambda: own_size(map(size_of, paths)), mean_bytes, show_progress)
         if use_cache:
             decoded = _keep(path, files, how, decoded)
     left_out = [(name, "in no class's folder") for name in stray]
@@ -168,8 +170,9 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
     folders, stray = _subfolders(path)
     parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
     if len(parts) == len(folders) or "train" in parts.values() and len(parts) > 1:
-        if len(set(parts.values())) < len(parts):
-            raise _refusal(path, f"has {' and '.join(parts)}, which mean the same; merge two of them")
+        given = list(parts.values())
+        if doubled := [name for name, part in parts.items() if given.count(part) > 1]:
+            raise _refusal(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
         stray += [f"{name}/" for name in folders if name not in parts]
         roots = {part: name for name, part in parts.items()}
     else:
@@ -279,12 +282,13 @@ def decode(
     pictures: Sequence[str | np.ndarray],
     how: Request | Preparation,
     own_size: Callable[[], int],
+    mean_bytes: float,
     show_progress: bool = True,
 ) -> Decoded:
-    """Read pictures, files or arrays, as images; on all cores, with a bar on a terminal.
+    """Read pictures, files or arrays, as images; on all cores unless they are small, with a bar on a terminal.
 
-    For a Request they become grey if each picture is. own_size: as Request.preparation takes it. path: for messages.
-    Raises UserError if they need more memory than there is.
+    For a Request they become grey if each picture is. own_size: as Request.preparation takes it. mean_bytes: of a
+    picture. path: for messages. Raises UserError if they need more memory than there is.
     """
     preparation = how.preparation(own_size) if isinstance(how, Request) else how
     may_become_grey = isinstance(how, Request) and preparation.channels == 3
@@ -315,7 +319,7 @@ def decode(
         total=count, desc="reading", unit=" images", leave=False, disable=None if show_progress else True,
         dynamic_ncols=True,
     )  # fmt: skip
-    with bar, ThreadPoolExecutor(usable_cores()) as pool:
+    with bar, ThreadPoolExecutor(usable_cores() if mean_bytes > SMALL else 1) as pool:
         try:
             for done in pool.map(read_batch, batches):
                 bar.update(done)
@@ -423,6 +427,8 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
 def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
     # of these keys those that are there, or if there are none the others' names; pickled objects are not loaded
     try:
+        if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
+            raise ValueError
         with np.load(path, allow_pickle=False) as archive:
             wanted = [key for key in keys if key in archive.files] or archive.files
             needed = sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
@@ -475,15 +481,17 @@ def _from_arrays(
     if isinstance(how, Request) and not has_colour:
         preparation = preparation._replace(channels=1)
     _check_trainable(path, how, classes, parts)
-    is_in_shape = preparation.placement is None and {*sizes} == {(preparation.image_size,) * 2}
-    if is_in_shape and (
-        not has_colour if preparation.channels == 1 else all(len(each.shape) == 4 for each, _ in parts.values())
-    ):
+    is_square = preparation.placement is None and {*sizes} == {(preparation.image_size,) * 2}
+    has_channels = not has_colour if preparation.channels == 1 else all(each.ndim == 4 for each, _ in parts.values())
+    if is_square and has_channels:  # nothing to be prepared
         arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images, _ in parts.values()]
         images, left_out = np.concatenate([each[:, : preparation.channels] for each in arrays]), {}
     else:
         pictures = [image for images, _ in parts.values() for image in images]
-        images, _, left_out = decode(path, pictures, preparation, lambda: preparation.image_size, show_progress)
+        mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
+        images, _, left_out = decode(
+            path, pictures, preparation, lambda: preparation.image_size, mean_bytes, show_progress
+        )
     _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
     indices, first = {}, 0
     for part, (own, _) in parts.items():

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import itertools
 import logging
 import os
 import pickle
@@ -112,9 +113,12 @@ class Data:
 
     @functools.cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel of the training images, as pixels 0..1, to 4 decimals."""
+        """Mean and standard deviation of each channel, as pixels 0..1, to 4 decimals.
+
+        Of the images to train and to validate on.
+        """
         counts = torch.zeros(self.train.shape[1], 256, dtype=torch.float64)
-        for images in self.train.chunks():
+        for images in itertools.chain(*(part.chunks() for part in self._learned())):
             channels = images.transpose(0, 1).flatten(1)  # (n, C, H, W) -> (C, n * H * W)
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
         shares, values = counts / counts.sum(dim=1, keepdim=True), torch.arange(256).double() / 255
@@ -126,11 +130,14 @@ class Data:
     def fingerprint(self) -> str:
         """The sha256 of the images to train and to validate on and of their labels, in their order."""
         digest = hashlib.sha256(str(self.train.shape).encode())
-        for part in (self.train, self.val) if self.val else (self.train,):
+        for part in self._learned():
             for images in part.chunks():
                 digest.update(images.contiguous().numpy())
             digest.update(part.labels.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def _learned(self) -> list[ImageTensors]:
+        return [self.train, self.val] if self.val else [self.train]
 
     def to(self, device: torch.device) -> "Data":
         """The same with its images on another device."""
@@ -152,15 +159,16 @@ def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> 
     return tuple(images.subset(part) for part in parts)
 
 
-def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(labels: Tensor, share: float, seed: int, least: int = 1) -> tuple[Tensor, Tensor]:
     """The indices of a share of each class's images, drawn by the seed, and of the others: (n,) and (N - n,).
 
-    labels: (N,). Both are ascending. At least one image of each class is in either part, so there must be two.
+    labels: (N,). Both are ascending. At least `least` images of each class are among the former, and one among the
+    latter, so there must be as many.
     """
     generator, is_first = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        count = min(max(round(len(members) * share), 1), len(members) - 1)
+        count = min(max(round(len(members) * share), least), len(members) - 1)
         is_first[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
@@ -262,7 +270,7 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
         )
     train, test, val = parts["train"], parts.get("test"), parts.get("val")
     if test is None:
-        train, test = _held_out(train, config.test_split, config.seed)
+        train, test = _held_out(parts, config.test_split, config.seed)
     data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names)
     if is_main():
         _log_own(data, counts, config, "test" in parts)
@@ -288,7 +296,7 @@ def load_own_test(
         indices = np.sort(np.concatenate(list(found.indices.values())))
         return _stored(found).subset(torch.from_numpy(indices)), found.classes
     share, seed, fingerprint = held_out
-    train, test = _held_out(parts["train"], share, seed)
+    train, test = _held_out(parts, share, seed)
     if Data(dataset, found.info(len(train), len(test)), train, test, parts.get("val")).fingerprint != fingerprint:
         log.warning(
             "%s has changed since the training: among its test images may be some that were trained on", dataset
@@ -305,9 +313,10 @@ def _parts_of(found: custom.Collection) -> dict[str, ImageTensors]:
     return {part: stored.subset(torch.from_numpy(indices)) for part, indices in found.indices.items()}
 
 
-def _held_out(images: ImageTensors, share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
-    # the images to train and to validate on, and a share of each class for test
-    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"))
+def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
+    # the images to train on and, unless these are given, to validate on, and a share of each class for test
+    images, least = parts["train"], 1 if "val" in parts else 2
+    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"), least)
     return images.subset(train), images.subset(test)
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -20,7 +21,7 @@ WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of
 MAX_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
 MIN_SPAN = 0.1  # of the diagonal's colour scale
 DARK = 0.65  # of a colour scale, from where on its colours want white letters
-GLYPH_ROOM = 18  # points, for a written character beside its name
+GLYPH_ROOM, GLYPH_GAP = 18, 4  # points, for a written character beside its name, and before it
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
 
 
@@ -149,12 +150,12 @@ def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
 
 
 def plot_confusion(
-    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray] = ()
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray | None] = ()
 ) -> Figure:
     """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row.
 
     The diagonal and the other cells have a colour scale each, so that a few confusions are seen beside many hits.
-    glyphs: a picture (H, W, 4) of each class's written character, to stand beside its name; there may be none.
+    glyphs: a picture (H, W, 4) to stand beside or instead of each class's name, or None; there may be none.
     """
     counts = np.asarray(matrix)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), of the true class
@@ -177,7 +178,7 @@ def plot_confusion(
     else:
         axes.set_xticks(range(len(classes)), classes)
     axes.set_yticks(range(len(classes)), classes)
-    if len(glyphs):
+    if any(glyph is not None for glyph in glyphs):
         _add_glyphs(axes, glyphs)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (a row is 100 %)")
@@ -187,18 +188,27 @@ def plot_confusion(
     return figure
 
 
-def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray]) -> None:
+def can_draw(text: str) -> bool:
+    """True if matplotlib's font has each of these characters."""
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(each)) for each in text)
+
+
+def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray | None]) -> None:
     # between the axes and the names, for which the names make room
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_tick_params(pad=GLYPH_ROOM)
     for place, glyph in enumerate(glyphs):
-        for xy, offset, coordinates in (
-            ((place, 0), (0, -GLYPH_ROOM / 2 - 2), ("data", "axes fraction")),
-            ((0, place), (-GLYPH_ROOM / 2 - 2, 0), ("axes fraction", "data")),
+        if glyph is None:
+            continue
+        for xy, offset, coordinates, alignment in (
+            ((place, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), (0.5, 1)),
+            ((0, place), (-GLYPH_GAP, 0), ("axes fraction", "data"), (1, 0.5)),
         ):
-            box = OffsetImage(glyph, zoom=GLYPH_ROOM * 0.8 / len(glyph))
+            box = OffsetImage(glyph, zoom=(GLYPH_ROOM - GLYPH_GAP) / len(glyph))
             axes.add_artist(
                 AnnotationBbox(
-                    box, xy, xybox=offset, xycoords=coordinates, boxcoords="offset points", frameon=False, pad=0
+                    box, xy, xybox=offset, xycoords=coordinates, boxcoords="offset points", box_alignment=alignment,
+                    frameon=False, pad=0,
                 )
-            )
+            )  # fmt: skip

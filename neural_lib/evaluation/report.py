@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import TrainConfig, format_value, format_values, option_name
+from neural_lib.config import PREPARING, TrainConfig, format_value, format_values, option_name
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
@@ -105,6 +106,7 @@ class Report:
             "config": saved.config,
             "loss": scores.loss if math.isfinite(scores.loss) else None,
             "accuracy": (scores.labels == scores.predictions).double().mean().item(),
+            "balanced_accuracy": statistics.mean(row["recall"] for row in classes if row["support"]),
             "macro avg": table["macro avg"],
             "weighted avg": table["weighted avg"],
             "classes": classes,
@@ -186,8 +188,11 @@ class Report:
 
     def _confusion(self) -> bytes:
         title = f"{self.which}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
-        glyphs = [annotate.glyph(each) for each in self.saved.glyphs]
-        return plots.to_bytes(plots.plot_confusion(self.matrix, self.saved.classes, title, glyphs), "png")
+        names, glyphs = self.saved.classes, [annotate.glyph(each) for each in self.saved.glyphs]
+        if not glyphs and (foreign := [not plots.can_draw(name) for name in names]):
+            glyphs = [annotate.glyph(name) if each else None for name, each in zip(names, foreign, strict=True)]
+            names = ["" if each else name for name, each in zip(names, foreign, strict=True)]
+        return plots.to_bytes(plots.plot_confusion(self.matrix, names, title, glyphs), "png")
 
     def html(self) -> str:
         """report.html, self-contained."""
@@ -229,6 +234,8 @@ class Report:
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
             own_classes=self.info.classes if self.info else saved.classes,
+            settings={name: value for name, value in saved.config.items()
+                      if saved.dataset not in DATASETS or name not in PREPARING},
             defaults=TrainConfig().to_dict(),
             option_name=option_name,
         )  # fmt: skip
@@ -262,7 +269,7 @@ def evaluate_model(
 
     model_path: of the network; the records beside it are shown on the page.
     """
-    files = ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{dataset}")
+    files = ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{os.path.basename(dataset)}")
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
     writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.images.cpu(), records)
     report.log()

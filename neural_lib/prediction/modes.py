@@ -16,6 +16,7 @@ from tqdm import tqdm
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
+from neural_lib.data.custom import listed
 from neural_lib.data.download import DownloadError
 from neural_lib.data.images import ImageTensors, is_there, load_images, load_own_test, pixels_of
 from neural_lib.data.pictures import Found, printable
@@ -150,9 +151,12 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTen
 
 
 def _order_of_classes(saved: Checkpoint, title: str, classes: list[str]) -> Tensor:
-    # the network's class for each class of a data set: by name, or if names differ and there are as many, by number
-    if set(classes) <= set(saved.classes):
+    # the network's class for each class of a data set: by name, or if all differ and there are as many, by number
+    unknown = [name for name in classes if name not in saved.classes]
+    if not unknown:
         return torch.tensor([saved.classes.index(name) for name in classes])
+    if len(unknown) < len(classes):
+        raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")
     own, theirs = (", ".join(names) for names in (saved.classes, classes))

@@ -51,8 +51,8 @@ class TrainingState:
     """How far a run's training has come: the only place that knows it.
 
     epoch: the one under way, from 1. step: batches of it that have been trained on. sums: their scores. rows: the
-    figures of each epoch that has ended, by the names in records.MEASURES. best_epoch, best_weights: the earliest of
-    the epochs that validated best, 0 before the first has ended; its weights on the CPU.
+    figures of each epoch that has ended, by the names in records.MEASURES. best_epoch, best_weights: the epoch that
+    validated best (records.monitored_score), the earliest of equals, 0 before one has ended; its weights on the CPU.
     """
 
     def __init__(

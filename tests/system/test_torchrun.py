@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import made_up
 import pytest
 from conftest import ROOT, killed_before_recording, leave_out_figures, mind_ctrl_c
 from ranks import COMMAND, free_port
@@ -104,6 +105,22 @@ def test_a_grid_under_torchrun_is_the_grid_of_one_process(torchrun, run_train, t
     assert run_train(*grid, "--quiet", "-m", "one/model.pth", "-p", "one/plot.png")[0] == 0
     assert_same_history(tmp_path / "three", tmp_path / "one")
     assert len(list((tmp_path / "three" / "runs").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--no-cache",)])
+def test_ranks_read_ones_own_images_alike(torchrun, run_train, tmp_path, options):
+    photos = made_up.write_photos(tmp_path / "photos", red=20, green=20, blue=7)
+    (photos / "red" / "notes.txt").write_text("no picture")
+    command = ("-d", photos, "--arch", "lenet-slim", "--epochs", 2, "--batch-size", 10, "--class-weights", "balanced")
+    command += ("--init", tmp_path / "first.pth")
+    (tmp_path / "first.pth").write_bytes(made_up.make_checkpoint("digits", "lenet-slim").to_bytes())
+    done = torchrun(2, *command, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("photos: 3 classes: blue 7, green 20, red 20") == 1
+    assert done.stdout.count("begins from the weights in") == 1 and done.stderr.count("1 file is left out") == 1
+    assert run_train(*command, "-m", "one/model.pth")[0] == 0
+    assert_same_history(tmp_path / "output", tmp_path / "one")
 
 
 def test_a_wrong_argument_is_one_line_of_one_rank(torchrun):

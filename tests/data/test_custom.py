@@ -1,0 +1,477 @@
+"""Data sets of one's own: folders of pictures and .npz files, read, prepared and cached."""
+
+import itertools
+import json
+import os
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from neural_lib.data import custom, ink
+from neural_lib.data.catalog import Preparation
+from neural_lib.data.custom import Request
+from neural_lib.data.pictures import read_picture
+from neural_lib.system.errors import UserError
+
+
+def picture(*size: int, seed: int = 0) -> np.ndarray:
+    """A picture of random pixels: uint8 (H, W) or (H, W, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Cats and dogs in pictures of mixed modes, formats and sizes, five each."""
+    for number, (name, kind) in enumerate(itertools.product(("cat", "dog"), ("L", "RGB", "P", "RGBA", "1"))):
+        path = tmp_path / "photos" / name / f"{number}.{('png', 'bmp', 'webp', 'gif', 'tif')[number % 5]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(30 + number, 90 - 5 * number, 3, seed=number)).convert(kind).save(path)
+    return tmp_path / "photos"
+
+
+def load(path: object, *how, **options) -> custom.Collection:
+    return custom.load(str(path), Request(*how), **options)
+
+
+# --- a folder's layout ---
+
+
+def layout(tmp_path: Path, *files: str) -> Path:
+    for name in files:
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(b"")
+    return tmp_path / "d"
+
+
+@pytest.mark.parametrize("files, classes, found, stray", [
+    (["b/1.png", "a/2.png", "a/10.png"], ["a", "b"], ["train b/1.png", "train a/2.png", "train a/10.png"], []),
+    (["c10/1", "c9/1"], ["c9", "c10"], ["train c9/1", "train c10/1"], []),  # natural order, then the class
+    (["train/a/1", "train/b/2", "test/a/3", "valid/b/4"], ["a", "b"],
+     ["train train/a/1", "train train/b/2", "val valid/b/4", "test test/a/3"], []),
+    (["Train/a/1", "Train/b/2"], ["a", "b"], ["train Train/a/1", "train Train/b/2"], []),
+    (["train/1", "car/2", "plane/3"], ["car", "plane", "train"],  # toys, not parts
+     ["train train/1", "train car/2", "train plane/3"], []),
+    (["train/a/1", "train/b/1", "test/a/1", "more/a/1"], ["a", "b"],
+     ["train train/a/1", "train train/b/1", "test test/a/1"], ["more/"]),
+    (["a/x/2", "a/1", "b/3"], ["a", "b"], ["train a/1", "train b/3", "train a/x/2"], []),
+    (["a/1", "b/1", "notes.txt", ".git/x", "a/.DS_Store", "a/Thumbs.db", "b/._1", "a/@eaDir/1", "__MACOSX/a/1"],
+     ["a", "b"], ["train a/1", "train b/1"], ["notes.txt"]),
+])  # fmt: skip
+def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, classes, found, stray):
+    listed, entries, beside = custom.list_files(str(layout(tmp_path, *files)))
+    assert listed == classes and beside == stray
+    assert [f"{each.part} {each.path}" for each in entries] == found
+    assert all(each.path.endswith(f"{listed[each.label]}/{each.name}") for each in entries)
+
+
+@pytest.mark.parametrize("files, message", [
+    ([], "holds no folders; a data set is a folder with a subfolder"),
+    (["1.png", "2.png"], "holds no folders, but 2 files; a data set is a folder"),
+    (["a/1"], "a is the only class"),
+    (["test/a/1", "test/b/1"], "has images for test alone, and none to train on"),
+    (["train/a/1", "train/b/1", "test/A/1"], "the folders A and a would be one class in two spellings; rename one"),
+    (["Cat/1", "cat/1"], "the folders Cat and cat would be one class in two spellings"),
+    (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
+    (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
+    (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
+    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8; rename it"),
+    (["a/1", "b/1"], "class a, b has no picture that can be read; add some, or remove the folder"),
+])  # fmt: skip
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path, files, message):
+    (tmp_path / "d").mkdir()
+    folder = layout(tmp_path, *files)
+    with pytest.raises(UserError, match="^--dataset ") as error:
+        load(folder)
+    assert message in str(error.value) and "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_folder_of_very_many_files_is_refused_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    monkeypatch.setattr(os, "listdir", lambda _: [f"{number}.jpg" for number in range(200_000)])
+    with pytest.raises(UserError, match="holds no folders, but 200,000 files; ") as error:
+        load(tmp_path / "d")
+    assert len(str(error.value)) < 300
+
+
+def test_folders_that_hold_nothing_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="its folders hold no files"):
+        load(tmp_path / "d")
+
+
+def test_links_are_followed_unless_they_loop(photos):
+    os.symlink(photos / "cat", photos / "fox")  # a class elsewhere
+    os.symlink(photos, photos / "all")
+    os.symlink("self", photos / "self")
+    os.symlink(photos, photos / "dog" / "back")
+    classes, files, stray = custom.list_files(str(photos))
+    assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
+    assert [classes[each.label] for each in files].count("fox") == 5
+    assert not any("back/" in each.path for each in files)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_cannot_be_looked_into_is_named(photos):
+    for path in (photos / "cat", photos):
+        path.chmod(0)
+        try:
+            with pytest.raises(UserError, match=rf"{path}: can't be looked into \(Permission denied\)"):
+                load(photos)
+        finally:
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("inner", ["", "cat"])
+def test_a_folder_that_fails_is_named(photos, monkeypatch, inner):
+    def fail(path, scan):
+        if os.path.realpath(path) == os.path.realpath(photos / inner):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    listdir, scandir = os.listdir, os.scandir
+    monkeypatch.setattr(os, "listdir", lambda path: fail(path, listdir))
+    monkeypatch.setattr(os, "scandir", lambda path: fail(path, scandir))
+    with pytest.raises(UserError, match=rf"{photos / inner}: can't be looked into \(Permission denied\)"):
+        load(photos)
+
+
+# --- what can't be read ---
+
+
+def test_what_is_no_picture_is_named_and_left_out(photos, caplog):
+    (photos / "cat" / "b\x1bell.txt").write_text("not a picture")
+    (photos / "dog" / "cut.jpg").write_bytes(cv2.imencode(".jpg", picture(90, 90))[1].tobytes()[:99])
+    os.symlink("nowhere", photos / "dog" / "gone.png")
+    (photos / "readme.md").write_text("beside")
+    found = load(photos)
+    assert len(found.names) == 13 and len(found.indices["train"]) == 10
+    (warning,) = caplog.messages
+    assert warning.startswith("photos: 4 files are left out\n    readme.md: in no class's folder\n")
+    assert "cat/b?ell.txt: is not a PNG, JPEG" in warning and "dog/cut.jpg: is damaged" in warning
+    assert "dog/gone.png: can't be read (No such file or directory)" in warning
+
+
+def test_of_much_that_is_left_out_the_first_ten_are_named(photos, caplog):
+    for number in range(25):
+        (photos / "cat" / f"n{number}.txt").write_text("no picture")
+    load(photos)
+    lines = caplog.messages[0].splitlines()
+    assert lines[0] == "photos: 25 files are left out" and len(lines) == 12
+    assert lines[10].startswith("    cat/n9.txt: ") and lines[11] == "    and 15 more"
+
+
+def test_a_class_without_a_readable_picture_is_refused(photos):
+    (photos / "fox").mkdir()
+    (photos / "fox" / "1.jpg").write_text("no picture")
+    with pytest.raises(UserError, match="class fox has no picture that can be read"):
+        load(photos)
+
+
+def test_a_file_name_that_is_not_utf8_is_read(photos):
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    write(photos / "cat" / name, picture(20, 20))
+    assert len(load(photos).indices["train"]) == 11
+    assert len(load(photos).indices["train"]) == 11  # from the cache
+
+
+# --- size and channels ---
+
+
+@pytest.mark.parametrize("sizes, size", [
+    ([(28, 28)] * 3, 28), ([(16, 16)], 16), ([(64, 64)], 64), ([(8, 8)] * 2, 32), ([(65, 65)] * 2, 32),
+    ([(28, 28), (28, 29)], 32), ([(20, 40)] * 2, 32), ([None, (28, 28), None], 28), ([None], 32), ([], 32),
+])  # fmt: skip
+def test_images_keep_a_size_that_all_have(sizes, size):
+    assert custom.own_size(sizes) == size
+
+
+def test_only_the_first_sizes_are_looked_at_if_they_differ():
+    assert custom.own_size(itertools.chain([(640, 480)], iter(lambda: pytest.fail("looked at"), None))) == 32
+
+
+def test_images_are_grey_if_all_pictures_show_grey_alone(tmp_path):
+    for number, name in enumerate("aabb"):
+        grey = picture(20, 20, seed=number)
+        write(tmp_path / "d" / name / f"{number}.png", np.dstack([grey] * 3) if number % 2 else grey)
+    found = load(tmp_path / "d")
+    assert found.preparation == Preparation(20, 1, None, "crop") and found.images.shape == (4, 1, 20, 20)
+    assert all(np.array_equal(image[0], picture(20, 20, seed=number)) for number, image in enumerate(found.images))
+    write(tmp_path / "d" / "b" / "colour.png", picture(20, 20, 3))
+    assert load(tmp_path / "d").images.shape == (5, 3, 20, 20)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [16, 48])
+def test_a_picture_is_made_square(fit, size):
+    wide = np.zeros((30, 90, 3), np.uint8)
+    wide[:, 30:60] = (250, 0, 0)  # the middle is red
+    wide[:, 60:] = (0, 250, 0)
+    image = ink.prepare(wide, Preparation(size, 3, None, fit))
+    assert image.shape == (3, size, size)
+    red, green = (image[channel] > 125 for channel in (0, 1))
+    expected = {"crop": (1, 0), "pad": (1 / 9, 1 / 9), "stretch": (1 / 3, 1 / 3)}[fit]
+    assert (red.mean(), green.mean()) == pytest.approx(expected, abs=0.06)
+    if fit == "pad":
+        assert not image[:, : size // 4].any() and not image[:, -(size // 4) :].any()  # the bars are black
+
+
+@pytest.mark.parametrize("how", [(), (24, "pad"), (40, "stretch"), (0, "crop", True), (56, "crop", True)])
+def test_each_image_is_what_prediction_makes_of_its_file(photos, how):
+    found = load(photos, *how)
+    for index, name in enumerate(found.names):
+        if index in found.indices["train"]:
+            assert np.array_equal(ink.prepare(read_picture(photos / name), found.preparation), found.images[index])
+
+
+def test_writing_is_placed_as_kmnists(tmp_path):
+    for name in "ab":
+        page = np.full((300, 400, 3), 220, np.uint8)
+        cv2.line(page, (50, 60), (150, 260), (30, 30, 30), 9)
+        write(tmp_path / "d" / name / "1.png", page)
+    for size in (28, 56):
+        found = load(tmp_path / "d", size, "crop", True)
+        assert found.preparation.placement == (size, "box", 1.55 * size / 28)
+        rows = np.flatnonzero(found.images[0, 0].any(axis=1))
+        assert (rows[0], rows[-1]) == (0, size - 1) and found.images.max() == 255
+
+
+# --- memory, time, interruption ---
+
+
+def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, monkeypatch):
+    monkeypatch.setattr(custom, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(custom, "read_picture", lambda _: pytest.fail("read"))
+    with pytest.raises(UserError, match="10 images of 224x224 pixels take 0.0 GB of memory, and 0.0 GB are free; give"):
+        load(photos, 224)
+
+
+def test_pictures_are_read_on_all_cores(photos, monkeypatch):
+    barrier, reading = threading.Barrier(2, timeout=10), custom.read_picture
+    monkeypatch.setattr(custom, "usable_cores", lambda: 2)
+    monkeypatch.setattr(custom, "BATCH", 5)
+    monkeypatch.setattr(custom, "SMALL", 100)
+
+    def read(path):
+        barrier.wait()  # for another thread that reads as well
+        return reading(path)
+
+    monkeypatch.setattr(custom, "read_picture", read)
+    assert len(load(photos, use_cache=False).indices["train"]) == 10
+
+
+def test_an_interrupted_reading_leaves_nothing_behind(photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def interrupt(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(custom.tqdm, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load(photos)
+    assert not (tmp_path / "cache").exists()
+    assert threading.active_count() == 1 or not any("ThreadPool" in each.name for each in threading.enumerate())
+
+
+# --- the cache ---
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "neural_lib"
+
+
+def fail_to_read(monkeypatch) -> None:
+    monkeypatch.setattr(custom, "read_picture", lambda _: pytest.fail("read again"))
+
+
+def assert_same(one: custom.Collection, other: custom.Collection) -> None:
+    assert np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
+    assert (one.preparation, one.names, one.classes) == (other.preparation, other.names, other.classes)
+    assert {part: list(each) for part, each in one.indices.items()} == {
+        part: list(each) for part, each in other.indices.items()
+    }
+
+
+def test_what_was_read_is_found_again_and_mapped_from_the_file(photos, cache, monkeypatch):
+    (photos / "cat" / "notes.txt").write_text("no picture")
+    first = load(photos)
+    (file,) = cache.iterdir()
+    fail_to_read(monkeypatch)
+    again = load(photos)
+    assert_same(first, again)
+    assert isinstance(again.images, np.memmap) and Path(again.images.filename) == file
+    assert_same(first, custom.load(str(photos), first.preparation))  # as predict.py asks for it
+
+
+def test_the_mapped_images_can_be_written_to_without_changing_the_file(photos, cache):
+    load(photos).images[:] = 0
+    assert load(photos).images.any()
+
+
+@pytest.mark.parametrize("change", ["touch", "new", "gone", "request", "elsewhere"])
+def test_what_has_changed_is_read_again(photos, cache, monkeypatch, change):
+    load(photos)
+    how = ()
+    if change == "touch":
+        os.utime(photos / "cat" / "0.png", ns=(1, 1))
+    elif change == "new":
+        write(photos / "cat" / "new.png", picture(9, 9))
+    elif change == "gone":
+        (photos / "cat" / "0.png").unlink()
+    elif change == "request":
+        how = (16,)
+    elif change == "elsewhere":
+        photos = photos.rename(photos.with_name("others"))
+    count, reading = [], custom.read_picture
+    monkeypatch.setattr(custom, "read_picture", lambda path: count.append(path) or reading(path))
+    found = load(photos, *how)
+    assert len(count) == len(found.names)
+    assert len(list(cache.iterdir())) == (2 if change in ("request", "elsewhere") else 1)  # the old one is replaced
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "format"])
+def test_a_damaged_cache_is_read_anew(photos, cache, damage):
+    first = load(photos)
+    first = first._replace(images=first.images.copy())  # not from the file that will be damaged
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    if damage == "format":
+        about = json.loads(content.splitlines()[0]) | {"listing": "other"}
+        content = json.dumps(about).encode() + content[content.index(b"\n") :]
+    file.write_bytes({"cut": content[:-1], "empty": b"", "foreign": b"\xff{]\n", "format": content}[damage])
+    assert_same(load(photos), first)
+    assert file.stat().st_size > 10_000
+
+
+def test_without_a_cache_nothing_is_written(photos, cache):
+    assert_same(load(photos, use_cache=False), load(photos, use_cache=False))
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_warned_of(photos, cache, caplog):
+    cache.parent.mkdir()
+    cache.write_text("a file in the folder's place")
+    assert len(load(photos).indices["train"]) == 10
+    assert "what was read can't be kept" in caplog.text and "so the next run reads it again" in caplog.text
+
+
+# --- .npz ---
+
+
+def save(path: Path, **arrays) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+IMAGES, LABELS = picture(6, 20, 20), np.array([0, 1, 2, 0, 1, 2], np.uint8)
+COLOUR = picture(6, 20, 20, 3)
+
+
+@pytest.mark.parametrize("images, channels", [(IMAGES, 1), (COLOUR, 3), (np.stack([IMAGES] * 3, axis=3), 1)])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_medmnists_arrays_are_read_as_they_are(tmp_path, images, channels, shape):
+    arrays = {f"{part}_images": images for part in ("train", "val", "test")}
+    arrays |= {f"{part}_labels": LABELS.reshape(shape) for part in ("train", "val", "test")}
+    found = load(save(tmp_path / "m.npz", **arrays, more=np.zeros(3)))
+    assert found.preparation == Preparation(20, channels, None) and found.classes == ["0", "1", "2"]
+    assert {part: list(each) for part, each in found.indices.items()} == {
+        "train": [*range(6)], "val": [*range(6, 12)], "test": [*range(12, 18)],
+    }  # fmt: skip
+    expected = images.reshape(6, 20, 20, -1)[..., :channels].transpose(0, 3, 1, 2)
+    assert np.array_equal(found.images, np.concatenate([expected] * 3))
+    assert found.labels.tolist() == LABELS.tolist() * 3 and found.names[13] == "test_images[1]"
+
+
+@pytest.mark.parametrize("images", [picture(6, 20, 30), picture(6, 90, 90, 3), picture(6, 20, 20)])
+@pytest.mark.parametrize("how", [(), (24, "pad"), (28, "crop", True)])
+def test_other_arrays_are_prepared_as_pictures(tmp_path, images, how):
+    found = load(save(tmp_path / "m.npz", train_images=images, train_labels=LABELS), *how)
+    for index in found.indices["train"]:
+        assert np.array_equal(found.images[index], ink.prepare(read_picture(images[index]), found.preparation))
+    grey = images.ndim == 3 or how[2:] == (True,)
+    assert found.preparation.channels == (1 if grey else 3) and set(found.indices) == {"train"}
+
+
+def test_grey_arrays_become_colour_for_a_network_that_takes_it(tmp_path):
+    path = save(tmp_path / "m.npz", test_images=IMAGES, test_labels=LABELS)
+    found = custom.load(str(path), Preparation(20, 3, None))
+    assert all((found.images[:, channel] == IMAGES).all() for channel in range(3)) and set(found.indices) == {"test"}
+
+
+def write_kuzushiji(folder: Path, prefix: str = "k49") -> Path:
+    folder.mkdir()
+    for part in ("train", "test"):
+        save(folder / f"{prefix}-{part}-imgs.npz", arr_0=IMAGES)
+        save(folder / f"{prefix}-{part}-labels.npz", arr_0=LABELS)
+    return folder
+
+
+def test_kuzushijis_four_files_are_read(tmp_path):
+    folder = write_kuzushiji(tmp_path / "k")
+    found = load(folder)
+    assert set(found.indices) == {"train", "test"} and found.classes == ["0", "1", "2"]
+    assert np.array_equal(found.images[:6, 0], IMAGES) and found.labels.tolist() == LABELS.tolist() * 2
+    (folder / "k49_classmap.csv").write_text("index,codepoint,char\n0,U+3042,あ\n1,U+3044,い\n2,U+3046,う\n", "utf-8")
+    assert load(folder).classes == ["あ", "い", "う"]
+    (folder / "k49-test-labels.npz").unlink()
+    with pytest.raises(UserError, match="k49-test-labels.npz is missing beside it"):
+        load(folder)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was_here",)
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({}, "has no arrays, and needs train_images and train_labels"),
+    ({"x": IMAGES, "y": LABELS}, "has x, y, and needs train_images and train_labels"),
+    ({"train_images": IMAGES}, "of train_images and train_labels only one is there"),
+    ({"train_images": IMAGES / 255, "train_labels": LABELS}, "images are float64 (6, 20, 20), and must be uint8"),
+    ({"train_images": picture(6, 20, 20, 20, 1), "train_labels": LABELS}, "images are uint8 (6, 20, 20, 20, 1)"),
+    ({"train_images": picture(6, 20, 20, 4), "train_labels": LABELS}, "must be uint8 (N, H, W) or (N, H, W, 3)"),
+    ({"train_images": IMAGES, "train_labels": LABELS[:5]}, "the train labels are uint8 (5,), and must be whole"),
+    ({"train_images": IMAGES, "train_labels": np.zeros((6, 14), int)}, "(6, 14), and must be whole numbers (6,) or"),
+    ({"train_images": IMAGES, "train_labels": LABELS / 1}, "the train labels are float64 (6,), and must be whole"),
+    ({"train_images": IMAGES, "train_labels": LABELS * 2}, "labels must be 0 to 2, as there are 3 classes, not 4"),
+    ({"train_images": IMAGES, "train_labels": LABELS.astype(int) - 1},
+     "labels must be 0 to 2, as there are 3 classes, not -1"),
+    ({"train_images": IMAGES, "train_labels": LABELS * 0}, "0 is the only class"),
+    ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 1},
+     "test labels must be 0 to 2, as there are 3 classes, not 3"),
+    ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, "the train part has no images"),
+    ({"test_images": IMAGES, "test_labels": LABELS}, "has images for test alone, and none to train on"),
+    ({"train_images": np.array([Malicious()] * 6), "train_labels": LABELS}, "holds pickled Python objects, and"),
+])  # fmt: skip
+def test_arrays_that_are_no_data_set_are_refused(tmp_path, monkeypatch, arrays, message):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "m.npz", **arrays)
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert str(error.value).startswith(f"--dataset {path}: ") and message in str(error.value)
+    assert not (tmp_path / "was_here").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 99, b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    path = tmp_path / "m.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="m.npz: is no .npz file, or damaged"):
+        load(path)
+
+
+def test_arrays_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(custom, "available_memory", lambda: 1000)
+    with pytest.raises(UserError, match="its arrays take 0.0 GB of memory, and 0.0 GB are free"):
+        load(save(tmp_path / "m.npz", train_images=IMAGES, train_labels=LABELS))

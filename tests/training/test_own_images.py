@@ -1,0 +1,407 @@
+"""train.py and predict.py on images of one's own, in whole commands."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import made_up
+import numpy as np
+import pytest
+import torch
+from outcomes import outcome
+from sklearn.utils.class_weight import compute_class_weight
+
+import predict
+from neural_lib import checkpoint
+from neural_lib.config import TrainConfig
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import ImageTensors, load_data, load_images, split
+from neural_lib.networks import build_network
+from neural_lib.prediction import Recogniser, draw
+from neural_lib.system import cli, signals
+from neural_lib.system.errors import UserError
+from neural_lib.training.loop import build_loss
+
+QUICK = ("--arch", "lenet-slim", "--device", "cpu", "--epochs", 2)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return made_up.write_photos(tmp_path / "photos", red=12, green=8, blue=3)
+
+
+@pytest.fixture
+def run_predict(capfd):
+    """Run predict.main in this process; returns exit status, stdout, stderr."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        status = cli.run(predict.main, "predict.py", [str(argument) for argument in arguments])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def parts_of(dataset: str, data_dir: str, config: TrainConfig) -> dict[str, tuple]:
+    """Images and labels of a data set's parts, as a run with this configuration divides it."""
+    train, val = split(ImageTensors(*load_images(dataset, data_dir, train=True)), config)
+    test = load_images(dataset, data_dir, train=False)
+    return {"train": (train.images, train.labels), "val": (val.images, val.labels), "test": test}
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("write, name", [(made_up.write_parts, "d"), (made_up.write_npz, "d.npz")])
+@pytest.mark.parametrize("options", [(), ("--recipe", "best", "--dropout", 0.1)])
+def test_a_data_set_written_out_trains_to_the_same_weights(run_train, tmp_path, write, name, options):
+    path = write(tmp_path / name, parts_of("digits", "nowhere", TrainConfig()))
+    for dataset, folder in (("digits", "built-in"), (path, "own")):
+        assert run_train("-d", dataset, *options, *QUICK, "-m", f"{folder}/model.pth")[0] == 0
+    expected, found = (outcome(folder) for folder in ("built-in", "own"))
+    assert found["weights"] == expected["weights"] and found["metrics"] == expected["metrics"]
+    saved = checkpoint.load("own/model.pth")
+    assert (saved.mean, saved.std) == (
+        checkpoint.load("built-in/model.pth").mean,
+        checkpoint.load("built-in/model.pth").std,
+    )
+    assert saved.classes == [*"0123456789"] and saved.dataset == str(path) and saved.placement == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write, name", [(made_up.write_parts, "d"), (made_up.write_npz, "d.npz")])
+@pytest.mark.parametrize("dataset", ["kmnist", "fashion-mnist"])
+def test_the_real_data_sets_written_out_train_to_the_same_weights(run_train, tmp_path, write, name, dataset):
+    folders = [Path(each) / DATASETS[dataset].folder for each in (Path(__file__).parents[3] / "shared/data", "data")]
+    data = next((each.parents[1] for each in folders if each.exists()), None)
+    if not data:
+        pytest.skip(f"the real {dataset} is neither in ../shared/data nor in data")
+    config = TrainConfig(dataset=dataset)
+    path = write(tmp_path / name, parts_of(dataset, data, config))
+    for given, folder in ((dataset, "built-in"), (path, "own")):
+        command = ("-d", given, "--data", data, "--epochs", 1, "--device", "cpu", "-m", f"{folder}/model.pth")
+        assert run_train(*command)[0] == 0
+    expected, found = (outcome(folder) for folder in ("built-in", "own"))
+    assert found["weights"] == expected["weights"] and found["metrics"] == expected["metrics"]
+
+
+# --- parts ---
+
+
+def test_what_is_held_out_is_of_every_class_and_scored_alike_later(run_train, run_predict, photos):
+    status, stdout, stderr = run_train("-d", photos, *QUICK)
+    assert status == 0
+    assert "photos: 3 classes: blue 3, green 8, red 12\n" in stdout
+    assert "photos: 32x32 pixels, in colour, the middle of each\n" in stdout
+    assert "photos: 4 images are held out for test: 15% of each class, drawn by seed 42\n" in stdout
+    assert "[INFO] 19 images to train on and to validate, 4 to test\n" in stdout
+    assert "[WARNING] red has 4.0 times as many images as blue: --class-weights balanced" in stderr
+    saved, report = checkpoint.load("output/model.pth"), Path("output/report.json").read_bytes()
+    assert saved.training["val_images"] == 5 and saved.config["batch_size"] == 14
+    support = [row["support"] for row in json.loads(report)["classes"]]
+    assert support == [1, 1, 2] and json.loads(report)["dataset"] == str(photos)
+    assert run_predict("--evaluate")[0] == 0
+    assert Path("output/report.json").read_bytes() == report
+    made_up.write_photos(photos, seed=1, green=2)  # two that are there are replaced
+    status, _, stderr = run_predict("--evaluate")
+    assert status == 0 and "photos has changed since the training: among its test images may be some" in stderr
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_parts_are_disjoint_whole_and_drawn_by_the_seed(photos, share):
+    def parts(seed: int) -> list[set[int]]:
+        data = load_data(
+            TrainConfig(dataset=str(photos), test_split=share, train_split=1 - share, seed=seed), "nowhere"
+        )
+        every = [*data.split(TrainConfig(train_split=1 - share, seed=seed)), data.test]
+        for part in every:
+            assert len(part.labels.unique()) == 3 and torch.equal(part.images, part[:][0])
+        return [set(part.indices.tolist()) for part in every]
+
+    first = parts(1)
+    assert sum(map(len, first)) == 23 and set.union(*first) == set(range(23))
+    assert parts(1) == first != parts(2)
+
+
+def test_a_grid_over_seeds_has_one_test_part(run_train, run_predict, photos):
+    assert run_train("-d", photos, *QUICK, "--seed", 7, 8)[0] == 0
+    saved, report = checkpoint.load("output/model.pth"), Path("output/report.json").read_bytes()
+    assert saved.training["test_seed"] == 7
+    assert run_predict("--evaluate")[0] == 0 and Path("output/report.json").read_bytes() == report
+
+
+@pytest.mark.parametrize("counts, given, message", [
+    ({"red": 5, "green": 2}, (), "a class needs 3 or more images, so that each part has one: to train, to validate, to "
+     "test; too few: green 2"),
+    ({"red": 5, "green": 1}, ("test",), "a class needs 2 or more images"),
+])  # fmt: skip
+def test_a_class_that_is_too_small_for_all_parts_is_refused(run_train, tmp_path, counts, given, message):
+    for part in ("train", *given):
+        made_up.write_photos(tmp_path / "d" / part, **counts)
+    status, _, stderr = run_train("-d", "d", *QUICK)
+    assert status == 2 and message in stderr and stderr.count("\n") == 1 and not os.path.exists("output")
+
+
+def test_pictures_that_are_in_two_parts_are_counted(run_train, tmp_path):
+    for part, seed in (("train", 0), ("val", 1), ("test", 2)):
+        made_up.write_photos(tmp_path / "d" / part, seed=seed, red=6, green=4)
+    for number in range(3):  # the same bytes, and another file of the same pixels
+        (tmp_path / f"d/test/red/copy{number}.png").write_bytes((tmp_path / "d/train/red/red0.png").read_bytes())
+    cv2.imwrite(str(tmp_path / "d/val/green/bitmap.bmp"), cv2.imread(str(tmp_path / "d/train/green/green0.png")))
+    status, _, stderr = run_train("-d", "d", *QUICK)
+    (warning,) = [line for line in stderr.splitlines() if "earlier part" in line]
+    assert status == 0 and warning.startswith(
+        "[WARNING] 4 images of the validation or test part are in an earlier part"
+    )
+    assert "train/green/green0.png and val/green/bitmap.bmp; train/red/red0.png and test/red/copy0.png" in warning
+
+
+def test_a_batch_is_no_larger_than_the_training_part_unless_it_is_given(run_train, photos):
+    status, _, stderr = run_train("-d", photos, *QUICK, "--batch-size", 15)
+    assert status == 2 and "--batch-size 15 is larger than the 14 images to train on" in stderr
+    assert run_train("-d", photos, *QUICK, "--batch-size", 14)[0] == 0
+
+
+# --- prediction ---
+
+
+@pytest.mark.parametrize("how", [(), ("--fit", "pad", "--image-size", 40), ("--fit", "stretch")])
+def test_prediction_prepares_a_picture_as_training_did(run_train, photos, how):
+    assert run_train("-d", photos, *QUICK, *how)[0] == 0
+    saved = checkpoint.load("output/model.pth")
+    data = load_data(TrainConfig(**saved.config), "nowhere")
+    reader = Recogniser.load("output/model.pth")
+    answers = reader.read([photos / name for name in data.names])
+    for index, answer in enumerate(answers):
+        assert np.array_equal(answer.seen.transpose(2, 0, 1), data.train.stored[index])
+    assert all(answer.label in ("red", "green", "blue") for answer in answers)
+
+
+def test_another_folder_is_scored_by_the_names_of_its_classes(run_train, run_predict, tmp_path, photos):
+    assert run_train("-d", photos, *QUICK, "--epochs", 30, "--lr", 0.005)[0] == 0
+    made_up.write_photos(tmp_path / "other", seed=5, green=4, blue=3)  # not all classes, and in other places
+    status, _, stderr = run_predict("--evaluate", "--dataset", "other")
+    assert status == 0 and "other has no test/: all 7 images are scored, which must not have been trained on" in stderr
+    report = json.loads(Path("output/report-other.json").read_text())
+    assert [row["support"] for row in report["classes"]] == [3, 4, 0] and report["accuracy"] == 1
+    assert report["balanced_accuracy"] == 1  # of the classes that occur
+    made_up.write_photos(tmp_path / "divided" / "test", seed=6, red=2)
+    assert run_predict("--evaluate", "--dataset", "divided")[0] == 0
+    assert json.loads(Path("output/report-divided.json").read_text())["images"] == 2
+    (tmp_path / "other" / "blue").rename(tmp_path / "other" / "cyan")
+    status, _, stderr = run_predict("--evaluate", "--dataset", "other")
+    assert status == 2 and "other has classes that this network doesn't know: cyan" in stderr
+    photos.rename("elsewhere")
+    status, _, stderr = run_predict("--evaluate")
+    assert status == 2 and f"{photos}, which this network was trained on, is not there; name a data set" in stderr
+
+
+def test_test_images_and_export_work_as_for_other_data_sets(run_train, run_predict, photos):
+    assert run_train("-d", photos, *QUICK)[0] == 0
+    status, stdout, _ = run_predict()
+    assert status == 0 and stdout.count("ground truth label: ") == 4  # all that there are
+    pytest.importorskip("onnxscript")
+    status, stdout, _ = run_predict("--export", "model.onnx")
+    assert status == 0 and "the same labels in OpenCV's dnn for 4 test images of photos" in stdout
+
+
+def test_the_page_shows_balanced_accuracy_and_how_images_were_prepared(run_train, photos):
+    assert run_train("-d", photos, *QUICK, "--fit", "pad")[0] == 0
+    page = Path("output/report.html").read_text()
+    assert "balanced accuracy" in page and "<code>--fit</code>" in page and "lenet-slim on photos" in page
+    assert run_train("-d", "digits", *QUICK, "-m", "digits/model.pth")[0] == 0
+    assert "<code>--fit</code>" not in Path("digits/report.html").read_text()
+
+
+# --- several runs, interrupted ---
+
+
+def test_an_interrupted_grid_goes_on_unless_the_images_have_changed(run_train, photos, monkeypatch):
+    command = ("-d", photos, *QUICK, "--lr", 0.01, 0.001, "--batch-size", 4)
+    assert run_train(*command, "-m", "whole/model.pth")[0] == 0
+    numbers, check = iter(range(100)), signals.GracefulStop.check
+
+    def stop(self, signum_of_any=None):
+        self.signum = signal.SIGINT if next(numbers) == 3 else 0
+        check(self, signum_of_any)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals.GracefulStop, "check", stop)
+        assert run_train(*command)[0] == 130
+    extra = photos / "red" / "new.png"
+    extra.write_bytes((photos / "red" / "red0.png").read_bytes())
+    status, _, stderr = run_train("--resume")
+    assert status == 2 and "images" in stderr and stderr.splitlines()[-1].startswith("train.py: error: --resume")
+    extra.unlink()
+    status, _, stderr = run_train("--resume", "--fit", "pad")
+    assert status == 2 and "--fit crop there, pad here" in stderr
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+# --- unequal classes ---
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_balanced_weights_are_scikit_learns(smoothing):
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())).float()
+    log_probs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    config = TrainConfig(class_weights="balanced", label_smoothing=smoothing)
+    found = build_loss(config, torch.bincount(labels))(log_probs, labels)
+    targets = torch.nn.functional.one_hot(labels, 3) * (1 - smoothing) + smoothing / 3
+    assert found.item() == pytest.approx(-(targets * weights * log_probs).sum().item(), rel=1e-5)
+
+
+def test_with_balanced_weights_there_is_no_hint(run_train, photos):
+    status, _, stderr = run_train("-d", photos, *QUICK, "--class-weights", "balanced", "--monitor", "f1")
+    assert status == 0 and "times as many" not in stderr
+
+
+# --- from another network's weights ---
+
+
+@pytest.fixture
+def digits_net(tmp_path) -> Path:
+    saved = made_up.make_checkpoint("digits", "lenet-slim")
+    (tmp_path / "digits.pth").write_bytes(saved.to_bytes())
+    return tmp_path / "digits.pth"
+
+
+def begun(classes: list[str], saved: checkpoint.Checkpoint, **arch_args) -> tuple[dict, list[str]]:
+    """The weights of a network that begins from another one's, and what is said to begin anew."""
+    args = {"numChannels": 1, "image_size": 28, "classes": len(classes), **arch_args}
+    model = build_network(saved.arch, **args)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    anew = checkpoint.begin_from(model, saved, classes)
+    return {name: (before[name], value) for name, value in model.state_dict().items()}, anew
+
+
+def test_all_weights_are_taken_where_all_classes_are_known():
+    saved = made_up.make_checkpoint("kmnist", "lenet")
+    order = [3, 1, 2, 0, 9, 8, 7, 6, 5, 4]
+    for names in ([saved.classes[label] for label in order], [saved.glyphs[label] for label in order]):
+        weights, anew = begun(names, saved)
+        assert anew == []
+        for name, (_, value) in weights.items():
+            there = saved.state_dict[name]
+            assert torch.equal(value, there[order] if name.startswith("fc2") else there)
+
+
+def test_what_does_not_fit_begins_anew_and_is_named():
+    saved = made_up.make_checkpoint("digits", "lenet-slim")
+    weights, anew = begun(["7", "x", "1"], saved, numChannels=3)
+    assert anew == ["conv1.weight (of another shape)", "the last layer for 1 of its 3 classes"]
+    before, value = weights["out.weight"]
+    assert torch.equal(
+        value, torch.stack([saved.state_dict["out.weight"][7], before[1], saved.state_dict["out.weight"][1]])
+    )
+    assert torch.equal(*weights["conv1.weight"]) and torch.equal(
+        weights["conv2.weight"][1], saved.state_dict["conv2.weight"]
+    )
+    assert begun([*"abcdefghij"], saved)[1] == ["the last layer for its classes"]  # as many, but others
+    weights, anew = begun(saved.classes, saved, image_size=32)
+    assert anew == ["fc1.weight (of another shape)"] and torch.equal(*weights["fc1.weight"])
+
+
+def test_a_run_begins_from_another_networks_weights(run_train, photos, digits_net):
+    status, stdout, _ = run_train("-d", photos, *QUICK, "--init", digits_net)
+    assert status == 0
+    anew = "conv1.weight (of another shape); fc1.weight (of another shape); the last layer for its classes"
+    assert f"begins from the weights in {digits_net}; anew: {anew}" in stdout
+    assert checkpoint.load("output/model.pth").training["init"] == str(digits_net)
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_trained_network_goes_on_from_its_weights(run_train):
+    assert run_train("-d", "digits", *QUICK, "-m", "first/model.pth")[0] == 0
+    status, stdout, _ = run_train("-d", "digits", *QUICK, "--init", "first/model.pth")
+    assert status == 0 and "first/model.pth; anew: nothing" in stdout
+    first, second = (checkpoint.load(f"{folder}/model.pth").metrics for folder in ("first", "output"))
+    assert second["val_loss"] < first["val_loss"]
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, digits_net, monkeypatch):
+    command = ("-d", "digits", *QUICK, "--init", digits_net, "--lr", 0.01, 0.001)
+    assert run_train(*command, "-m", "whole/model.pth")[0] == 0
+    numbers, check = iter(range(100)), signals.GracefulStop.check
+
+    def stop(self, signum_of_any=None):
+        self.signum = signal.SIGINT if next(numbers) == 3 else 0
+        check(self, signum_of_any)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals.GracefulStop, "check", stop)
+        assert run_train(*command)[0] == 130
+    content = digits_net.read_bytes()
+    digits_net.write_bytes(made_up.make_checkpoint("kmnist", "lenet-slim").to_bytes())
+    status, _, stderr = run_train("--resume")
+    assert status == 2 and "has changed, and a run is still to begin from it; put it back" in stderr
+    digits_net.write_bytes(content)
+    status, _, stderr = run_train("--resume", "--init", "whole/model.pth")
+    assert status == 2 and f"is of a command with --init {digits_net}; give the same one" in stderr
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--init", "gone.pth"), "--init gone.pth: can't be read (No such file or directory); give a model file"),
+    (("--init", "photos/red/red0.png"), "photos/red/red0.png: is damaged, cut short or no checkpoint at all"),
+    (("--init", "digits.pth", "--arch", "lenet"), "is another network than is to be trained; give --arch lenet-slim"),
+    (("--init", "digits.pth", "--arch", "vgg-small", "lenet-slim"), "is another network than is to be trained"),
+    (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which the first run of this grid would"),
+])  # fmt: skip
+def test_a_network_that_cannot_be_begun_from_is_refused(run_train, photos, digits_net, options, message):
+    Path("output").mkdir()
+    Path("output/model.pth").write_bytes(digits_net.read_bytes())
+    status, _, stderr = run_train("-d", photos, "--epochs", 1, "--arch", "lenet-slim", *options)
+    assert status == 2 and message in stderr and "Traceback" not in stderr
+    assert Path("output/model.pth").read_bytes() == digits_net.read_bytes()
+
+
+# --- characters of one's own ---
+
+
+@pytest.fixture
+def pages(tmp_path) -> Path:
+    """Photographed pages with a bar or a ring on each, dark on light or light on dark."""
+    generator = np.random.default_rng(0)
+    for number in range(24):
+        page = np.full((120, 160, 3), 215, np.uint8)
+        x, y = generator.integers(40, 80, 2).tolist()
+        if number % 2:
+            cv2.line(page, (x, y - 20), (x + 20, y + 20), (40, 40, 40), 5)
+        else:
+            cv2.circle(page, (x, y), 22, (40, 40, 40), 5)
+        path = tmp_path / "pages" / ("bar" if number % 2 else "ring") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), 255 - page if number % 3 else page)
+    return tmp_path / "pages"
+
+
+def test_writing_is_read_from_pages_and_from_the_drawing_board(run_train, pages, tmp_path):
+    (pages / "bar" / "blank.png").write_bytes(cv2.imencode(".png", np.full((50, 50), 200, np.uint8))[1].tobytes())
+    status, stdout, stderr = run_train("-d", pages, "--writing", *QUICK, "--epochs", 10)
+    assert status == 0 and "pages: 28x28 pixels, grey, their ink placed as KMNIST's" in stdout
+    assert "bar/blank.png: no ink found" in stderr
+    reader = Recogniser.load("output/model.pth")
+    assert reader.saved.preparation == DATASETS["kmnist"].preparation
+    board = draw.DrawingBoard(reader, tmp_path)
+    for x, y in ((200, 100), (240, 180), (290, 300)):
+        (board.move if board.canvas.strokes else board.press)(x, y)
+    board.frame()
+    assert board.answer.label == "bar"
+
+
+def test_photos_can_be_mirrored_and_writing_cannot(run_train, photos, pages):
+    assert run_train("-d", photos, *QUICK, "--flip", "on")[0] == 0
+    status, _, stderr = run_train("-d", pages, "--writing", *QUICK, "--flip", "on", "-m", "pages-net/model.pth")
+    assert status == 2 and "--flip on: in the mirror an image of pages means something else" in stderr
+
+
+def test_writing_has_no_fit():
+    with pytest.raises(UserError, match="--fit pad doesn't go with --writing"):
+        TrainConfig(writing=True, fit="pad")
+    assert replace(TrainConfig(writing=True), image_size=64).fit == "crop"
