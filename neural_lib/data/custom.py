@@ -133,29 +133,29 @@ class File(NamedTuple):
 def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
     classes, files, stray = list_files(path)
     _check_trainable(path, how, classes, {each.part for each in files})
-    decoded = _cached(path, files, how) if use_cache else None
+    cached = decoded = _cached(path, files, how) if use_cache else None
     if not decoded:
-        paths = [os.path.join(path, each.path) for each in files]
-        mean_bytes = sum(each.size for each in files) / len(files)
+        paths, mean_bytes = (
+            [os.path.join(path, each.path) for each in files],
+            sum(each.size for each in files) / len(files),
+        )
         decoded = decode(path, paths, how, lambda: own_size(map(size_of, paths)), mean_bytes, show_progress)
-        if use_cache:
-            decoded = _keep(path, files, how, decoded)
     left_out = [(name, "in no class's folder") for name in stray]
     left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
     _warn_of_left_out(path, left_out)
+    read: dict[str, list[int]] = {each.part: [] for each in files}
+    for index, each in enumerate(files):
+        if index not in decoded.left_out:
+            read[each.part].append(index)
+    known = {files[index].label for index in read.get("train", ())}
+    empty = [f"{part}/" for part, indices in read.items() if part != "train" and not indices]
+    empty += [name for label, name in enumerate(classes) if "train" in read and label not in known]
+    if empty:
+        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or remove the folder")
+    if use_cache and not cached:
+        decoded = _keep(path, files, how, decoded)
     labels = np.array([each.label for each in files], dtype=np.int64)
-    indices = {
-        part: np.array(
-            [index for index, each in enumerate(files) if each.part == part and index not in decoded.left_out], np.int64
-        )
-        for part in {each.part for each in files}
-    }
-    for part, chosen in indices.items():
-        counts = np.bincount(labels[chosen], minlength=len(classes))
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        if empty and part == "train" or len(empty) == len(classes):
-            what = f"class {listed(empty)} has" if part == "train" else f"{part}/ holds"
-            raise _refusal(path, f"{what} no picture that can be read; add some, or remove the folder")
+    indices = {part: np.array(chosen, dtype=np.int64) for part, chosen in read.items()}
     return Collection(
         path, classes, decoded.images, labels, indices, [each.path for each in files], decoded.preparation
     )

@@ -22,7 +22,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
 
     args: as predict.py has parsed them. Raises UserError if something doesn't fit.
     """
-    args.dataset = args.dataset and identify(args.dataset)
+    args.dataset = None if args.dataset is None else identify(args.dataset)
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)

@@ -62,7 +62,7 @@ class Command:
 
 def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     """Check the arguments, the outputs and what earlier commands left. Raises UserError if something doesn't fit."""
-    args.dataset = args.dataset and identify(args.dataset)
+    args.dataset = None if args.dataset is None else identify(args.dataset)
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     configs = [] if args.resume else build_configs(args)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)

@@ -38,6 +38,12 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "neural_lib"
+
+
 def load(path: object, *how, **options) -> custom.Collection:
     return custom.load(str(path), Request(*how), **options)
 
@@ -84,7 +90,7 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
     (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
     ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8; rename it"),
-    (["a/1", "b/1"], "class a, b has no picture that can be read; add some, or remove the folder"),
+    (["a/1", "b/1"], "no picture that can be read in a, b; add some, or remove the folder"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, files, message):
     (tmp_path / "d").mkdir()
@@ -170,10 +176,19 @@ def test_of_much_that_is_left_out_the_first_ten_are_named(photos, caplog):
     assert lines[10].startswith("    cat/n9.txt: ") and lines[11] == "    and 15 more"
 
 
-def test_a_class_without_a_readable_picture_is_refused(photos):
+def test_a_class_or_a_part_without_a_readable_picture_is_refused(photos, cache):
     (photos / "fox").mkdir()
     (photos / "fox" / "1.jpg").write_text("no picture")
-    with pytest.raises(UserError, match="class fox has no picture that can be read"):
+    with pytest.raises(UserError, match="no picture that can be read in fox; add"):
+        load(photos)
+    assert not list(cache.parent.glob("*/*"))
+    (photos / "fox" / "2.png").write_bytes((photos / "cat" / "0.png").read_bytes())
+    (photos / "train").mkdir()
+    for name in ("cat", "dog", "fox"):
+        (photos / name).rename(photos / "train" / name)
+    (photos / "test" / "cat").mkdir(parents=True)
+    (photos / "test" / "cat" / "1.jpg").write_text("no picture")
+    with pytest.raises(UserError, match="no picture that can be read in test/; add"):
         load(photos)
 
 
@@ -283,12 +298,6 @@ def test_an_interrupted_reading_leaves_nothing_behind(photos, monkeypatch, tmp_p
 
 
 # --- the cache ---
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "neural_lib"
 
 
 def fail_to_read(monkeypatch) -> None:

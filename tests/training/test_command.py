@@ -120,6 +120,7 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
     (["--dataset", "mnits"], "--dataset mnits: is neither one of kmnist, fashion-mnist, mnist, "),
     (["--fit", "pad", "--writing"], "--fit, --writing: for images of your own, --dataset FOLDER or FILE.npz, not "),
+    (["--dataset", ""], "--dataset : is neither one of"),
     (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
     (["--arch", "alexnet"], "-a/--arch: invalid choice: 'alexnet'"),
     (["--arch", "lenet", "--width", "8"], "--width 8: lenet has its own; only vgg-small takes one"),
