@@ -110,10 +110,11 @@ def glyph(character: str, height: int = 48) -> np.ndarray:
 
 
 def enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    """An image as annotate_image takes one, that many pixels wide, as squares: uint8 BGR."""
+    """An image as annotate_image takes one, that many pixels wide, its pixels as squares: uint8 BGR."""
     size = (width, round(width * image.shape[0] / image.shape[1]))
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-    return cv2.resize(colour, size, interpolation=cv2.INTER_NEAREST)
+    how = cv2.INTER_NEAREST if width >= image.shape[1] else cv2.INTER_AREA
+    return cv2.resize(colour, size, interpolation=how)
 
 
 def montage(tiles: list[np.ndarray]) -> np.ndarray:
