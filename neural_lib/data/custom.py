@@ -47,10 +47,10 @@ class Request(NamedTuple):
     fit: str = "crop"
     writing: bool = False
 
-    def preparation(self, own_size: Callable[[], int]) -> Preparation:
-        """What that means for colour pictures; own_size: returns their size, called where none is requested."""
+    def preparation(self, default_size: Callable[[], int]) -> Preparation:
+        """What that means for colour pictures; default_size: called for the size where none is requested."""
         if not self.writing:
-            return Preparation(self.image_size or own_size(), 3, None, self.fit)
+            return Preparation(self.image_size or default_size(), 3, None, self.fit)
         kmnist = DATASETS["kmnist"]
         size = self.image_size or kmnist.image_size
         box, centre, stroke = kmnist.placement
@@ -133,32 +133,37 @@ class File(NamedTuple):
 def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
     classes, files, stray = list_files(path)
     _check_trainable(path, how, classes, {each.part for each in files})
-    cached = decoded = _cached(path, files, how) if use_cache else None
+    listing = _digest(CACHE_FORMAT, files)
+    cached = decoded = _cached(path, listing, how) if use_cache else None
     if not decoded:
-        paths, mean_bytes = (
-            [os.path.join(path, each.path) for each in files],
-            sum(each.size for each in files) / len(files),
-        )
-        decoded = decode(path, paths, how, lambda: own_size(map(size_of, paths)), mean_bytes, show_progress)
+        paths = [os.path.join(path, each.path) for each in files]
+        mean_bytes = sum(each.size for each in files) / len(files)
+        decoded = decode(path, paths, how, lambda: common_size(map(size_of, paths)), mean_bytes, show_progress)
     left_out = [(name, "in no class's folder") for name in stray]
     left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
     _warn_of_left_out(path, left_out)
-    read: dict[str, list[int]] = {each.part: [] for each in files}
-    for index, each in enumerate(files):
-        if index not in decoded.left_out:
-            read[each.part].append(index)
-    known = {files[index].label for index in read.get("train", ())}
-    empty = [f"{part}/" for part, indices in read.items() if part != "train" and not indices]
-    empty += [name for label, name in enumerate(classes) if "train" in read and label not in known]
-    if empty:
-        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or remove the folder")
+    labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
+    indices = _indices_of(path, classes, labels, parts, decoded.left_out)
     if use_cache and not cached:
-        decoded = _keep(path, files, how, decoded)
-    labels = np.array([each.label for each in files], dtype=np.int64)
-    indices = {part: np.array(chosen, dtype=np.int64) for part, chosen in read.items()}
-    return Collection(
-        path, classes, decoded.images, labels, indices, [each.path for each in files], decoded.preparation
-    )
+        decoded = _keep(path, listing, how, decoded)
+    names = [each.path for each in files]
+    return Collection(path, classes, decoded.images, labels, indices, names, decoded.preparation)
+
+
+def _indices_of(
+    path: str, classes: Sequence[str], labels: np.ndarray, parts: np.ndarray, left_out: Mapping[int, str]
+) -> dict[str, np.ndarray]:
+    # the indices of the images of each part that is given; refused where a part or a class to train on has none
+    is_read = np.ones(len(labels), dtype=bool)
+    is_read[list(left_out)] = False
+    indices = {part: np.flatnonzero(is_read & (parts == part)) for part in PARTS if (parts == part).any()}
+    empty = [f"{part}/" for part, chosen in indices.items() if part != "train" and not len(chosen)]
+    if "train" in indices:
+        known = set(labels[indices["train"]].tolist())
+        empty += [name for label, name in enumerate(classes) if label not in known]
+    if empty:
+        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or leave it out")
+    return indices
 
 
 def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
@@ -216,8 +221,10 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
     spellings: dict[str, str] = {}
     for name in names:
-        if "\N{REPLACEMENT CHARACTER}" in name or not _is_text(name):
-            raise _refusal(path, f"the name of the class's folder {printable(name)!r} is not UTF-8; rename it")
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # its bytes are no text
+            raise _refusal(path, f"the name of the folder {printable(name)!r} is not UTF-8; rename it") from None
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
@@ -225,13 +232,6 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         if "train" in folders_of and (unknown := [name for name in theirs if name not in folders_of["train"]]):
             raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
     return sorted(folders_of["train"], key=natural_key) if "train" in folders_of else names
-
-
-def _is_text(name: str) -> bool:
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:  # bytes that are no UTF-8
-        return False
 
 
 def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
@@ -242,14 +242,13 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
     for parent, folders, names in os.walk(top, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in names:
-            if not is_hidden(name):
-                file = os.path.join(parent, name)
-                with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
-                    about = os.stat(file)
-                    yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), about.st_size,
-                               about.st_mtime_ns)  # fmt: skip
-                    continue
-                yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), 0, 0)
+            if is_hidden(name):
+                continue
+            file, size, changed = os.path.join(parent, name), 0, 0
+            with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
+                about = os.stat(file)
+                size, changed = about.st_size, about.st_mtime_ns
+            yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), size, changed)
 
 
 def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
@@ -264,7 +263,7 @@ def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
 # --- decoding ---
 
 
-def own_size(sizes: Iterable[tuple[int, int] | None]) -> int:
+def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
     """The height and width in pixels of pictures that are all squares of one of OWN_SIZES, else DEFAULT_SIZE.
 
     sizes: of the pictures, (width, height), looked at as far as needed; None of what can't be read.
@@ -281,16 +280,16 @@ def decode(
     path: str,
     pictures: Sequence[str | np.ndarray],
     how: Request | Preparation,
-    own_size: Callable[[], int],
+    default_size: Callable[[], int],
     mean_bytes: float,
     show_progress: bool = True,
 ) -> Decoded:
     """Read pictures, files or arrays, as images; on all cores unless they are small, with a bar on a terminal.
 
-    For a Request they become grey if each picture is. own_size: as Request.preparation takes it. mean_bytes: of a
+    For a Request they become grey if each picture is. default_size: as Request.preparation takes it. mean_bytes: of a
     picture. path: for messages. Raises UserError if they need more memory than there is.
     """
-    preparation = how.preparation(own_size) if isinstance(how, Request) else how
+    preparation = how.preparation(default_size) if isinstance(how, Request) else how
     may_become_grey = isinstance(how, Request) and preparation.channels == 3
     size, count = preparation.image_size, len(pictures)
     needed, available = count * size**2 * (preparation.channels + may_become_grey), available_memory()
@@ -348,8 +347,8 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()
 
 
-def _cached(path: str, files: Sequence[File], how: Request | Preparation) -> Decoded | None:
-    listing = _digest(CACHE_FORMAT, files)
+def _cached(path: str, listing: str, how: Request | Preparation) -> Decoded | None:
+    # what is kept of a folder with these files, whose digest is `listing`
     for file in cache_folder().glob(f"{_digest(path)[:16]}-*.images"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError), file.open("rb") as handle:
             about = json.loads(handle.readline())
@@ -357,17 +356,17 @@ def _cached(path: str, files: Sequence[File], how: Request | Preparation) -> Dec
             preparation = Preparation(size, channels, Placement(*placement) if placement else None, fit)
             request = about["request"] and Request(*about["request"])
             if about["listing"] == listing and how in (preparation, request):
-                shape = (len(files), channels, size, size)
+                shape = (about["count"], channels, size, size)
                 images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError where bytes are missing
                 return Decoded(images, preparation, {int(index): why for index, why in about["left_out"].items()})
     return None
 
 
-def _keep(path: str, files: Sequence[File], how: Request | Preparation, decoded: Decoded) -> Decoded:
+def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded) -> Decoded:
     # write what was decoded, and return it mapped from that file; as it is if it can't be written
     file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
     request = how if isinstance(how, Request) else None
-    about = {"path": printable(path), "listing": _digest(CACHE_FORMAT, files), "request": request,
+    about = {"path": printable(path), "listing": listing, "request": request, "count": len(decoded.images),
              "preparation": decoded.preparation, "left_out": decoded.left_out}  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -378,7 +377,7 @@ def _keep(path: str, files: Sequence[File], how: Request | Preparation, decoded:
     except OSError as error:
         log.warning("%s: what was read can't be kept (%s), so the next run reads it again", file, error.strerror)
         return decoded
-    return _cached(path, files, how) or decoded
+    return _cached(path, listing, how) or decoded
 
 
 # --- arrays ---
@@ -477,7 +476,7 @@ def _from_arrays(
     labels = np.concatenate([labels for _, labels in parts.values()])
     sizes = [images.shape[2:0:-1] for images, _ in parts.values()]  # (width, height)
     has_colour = any(images.ndim == 4 and not _is_grey(images) for images, _ in parts.values())
-    preparation = how.preparation(lambda: own_size(sizes)) if isinstance(how, Request) else how
+    preparation = how.preparation(lambda: common_size(sizes)) if isinstance(how, Request) else how
     if isinstance(how, Request) and not has_colour:
         preparation = preparation._replace(channels=1)
     _check_trainable(path, how, classes, parts)
@@ -493,8 +492,6 @@ def _from_arrays(
             path, pictures, preparation, lambda: preparation.image_size, mean_bytes, show_progress
         )
     _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
-    indices, first = {}, 0
-    for part, (own, _) in parts.items():
-        chosen = np.arange(first, first + len(own))
-        indices[part], first = chosen[~np.isin(chosen, list(left_out))], first + len(own)
+    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
+    indices = _indices_of(path, classes, labels, part_of, left_out)
     return Collection(path, classes, images, labels, indices, names, preparation)
