@@ -153,6 +153,11 @@ class Checkpoint:
         placement = Placement(**self.placement) if self.placement else None
         return Preparation(self.image_size, len(self.mean), placement, self.fit)
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """The label of each class, by its name and by its written character."""
+        return {name: label for names in (self.glyphs, self.classes) for label, name in enumerate(names)}
+
     def display_name(self, label: int) -> str:
         """The class name as a picture shows it, with its written character where it has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
@@ -238,9 +243,8 @@ def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> l
     networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit together.
     """
     own, there, anew = model.state_dict(), saved.build_model().state_dict(), []
-    known = {name: label for names in (saved.glyphs, saved.classes) for label, name in enumerate(names)}
-    here = [label for label, name in enumerate(classes) if name in known]
-    rows = [known[classes[label]] for label in here]
+    here = [label for label, name in enumerate(classes) if name in saved.labels]
+    rows = [saved.labels[classes[label]] for label in here]
     *_, weight, bias = own  # every network ends in a linear layer
     for name, value in own.items():
         if name in (weight, bias) and value.shape[1:] == there[name].shape[1:]:

@@ -129,8 +129,12 @@ class Report:
         if validation is None or self.dataset != saved.dataset:
             return math.nan, ""
         difference, error = validation - accuracy, standard_error(accuracy, count)
-        both = math.hypot(error, standard_error(validation, saved.training.get("val_images", count)))
+        val_count = saved.training.get("val_images", count)
+        val_error = standard_error(validation, val_count)
+        both = math.hypot(error, val_error)
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
+        if val_count < count:
+            scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if abs(difference) <= 2 * both:
             return difference, f"{scatter}, so chance may explain that"
         if self.info and self.info.shift_note and difference > 0:

@@ -124,14 +124,14 @@ class AnswerTable:
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    Classes have the same names, or are as many; then a warning says so. Of one's own data set these are the images in
-    test/, those that were held out when this network was trained on it, or all that there are.
+    A data set of the catalogue may have as many other classes, which a warning says. Of one's own these are the images
+    in test/, those that were held out when this network was trained on it, or all that there are.
     Raises UserError if classes are missing or the data set isn't there, and RunError if it can't be downloaded.
     """
     title = title_of(dataset)
     if dataset in DATASETS:
         classes = list(DATASETS[dataset].classes)
-        order = _order_of_classes(saved, title, classes)
+        order = _labels_of(saved, title, classes, by_number=True)
         try:
             images = ImageTensors(*load_images(dataset, data_dir, train=False))
         except DownloadError as error:
@@ -147,15 +147,15 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTen
         config = TrainConfig(**saved.config)
         held_out = (config.test_split, saved.training.get("test_seed", 0), saved.training.get("fingerprint", ""))
     images, classes = load_own_test(dataset, saved.preparation, held_out)
-    return ImageTensors(images.stored, _order_of_classes(saved, title, classes)[images.labels], indices=images.indices)
+    return ImageTensors(images.stored, _labels_of(saved, title, classes)[images.labels], indices=images.indices)
 
 
-def _order_of_classes(saved: Checkpoint, title: str, classes: list[str]) -> Tensor:
-    # the network's class for each class of a data set: by name, or if all differ and there are as many, by number
-    unknown = [name for name in classes if name not in saved.classes]
+def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: bool = False) -> Tensor:
+    # the network's label for each class of a data set: by name, or else, if there are as many, by number
+    unknown = [name for name in classes if name not in saved.labels]
     if not unknown:
-        return torch.tensor([saved.classes.index(name) for name in classes])
-    if len(unknown) < len(classes):
+        return torch.tensor([saved.labels[name] for name in classes])
+    if not by_number:
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")

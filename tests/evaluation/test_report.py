@@ -178,6 +178,13 @@ def test_a_gap_between_validation_and_test_is_explained(caplog, validation, righ
     ]
 
 
+def test_of_few_validation_images_the_gap_says_so():
+    saved = replace(SAVED, metrics={"val_accuracy": 1.0}, training={"val_images": 20})
+    scores = make_scores([0] * 1000, [0] * 966 + [1] * 34, [1.0] * 1000)
+    _, sentence = Report(saved, SAVED.dataset, scores, IMAGES).gap
+    assert "of 0.6 points, and on 20 images validation accuracy one of 4.7, so chance may explain that" in sentence
+
+
 def test_there_is_no_gap_without_a_validation_on_the_same_data_set(caplog):
     for found in (
         Report(replace(SAVED, metrics={"val_accuracy": 0.5}), "mnist", SOME, IMAGES),
