@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import unicodedata
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
-from neural_lib.data.ink import prepare
+from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import PictureError, is_hidden, natural_key, printable, read_picture, size_of
 from neural_lib.system.environment import available_memory, usable_cores
 from neural_lib.system.errors import UserError
@@ -221,10 +222,10 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
     spellings: dict[str, str] = {}
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:  # its bytes are no text
-            raise _refusal(path, f"the name of the folder {printable(name)!r} is not UTF-8; rename it") from None
+        if not name.isprintable():  # which bytes that are no UTF-8 aren't either
+            raise _refusal(
+                path, f"the name of the folder {printable(name)!r} is not UTF-8, or not printable; rename it"
+            )
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
@@ -318,7 +319,9 @@ def decode(
         total=count, desc="reading", unit=" images", leave=False, disable=None if show_progress else True,
         dynamic_ncols=True,
     )  # fmt: skip
-    with bar, ThreadPoolExecutor(usable_cores() if mean_bytes > SMALL else 1) as pool:
+    threads = usable_cores() if mean_bytes > SMALL else 1
+    # what read_picture does to Python's warnings in several threads at once is undone
+    with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         try:
             for done in pool.map(read_batch, batches):
                 bar.update(done)
@@ -326,6 +329,8 @@ def decode(
             pool.shutdown(cancel_futures=True)
             raise
     if may_become_grey and not in_colour:
+        for image in images:
+            image[0] = to_grey(image.transpose(1, 2, 0))  # as prepare does it, for enlarged channels can differ by 1
         images, preparation = images[:, :1].copy(), preparation._replace(channels=1)
     return Decoded(images, preparation, left_out)
 
@@ -435,7 +440,9 @@ def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
                 sizes = f"{needed / 1e9:,.1f} GB of memory, and {available_memory() / 1e9:,.1f} GB are free"
                 raise _refusal(path, f"its arrays take {sizes}; give a smaller file")
             return {key: archive[key] for key in wanted}
-    except (OSError, ValueError, LookupError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # NumPy and zipfile fail in many ways on a foreign file, and each means the same here
         if "allow_pickle" in str(error):
             raise _refusal(path, "holds pickled Python objects, and loading those can run any code") from None
         raise _refusal(path, "is no .npz file, or damaged") from None

@@ -123,8 +123,9 @@ class Data:
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
         shares, values = counts / counts.sum(dim=1, keepdim=True), torch.arange(256).double() / 255
         mean = shares @ values
-        std = (shares @ values.square() - mean.square()).sqrt()
-        return [round(each, 4) for each in mean.tolist()], [round(each, 4) for each in std.tolist()]
+        std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
+        # 1 where nothing varies, so that pixels can be divided by it
+        return [round(each, 4) for each in mean.tolist()], [round(each, 4) or 1.0 for each in std.tolist()]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -121,12 +121,18 @@ def prepare(picture: np.ndarray, how: Preparation, invert: str = "auto") -> np.n
     picture: uint8 RGB, (H, W, 3). invert: see find_ink; for photos it changes nothing.
     Raises PictureError if the data set's images show ink, or a thing on even ground, and the picture shows none.
     """
-    if how.channels == 1:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)  # (H, W); of three equal channels exactly one of them
     if how.placement is None:
-        return np.atleast_3d(make_square(picture, how.image_size, how.fit)).transpose(2, 0, 1)  # (S, S, C) -> (C, S, S)
-    cut_out = find_ink(picture, invert, on_paper=how.placement.is_written)
+        square = make_square(picture, how.image_size, how.fit)
+        return (to_grey(square)[..., None] if how.channels == 1 else square).transpose(
+            2, 0, 1
+        )  # (S, S, C) -> (C, S, S)
+    cut_out = find_ink(to_grey(picture), invert, on_paper=how.placement.is_written)
     return place(cut_out, how.placement, how.image_size)[None]  # (S, S) -> (1, S, S)
+
+
+def to_grey(picture: np.ndarray) -> np.ndarray:
+    """An RGB picture (H, W, 3) as (H, W); of three equal channels exactly one of them."""
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
 
 def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
@@ -152,7 +158,7 @@ def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
 
 
 def make_square(picture: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
-    """A picture (H, W) or (H, W, 3) as (size, size) or (size, size, 3), with antialiasing. fit: see Preparation."""
+    """A picture (H, W, 3) as (size, size, 3), with antialiasing. fit: see Preparation."""
     height, width = picture.shape[:2]
     if fit == "crop":
         side = min(height, width)

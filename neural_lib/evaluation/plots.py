@@ -20,6 +20,7 @@ MAX_IN_LEGEND = 10  # runs; matplotlib's ten colours
 WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
 MAX_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
 MIN_SPAN = 0.1  # of the diagonal's colour scale
+LONGEST_NAME = 24  # characters of a class name in tables and pictures
 DARK = 0.65  # of a colour scale, from where on its colours want white letters
 GLYPH_ROOM, GLYPH_GAP = 18, 4  # points, for a written character beside its name, and before it
 LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
@@ -157,7 +158,7 @@ def plot_confusion(
     The diagonal and the other cells have a colour scale each, so that a few confusions are seen beside many hits.
     glyphs: a picture (H, W, 4) to stand beside or instead of each class's name, or None; there may be none.
     """
-    counts = np.asarray(matrix)
+    counts, classes = np.asarray(matrix), [shortened(name) for name in classes]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), of the true class
     figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -186,6 +187,11 @@ def plot_confusion(
     for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
         text.set_parse_math(False)  # a name may hold a dollar
     return figure
+
+
+def shortened(name: str) -> str:
+    """A class name of at most LONGEST_NAME characters: "a very long na..."."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def can_draw(text: str) -> bool:

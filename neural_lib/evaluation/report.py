@@ -147,7 +147,7 @@ class Report:
 
     def log(self) -> None:
         """Log precision, recall and F1 of each class, and the most frequent confusions."""
-        names = self.saved.classes
+        names = [plots.shortened(name) for name in self.saved.classes]
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
             f"    {names[pair['truth']]} read as {names[pair['predicted']]}: {pair['count']:,} of {pair['support']:,}"

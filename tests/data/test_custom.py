@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import threading
+import warnings
 from pathlib import Path
 
 import cv2
@@ -89,7 +90,8 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
     (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
-    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8; rename it"),
+    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8, or has control characters; rename it"),
+    (["a\x1b[31m/1", "b/1"], "'a?[31m' is not UTF-8, or has control characters; rename it"),
     (["a/1", "b/1"], "no picture that can be read in a, b; add some, or leave it out"),
 ])  # fmt: skip
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path, files, message):
@@ -225,6 +227,17 @@ def test_images_are_grey_if_all_pictures_show_grey_alone(tmp_path):
     assert load(tmp_path / "d").images.shape == (5, 3, 20, 20)
 
 
+@pytest.mark.parametrize("size", [20, 64, 128])
+def test_a_grey_network_gets_from_its_training_files_what_it_was_trained_on(tmp_path, size):
+    """OpenCV enlarges three channels and one with different code: a few pixels in a million differ by 1."""
+    for number in range(60):
+        write(tmp_path / "d" / "ab"[number % 2] / f"{number}.png", picture(8 + number % 5, 8 + number % 7, seed=number))
+    found = load(tmp_path / "d", size)
+    assert found.preparation.channels == 1
+    for image, name in zip(found.images, found.names, strict=True):
+        assert np.array_equal(image, ink.prepare(read_picture(tmp_path / "d" / name), found.preparation))
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [16, 48])
 def test_a_picture_is_made_square(fit, size):
@@ -268,6 +281,16 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, 
     monkeypatch.setattr(custom, "read_picture", lambda _: pytest.fail("read"))
     with pytest.raises(UserError, match="10 images of 224x224 pixels take 0.0 GB of memory, and 0.0 GB are free; give"):
         load(photos, 224)
+
+
+def test_reading_leaves_pythons_warnings_as_they_are(photos, monkeypatch):
+    monkeypatch.setattr(custom, "SMALL", 0)
+    monkeypatch.setattr(custom, "BATCH", 1)
+    monkeypatch.setattr(custom, "usable_cores", lambda: 8)
+    before = list(warnings.filters)
+    for _ in range(20):
+        load(photos, use_cache=False)
+    assert warnings.filters == before
 
 
 def test_pictures_are_read_on_all_cores(photos, monkeypatch):
@@ -473,6 +496,21 @@ def test_arrays_that_are_no_data_set_are_refused(tmp_path, monkeypatch, arrays, 
         load(path)
     assert str(error.value).startswith(f"--dataset {path}: ") and message in str(error.value)
     assert not (tmp_path / "was_here").exists()
+
+
+def test_a_damaged_npz_is_refused_wherever_it_is_damaged(tmp_path):
+    path, generator = tmp_path / "m.npz", np.random.default_rng(0)
+    np.savez_compressed(path, train_images=IMAGES // 16, train_labels=LABELS)
+    content, refused = np.frombuffer(path.read_bytes(), np.uint8), 0
+    for place in range(0, len(content), 7):
+        damaged = content.copy()
+        damaged[place : place + 2] = generator.integers(0, 256, 2)
+        path.write_bytes(damaged.tobytes())
+        try:
+            load(path)
+        except UserError:
+            refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 99, b"\x93NUMPY\x01\x00"])

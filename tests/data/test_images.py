@@ -130,6 +130,12 @@ def test_the_statistics_are_each_channels_mean_and_deviation(channels):
     assert all(value == round(value, 4) for value in mean + std)
 
 
+def test_a_channel_that_does_not_vary_can_be_divided_by_its_deviation():
+    pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    pixels[:, 1], pixels[:2, 2] = 77, 255
+    assert make_data(pixels, torch.arange(4)).statistics == ([0.0, 0.302, 0.5], [1.0, 1.0, 0.5])
+
+
 def test_the_fingerprint_is_of_images_labels_and_their_order():
     pixels = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, order = torch.arange(6), torch.tensor([1, 0, 2, 3, 4, 5])
