@@ -222,10 +222,9 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
     spellings: dict[str, str] = {}
     for name in names:
-        if not name.isprintable():  # which bytes that are no UTF-8 aren't either
-            raise _refusal(
-                path, f"the name of the folder {printable(name)!r} is not UTF-8, or not printable; rename it"
-            )
+        if any(unicodedata.category(each) in ("Cc", "Cs") for each in name):  # Cs: bytes that are no UTF-8
+            why = "is not UTF-8, or has control characters; rename it"
+            raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")

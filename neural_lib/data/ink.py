@@ -123,9 +123,8 @@ def prepare(picture: np.ndarray, how: Preparation, invert: str = "auto") -> np.n
     """
     if how.placement is None:
         square = make_square(picture, how.image_size, how.fit)
-        return (to_grey(square)[..., None] if how.channels == 1 else square).transpose(
-            2, 0, 1
-        )  # (S, S, C) -> (C, S, S)
+        square = to_grey(square)[..., None] if how.channels == 1 else square
+        return square.transpose(2, 0, 1)  # (S, S, C) -> (C, S, S)
     cut_out = find_ink(to_grey(picture), invert, on_paper=how.placement.is_written)
     return place(cut_out, how.placement, how.image_size)[None]  # (S, S) -> (1, S, S)
 

@@ -90,7 +90,7 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
     (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
-    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8, or has control characters; rename it"),
+    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8, or has control characters"),
     (["a\x1b[31m/1", "b/1"], "'a?[31m' is not UTF-8, or has control characters; rename it"),
     (["a/1", "b/1"], "no picture that can be read in a, b; add some, or leave it out"),
 ])  # fmt: skip
