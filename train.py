@@ -223,13 +223,13 @@ def main(argv=None) -> int:
         not description or there == FALLBACK
     )
     configs = loop.resolve_precision(command.configs, device)
+    initial = checkpoint.load_initial(command.init, configs) if command.init and is_main else None
+    initial = distributed.broadcast(initial)
     data = load_data(configs[0], command.data_dir, may_fall_back, not args.no_cache).to(device)
     configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
     check_fit(configs, data.info)
     if data.is_own:
         configs = loop.fit_batches(configs, data, "batch_size" in command.params)
-    initial = checkpoint.load_initial(command.init, configs) if command.init and is_main else None
-    initial = distributed.broadcast(initial)
     counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
     log.info("%s images to train on and to validate, %s to test", *counts)
 

@@ -107,7 +107,7 @@ class TrainConfig:
     patience: int = _option(0, "early stopping: epochs without improvement; 0: never", *COUNT_OR_0)
     seed: int = _option(42, "random seed: split, shuffle, initial weights, distortions, dropout", *SEED)
     image_size: int = _option(
-        0, "height and width in pixels; 0: their own up to 64, else 32", *IMAGE_SIZE, prepares=True
+        0, "height and width, 16 to 224 pixels; 0: their own up to 64, else 32", *IMAGE_SIZE, prepares=True
     )
     fit: str = _option(
         "crop", "make them square: their middle, with black bars, or out of proportion", choices=FITS, prepares=True

@@ -3,9 +3,10 @@
 As a script it writes a data set of one's own: ten pages, and a hundred to test, of each of KMNIST's characters, each
 bent, turned and in a pen of its own.
 
-    python tests/drawn.py hand
+    python tests/drawn.py data/hand
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -86,7 +87,13 @@ def character(text: str, generator: np.random.Generator) -> np.ndarray:
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 
-def main(folder: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="a new one")
+    folder = parser.parse_args().folder
+    if Path(folder).exists():
+        parser.error(f"{folder} is there already; name a new folder")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from neural_lib.data.catalog import DATASETS
 
     generator, kmnist = np.random.default_rng(0), DATASETS["kmnist"]
@@ -96,8 +103,8 @@ def main(folder: str) -> None:
                 path = Path(folder, part, name, f"{number}.jpg")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(character(glyph, generator), cv2.COLOR_RGB2BGR))
+    print(f"wrote 10 pages to train and 100 to test of each of {len(kmnist.classes)} characters in {folder}")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    main(*sys.argv[1:])
+    main()

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -28,12 +29,16 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import atomic_write, remove_abandoned
 
 PARTS = ("train", "val", "test")
-PART_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # by a folder's name
+PART_OF = {  # by a folder's name
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 OWN_SIZES = range(16, 65)  # pixels: images that are all squares of one such size keep it; LeNet needs 16
 DEFAULT_SIZE = 32  # pixels, of others
 MAX_NAMED = 10  # in a message
 BATCH = 16  # pictures that a thread reads in one go
 SMALL = 10_000  # bytes a file: threads would wait for each other, and one alone reads small files twice as fast as two
+GREY_WITHIN = 8  # levels of 255 that the channels of a grey picture differ by at most: lossy WebP has no grey
 MOST_CLASSES = 10_000
 CACHE_FORMAT = 1  # to be raised when the same files would be decoded to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
@@ -104,7 +109,10 @@ def _check_trainable(path: str, how: Request | Preparation, classes: Sequence[st
     if isinstance(how, Request) and "train" not in parts:
         raise _refusal(path, f"has images for {' and '.join(parts)} alone, and none to train on")
     if isinstance(how, Request) and len(classes) < 2:
-        raise _refusal(path, f"{printable(classes[0])} is the only class, and there must be two or more; {LAYOUT}")
+        inner = os.path.join(path, classes[0])
+        is_nested = os.path.isdir(inner) and len(_subfolders(inner)[0]) > 1
+        hint = f"did you mean --dataset {printable(inner)}?" if is_nested else LAYOUT
+        raise _refusal(path, f"{printable(classes[0])} is the only class, and there must be two or more; {hint}")
 
 
 def _refusal(path: str, why: str) -> UserError:
@@ -182,6 +190,10 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
         stray += [f"{name}/" for name in folders if name not in parts]
         roots = {part: name for name, part in parts.items()}
     else:
+        if mixed := [name for name in parts if _subfolders(os.path.join(path, name))[0]]:
+            raise _refusal(
+                path, f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
+            )
         roots = {"train": ""}
     folders_of = {}
     for part, root in roots.items():
@@ -309,7 +321,7 @@ def decode(
             except PictureError as error:
                 left_out[index] = str(error)
                 continue
-            if may_become_grey and not in_colour and not _is_grey(picture):
+            if may_become_grey and not in_colour and not _is_grey(picture, GREY_WITHIN):
                 in_colour.append(index)
         return len(batch)
 
@@ -334,9 +346,9 @@ def decode(
     return Decoded(images, preparation, left_out)
 
 
-def _is_grey(pictures: np.ndarray) -> bool:
-    # (..., 3): three equal channels
-    return bool((pictures[..., :2] == pictures[..., 1:]).all())
+def _is_grey(pictures: np.ndarray, within: int = 0) -> bool:
+    # (..., 3): three channels that are equal within so many levels
+    return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= within).all())
 
 
 # --- the cache: a line of JSON, then the images' bytes ---

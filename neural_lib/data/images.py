@@ -279,30 +279,33 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
 
 
 def load_own_test(
-    dataset: str, how: Preparation, held_out: tuple[float, int, str] | None = None
+    dataset: str, how: Preparation, held_out: tuple[float, int, str] | None = None, is_same: bool = False
 ) -> tuple[ImageTensors, list[str]]:
     """One's own test images, prepared for a network, and their classes: those of test/, else all that there are.
 
-    held_out: where the network was trained on this data set, the share and the seed of what was held out for test, and
-    the fingerprint of what was not; warns if the images have changed since. Raises UserError as load_own does.
+    held_out: where the network was trained on one's own images, the share and the seed of what was held out for test,
+    and the fingerprint of what was not: then of these very images, wherever they are now, those held out. is_same:
+    whether it was this folder; warns if its images have changed. Raises UserError as load_own does.
     """
     log.info("reading the images of %s...", dataset)
     found = custom.load(dataset, how)
     parts = _parts_of(found)
     if "test" in parts:
         return parts["test"], found.classes
-    if not held_out:
-        count = f"all {len(found.labels):,} images" if len(parts) == 1 else f"its {' and '.join(parts)} images"
-        log.warning("%s has no test/: %s are scored, which must not have been trained on", title_of(dataset), count)
-        indices = np.sort(np.concatenate(list(found.indices.values())))
-        return _stored(found).subset(torch.from_numpy(indices)), found.classes
-    share, seed, fingerprint = held_out
-    train, test = _held_out(parts, share, seed)
-    if Data(dataset, found.info(len(train), len(test)), train, test, parts.get("val")).fingerprint != fingerprint:
-        log.warning(
-            "%s has changed since the training: among its test images may be some that were trained on", dataset
-        )
-    return test, found.classes
+    if held_out and "train" in parts:
+        share, seed, fingerprint = held_out
+        train, test = _held_out(parts, share, seed)
+        data = Data(dataset, found.info(len(train), len(test)), train, test, parts.get("val"))
+        if is_same or data.fingerprint == fingerprint:
+            title, count = title_of(dataset), f"{len(test):,}"
+            log.info("%s: the network was trained on it; the %s images held out for test are scored", title, count)
+            if data.fingerprint != fingerprint:
+                log.warning("%s has changed since, so among these may be some that were trained on", title)
+            return test, found.classes
+    every = np.sort(np.concatenate(list(found.indices.values())))
+    what = f"all {len(every):,} images are scored, which must not have been trained on"
+    log.warning("%s has no test/: %s", title_of(dataset), what)
+    return _stored(found).subset(torch.from_numpy(every)), found.classes
 
 
 def _stored(found: custom.Collection) -> ImageTensors:
@@ -324,12 +327,20 @@ def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[
 def _log_own(data: Data, counts: list[int], config: TrainConfig, has_test: bool) -> None:
     # counts: of each class, with what was held out of them
     title, info = data.info.title, data.info
-    named = [f"{name} {count:,}" for name, count in zip(info.classes, counts, strict=True)]
+    named = [f"{name} ({count:,})" for name, count in zip(info.classes, counts, strict=True)]
     colour = "in colour" if info.channels == 3 else "grey"
     shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[info.fit]
     how = "their ink placed as KMNIST's" if info.placement else shape
-    log.info("%s: %d classes: %s", title, len(counts), custom.listed(named))
+    log.info(
+        "%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", custom.listed(named)
+    )
     log.info("%s: %dx%d pixels, %s, %s", title, info.image_size, info.image_size, colour, how)
+    for part, images in (("test", data.test), *([("validation", data.val)] if data.val else [])):
+        known = set(images.labels.tolist())
+        if missing := [name for label, name in enumerate(info.classes) if label not in known]:
+            log.warning("%s: the %s part has no image of %s", title, part, custom.listed(missing))
+    if has_test and config.test_split != TrainConfig.test_split:
+        log.warning("--test-split has no effect, as the test part of %s is given", title)
     if not has_test:
         share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
         log.info("%s: %s images are held out for test: %s", title, f"{len(data.test):,}", share)

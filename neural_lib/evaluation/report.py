@@ -133,7 +133,7 @@ class Report:
         val_error = standard_error(validation, val_count)
         both = math.hypot(error, val_error)
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
-        if val_count < count:
+        if "val_images" in saved.training and val_error > error / 2:
             scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if abs(difference) <= 2 * both:
             return difference, f"{scatter}, so chance may explain that"

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,6 +56,7 @@ def recognise_pictures(
     if invert != "auto" and not recogniser.saved.placement:
         title = title_of(recogniser.saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
+    names = Counter(path.name for path in found.files)
     table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns)
     pages = annotate.Pages(output, len(found.files)) if output else None
     tiles, recognised = [], 0
@@ -68,7 +71,9 @@ def recognise_pictures(
             _print(json.dumps(result.to_dict()) if as_json else table.format(result))
             seen = result.seen if show_input else None
             name = recogniser.saved.display_name(result.top[0].index)
-            tile = (result.picture, name, result.probability, printable(result.path.name), seen)
+            path = result.path
+            caption = path.name if names[path.name] == 1 else os.path.join(path.parent.name, path.name)
+            tile = (result.picture, name, result.probability, printable(caption), seen)
             if pages:
                 pages.add(annotate.annotate_picture(*tile))
             if show and len(tiles) < annotate.PAGE:
@@ -143,10 +148,10 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTen
     if not is_there(dataset, data_dir):
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
-    if dataset == saved.dataset:
-        config = TrainConfig(**saved.config)
-        held_out = (config.test_split, saved.training.get("test_seed", 0), saved.training.get("fingerprint", ""))
-    images, classes = load_own_test(dataset, saved.preparation, held_out)
+    if {"test_seed", "fingerprint"} <= saved.training.keys():
+        share = TrainConfig(**saved.config).test_split
+        held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
+    images, classes = load_own_test(dataset, saved.preparation, held_out, is_same=dataset == saved.dataset)
     return ImageTensors(images.stored, _labels_of(saved, title, classes)[images.labels], indices=images.indices)
 
 

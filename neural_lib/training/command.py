@@ -135,6 +135,8 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
 def _init(path: str, model: Path, runs: int) -> dict[str, str]:
     # what is recorded of --init
     check_input(path, "--init", "give a model file that train.py wrote")
+    if not begins_with(Path(path), MODEL_MARK):
+        raise UserError(f"--init {path}: is no model file of train.py; give one")
     if runs > 1 and model.exists() and os.path.samefile(path, model):
         raise UserError(f"--init {path}: is --model too, which the first run of this grid would replace; copy it first")
     with open(path, "rb") as handle:

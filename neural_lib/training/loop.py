@@ -24,6 +24,7 @@ from neural_lib.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
+LEAST_STEPS, LEAST_BATCH = 8, 8  # steps of an epoch and images of a batch, of a small data set
 SGD_MOMENTUM = 0.9  # of PyTorch's own training references; a one-cycle schedule varies it from 0.85 to 0.95
 
 
@@ -68,16 +69,19 @@ def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
 
 
 def fit_batches(configs: Sequence[TrainConfig], data: Data, is_given: bool) -> list[TrainConfig]:
-    """The configurations with batches of no more images than one's own data set has to train on.
+    """The configurations with batches that suit one's own data set: a small one gets small batches.
 
-    is_given: whether --batch-size was given; then a larger one raises UserError.
+    An epoch has LEAST_STEPS steps or more, as long as that leaves LEAST_BATCH images in each. is_given: whether
+    --batch-size was given; then it stays, and raises UserError if it is larger than the part that is trained on.
     """
     counts = [len(data.split(config)[0]) for config in configs]
     for config, count in zip(configs, counts, strict=True):
         if is_given and config.batch_size > count:
             raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")
-    sizes = (min(config.batch_size, count) for config, count in zip(configs, counts, strict=True))
-    return [replace(config, batch_size=size) for config, size in zip(configs, sizes, strict=True)]
+    if is_given:
+        return list(configs)
+    most = [min(count, max(count // LEAST_STEPS, LEAST_BATCH)) for count in counts]
+    return [replace(each, batch_size=min(each.batch_size, size)) for each, size in zip(configs, most, strict=True)]
 
 
 def resolve_precision(configs: Sequence[TrainConfig], device: torch.device) -> list[TrainConfig]:

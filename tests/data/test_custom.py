@@ -64,7 +64,7 @@ def layout(tmp_path: Path, *files: str) -> Path:
     (["c10/1", "c9/1"], ["c9", "c10"], ["train c9/1", "train c10/1"], []),  # natural order, then the class
     (["train/a/1", "train/b/2", "test/a/3", "valid/b/4"], ["a", "b"],
      ["train train/a/1", "train train/b/2", "val valid/b/4", "test test/a/3"], []),
-    (["Train/a/1", "Train/b/2"], ["a", "b"], ["train Train/a/1", "train Train/b/2"], []),
+    (["Training/a/1", "Training/b/2"], ["a", "b"], ["train Training/a/1", "train Training/b/2"], []),
     (["train/1", "car/2", "plane/3"], ["car", "plane", "train"],  # toys, not parts
      ["train train/1", "train car/2", "train plane/3"], []),
     (["train/a/1", "train/b/1", "test/a/1", "more/a/1"], ["a", "b"],
@@ -86,6 +86,8 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     (["a/1"], "a is the only class"),
     (["test/a/1", "test/b/1"], "has images for test alone, and none to train on"),
     (["train/a/1", "train/b/1", "test/A/1"], "the folders A and a would be one class in two spellings; rename one"),
+    (["photos/a/1", "photos/b/1"], "photos is the only class, and there must be two or more; did you mean --dataset "),
+    (["train/a/1", "train/b/1", "a/1", "b/1"], "train/ holds folders as a part does, and lies beside classes"),
     (["Cat/1", "cat/1"], "the folders Cat and cat would be one class in two spellings"),
     (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
@@ -223,8 +225,11 @@ def test_images_are_grey_if_all_pictures_show_grey_alone(tmp_path):
     found = load(tmp_path / "d")
     assert found.preparation == Preparation(20, 1, None, "crop") and found.images.shape == (4, 1, 20, 20)
     assert all(np.array_equal(image[0], picture(20, 20, seed=number)) for number, image in enumerate(found.images))
+    nearly = np.dstack([picture(20, 20) // 2 + add for add in (8, 0, 8)])  # as lossy WebP makes of grey
+    write(tmp_path / "d" / "b" / "nearly.png", nearly)
+    assert load(tmp_path / "d").images.shape == (5, 1, 20, 20)
     write(tmp_path / "d" / "b" / "colour.png", picture(20, 20, 3))
-    assert load(tmp_path / "d").images.shape == (5, 3, 20, 20)
+    assert load(tmp_path / "d").images.shape == (6, 3, 20, 20)
 
 
 @pytest.mark.parametrize("size", [20, 64, 128])

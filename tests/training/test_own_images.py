@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from neural_lib.networks import build_network
 from neural_lib.prediction import Recogniser, draw
 from neural_lib.system import cli, signals
 from neural_lib.system.errors import UserError
-from neural_lib.training.loop import build_loss
+from neural_lib.training.loop import build_loss, fit_batches
 
 QUICK = ("--arch", "lenet-slim", "--device", "cpu", "--epochs", 2)
 
@@ -58,7 +59,7 @@ def parts_of(dataset: str, data_dir: str, config: TrainConfig) -> dict[str, tupl
 def test_a_data_set_written_out_trains_to_the_same_weights(run_train, tmp_path, write, name, options):
     path = write(tmp_path / name, parts_of("digits", "nowhere", TrainConfig()))
     for dataset, folder in (("digits", "built-in"), (path, "own")):
-        assert run_train("-d", dataset, *options, *QUICK, "-m", f"{folder}/model.pth")[0] == 0
+        assert run_train("-d", dataset, *options, *QUICK, "-b", 64, "-m", f"{folder}/model.pth")[0] == 0
     expected, found = (outcome(folder) for folder in ("built-in", "own"))
     assert found["weights"] == expected["weights"] and found["metrics"] == expected["metrics"]
     saved = checkpoint.load("own/model.pth")
@@ -92,20 +93,20 @@ def test_the_real_data_sets_written_out_train_to_the_same_weights(run_train, tmp
 def test_what_is_held_out_is_of_every_class_and_scored_alike_later(run_train, run_predict, photos):
     status, stdout, stderr = run_train("-d", photos, *QUICK)
     assert status == 0
-    assert "photos: 3 classes: blue 3, green 8, red 12\n" in stdout
+    assert "photos: 3 classes, 23 images to learn from: blue (3), green (8), red (12)\n" in stdout
     assert "photos: 32x32 pixels, in colour, the middle of each\n" in stdout
     assert "photos: 4 images are held out for test: 15% of each class, drawn by seed 42\n" in stdout
     assert "[INFO] 19 images to train on and to validate, 4 to test\n" in stdout
     assert "[WARNING] red has 4.0 times as many images as blue: --class-weights balanced" in stderr
     saved, report = checkpoint.load("output/model.pth"), Path("output/report.json").read_bytes()
-    assert saved.training["val_images"] == 5 and saved.config["batch_size"] == 14
+    assert saved.training["val_images"] == 5 and saved.config["batch_size"] == 8
     support = [row["support"] for row in json.loads(report)["classes"]]
     assert support == [1, 1, 2] and json.loads(report)["dataset"] == str(photos)
     assert run_predict("--evaluate")[0] == 0
     assert Path("output/report.json").read_bytes() == report
     made_up.write_photos(photos, seed=1, green=2)  # two that are there are replaced
     status, _, stderr = run_predict("--evaluate")
-    assert status == 0 and "photos has changed since the training: among its test images may be some" in stderr
+    assert status == 0 and "photos has changed since, so among these may be some that were trained on" in stderr
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
@@ -157,10 +158,22 @@ def test_pictures_that_are_in_two_parts_are_counted(run_train, tmp_path):
     assert "train/green/green0.png and val/green/bitmap.bmp; train/red/red0.png and test/red/copy0.png" in warning
 
 
-def test_a_batch_is_no_larger_than_the_training_part_unless_it_is_given(run_train, photos):
+def test_a_small_data_set_gets_small_batches_unless_a_size_is_given(run_train, photos):
+    data = load_data(TrainConfig(dataset=str(photos)), "nowhere")
+    for count, batch_size in ((7, 7), (14, 8), (100, 12), (511, 63), (512, 64), (9999, 64)):
+        data.train = data.val = ImageTensors(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count).long())
+        assert [each.batch_size for each in fit_batches([TrainConfig()], data, False)] == [batch_size]
     status, _, stderr = run_train("-d", photos, *QUICK, "--batch-size", 15)
     assert status == 2 and "--batch-size 15 is larger than the 14 images to train on" in stderr
     assert run_train("-d", photos, *QUICK, "--batch-size", 14)[0] == 0
+
+
+def test_what_is_missing_in_a_part_or_has_no_effect_is_said(run_train, tmp_path):
+    made_up.write_photos(tmp_path / "d" / "train", red=6, green=4)
+    made_up.write_photos(tmp_path / "d" / "testing", seed=1, red=3)
+    status, _, stderr = run_train("-d", "d", *QUICK, "--test-split", 0.4)
+    assert status == 0 and "d: the test part has no image of green" in stderr
+    assert "--test-split has no effect, as the test part of d is given" in stderr
 
 
 # --- prediction ---
@@ -186,6 +199,10 @@ def test_another_folder_is_scored_by_the_names_of_its_classes(run_train, run_pre
     report = json.loads(Path("output/report-other.json").read_text())
     assert [row["support"] for row in report["classes"]] == [3, 4, 0] and report["accuracy"] == 1
     assert report["balanced_accuracy"] == 1  # of the classes that occur
+    shutil.copytree(photos, tmp_path / "copy")  # the images that were trained on, elsewhere
+    status, stdout, stderr = run_predict("--evaluate", "--dataset", "copy")
+    assert status == 0 and "copy: the network was trained on it; the 4 images held out for test are scored" in stdout
+    assert json.loads(Path("output/report-copy.json").read_text())["images"] == 4 and "changed" not in stderr
     made_up.write_photos(tmp_path / "divided" / "test", seed=6, red=2)
     assert run_predict("--evaluate", "--dataset", "divided")[0] == 0
     assert json.loads(Path("output/report-divided.json").read_text())["images"] == 2
@@ -348,7 +365,7 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
 
 @pytest.mark.parametrize("options, message", [
     (("--init", "gone.pth"), "--init gone.pth: can't be read (No such file or directory); give a model file"),
-    (("--init", "photos/red/red0.png"), "photos/red/red0.png: is damaged, cut short or no checkpoint at all"),
+    (("--init", "photos/red/red0.png"), "--init photos/red/red0.png: is no model file of train.py; give one"),
     (("--init", "digits.pth", "--arch", "lenet"), "is another network than is to be trained; give --arch lenet-slim"),
     (("--init", "digits.pth", "--arch", "vgg-small", "lenet-slim"), "is another network than is to be trained"),
     (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which the first run of this grid would"),
