@@ -75,6 +75,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     names = ", ".join(DATASETS)
     add("-d", "--dataset", metavar="NAME", help=f"{names}, or a folder or .npz of your own (default: the model's)")
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
+    add("--no-cache", action="store_true", help="neither read nor write the cache of your own decoded images")
 
     add = parser.add_argument_group("for other programs").add_argument
     add("--export", metavar="FILE", help="write the network as ONNX, checked in OpenCV")
@@ -147,10 +148,17 @@ def main(argv=None) -> int:
     if args.export:
         from neural_lib.prediction import export
 
-        images = modes.load_test_images(saved, dataset, data).images if is_there(dataset, data) else None
+        images = None
+        try:
+            if is_there(dataset, data):
+                images = modes.load_test_images(saved, dataset, data, not args.no_cache).images
+        except UserError as error:
+            if dataset in DATASETS:
+                raise
+            log.warning("%s", error)
         export.export_network(recogniser, output, images)
         return 0
-    images = modes.load_test_images(saved, dataset, data)
+    images = modes.load_test_images(saved, dataset, data, not args.no_cache)
     if args.mode == "test images" and args.samples > len(images):
         if args.samples != SAMPLES:
             title = title_of(dataset)

@@ -54,7 +54,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--target-accuracy", type=float, metavar="X", help="exit with status 1 below this test accuracy")
     add("--quiet", action="store_true", help="print only warnings and errors")
     add = add_hyperparameters(parser).add_argument
-    add("--no-cache", action="store_true", help="don't keep them as they were read in the user's cache folder")
+    add("--no-cache", action="store_true", help="neither read nor write the cache of decoded images")
     args = parser.parse_args(argv)
     if args.checkpoint_every < 0:
         parser.error(f"--checkpoint-every must be a whole number of steps, 0 for none, not {args.checkpoint_every}")

@@ -4,6 +4,7 @@ To add one: an entry in DATASETS. Mean and standard deviation are computed from 
 """
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -201,7 +202,15 @@ def identify(given: str) -> str:
     if not given or not os.path.exists(given):
         names = ", ".join(DATASETS)
         raise UserError(f"--dataset {given}: is neither one of {names} nor a folder or .npz file that is there")
-    return os.path.abspath(given)
+    path = os.path.abspath(given)
+    if not is_text(path):
+        raise UserError(f"--dataset {given!r}: its path is not UTF-8, or has control characters; rename it")
+    return path
+
+
+def is_text(name: str) -> bool:
+    """True for a name without control characters and bytes that are no UTF-8, which files and pictures can show."""
+    return not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
 
 
 def title_of(dataset: str) -> str:

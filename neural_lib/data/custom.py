@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
+from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import PictureError, is_hidden, natural_key, printable, read_picture, size_of
 from neural_lib.system.environment import available_memory, usable_cores
@@ -40,7 +40,7 @@ BATCH = 16  # pictures that a thread reads in one go
 SMALL = 10_000  # bytes a file: threads would wait for each other, and one alone reads small files twice as fast as two
 GREY_WITHIN = 8  # levels of 255 that the channels of a grey picture differ by at most: lossy WebP has no grey
 MOST_CLASSES = 10_000
-CACHE_FORMAT = 1  # to be raised when the same files would be decoded to other pixels
+CACHE_FORMAT = 2  # to be raised when the same files would be decoded to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,12 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True, show_pro
     """
     if os.path.isfile(path):
         return _from_arrays(path, *_read_npz(path), how, show_progress)
-    if train_images := next(Path(path).glob("*-train-imgs.npz"), None):
-        return _from_arrays(path, *_read_kuzushiji(train_images), how, show_progress)
+    if several := sorted(Path(path).glob("*-train-imgs.npz")):
+        if len(several) > 1:
+            raise _refusal(
+                path, f"holds several data sets: {listed([each.name for each in several])}; move one of them"
+            )
+        return _from_arrays(path, *_read_kuzushiji(several[0]), how, show_progress)
     return _from_folder(path, how, use_cache, show_progress)
 
 
@@ -136,7 +140,7 @@ class File(NamedTuple):
     label: int
     path: str  # relative to the data set's folder
     size: int  # bytes
-    changed: int  # nanoseconds since 1970
+    changed: tuple[int, int]  # of content and of permissions or name, nanoseconds since 1970
 
 
 def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
@@ -147,7 +151,9 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_pr
     if not decoded:
         paths = [os.path.join(path, each.path) for each in files]
         mean_bytes = sum(each.size for each in files) / len(files)
-        decoded = decode(path, paths, how, lambda: common_size(map(size_of, paths)), mean_bytes, show_progress)
+        preparation = how.preparation(lambda: common_size(map(size_of, paths))) if isinstance(how, Request) else how
+        may_become_grey = isinstance(how, Request) and preparation.channels == 3
+        decoded = decode(path, paths, preparation, may_become_grey, mean_bytes, show_progress)
     left_out = [(name, "in no class's folder") for name in stray]
     left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
     _warn_of_left_out(path, left_out)
@@ -206,8 +212,7 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
             files += _files_of(path, part, os.path.join(roots[part], name), classes.index(name))
     if not files:
         raise _refusal(path, f"its folders hold no files; {LAYOUT}")
-    order = {part: number for number, part in enumerate(PARTS)}
-    files.sort(key=lambda each: (order[each.part], natural_key(each.name), each.label))
+    files.sort(key=lambda each: (PARTS.index(each.part), natural_key(each.name), each.label))
     return classes, files, stray
 
 
@@ -234,7 +239,7 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
     spellings: dict[str, str] = {}
     for name in names:
-        if any(unicodedata.category(each) in ("Cc", "Cs") for each in name):  # Cs: bytes that are no UTF-8
+        if not is_text(name):
             why = "is not UTF-8, or has control characters; rename it"
             raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
@@ -253,13 +258,14 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
     top = os.path.join(path, folder)
     for parent, folders, names in os.walk(top, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in names:
+        # a link to a folder isn't followed, and is named like a file that is no picture
+        for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
             if is_hidden(name):
                 continue
-            file, size, changed = os.path.join(parent, name), 0, 0
+            file, size, changed = os.path.join(parent, name), 0, (0, 0)
             with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
                 about = os.stat(file)
-                size, changed = about.st_size, about.st_mtime_ns
+                size, changed = about.st_size, (about.st_mtime_ns, about.st_ctime_ns)
             yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), size, changed)
 
 
@@ -291,18 +297,16 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 def decode(
     path: str,
     pictures: Sequence[str | np.ndarray],
-    how: Request | Preparation,
-    default_size: Callable[[], int],
+    preparation: Preparation,
+    may_become_grey: bool,
     mean_bytes: float,
     show_progress: bool = True,
 ) -> Decoded:
     """Read pictures, files or arrays, as images; on all cores unless they are small, with a bar on a terminal.
 
-    For a Request they become grey if each picture is. default_size: as Request.preparation takes it. mean_bytes: of a
-    picture. path: for messages. Raises UserError if they need more memory than there is.
+    may_become_grey: whether images in colour are to be grey if each picture is. mean_bytes: of a picture. path: for
+    messages. Raises UserError if they need more memory than there is.
     """
-    preparation = how.preparation(default_size) if isinstance(how, Request) else how
-    may_become_grey = isinstance(how, Request) and preparation.channels == 3
     size, count = preparation.image_size, len(pictures)
     needed, available = count * size**2 * (preparation.channels + may_become_grey), available_memory()
     if needed > available:
@@ -446,10 +450,10 @@ def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError
         with np.load(path, allow_pickle=False) as archive:
             wanted = [key for key in keys if key in archive.files] or archive.files
-            needed = sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
+            needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)  # as parts, and as one
             if needed > available_memory():
                 sizes = f"{needed / 1e9:,.1f} GB of memory, and {available_memory() / 1e9:,.1f} GB are free"
-                raise _refusal(path, f"its arrays take {sizes}; give a smaller file")
+                raise _refusal(path, f"to read it takes {sizes}; give a smaller file")
             return {key: archive[key] for key in wanted}
     except (UserError, MemoryError):
         raise
@@ -476,9 +480,8 @@ def _checked(path: str, part: str, images: np.ndarray, labels: np.ndarray) -> tu
 
 def _classes_of(path: str, parts: Arrays) -> list[str]:
     found = {part: set(np.unique(labels).tolist()) for part, (_, labels) in parts.items()}
-    count = len(found.get("train", max(found.values(), key=max)))
-    if "train" not in found:  # a part to score need not show each class
-        count = min(max(map(max, found.values())) + 1, MOST_CLASSES)
+    # a part to score need not show each class
+    count = len(found["train"]) if "train" in found else min(max(map(max, found.values())) + 1, MOST_CLASSES)
     for part, labels in found.items():
         wrong = sorted(labels - {*range(count)})
         if wrong:
@@ -506,9 +509,7 @@ def _from_arrays(
     else:
         pictures = [image for images, _ in parts.values() for image in images]
         mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
-        images, _, left_out = decode(
-            path, pictures, preparation, lambda: preparation.image_size, mean_bytes, show_progress
-        )
+        images, _, left_out = decode(path, pictures, preparation, False, mean_bytes, show_progress)
     _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
     part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
     indices = _indices_of(path, classes, labels, part_of, left_out)

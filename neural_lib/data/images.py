@@ -279,7 +279,11 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
 
 
 def load_own_test(
-    dataset: str, how: Preparation, held_out: tuple[float, int, str] | None = None, is_same: bool = False
+    dataset: str,
+    how: Preparation,
+    held_out: tuple[float, int, str] | None = None,
+    is_same: bool = False,
+    use_cache: bool = True,
 ) -> tuple[ImageTensors, list[str]]:
     """One's own test images, prepared for a network, and their classes: those of test/, else all that there are.
 
@@ -288,7 +292,7 @@ def load_own_test(
     whether it was this folder; warns if its images have changed. Raises UserError as load_own does.
     """
     log.info("reading the images of %s...", dataset)
-    found = custom.load(dataset, how)
+    found = custom.load(dataset, how, use_cache)
     parts = _parts_of(found)
     if "test" in parts:
         return parts["test"], found.classes

@@ -18,7 +18,10 @@ from neural_lib.system.errors import UserError
 # endings by which pictures in a folder are recognised; a file's content decides how it is read, from these formats
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found")
+SYSTEM_FILES = (
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
+    "$recycle.bin",
+)  # fmt: skip
 MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
 MAX_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
@@ -94,12 +97,13 @@ def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterato
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """A key to sort names by: page2 before page10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [*parts, (-2, name)]  # the name itself between 1 and 01
 
 
 def is_hidden(name: str) -> bool:
     """True for the name of a file or folder that people don't see, or that a system leaves beside theirs."""
-    return name.startswith((".", "@")) or name.lower() in SYSTEM_FILES
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
 def size_of(path: str | Path) -> tuple[int, int] | None:

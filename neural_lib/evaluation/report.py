@@ -237,7 +237,9 @@ class Report:
             pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
-            own_classes=self.info.classes if self.info else saved.classes,
+            # unless they were matched by name
+            own_classes=saved.classes if not self.info or set(self.info.classes) <= saved.labels.keys()
+            else self.info.classes,
             settings={name: value for name, value in saved.config.items()
                       if saved.dataset not in DATASETS or name not in PREPARING},
             defaults=TrainConfig().to_dict(),
@@ -273,7 +275,8 @@ def evaluate_model(
 
     model_path: of the network; the records beside it are shown on the page.
     """
-    files = ReportFiles(folder, "--output", suffix="" if dataset == saved.dataset else f"-{os.path.basename(dataset)}")
+    suffix, other = ("", "") if dataset == saved.dataset else (f"-{os.path.basename(dataset)}", dataset)
+    files = ReportFiles(folder, "--output", suffix, dataset=other)
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
     writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.images.cpu(), records)
     report.log()

@@ -126,7 +126,7 @@ class AnswerTable:
         return f" {set_cell_size(path, self.path_width)}  {set_cell_size(name, self.name_width)}  {probability:>11}"
 
 
-def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTensors:
+def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
     A data set of the catalogue may have as many other classes, which a warning says. Of one's own these are the images
@@ -151,7 +151,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str) -> ImageTen
     if {"test_seed", "fingerprint"} <= saved.training.keys():
         share = TrainConfig(**saved.config).test_split
         held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
-    images, classes = load_own_test(dataset, saved.preparation, held_out, is_same=dataset == saved.dataset)
+    images, classes = load_own_test(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
     return ImageTensors(images.stored, _labels_of(saved, title, classes)[images.labels], indices=images.indices)
 
 
@@ -160,7 +160,7 @@ def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: boo
     unknown = [name for name in classes if name not in saved.labels]
     if not unknown:
         return torch.tensor([saved.labels[name] for name in classes])
-    if not by_number:
+    if not by_number or len(unknown) < len(classes):
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")

@@ -73,7 +73,8 @@ def available_memory() -> int:
     with contextlib.suppress(OSError, ValueError, LookupError):  # Linux
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         found.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+    with contextlib.suppress(OSError, ValueError, LookupError):  # "max": no limit
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(max(0, limit - used))
+        lines = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        found.append(max(0, limit - used + int(lines["inactive_file"])))  # files' pages, given up when needed
     return min(found)

@@ -60,12 +60,29 @@ def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
     2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes log-probabilities as well: their log-softmax
     is what they are.
     """
-    weight = None
-    if config.class_weights == "balanced":
-        weight = (counts.sum() / (len(counts) * counts.clamp(min=1))).float()
+    balanced = config.class_weights == "balanced"
+    reduction = "none" if balanced else "sum"
     if config.label_smoothing:
-        return nn.CrossEntropyLoss(weight, label_smoothing=config.label_smoothing, reduction="sum")
-    return nn.NLLLoss(weight, reduction="sum")
+        loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing, reduction=reduction)
+    else:
+        loss = nn.NLLLoss(reduction=reduction)
+    return BalancedLoss(loss, counts) if balanced else loss
+
+
+class BalancedLoss(nn.Module):
+    """The sum of each image's loss times images / (classes * images of its class).
+
+    loss: gives that of each image. counts: images of each class (classes,). torch's own weights would, with label
+    smoothing, also weigh the smoothed share of every other class, and so favour the rare ones.
+    """
+
+    def __init__(self, loss: nn.Module, counts: Tensor) -> None:
+        super().__init__()
+        self.loss, self.weight = loss, (counts.sum() / (len(counts) * counts.clamp(min=1))).float()
+
+    def forward(self, log_probs: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities (N, classes) and true classes (N,) -> ()."""
+        return (self.loss(log_probs, labels) * self.weight[labels.clamp(min=0)]).sum()  # PADDING's loss is 0
 
 
 def fit_batches(configs: Sequence[TrainConfig], data: Data, is_given: bool) -> list[TrainConfig]:

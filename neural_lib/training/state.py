@@ -283,6 +283,11 @@ class Outputs:
                     written[command.model] = (manager.number, state["best_epoch"])
         if manager.finished:
             best = checkpoint.load(command.model)
+            if best.training.get("fingerprint", data) != data:
+                raise UserError(
+                    f"--resume: {command.model} was trained on other images than are there now; put these back, or "
+                    "train with a --model in another folder"
+                )
             number = manager.adopt(best.config, best.metrics)
             written[command.model] = (number, best.metrics["epoch"])
             log.info("%d of %d runs had finished", len(manager.finished), manager.count)

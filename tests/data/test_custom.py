@@ -61,6 +61,7 @@ def layout(tmp_path: Path, *files: str) -> Path:
 
 @pytest.mark.parametrize("files, classes, found, stray", [
     (["b/1.png", "a/2.png", "a/10.png"], ["a", "b"], ["train b/1.png", "train a/2.png", "train a/10.png"], []),
+    (["@/1", "a/2"], ["@", "a"], ["train @/1", "train a/2"], []),
     (["c10/1", "c9/1"], ["c9", "c10"], ["train c9/1", "train c10/1"], []),  # natural order, then the class
     (["train/a/1", "train/b/2", "test/a/3", "valid/b/4"], ["a", "b"],
      ["train train/a/1", "train train/b/2", "val valid/b/4", "test test/a/3"], []),
@@ -78,6 +79,13 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     assert listed == classes and beside == stray
     assert [f"{each.part} {each.path}" for each in entries] == found
     assert all(each.path.endswith(f"{listed[each.label]}/{each.name}") for each in entries)
+
+
+def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
+    orders = itertools.permutations(["1/01.png", "01/1.png", "001/001.png"])
+    found = [custom.list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
+    assert all(each[0] == found[0][0] for each in found)
+    assert len({tuple(file.path for file in files) for _, files, _ in found}) == 1
 
 
 @pytest.mark.parametrize("files, message", [
@@ -128,6 +136,7 @@ def test_links_are_followed_unless_they_loop(photos):
     assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
     assert [classes[each.label] for each in files].count("fox") == 5
     assert not any("back/" in each.path for each in files)
+    assert "dog/back" in [each.path for each in files]  # named, as it is no picture
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may look into every folder")
@@ -356,12 +365,14 @@ def test_the_mapped_images_can_be_written_to_without_changing_the_file(photos, c
     assert load(photos).images.any()
 
 
-@pytest.mark.parametrize("change", ["touch", "new", "gone", "request", "elsewhere"])
+@pytest.mark.parametrize("change", ["touch", "chmod", "new", "gone", "request", "elsewhere"])
 def test_what_has_changed_is_read_again(photos, cache, monkeypatch, change):
     load(photos)
     how = ()
     if change == "touch":
         os.utime(photos / "cat" / "0.png", ns=(1, 1))
+    elif change == "chmod":
+        (photos / "cat" / "0.png").chmod(0o600)  # it may be readable now
     elif change == "new":
         write(photos / "cat" / "new.png", picture(9, 9))
     elif change == "gone":
@@ -464,6 +475,12 @@ def test_kuzushijis_four_files_are_read(tmp_path):
     assert np.array_equal(found.images[:6, 0], IMAGES) and found.labels.tolist() == LABELS.tolist() * 2
     (folder / "k49_classmap.csv").write_text("index,codepoint,char\n0,U+3042,あ\n1,U+3044,い\n2,U+3046,う\n", "utf-8")
     assert load(folder).classes == ["あ", "い", "う"]
+    for path in sorted(folder.glob("k49-*.npz")):
+        path.with_name(path.name.replace("k49", "kmnist")).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="holds several data sets: k49-train-imgs.npz, kmnist-train-imgs.npz"):
+        load(folder)
+    for path in folder.glob("kmnist-*"):
+        path.unlink()
     (folder / "k49-test-labels.npz").unlink()
     with pytest.raises(UserError, match="k49-test-labels.npz is missing beside it"):
         load(folder)
@@ -528,5 +545,5 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 def test_arrays_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(custom, "available_memory", lambda: 1000)
-    with pytest.raises(UserError, match="its arrays take 0.0 GB of memory, and 0.0 GB are free"):
+    with pytest.raises(UserError, match="to read it takes 0.0 GB of memory, and 0.0 GB are free"):
         load(save(tmp_path / "m.npz", train_images=IMAGES, train_labels=LABELS))

@@ -23,6 +23,7 @@ from neural_lib.data.images import ImageTensors, load_data, load_images, split
 from neural_lib.networks import build_network
 from neural_lib.prediction import Recogniser, draw
 from neural_lib.system import cli, signals
+from neural_lib.system.distributed import PADDING
 from neural_lib.system.errors import UserError
 from neural_lib.training.loop import build_loss, fit_batches
 
@@ -35,8 +36,9 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run_predict(capfd):
+def run_predict(tmp_path, monkeypatch, capfd):
     """Run predict.main in this process; returns exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
         capfd.readouterr()
@@ -223,6 +225,52 @@ def test_test_images_and_export_work_as_for_other_data_sets(run_train, run_predi
     assert status == 0 and "the same labels in OpenCV's dnn for 4 test images of photos" in stdout
 
 
+def test_predicting_without_the_cache_leaves_none(run_train, run_predict, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run_train("-d", photos, *QUICK, "--no-cache")[0] == 0
+    assert run_predict("--evaluate", "--no-cache")[0] == 0 and not (tmp_path / "cache").exists()
+
+
+def test_what_the_data_sets_folder_has_become_is_no_traceback(run_train, run_predict, photos):
+    assert run_train("-d", photos, *QUICK)[0] == 0
+    (photos / "val").mkdir()
+    for name in ("red", "green", "blue"):
+        (photos / name).rename(photos / "val" / name)
+    status, _, stderr = run_predict("--evaluate")
+    assert status == 0 and "photos has no test/: all 23 images are scored" in stderr
+    shutil.rmtree(photos / "val")
+    status, _, stderr = run_predict("--evaluate")
+    assert status == 2 and "photos: holds no folders; a data set is" in stderr
+    pytest.importorskip("onnxscript")
+    status, stdout, _ = run_predict("--export", "model.onnx")
+    assert status == 0 and "images of noise (no photos here)" in stdout
+
+
+def test_classes_that_are_known_in_part_are_refused(run_predict, tmp_path, few_digits):
+    saved = made_up.make_checkpoint("digits", "lenet-slim")
+    Path("m.pth").write_bytes(replace(saved, classes=[*"012345678", "nine"]).to_bytes())
+    status, _, stderr = run_predict("--model", "m.pth", "--evaluate")
+    assert status == 2 and "digits has classes that this network doesn't know: 9" in stderr
+
+
+def test_reports_on_folders_of_one_name_do_not_replace_each_other(run_train, run_predict, photos, tmp_path):
+    assert run_train("-d", photos, *QUICK)[0] == 0
+    for parent in "ab":
+        made_up.write_photos(tmp_path / parent / "other", seed=ord(parent), red=3, blue=2)
+    assert run_predict("--evaluate", "--dataset", "a/other")[0] == run_predict("--evaluate", "-d", "a/other")[0] == 0
+    status, _, stderr = run_predict("--evaluate", "--dataset", "b/other")
+    assert status == 2 and "report-other.json: is of another data set of that name; give --output" in stderr
+    assert run_train("-d", photos, *QUICK, "--seed", 1)[0] == 0  # the network before is gone, and its reports with it
+    assert not list(Path("output").glob("*-other.*"))
+
+
+def test_a_folder_whose_path_is_no_text_is_refused(run_train, photos):
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    photos.rename(photos.with_name(name))
+    status, _, stderr = run_train("-d", name, *QUICK)
+    assert status == 2 and "its path is not UTF-8, or has control characters; rename it" in stderr
+
+
 def test_the_page_shows_balanced_accuracy_and_how_images_were_prepared(run_train, photos):
     assert run_train("-d", photos, *QUICK, "--fit", "pad")[0] == 0
     page = Path("output/report.html").read_text()
@@ -240,7 +288,7 @@ def test_an_interrupted_grid_goes_on_unless_the_images_have_changed(run_train, p
     numbers, check = iter(range(100)), signals.GracefulStop.check
 
     def stop(self, signum_of_any=None):
-        self.signum = signal.SIGINT if next(numbers) == 3 else 0
+        self.signum = signal.SIGINT if next(numbers) == 16 else 0  # in the second run
         check(self, signum_of_any)
 
     with monkeypatch.context() as patched:
@@ -249,7 +297,12 @@ def test_an_interrupted_grid_goes_on_unless_the_images_have_changed(run_train, p
     extra = photos / "red" / "new.png"
     extra.write_bytes((photos / "red" / "red0.png").read_bytes())
     status, _, stderr = run_train("--resume")
-    assert status == 2 and "images" in stderr and stderr.splitlines()[-1].startswith("train.py: error: --resume")
+    assert status == 2 and "is of other images" in stderr
+    state = Path("output/checkpoint.pth").read_bytes()
+    Path("output/checkpoint.pth").unlink()  # a run that failed leaves none either
+    status, _, stderr = run_train("--resume")
+    assert status == 2 and "output/model.pth was trained on other images than are there now; put these" in stderr
+    Path("output/checkpoint.pth").write_bytes(state)
     extra.unlink()
     status, _, stderr = run_train("--resume", "--fit", "pad")
     assert status == 2 and "--fit crop there, pad here" in stderr
@@ -268,7 +321,18 @@ def test_balanced_weights_are_scikit_learns(smoothing):
     config = TrainConfig(class_weights="balanced", label_smoothing=smoothing)
     found = build_loss(config, torch.bincount(labels))(log_probs, labels)
     targets = torch.nn.functional.one_hot(labels, 3) * (1 - smoothing) + smoothing / 3
-    assert found.item() == pytest.approx(-(targets * weights * log_probs).sum().item(), rel=1e-5)
+    each = -(targets * log_probs).sum(dim=1)  # an image's loss
+    assert found.item() == pytest.approx((weights[labels] * each).sum().item(), rel=1e-5)
+    with_padding = torch.cat([log_probs, log_probs[:2]]), torch.cat([labels, torch.tensor([PADDING, PADDING])])
+    assert build_loss(config, torch.bincount(labels))(*with_padding).item() == pytest.approx(found.item(), rel=1e-6)
+
+
+def test_with_balanced_weights_a_smoothed_loss_is_lowest_at_the_true_classes():
+    counts, labels = torch.tensor([990, 10]), torch.tensor([0] * 99 + [1])
+    loss = build_loss(TrainConfig(class_weights="balanced", label_smoothing=0.1), counts)
+    right = torch.tensor([[0.95, 0.05]] * 99 + [[0.05, 0.95]]).log()
+    rare = torch.tensor([[0.05, 0.95]] * 100).log()
+    assert loss(right, labels) < loss(rare, labels)
 
 
 def test_with_balanced_weights_there_is_no_hint(run_train, photos):
