@@ -258,6 +258,7 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
     top = os.path.join(path, folder)
     for parent, folders, names in os.walk(top, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
+        inner = "" if parent == top else f"{os.path.relpath(parent, top)}{os.sep}"
         # a link to a folder isn't followed, and is named like a file that is no picture
         for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
             if is_hidden(name):
@@ -266,7 +267,7 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
             with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
                 about = os.stat(file)
                 size, changed = about.st_size, (about.st_mtime_ns, about.st_ctime_ns)
-            yield File(part, os.path.relpath(file, top), label, os.path.relpath(file, path), size, changed)
+            yield File(part, inner + name, label, os.path.join(folder, inner + name), size, changed)
 
 
 def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
