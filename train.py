@@ -108,8 +108,8 @@ def train_run(args: argparse.Namespace, outputs, data, initial, number: int, res
         log.info("initialized the %s model", config.arch)
         log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
     if initial and not resumed:
-        anew = "; ".join(checkpoint.begin_from(model, initial, info.classes)) or "nothing"
-        log.info("begins from the weights in %s; anew: %s", outputs.command.init, anew)
+        fresh = "; ".join(checkpoint.begin_from(model, initial, info.classes)) or "nothing"
+        log.info("starting from the weights in %s; newly initialised: %s", outputs.command.init, fresh)
     if resumed:
         state.load_state_dict(resumed)
         if state.epoch > config.epochs:

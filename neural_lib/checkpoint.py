@@ -237,12 +237,12 @@ def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint
 
 
 def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
-    """Copy a trained network's weights into another one of the same kind; returns what begins anew all the same.
+    """Copy a trained network's weights into another one of the same kind; returns what keeps its initial values.
 
     Weights of another shape do. The last layer has a row for each class, and those are copied whose classes both
     networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit together.
     """
-    own, there, anew = model.state_dict(), saved.build_model().state_dict(), []
+    own, there, fresh = model.state_dict(), saved.build_model().state_dict(), []
     here = [label for label, name in enumerate(classes) if name in saved.labels]
     rows = [saved.labels[classes[label]] for label in here]
     *_, weight, bias = own  # every network ends in a linear layer
@@ -252,11 +252,11 @@ def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> l
         elif value.shape == there[name].shape:
             value.copy_(there[name])
         else:
-            anew.append(f"{name} (of another shape)")
+            fresh.append(f"{name} (of another shape)")
     if len(here) < len(classes):
         which = "its classes" if not here else f"{len(classes) - len(here)} of its {len(classes)} classes"
-        anew.append(f"the last layer for {which}")
-    return anew
+        fresh.append(f"the last layer for {which}")
+    return fresh
 
 
 def describe(path: Path) -> tuple[str, str]:

@@ -28,8 +28,7 @@ from neural_lib.system.distributed import PADDING, broadcast, is_main, is_paddin
 from neural_lib.system.errors import UserError
 
 EVAL_BATCH_SIZE = 250  # images in each rank; scoring needs no gradients, so more fit at once, with fewer calls an image
-
-CHUNK = 1000  # images
+CHUNK = 1000  # images that are looked at together, so that a large data set need not be copied as a whole
 UNEQUAL_FROM = 3  # times as many images of one class as of another: worth a hint
 
 log = logging.getLogger(__name__)

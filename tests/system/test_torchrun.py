@@ -118,7 +118,7 @@ def test_ranks_read_ones_own_images_alike(torchrun, run_train, tmp_path, options
     done = torchrun(2, *command, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("photos: 3 classes, 47 images to learn from: blue (7), green (20), red (20)") == 1
-    assert done.stdout.count("begins from the weights in") == 1 and done.stderr.count("1 file is left out") == 1
+    assert done.stdout.count("starting from the weights in") == 1 and done.stderr.count("1 file is left out") == 1
     assert run_train(*command, "-m", "one/model.pth")[0] == 0
     assert_same_history(tmp_path / "output", tmp_path / "one")
 

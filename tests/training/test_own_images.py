@@ -390,7 +390,7 @@ def test_a_run_begins_from_another_networks_weights(run_train, photos, digits_ne
     status, stdout, _ = run_train("-d", photos, *QUICK, "--init", digits_net)
     assert status == 0
     anew = "conv1.weight (of another shape); fc1.weight (of another shape); the last layer for its classes"
-    assert f"begins from the weights in {digits_net}; anew: {anew}" in stdout
+    assert f"starting from the weights in {digits_net}; newly initialised: {anew}" in stdout
     assert checkpoint.load("output/model.pth").training["init"] == str(digits_net)
 
 
@@ -398,7 +398,7 @@ def test_a_run_begins_from_another_networks_weights(run_train, photos, digits_ne
 def test_a_trained_network_goes_on_from_its_weights(run_train):
     assert run_train("-d", "digits", *QUICK, "-m", "first/model.pth")[0] == 0
     status, stdout, _ = run_train("-d", "digits", *QUICK, "--init", "first/model.pth")
-    assert status == 0 and "first/model.pth; anew: nothing" in stdout
+    assert status == 0 and "first/model.pth; newly initialised: nothing" in stdout
     first, second = (checkpoint.load(f"{folder}/model.pth").metrics for folder in ("first", "output"))
     assert second["val_loss"] < first["val_loss"]
 
