@@ -210,7 +210,7 @@ def test_pictures_are_listed_in_a_table_and_a_montage(page, recognise):
     assert [row[1] for row in rows] == ["1", "7", "7"] and all(row[2].endswith("%") for row in rows)
     assert "[INFO] recognised 3 of 4 pictures\n[INFO] wrote output/predictions.png\n" in stdout.replace(os.sep, "/")
     assert stderr.splitlines() == [
-        f"[WARNING] skipped, for its name is not that of a picture: {Path('scans/notes.txt')}",
+        f"[WARNING] skipped, for the content is not that of a picture: {Path('scans/notes.txt')}",
         f"[WARNING] {Path('scans/blank.png')}: no ink found",
     ]
     picture = cv2.imread("output/predictions.png")
@@ -284,7 +284,7 @@ def test_ctrl_c_ends_it_with_one_line(page, recognise, monkeypatch):
     (["nowhere.png"], "[WARNING] nowhere.png: can't be read (No such file or directory)"),
     (["scans/blank.png"], "blank.png: no ink found"),
     (["scans/notes.txt"], "notes.txt: is not a PNG, "),
-    (["empty"], "[WARNING] empty: holds no picture (.png, "),
+    (["empty"], "[WARNING] empty: holds no picture (PNG, "),
 ])  # fmt: skip
 def test_where_nothing_is_recognised_the_status_is_1(page, recognise, arguments, warning):
     Path("empty").mkdir()

@@ -1,30 +1,58 @@
-"""Find picture files, and read them as RGB arrays."""
+"""Find picture files, by their content, and read their pages as RGB arrays."""
 
 import contextlib
 import glob
 import os
 import re
+import shlex
 import stat
+import struct
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from neural_lib.system.errors import UserError
 
-# endings by which pictures in a folder are recognised; a file's content decides how it is read, from these formats
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+# what is read, whatever a file's name is
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", *(["AVIF"] if features.check("avif") else []))
+HEADS = {  # how files begin, those of kinds that are to be converted too; the first that fits
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "GIF": rb"GIF8[79]a",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # the size of its second header
+    "RAW": rb"II\*\0.{4}CR",  # Canon's CR2
+    "TIFF": rb"II[*+]\0|MM\0[*+]",  # + of BigTIFF
+    "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.*avi[fs])",  # ISO/IEC 23008-12: the main brand, and those it fits besides
+    "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)",
+    "PDF": rb"%PDF-",
+}
+HEAD = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), head) for kind, head in HEADS.items()), re.DOTALL)
+HEAD_SIZE = 64  # bytes
+MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {stem}.jpg"
+CONVERSIONS = {  # what a file of a kind is, and how to make a picture of it that is read
+    "HEIC": f"is a HEIC photo; {MAGICK}",
+    "AVIF": f"is an AVIF photo; {MAGICK}",  # where Pillow is built without it
+    "RAW": f"is a camera's raw photo; {MAGICK}",
+    "PDF": "is a PDF; convert it to PNG, as with Poppler: pdftoppm -r 300 -png {file} {stem}",
+}
 SYSTEM_FILES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
     "$recycle.bin",
 )  # fmt: skip
-MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
+MAX_PIXELS = (
+    100_000_000  # a larger picture is refused; so many take 0.8 GB until they are reduced, dark 16-bit colour 2 GB
+)
 MAX_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
+SUBFILE_TYPE, SUB_IFDS = 254, 330  # TIFF 6.0, section 8, and TIFF Technical Note 1
+NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask for one
+TYPE_SIZES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # bytes of a value, of the types that whole numbers have here
 
 
 class PictureError(UserError):
@@ -35,20 +63,36 @@ class Found(NamedTuple):
     """The files and folders of a command line, looked up."""
 
     files: list[Path]  # to be read, in the order given; a folder's own by name
-    skipped: list[Path]  # in folders: no pictures by their names
-    unread: dict[Path, str]  # folders that can't be looked into, and why
+    skipped: dict[str, list[Path]]  # in folders, by what their content is: "", no picture, or one of CONVERSIONS
+    unread: dict[Path, str]  # folders, and files in folders, that can't be looked into, and why
     empty: dict[Path, str]  # folders without a picture, and what could be done about it
 
     def problems(self) -> list[str]:
-        """A line for each thing that won't be read."""
-        lines = [f"{printable(folder)}: can't be looked into ({why})" for folder, why in self.unread.items()]
-        kinds = ", ".join(SUFFIXES)
+        """A line for each kind of thing that won't be read."""
+        lines = []
+        for why in dict.fromkeys(self.unread.values()):
+            first, *others = [path for path, reason in self.unread.items() if reason == why]
+            lines.append(f"{_with_others(first, others)}: {why}")
+        kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
-        if self.skipped:
-            named, more = self.skipped[:MAX_NAMED], len(self.skipped) - MAX_NAMED
-            names = ", ".join(map(printable, named)) + (f" and {more:,} more" if more > 0 else "")
-            lines.append(f"skipped, for its name is not that of a picture: {names}")
+        for kind, paths in self.skipped.items():
+            if kind:
+                first, *others = paths
+                lines.append(f"{_with_others(first, others)}: {'each ' if others else ''}{_conversion(kind, first)}")
+            else:
+                named, more = paths[:MAX_NAMED], len(paths) - MAX_NAMED
+                names = ", ".join(map(printable, named)) + (f" and {more:,} more" if more > 0 else "")
+                lines.append(f"skipped, for the content is not that of a picture: {names}")
         return lines
+
+
+def _with_others(first: Path, others: list[Path]) -> str:
+    return printable(first) + (f" and {len(others):,} more" if others else "")
+
+
+def _conversion(kind: str, path: str | Path) -> str:
+    file, stem = shlex.quote(str(path)), shlex.quote(str(Path(path).with_suffix("")))
+    return CONVERSIONS[kind].format(file=printable(file), stem=printable(stem))
 
 
 def printable(path: str | Path) -> str:
@@ -59,24 +103,52 @@ def printable(path: str | Path) -> str:
 def find(
     given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
 ) -> Found:
-    """The pictures that files, folders and patterns name. A file that is named is to be read whatever its ending is.
+    """The pictures that files, folders and patterns name. A file that is named is to be read whatever it holds.
 
-    recursive: look into folders within folders, but not through links. is_own: True for a file in a folder that
-    predict.py wrote there, which is skipped.
+    Of a folder the files are taken whose content begins as a picture's; hidden and system files are passed over.
+    recursive: look into folders within folders, but not through links. is_own: True for a picture in a folder that
+    predict.py wrote there, which is passed over too.
     """
-    found = Found([], [], {}, {})
+    found = Found([], {}, {}, {})
     for path in [path for each in given for path in _expanded(each)]:
         if not os.path.isdir(path):
             found.files.append(path)
             continue
-        before = len(found.files)
+        before = len(found.files), len(found.unread)
         for each in _files_in(path, recursive, found.unread):
-            if not is_own(each):
-                (found.files if each.suffix.lower() in SUFFIXES else found.skipped).append(each)
-        if len(found.files) == before and path not in found.unread:
-            deeper = not recursive and any(each.is_dir(follow_symlinks=False) for each in os.scandir(path))
+            try:
+                kind = kind_of(each)
+            except OSError as error:
+                found.unread[each] = f"can't be read ({error.strerror or error})"
+                continue
+            if kind not in FORMATS:
+                found.skipped.setdefault(kind, []).append(each)
+            elif not is_own(each):
+                found.files.append(each)
+        if (len(found.files), len(found.unread)) == before:
+            deeper = not recursive and any(
+                each.is_dir(follow_symlinks=False) for each in os.scandir(path) if not is_hidden(each.name)
+            )
             found.empty[path] = "; -r looks into its folders" if deeper else ""
     return found
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file holds by its first bytes: one of FORMATS or of CONVERSIONS, "" for anything else.
+
+    Raises OSError if it can't be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
+        return ""
+    with open(path, "rb", buffering=0) as file:
+        return _kind(file)
+
+
+def _kind(file: BinaryIO) -> str:
+    file.seek(0)
+    match = HEAD.match(file.read(HEAD_SIZE))
+    kind = match.lastgroup if match else ""
+    return "RAW" if kind == "TIFF" and _is_raw(file) else kind
 
 
 def _expanded(given: str | Path) -> list[Path]:
@@ -88,11 +160,11 @@ def _expanded(given: str | Path) -> list[Path]:
 
 def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterator[Path]:
     def note(error: OSError) -> None:
-        unread[Path(error.filename)] = error.strerror or str(error)
+        unread[Path(error.filename)] = f"can't be looked into ({error.strerror or error})"
 
     for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(folders, key=natural_key) if recursive else []
-        yield from (Path(parent, name) for name in sorted(names, key=natural_key))
+        folders[:] = sorted((name for name in folders if not is_hidden(name)), key=natural_key) if recursive else []
+        yield from (Path(parent, name) for name in sorted(names, key=natural_key) if not is_hidden(name))
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -107,40 +179,152 @@ def is_hidden(name: str) -> bool:
 
 
 def size_of(path: str | Path) -> tuple[int, int] | None:
-    """Width and height, in pixels, of the picture in a file; None if it is none. Looks at the file's head alone."""
-    with contextlib.suppress(PictureError), _picture_errors(), warnings.catch_warnings(action="ignore"):
-        if stat.S_ISREG(os.stat(path).st_mode):
-            with Image.open(path, formats=FORMATS) as image:
-                return image.size
+    """Width and height, in pixels, of the first picture in a file; None if it has none. Decodes nothing."""
+    with contextlib.suppress(PictureError), _opened(path) as image:
+        return image.size
     return None
 
 
-def read_picture(picture: str | Path | np.ndarray) -> np.ndarray:
-    """A picture as RGB, uint8 (H, W, 3), at most LONGEST_SIDE high and wide.
+def count_pages(path: str | Path) -> int:
+    """How many pictures a file holds: the pages of a TIFF or the frames of a GIF; 1 for all else. Decodes nothing.
 
-    picture: a file, or a uint8 array (H, W) or (H, W, 3). Turned as a file's EXIF data say, what is transparent on
-    white, the first of several frames, 16 bits reduced to 8.
+    A TIFF's smaller versions of a page and masks are no pages. 1 also for what can't be read: read_picture says why.
+    """
+    with contextlib.suppress(OSError):
+        kind = kind_of(path)
+        if kind == "TIFF":
+            with open(path, "rb") as file:
+                return len(_pages_of_tiff(file))
+        if kind == "GIF":
+            with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
+                try:
+                    return image.n_frames
+                except Exception:  # of no closed set, where a frame is damaged; it counts, for reading it says so
+                    return image.tell() + 2
+    return 1
+
+
+def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int | None = LONGEST_SIDE) -> np.ndarray:
+    """A picture as RGB, uint8 (H, W, 3).
+
+    picture: a file, or a uint8 array (H, W) or (H, W, 3). page: from 0, of count_pages; a GIF's as it is displayed.
+    longest: pixels; a picture that is higher or wider is reduced to it; None leaves it as large as it is.
+    Turned as a file's EXIF data say, what is transparent on white, more than 8 bits reduced to 8.
     Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2 or not picture.size:
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
-        return _as_rgb(Image.fromarray(picture))
-    with _picture_errors(), warnings.catch_warnings(action="ignore"):  # Pillow's: of odd metadata and of many pixels
-        if not stat.S_ISREG(os.stat(picture).st_mode):  # opening a pipe would wait for somebody to write to it
-            raise PictureError("is not a file")
-        with Image.open(picture, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"has {image.width:,} x {image.height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it"
-                )
-            return _as_rgb(image)
+        return _as_rgb(Image.fromarray(picture), longest)
+    with _opened(picture, page) as image:
+        rawmode = _rawmode(image)
+        if not rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")):
+            return _as_rgb(_in_8_bits(image), longest)
+        image.load()
+        if max(high for _, high in image.getextrema()[:3]) >= 128:  # Pillow has dropped each value's lower byte
+            return _as_rgb(image, longest)
+        with _opened(picture, page) as again:
+            return _as_rgb(_with_lower_bytes(image, again, rawmode), longest)
 
 
-def _as_rgb(image: Image.Image) -> np.ndarray:
-    small = _averageable(_in_8_bits(image))
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
+    small = _averageable(image)
+    if longest is not None:
+        small.thumbnail((longest, longest), Image.Resampling.BOX)
     return np.array(_flatten_alpha(ImageOps.exif_transpose(small)))
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
+    # a page of a file, not decoded yet; what goes wrong until it is closed becomes a PictureError
+    with _picture_errors(), warnings.catch_warnings(action="ignore"):  # Pillow's: of odd metadata and of many pixels
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
+            raise PictureError("is not a file")
+        with open(path, "rb") as file, _image_of(file, path) as image:  # by its name Pillow 13 garbles turned TIFFs
+            _check_pixels(image)
+            pages = range(1)
+            if image.format == "TIFF":
+                pages = _pages_of_tiff(file)
+            elif image.format == "GIF":
+                pages = range(page + 1)  # seek finds out
+            if not 0 <= page < len(pages):
+                raise PictureError(f"has no page {page + 1:,}")
+            if frame := pages[page]:
+                image.seek(frame)
+                _check_pixels(image)
+            yield image
+
+
+def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
+    image = None
+    with contextlib.suppress(UnidentifiedImageError):
+        image = Image.open(file, formats=FORMATS)
+    if image is None or image.format == "TIFF":  # which a camera's raw photo may be, too
+        kind = _kind(file)
+        if kind in CONVERSIONS and kind not in FORMATS:
+            raise PictureError(_conversion(kind, path))
+    if image is None:
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise PictureError(f"is not a {formats} file; convert it to one of these")
+    return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(
+            f"has {image.width:,} x {image.height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it"
+        )
+
+
+# --- a TIFF's images (TIFF 6.0, section 2; BigTIFF: https://libtiff.gitlab.io/libtiff/specification/bigtiff.html) ---
+
+
+class Directory(NamedTuple):
+    """What is said of one of a TIFF's images."""
+
+    is_page: bool = True  # not a smaller version of another image, nor a mask for one
+    has_others: bool = False  # within it, as a camera's preview has the photo itself
+
+
+def _directories(file: BinaryIO) -> Iterator[Directory]:
+    # of each image in turn; of one that is cut short, which is the last, nothing is known
+    file.seek(0)
+    head = file.read(16).ljust(16, b"\0")
+    order, byte_order = ("<", "little") if head.startswith(b"II") else (">", "big")
+    is_big = 43 in head[2:4]
+    formats = ("Q", "Q", "HHQ8s") if is_big else ("H", "I", "HHI4s")
+    number, pointer, entry = (struct.Struct(order + each) for each in formats)
+    (place,) = pointer.unpack_from(head, 8 if is_big else 4)
+    seen = {0}  # the last one's next; and where it leads back, the file ends, too
+    while place not in seen:
+        seen.add(place)
+        about = {}
+        try:
+            file.seek(place)
+            (count,) = number.unpack(file.read(number.size))
+            size = min(count, 65_535) * entry.size
+            entries = file.read(size + pointer.size)
+            (place,) = pointer.unpack_from(entries, size)
+            for tag, kind, _, value in entry.iter_unpack(entries[:size]):
+                about[tag] = int.from_bytes(value[: TYPE_SIZES.get(kind, 1)], byte_order)
+        except (struct.error, OverflowError, OSError):
+            yield Directory()
+            return
+        yield Directory(not about.get(SUBFILE_TYPE, 0) & NO_PAGE, SUB_IFDS in about)
+
+
+def _pages_of_tiff(file: BinaryIO) -> list[int]:
+    # the places of its pages among its images; the first one where none is said to be a page
+    return [place for place, each in enumerate(_directories(file)) if each.is_page] or [0]
+
+
+def _is_raw(file: BinaryIO) -> bool:
+    # as NEF, ARW and DNG are: first a preview, with the photo within it
+    first = next(_directories(file), Directory())
+    return not first.is_page and first.has_others
+
+
+# --- errors, and pixels of every kind ---
 
 
 @contextlib.contextmanager
@@ -150,9 +334,6 @@ def _picture_errors() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except UnidentifiedImageError:
-        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise PictureError(f"is not a {formats} file; convert it to one of these") from None
     except Image.DecompressionBombError:  # at the limit of Pillow's own, before there is a size to look at
         raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:
@@ -166,14 +347,57 @@ def _picture_errors() -> Iterator[None]:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
+    # full scale is the next power of two above the highest value, for only the values show it: 12 bits come as 16
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return _like(image, _shifted(np.asarray(image)))
     if image.mode not in ("I", "F"):
         return image
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    # only the values show the range
-    full = next((each for each in (1, 255, 65_535) if values.max() <= each), values.max())
-    return Image.fromarray((values.clip(0) * (255 / full)).round().astype(np.uint8))
+    values = np.nan_to_num(np.asarray(image)).clip(0)
+    if values.max() <= 1:
+        return _like(image, (values * 255).round().astype(np.uint8))
+    if image.mode == "I":
+        return _like(image, _shifted(values))
+    full = 2.0 ** _bits(values) - 1
+    return _like(image, (values * np.float32(255 / full)).round().clip(max=255).astype(np.uint8))
+
+
+def _bits(values: np.ndarray) -> int:
+    return max(8, int(values.max()).bit_length())
+
+
+def _shifted(values: np.ndarray) -> np.ndarray:
+    return (values >> (_bits(values) - 8)).astype(np.uint8)
+
+
+def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
+    # an image of other values that is turned as this one is to be
+    other = Image.fromarray(values)
+    other.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return other
+
+
+def _rawmode(image: Image.Image) -> str:
+    # how a value lies in the file; "" where that differs or is not known
+    found = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _with_lower_bytes(image: Image.Image, again: Image.Image, rawmode: str) -> Image.Image:
+    # 16 bits of each colour, of which `image` has the upper 8; again: the same file, not yet decoded, whose lower
+    # bytes are what Pillow finds where it takes them to be the upper ones
+    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    lower_mode = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + swapped[rawmode[-1]]
+    again.tile = [
+        tile._replace(args=lower_mode if isinstance(tile.args, str) else (lower_mode, *tile.args[1:]))
+        for tile in again.tile
+    ]
+    upper, lower = np.array(image), np.asarray(again)
+    if rawmode == "LA;16B":
+        lower = lower[..., [1, 1, 1, 3]]
+    for channels in (slice(3), slice(3, None)):  # the colours together; how opaque they are
+        bits = int(upper[..., channels].max(initial=0)).bit_length()
+        upper[..., channels] = upper[..., channels] << (8 - bits) | lower[..., channels] >> bits
+    return _like(image, upper)
 
 
 def _averageable(image: Image.Image) -> Image.Image:

@@ -6,17 +6,19 @@ import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from neural_lib.data import pictures
-from neural_lib.data.pictures import PictureError, read_picture
+from neural_lib.data.pictures import PictureError, count_pages, read_picture, size_of
 
 SCENE = np.full((40, 60, 3), 255, np.uint8)
 SCENE[10:30, 20:30] = (200, 30, 30)
 FILES = {
     "png": {}, "jpg": {"quality": 95}, "bmp": {}, "tif": {}, "webp": {"lossless": True}, "gif": {},
+    **({"avif": {"quality": 95}} if features.check("avif") else {}),
 }  # fmt: skip
 
 
@@ -53,8 +55,49 @@ def test_16_bits_are_reduced_to_8(tmp_path):
     values = np.linspace(0, 65_535, 40 * 60).reshape(40, 60).astype(np.uint16)
     read = read_picture(write(tmp_path / "p.png", Image.fromarray(values)))
     assert np.abs(read[..., 0] - values / 257).max() <= 1
-    dark = read_picture(write(tmp_path / "dark.png", Image.fromarray(values // 256)))
-    assert dark.max() <= 1  # and not stretched to what would be noise
+    dark = read_picture(write(tmp_path / "dark.png", Image.fromarray(values // 8192)))
+    assert dark.max() <= 7  # and not stretched to what would be noise
+
+
+def png_16(values: np.ndarray) -> bytes:
+    """A PNG with 16 bits a colour, which Pillow doesn't write: values (H, W, C)."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return png(header, zlib.compress(rows))
+
+
+@pytest.mark.parametrize("kind, channels", [
+    *(("png", channels) for channels in (1, 2, 3, 4)), ("tif", 1), ("tif", 3), ("int", 1), ("float", 1),
+])  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
+def test_full_scale_is_the_power_of_two_above_the_highest_value(tmp_path, kind, channels, bits):
+    full = 2**bits - 1
+    values = np.random.default_rng(0).integers(0, full + 1, (20, 30, channels))
+    values[0, 0] = full
+    if channels % 2 == 0:
+        values[..., -1] = 65_535  # opaque
+    expected = values[..., : channels - (channels % 2 == 0)] * (255 / full)
+    files = []
+    if kind == "png":
+        files.append(png_16(values))
+    elif channels == 1:
+        image = Image.fromarray(values[..., 0].astype({"int": np.int32, "float": np.float32}.get(kind, np.uint16)))
+        for compression in (None, "tiff_lzw"):
+            files.append(write(tmp_path / "p.tif", image, compression=compression).read_bytes())
+    else:
+        for compression in (1, 5):  # none, LZW
+            options = [cv2.IMWRITE_TIFF_COMPRESSION, compression]
+            files.append(cv2.imencode(".tif", values[..., ::-1].astype(np.uint16), options)[1].tobytes())
+    for content in files:
+        (tmp_path / "p").write_bytes(content)
+        assert np.abs(read_picture(tmp_path / "p") - expected).max() <= 1
+
+
+def test_numbers_from_0_to_1_are_stretched(tmp_path):
+    for kind in (np.int32, np.float32):
+        path = write(tmp_path / "p.tif", Image.fromarray(np.eye(20, dtype=kind)))
+        assert np.array_equal(read_picture(path)[..., 0], np.eye(20) * 255)
 
 
 def test_transparent_pixels_become_white(tmp_path):
@@ -77,11 +120,115 @@ def test_a_photo_is_turned_by_its_exif_orientation(tmp_path):
     assert read[25, 20].tolist() != pytest.approx([255] * 3, abs=20)
 
 
-def test_the_first_of_several_frames_is_read(tmp_path):
-    frames = [Image.new("L", (30, 20), level) for level in (10, 240)]
-    for name in ("p.gif", "p.tif", "p.webp"):
-        write(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
-        assert read_picture(tmp_path / name).mean() == pytest.approx(10, abs=2)
+def test_a_long_thin_picture_is_reduced(tmp_path):
+    path = write(tmp_path / "p.png", Image.new("L", (10_000, 1), 9))
+    assert read_picture(path).shape == (1, 1024, 3) and read_picture(path, longest=None).shape == (1, 10_000, 3)
+
+
+# --- several pages ---
+
+LEVELS = (10, 240, 120, 60)
+
+
+def write_pages(path: Path, **options) -> Path:
+    frames = [Image.new("L", (30, 20), level) for level in LEVELS]
+    return write(path, frames[0], save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("p.gif", {}), ("p.tif", {}), ("p.tif", {"compression": "tiff_lzw"}), ("p.tif", {"big_tiff": True}),
+    ("a gif.png", {"format": "GIF"}),
+])  # fmt: skip
+def test_every_page_is_read(tmp_path, name, options):
+    path = write_pages(tmp_path / name, **options)
+    assert count_pages(path) == count_pages(str(path)) == 4
+    for page in (2, 0, 3, 1):
+        assert read_picture(path, page).mean() == pytest.approx(LEVELS[page], abs=2)
+    for page in (4, -1):
+        with pytest.raises(PictureError):
+            read_picture(path, page)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("p.webp", {}), ("p.png", {}), ("p.jpg", {"format": "MPO"}), *([("p.avif", {})] if "avif" in FILES else []),
+])  # fmt: skip
+def test_an_animation_or_a_pair_of_photos_is_one_page(tmp_path, name, options):
+    path = write_pages(tmp_path / name, **options)
+    assert count_pages(path) == 1 and read_picture(path).mean() == pytest.approx(10, abs=2)
+    with pytest.raises(PictureError, match="^has no page 2$"):
+        read_picture(path, 1)
+
+
+def test_the_frames_of_a_gif_are_read_as_they_are_displayed(tmp_path):
+    frames = [Image.new("P", (30, 20), 0) for _ in range(3)]
+    for frame in frames:
+        frame.putpalette([255, 255, 255, 0, 0, 0])
+    for number, frame in enumerate(frames):
+        frame.paste(1, (10 * number, 0, 10 * number + 10, 20))
+    path = write(tmp_path / "p.gif", frames[0], save_all=True, append_images=frames[1:] + frames[2:], duration=[1] * 4)
+    for page in range(3):
+        dark = np.argwhere(read_picture(path, page)[..., 0] < 128)
+        assert (dark.min(0)[1], dark.max(0)[1]) == (10 * page, 10 * page + 9)
+
+
+def tiff(*directories: dict[int, int], order: str = "<", next_of_last: int = 0) -> bytes:
+    """A TIFF of images of 8 x 8 pixels whose levels are their numbers, with these tags besides."""
+    content = bytearray({"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8))
+    for number, extra in enumerate(directories):
+        tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 8, 279: 64, **extra}
+        size = 2 + 12 * len(tags) + 4
+        tags[273] = len(content) + size
+        content += struct.pack(order + "H", len(tags))
+        for tag, value in sorted(tags.items()):
+            content += struct.pack(order + "HHII", tag, 4, 1, value)
+        is_last = number == len(directories) - 1
+        content += struct.pack(order + "I", next_of_last if is_last else tags[273] + 64) + bytes([number]) * 64
+    return bytes(content)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("types, pages", [
+    ([0, 0], [0, 1]), ([2, 2, 2], [0, 1, 2]), ([0, 1], [0]), ([0, 1, 0, 4, 2], [0, 2, 4]), ([1, 0], [1]), ([1], [0]),
+], ids=str)  # fmt: skip
+def test_previews_and_masks_are_no_pages(tmp_path, order, types, pages):
+    (tmp_path / "p.tif").write_bytes(tiff(*({254: each} for each in types), order=order))
+    assert count_pages(tmp_path / "p.tif") == len(pages)
+    assert [read_picture(tmp_path / "p.tif", page).max() for page in range(len(pages))] == pages
+
+
+def test_pages_that_lead_back_are_counted_once(tmp_path):
+    (tmp_path / "p.tif").write_bytes(tiff({}, {}, next_of_last=8))
+    assert count_pages(tmp_path / "p.tif") == 2
+
+
+def test_a_later_page_that_is_damaged_is_refused_alone(tmp_path):
+    content = tiff({}, {}, {256: 0, 257: 0})
+    for name, damaged in (("cut", content[:-70]), ("far", tiff({}, {}, next_of_last=9999)), ("no size", content)):
+        (tmp_path / name).write_bytes(damaged)
+        assert count_pages(tmp_path / name) == 3
+        assert [read_picture(tmp_path / name, page).max() for page in (0, 1)] == [0, 1]
+        with pytest.raises(PictureError, match="^is damaged"):
+            read_picture(tmp_path / name, 2)
+    content = write_pages(tmp_path / "p.gif").read_bytes()
+    (tmp_path / "p.gif").write_bytes(content[:-10])
+    assert count_pages(tmp_path / "p.gif") == 4
+    assert read_picture(tmp_path / "p.gif", 2).mean() == pytest.approx(120, abs=2)
+    with pytest.raises(PictureError, match="^is damaged"):
+        read_picture(tmp_path / "p.gif", 3)
+
+
+def test_what_cannot_be_read_counts_as_one_page(tmp_path):
+    (tmp_path / "text.tif").write_text("II*\0, but no more")
+    (tmp_path / "text.gif").write_text("GIF89a, but no more")
+    for name in ("text.tif", "text.gif", "nowhere", "."):
+        assert count_pages(tmp_path / name) == 1
+
+
+def test_the_size_is_that_of_the_first_page(tmp_path):
+    assert size_of(write_pages(tmp_path / "p.tif")) == (30, 20)
+    (tmp_path / "p.tif").write_bytes(tiff({254: 1, 257: 4}, {254: 0}))
+    assert size_of(tmp_path / "p.tif") == (8, 8)
+    assert size_of(tmp_path) is None and size_of(tmp_path / "nowhere") is None
 
 
 def test_an_array_is_read_as_the_file_of_it(tmp_path):
@@ -103,23 +250,51 @@ def test_an_array_of_another_kind_is_refused(array):
     assert str(array.shape) in str(caught.value) and str(array.dtype) in str(caught.value)
 
 
+@pytest.mark.parametrize("name, mode, options", [
+    *(("p.png", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA", "I;16")),
+    ("p.jpg", "L", {}), ("p.jpg", "CMYK", {}),
+    *(("p.tif", mode, {"compression": compression}) for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F")
+      for compression in (None, "tiff_lzw")),
+    ("p.webp", "RGB", {}), *([("p.avif", "RGB", {})] if "avif" in FILES else []),
+])  # fmt: skip
+def test_every_kind_is_turned_by_its_orientation(tmp_path, name, mode, options):
+    scene = SCENE.repeat(2, 0).repeat(2, 1)
+    if mode in ("I;16", "F"):
+        green = scene[..., 1].astype(np.uint16 if mode == "I;16" else np.float32)
+        image = Image.fromarray(green * 257 if mode == "I;16" else green)
+    else:
+        image = Image.fromarray(scene).convert(mode)
+    for orientation, turned in (
+        (2, scene[:, ::-1]), (3, scene[::-1, ::-1]), (5, scene.transpose(1, 0, 2)), (6, np.rot90(scene, -1)),
+        (8, np.rot90(scene)),
+    ):  # fmt: skip
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        dark = np.argwhere(read_picture(write(tmp_path / name, image, exif=exif, **options)).min(2) < 200)
+        expected = np.argwhere(turned.min(2) < 200)
+        assert np.abs(dark.min(0) - expected.min(0)).max() <= 1 and np.abs(dark.max(0) - expected.max(0)).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_a_large_picture_is_reduced(tmp_path, kind):
     large = Image.fromarray(SCENE).resize((3000, 2000))
-    read = read_picture(write(tmp_path / f"p.{kind}", large))
+    path = write(tmp_path / f"p.{kind}", large)
+    assert read_picture(path, longest=300).shape == (200, 300, 3)
+    assert read_picture(path, longest=None).shape == read_picture(path, longest=9999).shape == (2000, 3000, 3)
+    read = read_picture(path)
     assert read.shape == (683, 1024, 3)
     assert read[20, 20].min() > 250 and read[341, 427].max() > read[341, 427].min() + 100
 
 
 def png_header(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), zlib.compress(bytes(1000)))
 
+
+def png(header: bytes, compressed: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("width, height", [(20_000, 20_000), (12_000, 9_000), (2**31 - 1, 1)])
@@ -174,6 +349,7 @@ def test_no_damage_leads_to_another_error(tmp_path, kind):
         for place in generator.integers(0, min(len(content), 400), size=4):
             damaged[place] = generator.integers(256)
         (tmp_path / "p").write_bytes(damaged)
+        assert count_pages(tmp_path / "p") >= 1
         try:
             assert read_picture(tmp_path / "p").shape[2] == 3  # nothing that matters was hit
         except PictureError as error:
@@ -184,7 +360,7 @@ def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("not a picture\n")
     (tmp_path / "empty.png").touch()
     for name in ("text.png", "empty.png"):
-        with pytest.raises(PictureError, match="^is not a PNG, .*; convert it to one of these$"):
+        with pytest.raises(PictureError, match="^is not a PNG, .* file; convert it to one of these$"):
             read_picture(tmp_path / name)
     for path in (tmp_path / "nowhere.png", tmp_path / "text.png" / "inside.png"):
         with pytest.raises(PictureError, match=r"^can't be read \(No"):
@@ -216,12 +392,30 @@ def _refused(*_, **__):
 # --- what a command line names ---
 
 
+CONTENT = {
+    "png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff\xe0", "gif": b"GIF89a", "webp": b"RIFF1234WEBPVP8 ",
+    "bmp": b"BM12\0\0" + bytes(4) + b"6\0\0\0(\0\0\0", "tif": b"MM\0*\0\0\0\x08",
+}  # fmt: skip
+CONVERTIBLE = {
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {stem}.jpg"),
+    "HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {stem}.jpg"),
+    "hif": (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "is a HEIC photo", "magick {file} {stem}.jpg"),
+    "CR2": (b"II*\0\x10\0\0\0CR\x02\0", "is a camera's raw photo", "magick {file} {stem}.jpg"),
+    "NEF": (tiff({254: 1, 330: 999}), "is a camera's raw photo", "magick {file} {stem}.jpg"),
+    "pdf": (b"%PDF-1.7\n", "is a PDF", "pdftoppm -r 300 -png {file} {stem}"),
+}
+NO_PICTURES = (
+    b"", b"B", b"BMW and other text", b"GIF", b"RIFF1234WAVEfmt ", b"\0\0\0\x18ftypisom\0\0\0\0isom", b"II and MM\0",
+    b"PK\x03\x04", b"\0" * 99, b"<svg/>", "﻿text".encode(),
+)  # fmt: skip
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name in ("b.PNG", "a.jpg", "notes.txt", "ü す.webp", "in/c.gif", "in/deep/d.tiff", "empty/.keep"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_bytes(CONTENT.get(path.suffix.lower()[1:].replace("tiff", "tif"), b""))
     return tmp_path
 
 
@@ -232,8 +426,81 @@ def names(paths, folder) -> list[str]:
 def test_a_folder_gives_its_pictures_by_name(folder):
     found = pictures.find([folder])
     assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
-    assert names(found.skipped, folder) == ["notes.txt"]
-    assert found.problems() == [f"skipped, for its name is not that of a picture: {folder / 'notes.txt'}"]
+    assert found.problems() == [f"skipped, for the content is not that of a picture: {folder / 'notes.txt'}"]
+
+
+@pytest.mark.parametrize("name", ["p.HEIC", "p.txt", "p", "p.pdf"])
+@pytest.mark.parametrize("kind", CONTENT)
+def test_a_picture_is_known_by_its_content(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(CONTENT[kind])
+    found = pictures.find([tmp_path])
+    assert names(found.files, tmp_path) == [name] and not found.problems()
+
+
+def test_each_kind_that_is_read_is_found(tmp_path):
+    for kind, options in FILES.items():
+        write(tmp_path / f"p.{kind}", Image.fromarray(SCENE), **options).rename(tmp_path / f"{kind}.dat")
+    assert len(pictures.find([tmp_path]).files) == len(FILES)
+
+
+@pytest.mark.parametrize("content", NO_PICTURES)
+def test_what_is_no_picture_is_skipped_whatever_its_name_is(tmp_path, content):
+    (tmp_path / "p.png").write_bytes(content)
+    found = pictures.find([tmp_path])
+    assert not found.files and found.problems()[1].endswith(f"content is not that of a picture: {tmp_path / 'p.png'}")
+
+
+@pytest.mark.parametrize("ending", CONVERTIBLE)
+def test_what_must_be_converted_is_named_with_the_command(tmp_path, ending):
+    content, what, command = CONVERTIBLE[ending]
+    path = tmp_path / f"p 1.{ending}"
+    path.write_bytes(content)
+    command = command.format(file=f"'{path}'", stem=f"'{tmp_path / 'p 1'}'")
+    with pytest.raises(PictureError) as caught:
+        read_picture(path)
+    assert str(caught.value).startswith(f"{what}; convert it to ") and str(caught.value).endswith(f": {command}")
+    assert count_pages(path) == 1
+    write(tmp_path / "p.png", Image.fromarray(SCENE))
+    found = pictures.find([tmp_path])
+    assert names(found.files, tmp_path) == ["p.png"] and found.problems() == [f"{path}: {caught.value}"]
+
+
+def test_many_that_must_be_converted_take_one_line(tmp_path):
+    for number in range(1, 31):
+        (tmp_path / f"{number}.heic").write_bytes(CONVERTIBLE["heic"][0])
+    (tmp_path / "a.pdf").write_bytes(CONVERTIBLE["pdf"][0])
+    heic, pdf = pictures.find([tmp_path]).problems()[1:]
+    assert heic.startswith(f"{tmp_path / '1.heic'} and 29 more: each is a HEIC photo; convert it to JPEG, ")
+    assert pdf.startswith(f"{tmp_path / 'a.pdf'}: is a PDF; convert it to PNG, ")
+
+
+def test_hidden_and_system_files_are_passed_over(folder):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg", ".hidden.png", ".git/x.png", "@eaDir/a.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(CONTENT["png"])
+    found = pictures.find([folder], recursive=True)
+    assert len(found.files) == 5 and len(found.problems()) == 1
+    assert pictures.find([folder / ".hidden.png"]).files == [folder / ".hidden.png"]  # what is named is read
+    assert pictures.find([folder / ".git"]).files == [folder / ".git" / "x.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_or_a_broken_link_in_a_folder_is_named(folder):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    found = pictures.find([folder])
+    assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
+    assert found.problems()[0] == f"{folder / 'link.png'}: can't be read (No such file or directory)"
+    assert str(folder / "pipe.png") in found.problems()[1]
+
+
+def test_files_without_permission_take_one_line(tmp_path, monkeypatch):
+    for number in range(1, 31):
+        (tmp_path / f"{number}.png").write_bytes(CONTENT["png"])
+    monkeypatch.setattr("builtins.open", _refused)
+    assert pictures.find([tmp_path]).problems() == [
+        f"{tmp_path / '1.png'} and 29 more: can't be read (Permission denied)"
+    ]
 
 
 def test_recursive_looks_into_subfolders(folder):
@@ -256,13 +523,13 @@ def test_a_folder_without_a_picture_is_a_problem(folder):
         (folder / "outer" / "inner").mkdir(parents=True, exist_ok=True)
         found = pictures.find([folder / empty], recursive)
         assert found.files == []
-        assert [line for line in found.problems() if line.startswith(f"{folder / empty}: holds no picture (.png, ")]
-        assert found.problems()[0].endswith(f".gif){advice}")
+        assert [line for line in found.problems() if line.startswith(f"{folder / empty}: holds no picture (PNG, ")]
+        assert found.problems()[0].endswith(f"){advice}")
 
 
 def test_numbers_in_names_are_sorted_as_numbers(tmp_path):
     for number in (1, 10, 2, 100):
-        (tmp_path / f"scan{number}.png").touch()
+        (tmp_path / f"scan{number}.png").write_bytes(CONTENT["png"])
     assert names(pictures.find([tmp_path]).files, tmp_path) == [f"scan{number}.png" for number in (1, 2, 10, 100)]
 
 
