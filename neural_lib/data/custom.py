@@ -23,7 +23,15 @@ from tqdm import tqdm
 
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
-from neural_lib.data.pictures import PictureError, is_hidden, natural_key, printable, read_picture, size_of
+from neural_lib.data.pictures import (
+    PictureError,
+    count_pages,
+    is_hidden,
+    natural_key,
+    printable,
+    read_picture,
+    size_of,
+)
 from neural_lib.system.environment import available_memory, usable_cores
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import atomic_write, remove_abandoned
@@ -40,7 +48,7 @@ BATCH = 16  # pictures that a thread reads in one go
 SMALL = 10_000  # bytes a file; threads that read small ones wait for each other (20,000: 4.5 s with two, 2.0 with one)
 GREY_WITHIN = 8  # levels of 255 that the channels of a grey picture differ by at most: lossy WebP has no grey
 MOST_CLASSES = 10_000  # that are named for labels to score, whatever these are
-CACHE_FORMAT = 2  # to be raised when the same files would be decoded to other pixels
+CACHE_FORMAT = 3  # to be raised when the same files would be decoded to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
 log = logging.getLogger(__name__)
@@ -70,6 +78,7 @@ class Decoded(NamedTuple):
     images: np.ndarray  # uint8 (M, C, S, S); nothing where a picture was left out
     preparation: Preparation
     left_out: dict[int, str]  # by index: why a picture could not be read
+    several_pages: list[int]  # the files of which only the first page is an image
 
 
 class Collection(NamedTuple):
@@ -165,6 +174,9 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_pr
     left_out = [(name, "in no class's folder") for name in stray]
     left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
     _warn_of_left_out(path, left_out)
+    if several := [files[index].path for index in decoded.several_pages]:
+        name = printable(os.path.basename(path))
+        log.warning("%s: of a file with several pages only the first is an image: %s", name, listed(several))
     labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
     indices = _indices_of(path, classes, labels, parts, decoded.left_out)
     if use_cache and not cached:
@@ -320,7 +332,8 @@ def decode(
     needed = count * size**2 * (preparation.channels + may_become_grey)
     what, advice = f"{count:,} images of {size}x{size} pixels take", "give a smaller --image-size, or fewer images"
     _check_memory(path, what, needed, advice)
-    images, left_out, in_colour = np.zeros((count, preparation.channels, size, size), np.uint8), {}, []
+    images, left_out = np.zeros((count, preparation.channels, size, size), np.uint8), {}
+    in_colour, several_pages = [], []
 
     def read_batch(batch: range) -> int:
         for index in batch:
@@ -330,6 +343,8 @@ def decode(
             except PictureError as error:
                 left_out[index] = str(error)
                 continue
+            if not isinstance(pictures[index], np.ndarray) and count_pages(pictures[index]) > 1:
+                several_pages.append(index)
             if may_become_grey and not in_colour and not _is_grey(picture, GREY_WITHIN):
                 in_colour.append(index)
         return len(batch)
@@ -352,7 +367,7 @@ def decode(
         for image in images:
             image[0] = to_grey(image.transpose(1, 2, 0))  # as prepare does it, for enlarged channels can differ by 1
         images, preparation = images[:, :1].copy(), preparation._replace(channels=1)
-    return Decoded(images, preparation, left_out)
+    return Decoded(images, preparation, left_out, sorted(several_pages))
 
 
 def _is_grey(pictures: np.ndarray, within: int = 0) -> bool:
@@ -383,7 +398,8 @@ def _cached(path: str, listing: str, how: Request | Preparation) -> Decoded | No
             if about["listing"] == listing and how in (preparation, request):
                 shape = (about["count"], channels, size, size)
                 images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError where bytes are missing
-                return Decoded(images, preparation, {int(index): why for index, why in about["left_out"].items()})
+                left_out = {int(index): why for index, why in about["left_out"].items()}
+                return Decoded(images, preparation, left_out, about["several_pages"])
     return None
 
 
@@ -392,7 +408,8 @@ def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded)
     file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
     request = how if isinstance(how, Request) else None
     about = {"path": printable(path), "listing": listing, "request": request, "count": len(decoded.images),
-             "preparation": decoded.preparation, "left_out": decoded.left_out}  # fmt: skip
+             "preparation": decoded.preparation, "left_out": decoded.left_out,
+             "several_pages": decoded.several_pages}  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(file)
@@ -512,7 +529,7 @@ def _from_arrays(
     else:
         pictures = [image for images, _ in parts.values() for image in images]
         mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
-        images, _, left_out = decode(path, pictures, preparation, False, mean_bytes, show_progress)
+        images, _, left_out, _ = decode(path, pictures, preparation, False, mean_bytes, show_progress)
     _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
     part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
     indices = _indices_of(path, classes, labels, part_of, left_out)

@@ -180,6 +180,18 @@ def test_what_is_no_picture_is_named_and_left_out(photos, caplog):
     assert "dog/gone.png: can't be read (No such file or directory)" in warning
 
 
+@pytest.mark.parametrize("name", ["pages.tif", "moving.gif"])
+def test_the_first_of_several_pages_is_an_image_and_a_warning_says_so(photos, caplog, name):
+    levels = (250, 10, 20)
+    pages = [Image.new("RGB", (40, 40), (level,) * 3) for level in levels]
+    pages[0].save(photos / "cat" / name, save_all=True, append_images=pages[1:])
+    for _ in range(2):  # read, and from the cache
+        collection = load(photos)
+        assert collection.images[collection.names.index(f"cat/{name}")].min() > 240
+        assert caplog.messages == [f"photos: of a file with several pages only the first is an image: cat/{name}"]
+        caplog.clear()
+
+
 def test_of_much_that_is_left_out_the_first_ten_are_named(photos, caplog):
     for number in range(25):
         (photos / "cat" / f"n{number}.txt").write_text("no picture")
