@@ -34,7 +34,7 @@ HEADS = {  # how files begin, those of kinds that are to be converted too; the f
 }
 HEAD = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), head) for kind, head in HEADS.items()), re.DOTALL)
 HEAD_SIZE = 64  # bytes
-MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {stem}.jpg"
+MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {jpg}"
 CONVERSIONS = {  # what a file of a kind is, and how to make a picture of it that is read
     "HEIC": f"is a HEIC photo; {MAGICK}",
     "AVIF": f"is an AVIF photo; {MAGICK}",  # where Pillow is built without it
@@ -91,8 +91,9 @@ def _with_others(first: Path, others: list[Path]) -> str:
 
 
 def _conversion(kind: str, path: str | Path) -> str:
-    file, stem = shlex.quote(str(path)), shlex.quote(str(Path(path).with_suffix("")))
-    return CONVERSIONS[kind].format(file=printable(file), stem=printable(stem))
+    path = Path(path)
+    names = {"file": path, "stem": path.with_suffix(""), "jpg": path.with_suffix(".jpg")}
+    return CONVERSIONS[kind].format(**{key: printable(shlex.quote(str(name))) for key, name in names.items()})
 
 
 def printable(path: str | Path) -> str:

@@ -397,11 +397,11 @@ CONTENT = {
     "bmp": b"BM12\0\0" + bytes(4) + b"6\0\0\0(\0\0\0", "tif": b"MM\0*\0\0\0\x08",
 }  # fmt: skip
 CONVERTIBLE = {
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {stem}.jpg"),
-    "HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {stem}.jpg"),
-    "hif": (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "is a HEIC photo", "magick {file} {stem}.jpg"),
-    "CR2": (b"II*\0\x10\0\0\0CR\x02\0", "is a camera's raw photo", "magick {file} {stem}.jpg"),
-    "NEF": (tiff({254: 1, 330: 999}), "is a camera's raw photo", "magick {file} {stem}.jpg"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {jpg}"),
+    "HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {jpg}"),
+    "hif": (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "is a HEIC photo", "magick {file} {jpg}"),
+    "CR2": (b"II*\0\x10\0\0\0CR\x02\0", "is a camera's raw photo", "magick {file} {jpg}"),
+    "NEF": (tiff({254: 1, 330: 999}), "is a camera's raw photo", "magick {file} {jpg}"),
     "pdf": (b"%PDF-1.7\n", "is a PDF", "pdftoppm -r 300 -png {file} {stem}"),
 }
 NO_PICTURES = (
@@ -455,7 +455,7 @@ def test_what_must_be_converted_is_named_with_the_command(tmp_path, ending):
     content, what, command = CONVERTIBLE[ending]
     path = tmp_path / f"p 1.{ending}"
     path.write_bytes(content)
-    command = command.format(file=f"'{path}'", stem=f"'{tmp_path / 'p 1'}'")
+    command = command.format(file=f"'{path}'", stem=f"'{tmp_path / 'p 1'}'", jpg=f"'{tmp_path / 'p 1.jpg'}'")
     with pytest.raises(PictureError) as caught:
         read_picture(path)
     assert str(caught.value).startswith(f"{what}; convert it to ") and str(caught.value).endswith(f": {command}")
