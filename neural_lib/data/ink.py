@@ -29,7 +29,7 @@ def find_ink(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> n
     grey = grey.astype(np.float32)
     ground = np.float32(np.median(_border(_smooth(grey))))
     if on_paper:
-        ground = _lit(grey, ground)
+        ground = lit_ground(grey, ground)
     depth = ground - grey
     smooth = _smooth(depth)
     if invert == "no" or (invert == "auto" and -smooth.min() > smooth.max()):
@@ -77,7 +77,7 @@ def _smooth(grey: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(grey, (0, 0), sigma) if sigma >= 0.5 else grey
 
 
-def _lit(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
+def lit_ground(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
     # the ground's brightness everywhere, (H, W), or one number where it is even
     scale = min(1.0, 64 / max(grey.shape))
     width, height = (max(1, round(length * scale)) for length in grey.shape[::-1])

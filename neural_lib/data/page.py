@@ -1,0 +1,432 @@
+"""Find the characters on a page: take away what is paper, group strokes to characters, sort these as they are read.
+
+On the way a page is a map of how much darker than its ground each pixel is (lighter, if its ink is): its depth, uint8
+(H, W), grey levels. Thresholds are relative to the page: to the noise in its ground, the depth of its ink, the size of
+its characters. tests/pages.py measures what they are good for.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from neural_lib.data import ink
+from neural_lib.data.pictures import PictureError
+
+SMALLEST = 12  # pixels: the longer side of a character at least
+STEEPEST = 4.0  # degrees that a page may be turned by, either way
+ANGLE_STEP = 0.1  # degrees
+EDGE_FROM = 0.4  # of a side of the picture: where that much of it is dark, this is a scanner's edge, or the table's
+LINE_FROM = 0.5, 0.6  # of the page's width: what is covered by a line across it, and from where to where it reaches
+
+
+class Character(NamedTuple):
+    """One character of a page."""
+
+    box: tuple[int, int, int, int]  # of its ink in the picture: left, top, width, height, pixels
+    ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
+
+
+def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> list[Character]:
+    """The characters of a page, in reading order.
+
+    grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" from left to right and from top to bottom, or "columns"
+    from top to bottom and from right to left. The page may be turned by STEEPEST degrees, lit unevenly, ruled or
+    squared, its characters in boxes; separate strokes are one character if they are near each other for their size.
+    Raises PictureError if there is none.
+    """
+    depth, noise = _depth(grey, invert)
+    outside = _dark_edges(depth, noise)  # 1: no page there
+    depth[outside > 0] = 0
+    height, width = grey.shape
+    angle = _angle_of_lines(depth)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+    if angle:
+        depth = cv2.warpAffine(depth, turn, (width, height))
+        outside = cv2.warpAffine(outside, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=1)
+    depth, lines = _without_lines(depth, outside, noise)
+    groups = _group_strokes(depth, noise, outside, lines)
+    back = cv2.invertAffineTransform(turn)
+    return [_cut_out(depth, noise, groups, number, back) for number in _reading_order(groups, order)]
+
+
+def _no_ink() -> PictureError:
+    return PictureError("no ink found")
+
+
+def _rectangle(width: int, height: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_RECT, (width, height))
+
+
+# --- the ground, its noise and its edges ---
+
+
+def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float]:
+    # how much each pixel stands out from the ground, and the standard deviation of the ground's noise, grey levels
+    grey = grey.astype(np.float32)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
+    ground = np.float32(np.median(grey[::4, ::4]))
+    if invert == "auto":
+        out = ink.lit_ground(grey, ground) - smooth
+        invert = "no" if -out.min() > out.max() else "yes"
+    sign = 1 if invert == "yes" else -1
+    depth, contrast = sign * (ground - grey), float((sign * (ground - smooth)).max())
+
+    # shadows: what is left where everything as narrow as strokes is taken away
+    scale = min(1.0, 256 / max(grey.shape))
+    small = cv2.resize(depth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    widest = 2 * (max(small.shape) // 16) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (widest, widest))
+    shade = cv2.morphologyEx(cv2.medianBlur(small, 3), cv2.MORPH_OPEN, kernel)
+    shade[shade > 0.6 * contrast] = 0  # as dark as ink: a dark edge, a very bold character
+    depth -= cv2.resize(cv2.GaussianBlur(shade, (0, 0), 2), grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+    # grain and dither are smoothed as much as needed
+    sharp, noise = depth, _noise(depth)
+    for sigma in (0.7, 1.4, 2.8):  # pixels
+        if noise < contrast / 12:
+            break
+        depth = cv2.GaussianBlur(sharp, (0, 0), sigma)
+        noise = _noise(depth)
+    if contrast < max(ink.MIN_CONTRAST, ink.MIN_OF_NOISE * noise):
+        raise _no_ink()
+    return depth.clip(0, 255).astype(np.uint8), noise
+
+
+def _noise(depth: np.ndarray) -> float:
+    # the standard deviation within blocks of 8x8 pixels, of the block that a quarter of them are quieter than
+    size = [max(1, length // 8) for length in depth.shape[::-1]]
+    mean, square = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (depth, depth * depth))
+    return float(np.sqrt(np.percentile(np.maximum(square - mean * mean, 0), 25)))
+
+
+def _least(noise: float) -> float:
+    # the depth from which on a pixel is no ground, grey levels
+    return max(ink.MIN_CONTRAST, ink.MIN_OF_NOISE * noise)
+
+
+def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
+    # 1 where a dark edge runs along the picture
+    found = np.zeros(depth.shape, np.uint8)
+    dark = depth > _least(noise)
+    for turns in range(4):
+        side, edge = np.rot90(dark, turns), np.rot90(found, turns)  # views, with this side at the top
+        run = np.where(side.all(0), side.shape[0], (~side).argmax(0))  # pixels of dark from the top, for each column
+        if (run > 0).mean() < EDGE_FROM:
+            continue
+        step, reach = 8, len(run) // 8
+        at = np.arange(0, len(run), step)
+        usual = [np.median(run[max(0, middle - reach) : middle + reach + 1]) for middle in at]
+        # a character that touches the edge is deeper than the edge is nearby
+        run = np.minimum(run, 1.2 * np.interp(np.arange(len(run)), at, usual) + 4) + 3
+        edge |= (np.arange(side.shape[0])[:, None] < run).astype(np.uint8)
+    return found
+
+
+# --- ruled and squared paper, and boxes ---
+
+
+def _angle_of_lines(depth: np.ndarray) -> float:
+    # degrees that the page must be turned by for its lines to be level; 0 if it has none
+    scale = min(1.0, 800 / max(depth.shape))
+    small = cv2.resize(depth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = np.minimum(small, 60).astype(np.float32)  # or the ink counts for more than lines
+    angles = np.arange(-STEEPEST, STEEPEST + ANGLE_STEP / 2, ANGLE_STEP)
+    scores = np.zeros(len(angles))
+    for view, sign in ((small, 1), (cv2.transpose(small), -1)):
+        height, width = view.shape
+        count = max(1, width // 8)
+        blocks = cv2.resize(view, (count, height), interpolation=cv2.INTER_AREA)
+        margin = int(width * math.tan(math.radians(STEEPEST)) / 2) + 2
+        blocks = np.pad(blocks, ((margin, margin), (0, 0)))
+        rows, middles = np.arange(margin, margin + height)[:, None], (np.arange(count) + 0.5) * width / count
+        sharpness = np.zeros(len(angles))  # of the page summed along its rows
+        for number, slope in enumerate(np.tan(np.radians(sign * angles))):
+            shifts = np.round((middles - width / 2) * slope).astype(int)
+            sharpness[number] = np.square(np.diff(blocks[rows + shifts, np.arange(count)].sum(1))).sum()
+        if sharpness.max() > 1.75 * np.median(sharpness):
+            scores += sharpness / np.median(sharpness)
+    return float(angles[scores.argmax()]) if scores.any() else 0.0
+
+
+def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    # the page without its lines and boxes, but with the strokes that cross them; and where lines were, 1
+    dark = depth[depth > _least(noise)]
+    faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
+    mask = (depth > faintest).astype(np.uint8)
+    longer = max(depth.shape)
+    piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
+    across = _level_pieces(mask, outside, piece, thickest)
+    down = cv2.transpose(_level_pieces(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
+    lines = [
+        _lines_across(across, outside, thickest),
+        cv2.transpose(_lines_across(cv2.transpose(down), cv2.transpose(outside), thickest)),
+    ]
+    if not (lines[0].any() and lines[1].any()):  # else the paper is squared
+        straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
+        sides = _sides_of_boxes(mask, straight, piece, thickest)
+        lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
+    bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
+    rest = mask & ~(bands[0] | bands[1])
+    usual_ink = np.percentile(depth[rest > 0], 90) if rest.any() else 255
+    clean = depth.copy()
+    for axis, (line, band) in enumerate(zip(lines, bands, strict=True)):
+        line &= mask
+        if not line.any():
+            continue
+        # a stroke crosses where there is ink on either side; and where it is darker than the line, it is none of it
+        thickness = line.sum() / max(1, np.count_nonzero(np.diff(line, axis=axis, prepend=0) == 1))
+        reach = round(1.5 * thickness) + 6
+        beside, over = ((3, 1), (1, reach)) if axis == 0 else ((1, 3), (reach, 1))
+        crossing = cv2.morphologyEx(cv2.dilate(rest, _rectangle(*beside)), cv2.MORPH_CLOSE, _rectangle(*over)) > 0
+        darkest = np.percentile(depth[line > 0], 90)
+        if darkest < 0.7 * usual_ink:
+            crossing |= depth > (darkest + usual_ink) / 2
+        clean[(band > 0) & ~crossing] = 0
+    return clean, bands[0] | bands[1]
+
+
+def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> np.ndarray:
+    # what is ink along so many pixels of a row, and not thick
+    run = cv2.morphologyEx(mask | outside, cv2.MORPH_CLOSE, _rectangle(5, 1))
+    run = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(piece, 1)) & ~outside & 1
+    thick = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1))
+    return run & ~cv2.dilate(thick, _rectangle(3, 3))
+
+
+def _lines_across(pieces: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
+    # 1 along the lines that level pieces make up across the page; these may bend a little, as on a photo
+    found = np.zeros_like(pieces)
+    height, width = pieces.shape
+    if np.count_nonzero(pieces) < LINE_FROM[0] * width / 2:
+        return found
+    chains = cv2.dilate(pieces | outside, _rectangle(1, 3))
+    chains = cv2.morphologyEx(chains, cv2.MORPH_CLOSE, _rectangle(width // 4 | 1, 1)) & ~outside & 1
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(chains, connectivity=8)
+    columns = np.arange(width)
+    for number in np.flatnonzero(stats[:, cv2.CC_STAT_WIDTH] >= 0.3 * width):
+        left, top, wide, high, _ = stats[number]
+        part = slice(top, top + high), slice(left, left + wide)
+        rows, cols = np.nonzero((labels[part] == number) & (pieces[part] > 0))
+        rows, cols = rows + top, cols + left
+        page_width = np.count_nonzero((outside[part[0]] == 0).any(0))
+        while number and len(rows) >= LINE_FROM[0] * page_width:  # one line, or several that characters connect
+            middle = np.full(width, np.bincount(rows).argmax(), float)
+            for degree, reach in ((1, 4), (2, 6), (2, 3)):
+                near = np.abs(rows - middle[cols]) <= reach + thickest / 8
+                covered, thickness = np.unique(cols[near], return_counts=True)
+                if len(covered) < LINE_FROM[0] * page_width / 2:
+                    break
+                every = max(1, np.count_nonzero(near) // 2000)
+                middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(columns)
+            rows, cols = rows[~near], cols[~near]
+            if len(covered) < LINE_FROM[0] * page_width or np.ptp(covered) < LINE_FROM[1] * page_width:
+                break
+            half = math.ceil(np.median(thickness) / 2)
+            for shift in range(-half, half + 1):
+                at = np.round(middle + shift).astype(int)
+                is_there = (at >= 0) & (at < height)
+                found[at[is_there], columns[is_there]] = 1
+    return found
+
+
+def _thin(pieces: np.ndarray) -> np.ndarray:
+    # the pieces that are much longer than thick, and hardly thicker than most
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=8)
+    lengths = stats[:, cv2.CC_STAT_WIDTH].astype(float)
+    lengths[0] = 0  # the ground
+    thickness = stats[:, cv2.CC_STAT_AREA] / np.maximum(lengths, 1)
+    is_thin = lengths >= 6 * thickness
+    if is_thin.any():
+        is_thin &= thickness <= 1.5 * _typical(thickness[is_thin], lengths[is_thin]) + 1
+    return is_thin.astype(np.uint8)[labels]
+
+
+def _sides_of_boxes(mask: np.ndarray, straight: np.ndarray, piece: int, thickest: int) -> np.ndarray:
+    # 1 along the sides of the rectangles that straight pieces enclose
+    found = np.zeros_like(mask)
+    straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(1 - straight, connectivity=4)
+    cells = []
+    if len(stats) > 2:
+        _, shapes = cv2.connectedComponents(mask, connectivity=8)
+        is_straight = cv2.dilate(straight, _rectangle(3, 3)) > 0
+        share = np.bincount(shapes[is_straight], minlength=shapes.max() + 1) / np.bincount(shapes.ravel())
+    height, width = mask.shape
+    for x, y, w, h, area in stats[1:].tolist():
+        if min(w, h) < 0.8 * piece or area < 0.4 * w * h or not (2 <= x < width - w - 1 and 2 <= y < height - h - 1):
+            continue
+        rows, cols = slice(y, y + h), slice(x, x + w)
+        sides = [(slice(y - 2, y), cols, 0), (slice(y + h, y + h + 2), cols, 0),
+                 (rows, slice(x - 2, x), 1), (rows, slice(x + w, x + w + 2), 1)]  # fmt: skip
+        if min(straight[a, b].any(axis).mean() for a, b, axis in sides) < 0.8:
+            continue
+        # a loop of a character has its other strokes about it, and is empty
+        own = np.bincount(np.concatenate([shapes[a, b].ravel() for a, b, _ in sides]), minlength=2)
+        own[0] = 0
+        inside = mask[y + 4 : y + h - 4, x + 4 : x + w - 4].mean()
+        if share[own.argmax()] >= (0.5 if inside >= 0.03 else 0.85):
+            cells.append((x, y, w, h))
+    usual = np.percentile([min(w, h) for _, _, w, h in cells], 90) if cells else 0
+    for x, y, w, h in cells:
+        if min(w, h) < 0.5 * usual:  # a part of a cell, which a character divides
+            continue
+        beyond = [straight[max(0, y - thickest) : y, x : x + w][::-1], straight[y + h : y + h + thickest, x : x + w],
+                  straight[y : y + h, max(0, x - thickest) : x].T[::-1],
+                  straight[y : y + h, x + w : x + w + thickest].T]  # fmt: skip
+        above, below, before, after = (int(np.append(each.mean(1) > 0.5, False).argmin()) + 1 for each in beyond)
+        inner = found[y + 1 : y + h - 1, x + 1 : x + w - 1].copy()
+        found[max(0, y - above) : y + h + below, max(0, x - before) : x + w + after] = 1
+        found[y + 1 : y + h - 1, x + 1 : x + w - 1] = inner
+    return found
+
+
+# --- from strokes to characters ---
+
+
+class Groups(NamedTuple):
+    """The characters of a page, each a group of strokes."""
+
+    boxes: np.ndarray  # (N, 4): left, top, right, bottom, pixels
+    strokes: list[list[int]]  # the labels of each one's strokes
+    labels: np.ndarray  # (H, W): of the stroke at each pixel, 0 for the ground
+    size: float  # the longer side of a typical character, pixels
+
+
+def _typical(values: np.ndarray, weights: np.ndarray) -> float:
+    # the weighted median
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray) -> Groups:
+    dark = depth[depth > _least(noise)]
+    if not dark.size:
+        raise _no_ink()
+    full = float(np.median(dark[dark > 0.7 * np.percentile(dark, 98)]))
+    mask = (depth > max(0.2 * full, 4 * noise)).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    corners = np.column_stack([stats[:, :2], stats[:, :2] + stats[:, 2:4]]).astype(int)  # left, top, right, bottom
+    areas, sizes = stats[:, cv2.CC_STAT_AREA], stats[:, 2:4].max(1)
+    is_stroke = np.zeros(count, bool)
+    is_stroke[np.unique(labels[depth > max(0.3 * full, 5 * noise)])] = True
+    is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * areas  # else it is what is left of a line
+    is_stroke[0] = False  # the ground
+    is_large = is_stroke & (sizes >= SMALLEST)
+    if not is_large.any():
+        raise _no_ink()
+    size = _typical(sizes[is_large], areas[is_large])
+    is_stroke &= areas >= _largest_dust(is_stroke, is_large, corners, areas, size, depth.shape)
+    at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
+    touches = np.zeros(count, bool)
+    touches[np.unique(labels[at_border[1:-1, 1:-1] > 0])] = True
+
+    strokes = np.flatnonzero(is_stroke)
+    groups, boxes = [[each] for each in strokes], corners[strokes]
+    for is_first in (True, False, False):
+        boxes, groups = _joined(boxes, groups, size, is_first)
+        longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
+        of_ink = np.array([areas[group].sum() for group in groups])
+        size = _typical(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
+    longest_stroke = np.array([sizes[group].max() for group in groups])
+    is_character = (longer >= max(SMALLEST, 0.3 * size)) & (longest_stroke >= 0.25 * size)
+    is_character &= of_ink >= 0.1 * _typical(of_ink, of_ink)
+    # what is left of an edge or a line at the border
+    at_border = np.array([touches[group].any() for group in groups])
+    is_character &= ~(at_border & ((longer > 2 * size) | (longer > 8 * shorter) | outside.any()))
+    if not is_character.any():
+        raise _no_ink()
+    kept = np.flatnonzero(is_character)
+    return Groups(boxes[kept], [groups[number] for number in kept], labels, size)
+
+
+def _largest_dust(
+    is_stroke: np.ndarray, is_large: np.ndarray, corners: np.ndarray, areas: np.ndarray, size: float, shape: tuple
+) -> float:
+    # the area from which on a stroke counts, pixels: more than that of small ones far from all large ones
+    near = np.zeros(shape, np.uint8)
+    for left, top, right, bottom in corners[is_large] + np.array([-1, -1, 1, 1]) * round(0.6 * size):
+        near[max(0, top) : bottom, max(0, left) : right] = 1
+    small = np.flatnonzero(is_stroke & ~is_large)
+    x, y = ((corners[small, :2] + corners[small, 2:]) // 2).T
+    far = areas[small[near[y, x] == 0]]
+    least = 0.006 * size * size
+    return max(least, 1.2 * np.percentile(far, 95)) if len(far) >= 10 else least
+
+
+def _joined(
+    boxes: np.ndarray, groups: list[list[int]], size: float, is_first: bool
+) -> tuple[np.ndarray, list[list[int]]]:
+    # groups that are near each other for characters of this size become one, the nearest first
+    reach = 0.12 if is_first else 0.7
+    order = np.argsort(boxes[:, 0])
+    boxes, groups = boxes[order], [groups[number] for number in order]
+    pairs = []
+    for one in range(len(boxes) - 1):
+        end = np.searchsorted(boxes[:, 0], boxes[one, 2] + reach * size, side="right")
+        others = boxes[one + 1 : end]
+        right = np.maximum(others[:, 0] - boxes[one, 2], 0)
+        down = np.maximum(np.maximum(others[:, 1] - boxes[one, 3], boxes[one, 1] - others[:, 3]), 0)
+        gaps = np.hypot(right, down) / size
+        pairs += [(gaps[number], one, one + 1 + number) for number in np.flatnonzero(gaps <= reach)]
+    owner = list(range(len(boxes)))
+
+    def owner_of(number: int) -> int:
+        while owner[number] != number:
+            owner[number] = number = owner[owner[number]]
+        return number
+
+    for gap, one, other in sorted(pairs):
+        one, other = owner_of(one), owner_of(other)
+        both = np.concatenate([np.minimum(boxes[one], boxes[other])[:2], np.maximum(boxes[one], boxes[other])[2:]])
+        whole, *parts = ((box[2:] - box[:2]).max() / size for box in (both, boxes[one], boxes[other]))
+        if is_first:  # the size is that of strokes
+            is_one = whole <= 1.6
+        else:
+            is_one = (whole <= 1.25 and gap <= 0.45) or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)
+            is_one = is_one or (whole <= 1.2 and max(parts) <= 0.65)  # two halves
+        if one != other and is_one:
+            boxes[one], owner[other] = both, one
+            groups[one] = groups[one] + groups[other]
+    kept = [number for number in range(len(boxes)) if owner[number] == number]
+    return boxes[kept], [groups[number] for number in kept]
+
+
+def _reading_order(groups: Groups, order: str) -> np.ndarray:
+    # the numbers of the groups as they are read
+    middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
+    along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
+    # turned so that the lines are narrowest; of several such turns the smallest
+    angles = sorted(np.arange(-STEEPEST, STEEPEST + 0.01, 0.25), key=abs)
+    turned = [across - along * math.tan(math.radians(angle)) for angle in angles]
+    spread = [np.minimum(np.diff(np.sort(each)), 0.5 * groups.size).sum() for each in turned]
+    across = turned[int(np.argmin(spread))]
+    line_of, line, so_far = np.zeros(len(across), int), 0, []
+    for number in np.argsort(across):
+        if so_far and across[number] - np.mean(so_far) > 0.6 * groups.size:
+            line, so_far = line + 1, []
+        so_far.append(across[number])
+        line_of[number] = line
+    return np.lexsort((along, line_of))
+
+
+def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray) -> Character:
+    # back: the affine map from the turned page to the picture
+    left, top, right, bottom = groups.boxes[number] + (-2, -2, 2, 2)
+    left, top = max(0, left), max(0, top)
+    part = slice(top, bottom), slice(left, right)
+    labels = groups.labels[part]
+    own = np.isin(labels, groups.strokes[number]).astype(np.uint8)
+    own = cv2.dilate(own, _rectangle(5, 5)) & (own | (labels == 0))  # with the soft edges of its strokes
+    values = depth[part].astype(np.float32) * own
+    full = np.median(values[values > 0.5 * values.max()])
+    nothing = min(3 * noise, 0.3 * full)
+    values = np.clip((values - nothing) / (full - nothing), 0, 1)
+    seen = np.argwhere(values > ink.SEEN_FROM)
+    (first_row, first_column), (last_row, last_column) = seen.min(0), seen.max(0)
+    there = (seen[:, ::-1] + (left, top)) @ back[:, :2].T + back[:, 2]
+    (x, y), (right, bottom) = np.floor(there.min(0) + 1e-6), np.ceil(there.max(0) - 1e-6) + 1
+    box = (max(0, int(x)), max(0, int(y)), int(right - x), int(bottom - y))
+    return Character(box, values[first_row : last_row + 1, first_column : last_column + 1])

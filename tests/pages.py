@@ -1,0 +1,145 @@
+"""Pages of several characters as people photograph and scan them, made of a data set's images; and how they are read.
+
+    python tests/pages.py --model output/model.pth --data data
+
+Composes 200 pages of test images, on plain, ruled and squared paper, in boxes, with dark edges and with specks, reads
+them and prints for each kind of page: characters found (a box that overlaps theirs by half or more of both together),
+boxes where there is none, pages in the right order, accuracy on what was found, and that on the images themselves.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+KINDS = ("plain", "ruled", "squared", "boxes", "edges", "specks")
+
+
+class Page(NamedTuple):
+    """A page and what is on it, in reading order."""
+
+    picture: np.ndarray  # RGB, uint8 (H, W, 3)
+    boxes: np.ndarray  # (N, 4): left, top, width, height of the ink of each character, pixels
+    indices: np.ndarray  # (N,) of the images
+    order: str  # "rows" or "columns"
+    pen: str
+    size: int
+
+
+def written(image: np.ndarray, size: int, pen: str) -> np.ndarray:
+    """An image (S, S), light on black, as ink of a size and a pen ("brush", "thin" or "thick"): float32, 0 to 1."""
+    ink = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32).clip(0, 255) / 255
+    if pen == "thin":  # the middle of each stroke, and what is left of wide ones
+        middle = cv2.ximgproc.thinning(np.where(ink > 0.3, np.uint8(255), np.uint8(0))).astype(np.float32) / 255
+        middle = cv2.dilate(middle, _disc(max(2, round(0.03 * size))))
+        return np.minimum(ink, np.maximum(middle, cv2.erode(ink, _disc(max(2, round(0.05 * size))))))
+    if pen == "thick":
+        return cv2.dilate(ink, _disc(max(2, round(0.04 * size))))
+    return ink
+
+
+def _disc(width: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+
+
+def compose(
+    images: np.ndarray, generator: np.random.Generator, kind: str, count: int | None = None, size: int | None = None
+) -> Page:
+    """A page of some of the images (N, S, S), light on black, on one of KINDS of paper.
+
+    count: characters, default 1 to 60. size: of a character, pixels, default 30 to 200.
+    """
+    uniform, integers = generator.uniform, generator.integers
+    count = count or min(int(integers(1, 61)), int(integers(1, 61)))
+    size = size or round(math.exp(uniform(math.log(30), math.log(200))))
+    order = "columns" if uniform() < 0.2 else "rows"
+    across, down = size * uniform(1.35, 1.9, 2)  # between the middles of neighbours
+    if kind == "boxes" or kind == "squared" and uniform() < 0.5:  # a cell for each character
+        across = down = size * uniform(1.3, 1.6)
+    in_cells = across == down
+    columns = int(np.clip(round(math.sqrt(count * uniform(0.5, 2.5))), 1, count))
+    lines = -(-count // columns)  # the last one may be shorter
+    if order == "columns":
+        columns, lines = lines, columns
+    margin = 0.4 * size + 50 + 0.04 * max(columns * across, lines * down)  # turned, all stays on the page
+    width = math.ceil(max(columns * across + 2 * margin, uniform(600, 1300)))
+    height = math.ceil(max(lines * down + 2 * margin, uniform(600, 1700)))
+    left = uniform(margin, width - margin - columns * across) + across / 2
+    top = uniform(margin, height - margin - lines * down) + down / 2
+
+    # ---- ink, on straight paper
+    ink, boxes = np.zeros((height, width), np.float32), []
+    pen = ("brush", "brush", "thin", "thick")[integers(4)]
+    indices = integers(0, len(images), count)
+    places = [(n % columns, n // columns) if order == "rows" else (columns - 1 - n // lines, n % lines)
+              for n in range(count)]  # fmt: skip
+    for index, (column, line) in zip(indices, places, strict=True):
+        own = round(size * uniform(0.88, 1.0))
+        mark = written(images[index], own, pen)
+        rows, cols = (np.flatnonzero(mark.max(axis) > 0.3) for axis in (1, 0))
+        y, x = (round(middle + uniform(-0.05, 0.05) * size - own / 2)
+                for middle in (top + line * down, left + column * across))  # fmt: skip
+        part = ink[y : y + own, x : x + own]
+        np.maximum(part, mark, out=part)
+        boxes.append((x + cols[0], y + rows[0], np.ptp(cols) + 1, np.ptp(rows) + 1))
+    lines_on = np.zeros_like(ink)  # 1: a printed line
+    thick = min(int(integers(1, 4)), max(1, round(size / 25)))  # pixels
+    if kind == "ruled":
+        spacing = down if uniform() < 0.5 else uniform(60, 110)
+        for y in np.arange(top + 0.6 * size - 50 * spacing, height, spacing):
+            cv2.line(lines_on, (0, round(y)), (width, round(y)), 1.0, thick)
+    if kind == "squared":
+        step = across if in_cells else uniform(35, 60)
+        for x in np.arange(left - across / 2 - 50 * step, width, step):
+            cv2.line(lines_on, (round(x), 0), (round(x), height), 1.0, thick)
+        for y in np.arange(top - down / 2 - 50 * step, height, step):
+            cv2.line(lines_on, (0, round(y)), (width, round(y)), 1.0, thick)
+    if kind == "boxes":
+        side = across * (1.0 if uniform() < 0.3 else uniform(0.86, 0.94))
+        for n in range(columns * lines):  # those after the last character are empty
+            x, y = left + n % columns * across - side / 2, top + n // columns * down - side / 2
+            cv2.rectangle(lines_on, (round(x), round(y)), (round(x + side), round(y + side)), 1.0, thick)
+
+    # ---- the sheet, turned
+    paper, dark = uniform(205, 250), uniform(15, 80)
+    printed = uniform(130, 170) if kind != "boxes" else uniform(20, 150)
+    sheet = paper + (printed - paper) * lines_on
+    sheet = np.minimum(sheet, paper + (dark - paper) * ink)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), uniform(-3, 3), 1.0)
+    sheet = cv2.warpAffine(sheet, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    turned = []
+    for x, y, w, h in boxes:
+        corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]) @ turn[:, :2].T + turn[:, 2]
+        (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
+        turned.append((x0, y0, x1 - x0, y1 - y0))
+
+    # ---- light, edges, specks, the camera
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
+    if uniform() < 0.5:
+        angle = uniform(0, 2 * math.pi)
+        sheet *= 1 - uniform(0.05, 0.4) * (0.5 + 0.5 * ((x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle)))
+    if uniform() < 0.3:  # the shadow of a hand
+        angle, softness = uniform(0, 2 * math.pi), uniform(0.02, 0.1)
+        across_edge = (x - uniform(0.2, 0.8)) * math.cos(angle) + (y - uniform(0.2, 0.8)) * math.sin(angle)
+        sheet *= 1 - uniform(0.1, 0.35) / (1 + np.exp(-across_edge / softness))
+    if kind == "edges":
+        for side in generator.permutation(4)[: integers(1, 5)]:
+            thickness, slope = uniform(15, 55), uniform(-0.02, 0.02)
+            along, away = ((x * width, y * height), (y * height, x * width), (x * width, (1 - y) * height),
+                           (y * height, (1 - x) * width))[side]  # fmt: skip
+            is_edge = away < thickness + slope * (along - along.max() / 2)
+            sheet[is_edge] = uniform(5, 60) + generator.normal(0, 3, np.count_nonzero(is_edge))
+    if kind == "specks":
+        for cx, cy in generator.uniform(0, (width - 1, height - 1), (300, 2)):
+            cv2.circle(sheet, (round(cx), round(cy)), 1, uniform(20, 150), cv2.FILLED)
+    sheet += generator.normal(0, uniform(1, 8), sheet.shape)
+    tint = np.array([1.0, uniform(0.94, 1.0), uniform(0.85, 1.0)])
+    pixels = (sheet[..., None] * tint).round().clip(0, 255).astype(np.uint8)
+    if uniform() < 0.7:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(integers(50, 95))]
+        pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, quality)[1], cv2.IMREAD_COLOR)
+    return Page(pixels, np.array(turned), indices, order, pen, size)
