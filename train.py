@@ -199,6 +199,7 @@ def main(argv=None) -> int:
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.images import load_data
+    from neural_lib.evaluation.calibration import calibrate
     from neural_lib.evaluation.scores import score
     from neural_lib.system import devices, distributed
     from neural_lib.training import loop
@@ -278,7 +279,9 @@ def main(argv=None) -> int:
         which = f"all {manager.count} runs failed, the last one because " if manager.count > 1 else ""
         raise RunError(f"{which}{manager.failures[manager.count]}{outputs.summary(resume_command)}")
 
-    # ---- test, once, the network that validated best, and in float32, as whoever loads it will compute
+    # ---- calibrate the network that validated best, and test it, once; in float32, as whoever loads it will compute
+    if is_main:
+        best = replace(best, calibration=calibrate(best, *data.split(TrainConfig(**best.config))))
     best = distributed.broadcast(best)
     epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
     log.info("evaluating the network of %s on the test set...", epoch)

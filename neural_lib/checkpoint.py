@@ -7,6 +7,7 @@ doesn't check the archive's CRCs, so the comment at the archive's end holds a sh
 
 import hashlib
 import io
+import math
 import platform
 import struct
 import textwrap
@@ -67,6 +68,7 @@ TRAINING = {  # the keys of Checkpoint.training and their types; what is not kno
     "fingerprint": str,  # of one's own images to train on
     "test_seed": int,  # that drew which of them are held out for test
 }
+DISTANCE = ("mean", "directions", "outside", "highest", "threshold")  # all of these in Checkpoint.calibration, or none
 
 
 def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
@@ -146,6 +148,7 @@ class Checkpoint:
     training: dict = field(default_factory=dict)  # of the command that trained it, by the names in TRAINING
     placement: dict | None = None  # catalog.Placement's fields, or none of them for photos; None in older files
     fit: str = "crop"  # of photos: one of config.FITS
+    calibration: dict = field(default_factory=dict)  # what evaluation.calibration.calibrate returned; {} in older files
 
     @property
     def preparation(self) -> Preparation:
@@ -178,6 +181,9 @@ class Checkpoint:
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
                 raise ValueError(f"it tells {outputs} classes apart, and {len(self.classes)} are named")
+            *_, last_layer = (each for each in model.modules() if isinstance(each, nn.Linear))
+            if "mean" in self.calibration and len(self.calibration["mean"]) != last_layer.in_features:
+                raise ValueError("its calibration is of another network")
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
@@ -289,6 +295,7 @@ def _wrong_fields(saved: Checkpoint) -> list[str]:
         "glyphs": is_list(saved.glyphs, str),
         "placement": saved.placement in (None, {}) or _is_placement(saved.placement, saved.image_size),
         "fit": saved.fit in FITS,
+        "calibration": saved.calibration == {} or _is_calibration(saved.calibration),
         "training": right["training"]
         and all(type(value) is TRAINING.get(name, type(value)) for name, value in saved.training.items()),
     }
@@ -306,3 +313,28 @@ def _is_placement(found: object, image_size: object) -> bool:
         return isinstance(box, int) and 1 <= box <= image_size and centre in ("box", "mass") and 0 <= stroke <= box
     except TypeError:
         return False
+
+
+def _is_calibration(found: object) -> bool:
+    def is_number(value: object, least: float = -math.inf) -> bool:
+        return isinstance(value, float) and math.isfinite(value) and value >= least
+
+    def is_spread(value: object) -> bool:  # mean, and standard deviation above 0
+        return isinstance(value, list) and len(value) == 2 and is_number(value[0]) and is_number(value[1], 1e-30)
+
+    def is_tensor(value: object, dimensions: int) -> bool:
+        is_plain = isinstance(value, Tensor) and value.layout is torch.strided and value.dtype is torch.float32
+        return is_plain and value.dim() == dimensions and bool(value.isfinite().all())
+
+    if not isinstance(found, dict) or not is_number(found.get("temperature"), 1e-3):
+        return False
+    if not any(name in found for name in DISTANCE):
+        return True
+    return (
+        is_tensor(found.get("mean"), 1)
+        and is_tensor(found.get("directions"), 2)
+        and found["directions"].size(1) == len(found["mean"])
+        and is_spread(found.get("outside"))
+        and is_spread(found.get("highest"))
+        and is_number(found.get("threshold"))
+    )

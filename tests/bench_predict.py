@@ -3,6 +3,8 @@
     python tests/bench_predict.py --model output/model.pth --data data
 
 Read right: the test images as they are, and made into pictures as people make them (tests/drawn.py).
+Unsure: how often an answer has a probability below a half or is to an image unlike those of training, of pictures that
+show no character of the data set (tests/odd.py), and of all its test images.
 Stroke: from the pen's move to the whole frame, ready to be shown: the ink found and brought to the network's size, the
 network, the chart. Showing it is the window system's. Files: predict.py on so many small PNGs, as a process of its own,
 with its montage and with --json, which has none; the peak of its memory besides.
@@ -24,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import drawn
 import numpy as np
+import odd
 import torch
 
 from neural_lib.data import ink
 from neural_lib.data.catalog import Preparation
-from neural_lib.data.images import load_images
+from neural_lib.data.images import EVAL_BATCH_SIZE, load_images
 from neural_lib.prediction import PictureError, Recogniser, draw
 from neural_lib.prediction.recogniser import convert
 from neural_lib.system import devices
@@ -85,6 +88,33 @@ def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
     print(f"  ... not thickened: {accuracy([prepare(each, not_thickened) for each in thin]):.2%}")
 
 
+def print_unsure(recogniser: Recogniser, data_dir: str, seed: int = 0, count: int = 40) -> None:
+    saved = recogniser.saved
+
+    def answers(images: torch.Tensor) -> list[torch.Tensor]:  # predictions, whether below a half, whether unlike: (N,)
+        batches = (recogniser.answers_of(batch) for batch in images.split(EVAL_BATCH_SIZE))
+        probabilities, is_unlike = map(torch.cat, zip(*batches, strict=True))
+        return [probabilities.argmax(1), probabilities.amax(1) < 0.5, is_unlike]
+
+    def line(what: str, is_low: torch.Tensor, is_unlike: torch.Tensor) -> None:
+        rates = (100 * each.double().mean().item() for each in (is_low | is_unlike, is_low, is_unlike))
+        texts = "{:6.2f} %, by probability {:.2f} %, by distance {:.2f} %".format(*rates)
+        print(f"  {what:26} {len(is_low):6,}  {texts}")
+
+    kinds, pictures = zip(*odd.pictures(seed, count), strict=True)
+    prepared = torch.from_numpy(np.stack([ink.prepare(each, saved.preparation) for each in pictures]))
+    _, *both = answers(convert(prepared, len(saved.mean), saved.image_size)[0])
+    print("unsure")
+    line("odd pictures", *both)
+    for kind in odd.KINDS:
+        line(f"... {kind}", *(each[[each == kind for each in kinds]] for each in both))
+    images, labels = load_images(saved.dataset, data_dir, train=False)
+    predictions, *both = answers(images)
+    line(f"{saved.dataset}'s test images", *both)
+    line("... read right", *(each[predictions == labels] for each in both))
+    line("... read wrong", *(each[predictions != labels] for each in both))
+
+
 def stroke_seconds(recogniser: Recogniser, strokes: int) -> list[float]:
     devices.compute_in_one_thread()  # as the window does
     generator = np.random.default_rng(0)
@@ -131,6 +161,7 @@ def main() -> None:
     print(f"{platform.machine()}, {versions}, {torch.get_num_threads()} threads")
     recogniser = Recogniser.load(model, "cpu")
     print_accuracies(recogniser, args.data, args.images)
+    print_unsure(recogniser, args.data)
     milliseconds = sorted(1000 * each for each in stroke_seconds(recogniser, args.strokes))
     median, most = statistics.median(milliseconds), milliseconds[int(0.95 * len(milliseconds))]
     print(f"stroke to frame: median {median:.1f} ms, 95 % below {most:.1f}, at most {milliseconds[-1]:.1f}")

@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+SIDE = 180  # pixels of a square that holds a character, and some room around it
+
 
 def picture(
     image: np.ndarray,
@@ -58,32 +60,38 @@ def skeleton(image: np.ndarray, size: int, width: int) -> np.ndarray:
     return cv2.cvtColor(ground, cv2.COLOR_GRAY2RGB)
 
 
-def character(text: str, generator: np.random.Generator) -> np.ndarray:
-    """A character of OpenCV's font as if written by hand on a photographed page: RGB, uint8 (H, W, 3)."""
-    side = 180
-    ink = np.zeros((side, side, 3), np.uint8)
-    cv2.putText(ink, text, (30, side - 50), (255, 255, 255), cv2.FontFace("uni"), side - 60)
+def character(text: str, generator: np.random.Generator, font: str = "uni") -> np.ndarray:
+    """A character of one of OpenCV's fonts as if written by hand on a photographed page: RGB, uint8 (H, W, 3)."""
+    ink = np.zeros((SIDE, SIDE, 3), np.uint8)
+    cv2.putText(ink, text, (30, SIDE - 50), (255, 255, 255), cv2.FontFace(font), SIDE - 60)
     pen = int(generator.integers(-2, 4))  # pixels wider, or narrower
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (abs(pen) + 1, abs(pen) + 1))
-    ink = (cv2.dilate if pen > 0 else cv2.erode)(ink[..., 0], kernel).astype(np.float32) / 255
+    return page((cv2.dilate if pen > 0 else cv2.erode)(ink[..., 0], kernel), generator)
 
+
+def page(ink: np.ndarray, generator: np.random.Generator, bend: float = 6.0) -> np.ndarray:
+    """Ink (SIDE, SIDE), uint8, 255 where it is, bent and turned on a photographed page: RGB, uint8 (H, W, 3).
+
+    bend: standard deviation of the shifts that the ink is bent by, pixels.
+    """
+    ink = ink.astype(np.float32) / 255
     angle, shear = np.deg2rad(generator.uniform(-10, 10)), generator.uniform(-0.25, 0.25)
     wide, high = generator.uniform(0.8, 1.2, 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     affine = turn @ np.array([[1 / wide, shear], [0, 1 / high]])
-    y, x = np.mgrid[0:side, 0:side] - side / 2
-    source = np.einsum("ij,jhw->ihw", affine, np.stack([x, y])) + side / 2  # (2, H, W)
-    bend = generator.normal(0, 6, (2, 5, 5))  # pixels, at points between which it is interpolated
-    source += [cv2.resize(each, (side, side), interpolation=cv2.INTER_CUBIC) for each in bend]
+    y, x = np.mgrid[0:SIDE, 0:SIDE] - SIDE / 2
+    source = np.einsum("ij,jhw->ihw", affine, np.stack([x, y])) + SIDE / 2  # (2, H, W)
+    shifts = generator.normal(0, bend, (2, 5, 5))  # at points between which it is interpolated
+    source += [cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for each in shifts]
     ink = cv2.remap(ink, *source.astype(np.float32), cv2.INTER_LINEAR)
 
     height, width = generator.integers(220, 320, 2)
-    page = np.zeros((height, width, 1), np.float32)
-    top, left = generator.integers(0, height - side), generator.integers(0, width - side)
-    page[top : top + side, left : left + side, 0] = ink * generator.uniform(0.75, 0.95)
+    covered = np.zeros((height, width, 1), np.float32)
+    top, left = generator.integers(0, height - SIDE), generator.integers(0, width - SIDE)
+    covered[top : top + SIDE, left : left + SIDE, 0] = ink * generator.uniform(0.75, 0.95)
     paper, colour = generator.uniform(170, 245, 3), generator.uniform(10, 110, 3)
     light = np.linspace(-20, 20, width)[None, :, None] * generator.uniform(-1, 1)
-    pixels = paper + light + (colour - paper) * page + generator.normal(0, 4, (height, width, 3))
+    pixels = paper + light + (colour - paper) * covered + generator.normal(0, 4, (height, width, 3))
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 

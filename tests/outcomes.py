@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from neural_lib import checkpoint
 
 
@@ -24,6 +26,9 @@ def outcome(folder: str | Path) -> dict:
     return {
         "weights": {name: value.numpy().tobytes() for name, value in saved.state_dict.items()},
         "metrics": saved.metrics,
+        "calibration": {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in saved.calibration.items()
+        },
         "config": saved.config,
         "results": results,
         "report": Path(folder, "report.json").read_bytes(),

@@ -1,4 +1,5 @@
 import io
+import math
 import os
 import pickle
 import random
@@ -86,6 +87,11 @@ def test_an_archive_of_another_format_is_refused(archive):
 
 
 # --- checkpoints ---
+
+CALIBRATION = {
+    "temperature": 0.5, "mean": torch.zeros(500), "directions": torch.eye(500)[:2], "outside": [0.5, 0.1],
+    "highest": [4.0, 1.0], "threshold": 5.0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -213,6 +219,16 @@ def test_a_later_format_is_refused_by_its_number(saved, tmp_path):
     ({"std": [0.1, 0.2]}, "std"),
     ({"glyphs": ["お"]}, "glyphs"),
     ({"image_size": 10**9}, "image_size"),
+    ({"calibration": []}, "calibration"),
+    ({"calibration": torch.ones(3)}, "calibration"),
+    ({"calibration": {"threshold": 1.0}}, "calibration"),
+    *[({"calibration": {"temperature": each}}, "calibration") for each in (0.0, -1.0, math.nan, math.inf, 1, None)],
+    *[({"calibration": {**CALIBRATION, name: value}}, "calibration") for name, value in (
+        ("mean", None), ("mean", [0.0] * 500), ("mean", torch.zeros(500, 1)), ("mean", torch.zeros(500).double()),
+        ("mean", torch.full((500,), math.nan)), ("directions", torch.zeros(500)), ("directions", torch.zeros(2, 499)),
+        ("directions", torch.zeros(2, 500).to_sparse()), ("outside", [0.5]), ("outside", [0.5, 0.0]),
+        ("highest", 4.0), ("highest", [4.0, math.inf]), ("threshold", "far"), ("threshold", math.nan),
+    )],
 ])  # fmt: skip
 def test_a_field_that_holds_something_else_is_named(saved, tmp_path, change, name):
     (tmp_path / "model.pth").write_bytes(replace(saved, **change).to_bytes())
@@ -229,12 +245,22 @@ def test_a_field_of_a_later_version_may_be_missing_or_unknown(saved, tmp_path):
         checkpoint.load(tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize("calibration", [{}, {"temperature": 2.0}, CALIBRATION, {**CALIBRATION, "of_later": "x"}])
+def test_a_calibration_is_read_as_it_was_written(saved, tmp_path, calibration):
+    (tmp_path / "model.pth").write_bytes(replace(saved, calibration=calibration).to_bytes())
+    loaded = checkpoint.load(tmp_path / "model.pth")
+    assert loaded.calibration.keys() == calibration.keys() and loaded.build_model()
+    for name, value in loaded.calibration.items():
+        assert torch.equal(value, calibration[name]) if isinstance(value, torch.Tensor) else value == calibration[name]
+
+
 @pytest.mark.parametrize("version, epoch", [(1, 6), (2, 5)])  # 1: without a checksum
 def test_models_of_all_formats_are_read(version, epoch):
     # vgg-small of width 1, trained on the digits
     path = ROOT / "tests" / f"model-format-{version}.pth"
     assert torch.load(path, weights_only=True)["format_version"] == version
     old = checkpoint.load(path)
+    assert old.calibration == {}
     assert (old.arch, old.dataset, old.metrics["epoch"]) == ("vgg-small", "digits", epoch)
     images, labels = load_images("digits", "nowhere", train=False)
     with torch.inference_mode():
@@ -255,6 +281,7 @@ def test_a_display_name_ends_in_the_class_character_if_there_is_one(saved):
     {"classes": ["only", "two"]},
     {"image_size": 32},
     {"mean": [0.1, 0.2, 0.3]},
+    {"calibration": {**CALIBRATION, "mean": torch.zeros(60), "directions": torch.eye(60)}},
 ])  # fmt: skip
 def test_parts_that_do_not_fit_each_other_are_refused(saved, change):
     with pytest.raises(UserError, match="the checkpoint doesn't fit together: network"):
@@ -286,4 +313,4 @@ def test_for_run_has_all_but_weights_and_metrics():
     assert (made.classes[:2], made.glyphs[:2]) == (["o", "ki"], ["お", "き"])
     assert (made.mean, made.std, made.image_size, made.arch_args) == ([0.2], [0.3], 28, arch_args)
     assert (made.config, made.training) == (config.to_dict(), {"device": "cpu"})
-    assert (made.state_dict, made.metrics) == ({}, {})
+    assert (made.state_dict, made.metrics, made.calibration) == ({}, {}, {})

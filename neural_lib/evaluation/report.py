@@ -29,6 +29,7 @@ from neural_lib.config import PREPARING, TrainConfig, format_value, format_value
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
+from neural_lib.evaluation.calibration import expected_calibration_error
 from neural_lib.evaluation.scores import (
     Scores,
     confusion_matrix,
@@ -109,8 +110,20 @@ class Report:
             "balanced_accuracy": statistics.mean(row["recall"] for row in classes if row["support"]),
             "macro avg": table["macro avg"],
             "weighted avg": table["weighted avg"],
+            "calibration": self._calibration(),
             "classes": classes,
             "confusion_matrix": self.matrix,
+        }
+
+    def _calibration(self) -> dict[str, float | None]:
+        # expected calibration errors, 0 to 1; no temperature in model files of earlier versions
+        scores, is_right = self.scores, self.scores.labels == self.scores.predictions
+        before = scores.probabilities if scores.uncalibrated is None else scores.uncalibrated
+        after = None if scores.uncalibrated is None else expected_calibration_error(scores.probabilities, is_right)
+        return {
+            "temperature": self.saved.calibration.get("temperature"),
+            "ece_before": expected_calibration_error(before, is_right),
+            "ece_after": after,
         }
 
     def _classification(self, **options: object) -> object:
@@ -146,7 +159,7 @@ class Report:
     # --- on the terminal ---
 
     def log(self) -> None:
-        """Log precision, recall and F1 of each class, and the most frequent confusions."""
+        """Log precision, recall and F1 of each class, the most frequent confusions, and the calibration."""
         names = [plots.shortened(name) for name in self.saved.classes]
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
@@ -155,6 +168,10 @@ class Report:
         ]
         if lines:
             log.info("the most frequent confusions\n%s", "\n".join(lines))
+        temperature, before, after = self.content["calibration"].values()
+        if after is not None:
+            figures = (before, after, temperature)
+            log.info("expected calibration error: %.4f, after calibration %.4f (temperature %.2f)", *figures)
 
     def log_gap(self) -> None:
         """Warn if validation and test accuracy are further apart than GAP_WORTH_A_WARNING."""

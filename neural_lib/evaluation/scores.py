@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
+from neural_lib.evaluation.calibration import at_temperature
 from neural_lib.system.devices import autocast
 from neural_lib.system.distributed import PADDING, any_rank, gather_rows
 from neural_lib.system.signals import GracefulStop
@@ -23,7 +24,8 @@ class Scores(NamedTuple):
     f1: float  # macro: the mean over all classes, 0 to 1
     labels: Tensor  # (N,) true classes
     predictions: Tensor  # (N,) most probable classes
-    probabilities: Tensor  # (N,) theirs, 0 to 1
+    probabilities: Tensor  # (N,) theirs, 0 to 1, calibrated if a temperature was given
+    uncalibrated: Tensor | None = None  # (N,) then the same as the network itself gives them
 
 
 @torch.no_grad()  # with inference_mode autocast would convert each weight again for each batch
@@ -32,11 +34,13 @@ def evaluate(
     loader: Iterable[tuple[Tensor, Tensor]],
     precision: str = "fp32",
     stop: GracefulStop | None = None,
+    temperature: float | None = None,
 ) -> Scores:
     """Score the model on every image of a loader, in evaluation mode.
 
     loader yields images (N, C, H, W) and labels (N,) on the model's device; of several ranks each gives its shards, and
-    each gets the scores on all images. stop: checked before each batch. Raises Stopped there.
+    each gets the scores on all images. stop: checked before each batch. Raises Stopped there. temperature: that
+    probabilities are calibrated with; it changes neither loss nor predictions.
     """
     model.eval()
     batches = []
@@ -47,25 +51,29 @@ def evaluate(
             log_probs = model(images)
             highest, predictions = log_probs.max(dim=1)
             losses = functional.nll_loss(log_probs, labels, reduction="none")
-            batches.append((labels, predictions, highest.exp(), losses))
+            highest = highest.exp()
+            calibrated = highest if temperature is None else at_temperature(log_probs, temperature).amax(dim=1)
+            batches.append((labels, predictions, calibrated, highest, losses))
     columns = [
         torch.cat(column).cpu().double() for column in zip(*batches, strict=True)
     ]  # classes are exact in it, too
-    rows = torch.stack(columns, dim=1)  # 4 of (n,) -> (n, 4)
-    labels, predictions, probabilities, losses = gather_rows(rows[rows[:, 0] != PADDING]).unbind(dim=1)  # -> 4 of (N,)
-    labels, predictions = labels.long(), predictions.long()
+    rows = torch.stack(columns, dim=1)  # 5 of (n,) -> (n, 5)
+    labels, predictions, calibrated, highest, losses = gather_rows(rows[rows[:, 0] != PADDING]).unbind(dim=1)
+    labels, predictions = labels.long(), predictions.long()  # (N,), as all five are
+    uncalibrated = None if temperature is None else highest.float()
     accuracy = (labels == predictions).double().mean().item()
     f1 = macro_f1(confusion_matrix(labels, predictions, classes=log_probs.size(1)))
-    return Scores(losses.mean().item(), accuracy, f1, labels, predictions, probabilities.float())
+    return Scores(losses.mean().item(), accuracy, f1, labels, predictions, calibrated.float(), uncalibrated)
 
 
 def score(saved: Checkpoint, model: nn.Module, images: ImageTensors) -> Scores:
-    """A saved network's scores on all images; every rank must call it.
+    """A saved network's scores on all images, its probabilities calibrated; every rank must call it.
 
     In float32 and fixed batches, so that train.py and predict.py get identical figures.
     """
     normalise = Normalisation(saved.mean, saved.std).to(images.device)
-    return evaluate(model, evaluation_loader(images, normalise))
+    temperature = saved.calibration.get("temperature")
+    return evaluate(model, evaluation_loader(images, normalise), temperature=temperature)
 
 
 def as_float64(value: Tensor) -> Tensor:

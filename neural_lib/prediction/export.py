@@ -37,6 +37,7 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
         "image_size": str(saved.image_size),
         "input": "float32 (N, C, H, W): (pixel / 255 - mean) / std, with mean and std of each channel",
         "output": "probability of each class, float32 (N, classes)",
+        "temperature": str(saved.calibration.get("temperature", 1.0)),
         "arch": saved.arch,
         "dataset": saved.dataset,
         "metrics": json.dumps(saved.metrics),
@@ -44,7 +45,10 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 
 
 def to_onnx(recogniser: Recogniser) -> bytes:
-    """The network as the content of an ONNX file: normalised images in any number -> probabilities, with metadata()."""
+    """The network as the content of an ONNX file: normalised images in any number -> probabilities, with metadata().
+
+    They are calibrated, as predict.py's are; which images are unlike those of training is not part of it.
+    """
 
     class Probabilities(torch.nn.Module):
         def __init__(self) -> None:
@@ -52,7 +56,7 @@ def to_onnx(recogniser: Recogniser) -> bytes:
             self.network = recogniser.model
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.network(images).exp()
+            return recogniser.calibration.probabilities(self.network(images))
 
     saved = recogniser.saved
     images = torch.zeros(2, len(saved.mean), saved.image_size, saved.image_size)  # 1 would be taken for a constant

@@ -17,6 +17,7 @@ from neural_lib.data import ink
 from neural_lib.data.images import Normalisation, pixels_of
 from neural_lib.data.pictures import PictureError, read_picture
 from neural_lib.evaluation.annotate import TILE_WIDTH
+from neural_lib.evaluation.calibration import Calibration, outputs_of
 from neural_lib.prediction import INVERT
 from neural_lib.system.devices import select_device
 
@@ -82,6 +83,7 @@ class Recogniser:
         self.saved, self.device = saved, device
         self.model = saved.build_model().to(device)
         self.normalise = Normalisation(saved.mean, saved.std).to(device)
+        self.calibration = Calibration(saved.calibration, device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> "Recogniser":
@@ -148,9 +150,17 @@ class Recogniser:
         return self.normalise(images.to(self.device))
 
     @torch.inference_mode()
+    def answers_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W), uint8 -> the calibrated probability of each class, (N, classes), on the CPU.
+
+        And with it whether the image is unlike every training image, (N,) bool.
+        """
+        outputs = outputs_of(self.model, self.inputs(images))
+        return self.calibration.probabilities(outputs.log_probs).cpu(), self.calibration.is_unlike(outputs).cpu()
+
     def probabilities(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> the probability of each class, (N, classes), on the CPU."""
-        return self.model(self.inputs(images)).exp().cpu()
+        """Images (N, C, H, W), uint8 -> the calibrated probability of each class, (N, classes), on the CPU."""
+        return self.answers_of(images)[0]
 
 
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:

@@ -79,6 +79,18 @@ def test_the_json_holds_every_score_and_the_names_of_network_and_data_set(write,
     assert sum('"class"' in line for line in lines) == 10  # one line per class
 
 
+def test_the_calibration_is_that_of_the_probabilities_before_and_after_temperature(write, tmp_path):
+    expected = {"temperature": None, "ece_before": pytest.approx((0.1 + 0.5 + 0.8 + 0.7) / 5), "ece_after": None}
+    assert write()["calibration"] == expected  # each of the five in a bin of its own
+    assert 'id="calibration"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    calibrated = SOME._replace(probabilities=torch.tensor([0.5, 0.1, 0.25, 1.0, 0.1]), uncalibrated=SOME.probabilities)
+    written = write(calibrated, saved=replace(SAVED, calibration={"temperature": 1.5}))["calibration"]
+    after = pytest.approx((0.5 + 0.2 + 0.25) / 5)  # those of 0.1 are in one bin
+    assert written == {**expected, "temperature": 1.5, "ece_after": after}
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "(temperature 1.50): on" in page and "differ by 19.0 points" in page
+
+
 def test_a_loss_that_is_not_finite_is_null_in_json(write):
     assert write(SOME._replace(loss=float("nan")))["loss"] is None
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,8 @@ onnx = pytest.importorskip("onnx", reason="onnx, which --export needs, is not in
 
 
 def recogniser_of(arch: str, dataset: str = "digits") -> Recogniser:
-    return Recogniser(made_up.make_checkpoint(dataset, arch), torch.device("cpu"))
+    saved = replace(made_up.make_checkpoint(dataset, arch), calibration={"temperature": 0.5})
+    return Recogniser(saved, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,7 @@ def test_the_file_is_valid_and_names_its_inputs_and_outputs(exported):
     assert json.loads(metadata["classes"]) == recogniser.saved.classes and json.loads(metadata["glyphs"])[2] == "す"
     assert (json.loads(metadata["mean"]), json.loads(metadata["std"])) == ([0.2], [0.3])
     assert (metadata["image_size"], metadata["arch"], metadata["dataset"]) == ("28", "lenet-slim", "kmnist")
+    assert metadata["temperature"] == "0.5"
     (images,), (probabilities,) = model.graph.input, model.graph.output
     assert (images.name, probabilities.name) == (export.INPUT, export.OUTPUT)
     shape = images.type.tensor_type.shape.dim

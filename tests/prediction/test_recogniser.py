@@ -222,14 +222,16 @@ def test_memory_does_not_grow_with_the_number_of_files(recogniser, seven, monkey
 # --- probabilities and answers ---
 
 
-def test_probabilities_are_those_of_the_network(recogniser, digits):
+def test_probabilities_are_those_of_the_network_at_its_temperature(recogniser, digits):
     images = torch.from_numpy(np.stack(digits[0][:5]))[:, None]
     probabilities = recogniser.probabilities(images)
     assert probabilities.shape == (5, 10) and probabilities.sum(1).tolist() == pytest.approx([1] * 5)
     saved = recogniser.saved
     inputs = (images / 255 - saved.mean[0]) / saved.std[0]
     with torch.inference_mode():
-        assert torch.allclose(saved.build_model()(inputs).exp(), probabilities, atol=1e-5)
+        log_probs = saved.build_model()(inputs)
+    expected = (log_probs / saved.calibration["temperature"]).softmax(dim=1)
+    assert torch.allclose(expected, probabilities, atol=1e-5) and not torch.allclose(log_probs.exp(), probabilities)
 
 
 PROBABILITIES = torch.tensor([0.01, 0.05, 0.7, 0.2, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0])

@@ -134,7 +134,9 @@ def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monk
     figures = [(0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)]  # loss, accuracy, F1
     evaluate = scores.evaluate
     validations = (Scores(*each, *torch.zeros(3, 1).long()) for each in figures)
-    monkeypatch.setattr(scores, "evaluate", lambda *more: next(validations, None) or evaluate(*more))  # then the test
+    monkeypatch.setattr(
+        scores, "evaluate", lambda *a, **more: next(validations, None) or evaluate(*a, **more)
+    )  # then test
     arguments = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 4, "--batch-size", 128, "--monitor", monitor)
     status, stdout, _ = run_train(*arguments)
     assert status == 0

@@ -1,0 +1,253 @@
+"""Temperature, distance and calibration error: of made-up logits and features, and of trained networks."""
+
+import json
+from dataclasses import replace
+
+import made_up
+import numpy as np
+import odd
+import pytest
+import torch
+from outcomes import outcome
+
+from neural_lib import checkpoint
+from neural_lib.config import ARCHS
+from neural_lib.data import ink
+from neural_lib.data.images import ImageTensors
+from neural_lib.evaluation import calibration
+from neural_lib.evaluation.calibration import (
+    HOTTEST,
+    Calibration,
+    Outputs,
+    at_temperature,
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+    outputs_of,
+    outside,
+    principal_directions,
+    unit,
+)
+from neural_lib.evaluation.scores import score
+from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system import signals
+
+CLASSES, FEATURES = 10, 60  # of make_checkpoint's lenet-slim
+
+
+def made_up_images(count: int, seed: int, classes: int = 10) -> ImageTensors:
+    pixels, labels = made_up.make_images(count, seed, classes)
+    return ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
+
+
+@pytest.fixture(scope="module")
+def saved() -> checkpoint.Checkpoint:
+    """An untrained network for KMNIST's kind of images."""
+    return made_up.make_checkpoint("kmnist")
+
+
+def drawn_from(logits: torch.Tensor) -> torch.Tensor:
+    """A label for each row of logits, drawn with the probabilities that these mean."""
+    return torch.multinomial(logits.softmax(dim=1), 1, generator=torch.Generator().manual_seed(1)).flatten()
+
+
+# --- temperature ---
+
+
+@pytest.mark.parametrize("temperature", [0.2, 0.5, 1.0, 3.0])
+def test_the_temperature_that_made_logits_over_or_underconfident_is_found(temperature):
+    honest = 3 * torch.randn(20_000, CLASSES, generator=torch.Generator().manual_seed(0))
+    stretched = (honest * temperature).log_softmax(dim=1)
+    assert fit_temperature(stretched, drawn_from(honest)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_calibrated_probabilities_keep_their_order_and_sum_to_one():
+    log_probs = torch.randn(500, CLASSES, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    for temperature in (0.1, 0.5, 1.0, 2.0, 10.0):
+        probabilities = Calibration({"temperature": temperature}).probabilities(log_probs)
+        assert torch.equal(probabilities.argsort(dim=1), log_probs.argsort(dim=1))
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(500))
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 300])
+def test_a_few_images_that_are_all_right_do_not_make_answers_certain(count):
+    log_probs = (10 * torch.eye(CLASSES)).log_softmax(dim=1)[torch.arange(count) % CLASSES]
+    temperature = fit_temperature(log_probs, torch.arange(count) % CLASSES)
+    share = (count + 1) / (count + 2)  # as if one more had been right and one wrong
+    assert at_temperature(log_probs, temperature).amax(dim=1).mean().item() == pytest.approx(share, abs=1e-4)
+
+
+def test_a_temperature_has_bounds():
+    log_probs, all_wrong = (10 * torch.eye(2)).log_softmax(dim=1), torch.tensor([1, 0])
+    assert fit_temperature(log_probs, all_wrong) == pytest.approx(HOTTEST)
+    assert fit_temperature(log_probs / 1e6, all_wrong.flip(0)) == pytest.approx(1 / HOTTEST)
+
+
+# --- expected calibration error ---
+
+
+def test_the_expected_calibration_error_of_four_predictions_by_hand():
+    probabilities = torch.tensor([0.95, 0.91, 0.55, 0.3], dtype=torch.float64)
+    is_right = torch.tensor([True, False, True, False])
+    # bins of a tenth: (0.93 against 0.5) twice, 0.55 against 1 and 0.3 against 0
+    assert expected_calibration_error(probabilities, is_right, bins=10) == pytest.approx((2 * 0.43 + 0.45 + 0.3) / 4)
+
+
+def test_honest_probabilities_have_hardly_an_error_and_dishonest_ones_have():
+    logits = 2 * torch.randn(20_000, CLASSES, generator=torch.Generator().manual_seed(0))
+    labels = drawn_from(logits)
+    errors = []
+    for temperature in (1, 0.5, 2):
+        probabilities, predictions = at_temperature(logits.log_softmax(dim=1), temperature).max(dim=1)
+        errors.append(expected_calibration_error(probabilities, predictions == labels))
+    assert errors[0] < 0.02 < 0.1 < min(errors[1:])
+
+
+def test_probabilities_of_zero_and_one_have_a_bin():
+    assert expected_calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([False, True])) == 0
+    assert expected_calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([True, False])) == 1
+
+
+# --- distance ---
+
+
+def test_the_directions_are_those_in_which_features_vary():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(FEATURES, 4, generator=generator)).Q.T  # (4, F)
+    features = 3 * basis[3] + torch.randn(400, 3, generator=generator) @ basis[:3]
+    features += 0.01 * torch.randn(400, FEATURES, generator=generator)
+    mean, directions = principal_directions(unit(features))
+    assert directions.shape == (3, FEATURES) and mean.shape == (FEATURES,)
+    torch.testing.assert_close(directions @ directions.T, torch.eye(3))
+    near = outside(features, mean, directions)
+    torch.testing.assert_close(outside(7 * features, mean, directions), near)  # their length means nothing
+    assert near.max() < 0.5 < outside(torch.randn(99, FEATURES, generator=generator), mean, directions).min()
+
+
+def test_one_in_a_hundred_validation_images_is_unlike(saved):
+    train, val = made_up_images(500, 0), made_up_images(730, 1)
+    content = calibrate(saved, train, val)
+    with torch.inference_mode():
+        recogniser = Recogniser(replace(saved, calibration=content), torch.device("cpu"))
+        probabilities, is_unlike = recogniser.answers_of(val.images)
+    assert is_unlike.sum() == 7 and is_unlike.dtype == torch.bool
+    assert torch.equal(probabilities, recogniser.probabilities(val.images))
+
+
+def test_features_far_away_and_low_logits_are_unlike():
+    content = {
+        "temperature": 1.0, "mean": torch.zeros(3), "directions": torch.eye(3)[:2], "outside": [0.1, 0.05],
+        "highest": [6.0, 2.0], "threshold": 3.0,
+    }  # fmt: skip
+    near, outside = torch.tensor([5.0, 1.0, 0.3]), torch.tensor([1.0, 1.0, 2.0])
+    features, logits = torch.stack([near, outside, near]), torch.tensor([[6.0, 0.0], [6.0, 0.0], [-3.0, -4.0]])
+    outputs = Outputs(logits.log_softmax(dim=1), logits, features)
+    reader = Calibration(content)
+    assert reader.is_unlike(outputs).tolist() == [False, True, True]
+    rest = 0.3 / (25 + 1 + 0.09) ** 0.5
+    expected = [(rest - 0.1) / 0.05, ((2 / 3) ** 0.5 - 0.1) / 0.05, (rest - 0.1) / 0.05 + 4.5]
+    assert reader.distances(outputs).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_network_without_a_calibration_is_read_as_it_was(saved):
+    images = made_up_images(20, 0).images
+    recogniser = Recogniser(saved, torch.device("cpu"))
+    with torch.inference_mode():
+        expected = recogniser.model(recogniser.inputs(images)).exp()
+    probabilities, is_unlike = recogniser.answers_of(images)
+    assert torch.equal(probabilities, expected) and not is_unlike.any()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dataset", ["kmnist", "cifar10"])
+def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path):
+    made = made_up.make_checkpoint(dataset, arch)
+    size, channels = made.image_size, len(made.mean)
+    generator = torch.Generator().manual_seed(0)
+    count = 100 if arch == "resnet18" else 300
+    images = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+    part = ImageTensors(images, torch.arange(count) % CLASSES)
+    content, again = calibrate(made, part, part), calibrate(made, part, part)
+    assert content["threshold"] and all(
+        torch.equal(torch.as_tensor(content[name]), torch.as_tensor(value)) for name, value in again.items()
+    )
+    (tmp_path / "model.pth").write_bytes(replace(made, calibration=content).to_bytes())
+    assert Recogniser.load(tmp_path / "model.pth", "cpu").answers_of(images)[1].sum() == count // 100
+    outputs = outputs_of(made.build_model(), torch.zeros(3, channels, size, size))
+    torch.testing.assert_close(outputs.logits.log_softmax(dim=1), outputs.log_probs)
+
+
+@pytest.mark.parametrize("train, val", [(1, 1), (20, 5), (60, 99), (10, 100), (2, 150)])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_small_data_sets_are_calibrated_and_only_enough_images_set_a_threshold(saved, caplog, train, val, classes):
+    caplog.set_level("INFO")
+    content = calibrate(saved, made_up_images(train, 0, classes), made_up_images(val, 1, classes))
+    assert not checkpoint._wrong_fields(replace(saved, calibration=content))
+    assert ("threshold" in content) is (val >= 100)
+    assert ("too few to tell which pictures are unlike" in caplog.text) is (val < 100)
+    if val < 100:
+        assert not Calibration(content).is_unlike(outputs_of(saved.build_model(), torch.ones(1, 1, 28, 28))).any()
+
+
+def test_outputs_that_are_not_finite_are_left_uncalibrated(saved):
+    broken = {**saved.state_dict, "out.bias": torch.full((CLASSES,), float("nan"))}
+    assert calibrate(replace(saved, state_dict=broken), made_up_images(200, 0), made_up_images(200, 1)) == {}
+
+
+def test_of_many_images_some_are_taken_from_all_over(saved, monkeypatch):
+    monkeypatch.setattr(calibration, "MOST_VAL", 100)
+    val = made_up_images(1000, 1)
+    every_tenth = val.subset(torch.arange(0, 1000, 10))
+    train = made_up_images(100, 0)
+    content, expected = calibrate(saved, train, val), calibrate(saved, train, every_tenth)
+    assert content["threshold"] == expected["threshold"] and content["temperature"] == expected["temperature"]
+
+
+# --- in train.py, the report and predict.py ---
+
+
+def test_scores_have_the_probabilities_before_and_after(saved):
+    images = made_up_images(300, 0)
+    plain = score(saved, saved.build_model(), images)
+    sharp = score(replace(saved, calibration={"temperature": 0.1}), saved.build_model(), images)
+    assert plain.uncalibrated is None and torch.equal(sharp.uncalibrated, plain.probabilities)
+    assert (sharp.probabilities > plain.probabilities).all()
+    assert (sharp.loss, sharp.accuracy) == (plain.loss, plain.accuracy)
+
+
+def test_a_trained_network_is_calibrated_and_refuses_noise(digits_model):
+    saved, report = checkpoint.load(digits_model), json.loads(digits_model.with_name("report.json").read_text())
+    assert saved.calibration["threshold"] > 0
+    assert report["calibration"]["temperature"] == saved.calibration["temperature"]
+    assert report["calibration"]["ece_after"] < report["calibration"]["ece_before"]  # fast has label smoothing
+    noise = torch.randint(0, 256, (200, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert Recogniser.load(digits_model).answers_of(noise)[1].float().mean() > 0.9
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_an_interrupted_run_is_calibrated_once_it_is_resumed(run_train, monkeypatch):
+    command = ("-d", "digits", "--arch", "lenet-slim", "--quiet", "--epochs", 2, "--train-split", 0.6)
+    run_train(*command, "-m", "whole/model.pth")
+    numbers, check = iter(range(1, 1000)), signals.GracefulStop.check
+
+    def stop(self, signum_of_any=None):
+        self.signum = 2 if next(numbers) == 7 else self.signum
+        check(self, signum_of_any)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals.GracefulStop, "check", stop)
+        assert run_train(*command)[0] == 130
+    assert checkpoint.load("output/model.pth").calibration == {}
+    assert run_train(*command, "--resume")[0] == 0
+    assert outcome("output") == outcome("whole") and "threshold" in outcome("whole")["calibration"]
+
+
+# --- odd pictures ---
+
+
+def test_odd_pictures_are_of_five_kinds_always_the_same_and_all_can_be_read(saved):
+    first, second = (list(odd.pictures(seed=3, count=4)) for _ in range(2))
+    assert [kind for kind, _ in first] == [kind for kind in odd.KINDS for _ in range(4)]
+    for (_, picture), (_, again) in zip(first, second, strict=True):
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3 and np.array_equal(picture, again)
+        assert ink.prepare(picture, saved.preparation).any()
