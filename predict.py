@@ -1,6 +1,6 @@
 """Show what a trained network reads in your own pictures, or in test images.
 
-    python predict.py scan1.png photo.jpg folder/   # your own pictures
+    python predict.py page.jpg scan.tif folder/     # your own pages and pictures
     python predict.py --draw                        # write with the mouse
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all of them: the report
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.prediction import INVERT
+from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
@@ -27,7 +27,7 @@ MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    **dict.fromkeys(("--invert", "--json"), ("pictures",)),
+    **dict.fromkeys(("--invert", "--json", "--order", "--single", "--min-probability"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")
@@ -37,7 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The options, and `mode`; raises UserError if they can't be."""
     parser = cli.ArgumentParser(__doc__, usage="%(prog)s [options] [PICTURE ...]")
     add = parser.add_argument
-    add("pictures", nargs="*", metavar="PICTURE", help="file or folder (png, jpg, bmp, tif, webp, gif) to recognise")
+    add("pictures", nargs="*", metavar="PICTURE", help="file or folder of pictures (png, jpg, tif, gif, ...) to read")
     add("-m", "--model", default="output/model.pth", help="model file that train.py wrote (default: %(default)s)")
     add(
         "-o",
@@ -54,6 +54,20 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     add = parser.add_argument_group("for pictures of your own").add_argument
     add("-r", "--recursive", action="store_true", help="look into subfolders too")
+    add(
+        "--order",
+        choices=ORDERS,
+        default="rows",
+        help="how a page is read: rows, left to right (default), or columns, right to left",
+    )
+    add("--single", action="store_true", help="each picture holds one character, which needn't be found on a page")
+    add(
+        "--min-probability",
+        type=float,
+        default=MIN_PROBABILITY,
+        metavar="P",
+        help="mark answers that are less probable with a ? (default: %(default)s)",
+    )
     add("--invert", choices=INVERT, default="auto", help="yes: dark on light; no: light on dark (default: auto)")
     add(
         "--top",
@@ -102,6 +116,10 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         parser.error("a PICTURE needs a name")
     if args.seed < 0:
         parser.error(f"--seed must be 0 or more, not {args.seed}")
+    if not 0 <= args.min_probability <= 1:
+        parser.error(f"--min-probability must be from 0 to 1, not {args.min_probability}")
+    if args.single and args.order != parser.get_default("order"):
+        parser.error("--order doesn't go with --single, for a single character has no order")
     if args.top < 1:
         parser.error(f"--top must be 1 or more, not {args.top}")
     return args
@@ -126,15 +144,15 @@ def main(argv=None) -> int:
     log.info("loading the model %s...", args.model)
     saved = checkpoint.load(args.model)
     device, reason = devices.select_device("cpu" if args.export else args.device)
-    recogniser = Recogniser(saved, device)
+    recogniser = Recogniser(saved, device, args.min_probability)
     reason = "export runs on the CPU" if args.export else reason
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, title_of(saved.dataset), device, reason)
 
     # ---- run the mode
     if args.mode == "pictures":
         modes.recognise_pictures(
-            recogniser, found, output, invert=args.invert, top=args.top, as_json=args.json,
-            show_input=args.show_input, show=show,
+            recogniser, found, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
+            as_json=args.json, show_input=args.show_input, show=show,
         )  # fmt: skip
         return 0
     if args.draw:

@@ -28,8 +28,15 @@ class Character(NamedTuple):
     ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
 
 
-def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> list[Character]:
-    """The characters of a page, in reading order.
+class Page(NamedTuple):
+    """What was found on a page."""
+
+    characters: list[Character]  # in reading order, at least one
+    is_plain: bool  # neither ruled nor squared, and without boxes
+
+
+def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> Page:
+    """Find the characters of a page.
 
     grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" from left to right and from top to bottom, or "columns"
     from top to bottom and from right to left. The page may be turned by STEEPEST degrees, lit unevenly, ruled or
@@ -48,7 +55,8 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
     depth, lines = _without_lines(depth, outside, noise)
     groups = _group_strokes(depth, noise, outside, lines)
     back = cv2.invertAffineTransform(turn)
-    return [_cut_out(depth, noise, groups, number, back) for number in _reading_order(groups, order)]
+    characters = [_cut_out(depth, noise, groups, number, back) for number in _reading_order(groups, order)]
+    return Page(characters, is_plain=not lines.any())
 
 
 def _no_ink() -> PictureError:

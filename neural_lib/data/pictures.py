@@ -179,9 +179,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def size_of(path: str | Path) -> tuple[int, int] | None:
-    """Width and height, in pixels, of the first picture in a file; None if it has none. Decodes nothing."""
-    with contextlib.suppress(PictureError), _opened(path) as image:
+def size_of(path: str | Path, page: int = 0) -> tuple[int, int] | None:
+    """Width and height, in pixels, of a page of a file; None if it has none. Not turned; decodes nothing but GIFs."""
+    with contextlib.suppress(PictureError), _opened(path, page) as image:
         return image.size
     return None
 

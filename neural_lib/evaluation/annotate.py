@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,14 @@ from neural_lib.system.files import write_file
 # what cv2.imencode writes in the wheels of opencv-contrib-python
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, one square a pixel
+PAGE_SIDE = 1600  # pixels: the longer side of an annotated page at most, unless it is enlarged
+LEGIBLE = 60  # pixels: characters of a page that are smaller are enlarged
 LINE_HEIGHT = 30  # pixels of one line of text below the image
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
 WHITE, DARK = (255, 255, 255), (64, 64, 64)
+AMBER, DARK_AMBER, DARK_GREEN = (60, 190, 255), (0, 90, 200), (60, 120, 0)
 
 
 def annotate_image(image: np.ndarray, predicted: str, probability: float, truth: str, scale: int = 1) -> np.ndarray:
@@ -32,19 +36,55 @@ def annotate_image(image: np.ndarray, predicted: str, probability: float, truth:
 
 
 def annotate_picture(
-    picture: np.ndarray, name: str, probability: float, caption: str, seen: np.ndarray | None = None, scale: int = 1
+    picture: np.ndarray,
+    name: str,
+    probability: float,
+    caption: str,
+    seen: np.ndarray | None = None,
+    scale: int = 1,
+    is_sure: bool = True,
 ) -> np.ndarray:
     """One picture of a person's own, with the predicted name, its probability and a caption below it.
 
     picture: uint8 RGB, (H, W, 3), shown whole. seen: what the network was given, as annotate_image takes an
-    image; shown to the right. Returns uint8 BGR, scale * TILE_WIDTH wide, twice that and a gap with `seen`.
+    image; shown to the right. is_sure: if not, the answer is marked. Returns uint8 BGR, scale * TILE_WIDTH wide, twice
+    that and a gap with `seen`.
     """
     side = scale * TILE_WIDTH
     shown = _fitted(picture, side)
     if seen is not None:
         gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
         shown = np.hstack([shown, gap, enlarged(seen, side)])
-    return _captioned(shown, [(f"{name}  {percent(probability)}", WHITE), (caption, GREY)], scale)
+    answer = (f"{name}  {percent(probability, is_sure)}", WHITE if is_sure else AMBER)
+    return _captioned(shown, [answer, (caption, GREY)], scale)
+
+
+def annotate_page(
+    picture: np.ndarray, boxes: list[tuple[float, float, float, float]], names: list[str], sure: list[bool]
+) -> np.ndarray:
+    """A page with a numbered box and the predicted name about each of its characters: uint8 BGR, (H, W, 3).
+
+    picture: uint8 RGB, (H, W, 3). boxes: left, top, width, height, pixels of that picture. sure: False marks an answer.
+    The page is enlarged where its characters are small.
+    """
+    smallest = np.median([max(box[2:]) for box in boxes])
+    longer = max(picture.shape[:2])
+    scale = max(1.0, min(LEGIBLE / smallest, 1.5 * PAGE_SIDE / longer))
+    canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    if scale > 1:
+        canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * smallest, 11, 24))
+    thickness = 1 if size < 16 else 2
+    for number, (box, name, is_sure) in enumerate(zip(boxes, names, sure, strict=True), start=1):
+        left, top, right, bottom = (round(scale * each) for each in (*box[:2], box[0] + box[2], box[1] + box[3]))
+        colour = DARK_GREEN if is_sure else DARK_AMBER
+        cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
+        text = f"{number} {name}{'' if is_sure else ' ?'}"
+        width = _text_width(text, font, size) + 8
+        x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
+        cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
+        cv2.putText(canvas, text, (x + 4, y - 4 - size // 8), WHITE, font, size)
+    return canvas
 
 
 def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) -> np.ndarray:
@@ -131,9 +171,9 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
     return cv2.imencode(suffix, image)[1].tobytes()
 
 
-def percent(probability: float) -> str:
-    """A probability, 0 to 1, as the tiles and the log show it."""
-    return f"{probability:.1%}"
+def percent(probability: float, is_sure: bool = True) -> str:
+    """A probability, 0 to 1, as the tiles and the log show it; one of an answer that isn't sure with a mark."""
+    return f"{probability:.1%}{'' if is_sure else ' ?'}"
 
 
 def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
@@ -165,15 +205,8 @@ MARK = b"neural_lib montage"  # at the end of each file, where no reader of pict
 PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,148 pixels, with their heading
 
 
-def page_paths(path: Path, tiles: int) -> list[Path]:
-    """The files for so many tiles: `path` if one is enough, else p-page-1.png, p-page-2.png ... for p.png."""
-    count = max(1, -(-tiles // PAGE))
-    digits = len(str(count))
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-page-{n:0{digits}}") for n in range(1, count + 1)]
-
-
 def is_montage(path: Path) -> bool:
-    """True if Pages wrote this file."""
+    """True if a Montage wrote this file."""
     if not os.path.isfile(path):  # opening a pipe would wait for somebody to write to it
         return False
     try:
@@ -184,35 +217,70 @@ def is_montage(path: Path) -> bool:
         return False
 
 
-class Pages:
-    """Collects tiles of one size; holds no more than a page of them.
+def is_output(path: Path, output: Path) -> bool:
+    """True if a Montage for `output` may write to this path."""
+    stem, suffix = re.escape(output.stem), re.escape(output.suffix)
+    is_name = re.fullmatch(rf"{stem}(-(page|sheet)-\d+)?{suffix}", path.name)
+    return bool(is_name) and path.parent == output.parent
 
-    tiles: how many will come at most, which decides the files' names. Raises OSError if one can't be written.
+
+class Montage:
+    """Collects tiles of one size and annotated pages, and writes them; holds at most PAGE tiles and one page.
+
+    All tiles in one file are `path`, more than PAGE of them p-page-1.png, p-page-2.png ... for p.png. An annotated page
+    is a file of its own, p-sheet-1.png ..., or `path` if it is all that there is. Raises OSError if one can't be
+    written.
     """
 
-    def __init__(self, path: Path, tiles: int) -> None:
-        self.paths = page_paths(path, tiles)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.tiles: list[np.ndarray] = []
+        self.sheet: np.ndarray | None = None  # the first one, until there is something else
+        self.counts = {"page": 0, "sheet": 0}
         self.written: list[Path] = []
 
     def add(self, tile: np.ndarray) -> None:
-        """Take one more."""
-        self.tiles.append(tile)
+        """Take one more tile."""
         if len(self.tiles) == PAGE:
-            self._write()
+            self._write_tiles("page")
+        self.tiles.append(tile)
+
+    def add_sheet(self, sheet: np.ndarray) -> None:
+        """Take one more annotated page."""
+        if self.sheet is not None or self.counts["sheet"]:
+            self._write_sheet()
+            self._write(self._numbered("sheet"), sheet)
+        else:
+            self.sheet = sheet
 
     def finish(self) -> list[Path]:
-        """Write what is left; returns the files of all pages."""
+        """Write what is left; returns all files."""
+        if self.sheet is not None and not self.tiles and not self.counts["page"]:
+            self._write(self.path, self.sheet)
+            self.sheet = None
+        self._write_sheet()
         if self.tiles:
-            self._write()
+            self._write_tiles("page" if self.counts["page"] else "")
         return self.written
 
-    def _write(self) -> None:
-        path, first = self.paths[len(self.written)], len(self.written) * PAGE + 1
-        if len(self.paths) == 1:
-            picture = montage(self.tiles)
-        else:
+    def _write_sheet(self) -> None:
+        if self.sheet is not None:
+            self._write(self._numbered("sheet"), self.sheet)
+            self.sheet = None
+
+    def _write_tiles(self, kind: str) -> None:
+        picture, path = montage(self.tiles), self.path
+        if kind:
+            first = self.counts[kind] * PAGE + 1
             picture = titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
+            path = self._numbered(kind)
+        self._write(path, picture)
+        self.tiles = []
+
+    def _numbered(self, kind: str) -> Path:
+        self.counts[kind] += 1
+        return self.path.with_stem(f"{self.path.stem}-{kind}-{self.counts[kind]}")
+
+    def _write(self, path: Path, picture: np.ndarray) -> None:
         write_file(path, lambda: encode(picture, path.suffix) + MARK)
         self.written.append(path)
-        self.tiles = []

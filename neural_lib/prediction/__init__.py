@@ -1,6 +1,8 @@
 """Reading pictures with a trained network: `from neural_lib.prediction import Recogniser, PictureError`."""
 
 INVERT = ("auto", "yes", "no")  # yes: dark on light
+ORDERS = ("rows", "columns")  # in which a page's characters are read
+MIN_PROBABILITY = 0.5  # of an answer that is sure
 
 
 def __getattr__(name: str) -> object:

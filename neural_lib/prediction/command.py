@@ -28,11 +28,12 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
     output = _check_output(args)
     found = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
     if args.mode == "pictures" and output:
-        inputs = {os.path.realpath(each) for each in found.files}
-        for page in annotate.page_paths(output, len(found.files)):
-            if os.path.realpath(page) in inputs:
-                raise UserError(f"--output {page}: is one of the pictures to recognise; choose another name")
-            remove_abandoned(check_output(page, "--output", annotate.SUFFIXES))
+        real_output = Path(os.path.realpath(output))
+        for each in found.files:
+            if annotate.is_output(Path(os.path.realpath(each)), real_output):
+                raise UserError(
+                    f"--output {output}: would be written to {each}, a picture to read; choose another name"
+                )
     return output, found, show
 
 

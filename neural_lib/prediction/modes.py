@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,12 @@ from neural_lib.data.images import ImageTensors, is_there, load_images, load_own
 from neural_lib.data.pictures import Found, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
-from neural_lib.prediction.recogniser import Answer, Failure, Recogniser, convert
+from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
 MIN_PATH = 16  # columns of a terminal that a path has at least
+NUMBER_WIDTH = 3  # columns of a character's number; more where there are more than 999
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def recognise_pictures(
     output: Path | None,
     *,
     invert: str,
+    order: str | None,
     top: int,
     as_json: bool,
     show_input: bool,
@@ -46,46 +48,66 @@ def recognise_pictures(
 ) -> None:
     """Print what each picture shows, write them annotated to `output`, and show them in a window.
 
-    invert, top: as Recogniser.read takes them. show_input: beside each picture what the network was given. A picture
-    that can't be read is warned of. Raises RunError if none could.
+    invert, order, top: as Recogniser.read_files takes them. show_input: beside each picture that holds one character
+    what the network was given. A picture that can't be read is warned of. Raises RunError if none could.
     """
     for line in found.problems():
         log.warning("%s", line)
     if not found.files:
         raise RunError("there is no picture to recognise; name files or folders that hold some")
+    title = title_of(recogniser.saved.dataset)
     if invert != "auto" and not recogniser.saved.placement:
-        title = title_of(recogniser.saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
     names = Counter(path.name for path in found.files)
-    table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns)
-    pages = annotate.Pages(output, len(found.files)) if output else None
-    tiles, recognised = [], 0
-    with tqdm(total=len(found.files), unit=" pictures", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_each(found.files, invert, top, bar.update):
+    has_pages = order is not None and recogniser.reads_pages
+    table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
+    montage = annotate.Montage(output) if output else None
+    shown, pictures, failures, answers = [], 0, 0, []
+    with tqdm(total=len(found.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
+        for result in recogniser.read_files(found.files, invert, order, top, bar.update):
             if isinstance(result, Failure):
-                log.warning("%s: %s", printable(result.path), result.reason)
+                failures += 1
+                log.warning("%s: %s", printable(result.source.name), result.reason)
                 if as_json:
-                    _print(json.dumps({"path": str(result.path), "error": result.reason}))
+                    _print(json.dumps({**result.source.to_dict(), "error": result.reason}))
                 continue
-            recognised += 1
+            pictures += 1
+            answers += [each.is_sure for each in result.answers]
             _print(json.dumps(result.to_dict()) if as_json else table.format(result))
-            seen = result.seen if show_input else None
-            name = recogniser.saved.display_name(result.top[0].index)
-            path = result.path
-            caption = path.name if names[path.name] == 1 else os.path.join(path.parent.name, path.name)
-            tile = (result.picture, name, result.probability, printable(caption), seen)
-            if pages:
-                pages.add(annotate.annotate_picture(*tile))
-            if show and len(tiles) < annotate.PAGE:
-                tiles.append(tile)
-    if not recognised:
+            path, name = result.source.path, result.source.name
+            caption = os.path.basename(name)
+            caption = caption if names[path.name] == 1 else os.path.join(path.parent.name, caption)
+            if montage or show and len(shown) < annotate.PAGE:
+                annotated = _annotated(recogniser.saved, result, printable(caption), show_input)
+                is_sheet = len(result.answers) > 1
+                if montage:
+                    montage.add_sheet(annotated(1)) if is_sheet else montage.add(annotated(1))
+                if show and len(shown) < annotate.PAGE:
+                    shown.append(annotated)
+    if not pictures:
         raise RunError("no picture was recognised; see the warnings above")
-    written = pages.finish() if pages else []
-    log.info("recognised %d of %d picture%s", recognised, len(found.files), "s" if len(found.files) > 1 else "")
+    written = montage.finish() if montage else []
+    total = pictures + failures
+    counts = f"{len(answers):,} characters in " * (len(answers) > pictures)
+    unsure = f", {answers.count(False):,} unsure (?)" * (False in answers)
+    log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
     if written:
-        log.info("wrote %s%s", written[0], f" to {written[-1].name}" if len(written) > 1 else "")
+        log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
     if show:
-        draw.show_one_by_one((annotate.annotate_picture(*tile, scale=2) for tile in tiles), "recognised")
+        draw.show_one_by_one((annotated(2) for annotated in shown), "recognised")
+
+
+def _annotated(saved: Checkpoint, reading: Reading, caption: str, show_input: bool) -> Callable[[int], np.ndarray]:
+    # draws what was read, for a montage at scale 1 and for a window at scale 2
+    names = [saved.display_name(each.top[0].index) for each in reading.answers]
+    if len(names) == 1:
+        (answer,) = reading.answers
+        seen = answer.seen if show_input else None
+        tile = (reading.picture, names[0], answer.probability, caption, seen)
+        return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
+    boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
+    sure = [each.is_sure for each in reading.answers]
+    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure)
 
 
 def _print(text: str) -> None:
@@ -96,34 +118,44 @@ def _print(text: str) -> None:
 class AnswerTable:
     """A table whose rows can be printed one by one, for its columns are as wide as what may come.
 
-    paths: of all pictures. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two.
+    paths: of all files. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two. has_pages:
+    with a column for the number of a character on its page.
     """
 
-    def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int) -> None:
+    def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int, has_pages: bool = False) -> None:
         self.names = [saved.display_name(label) for label in range(len(saved.classes))]
         self.name_width = max(len("label"), *map(cell_len, self.names))
+        self.number_width = NUMBER_WIDTH if has_pages else 0
         others = min(top, len(self.names)) - 1
         self.others_width = max(others * (self.name_width + len(" 99.9%, ")), len("next best") if others else 0)
         self.path_width = 0
-        room = width - 1 - len(self._line("", "", "")) - self.others_width
+        room = width - 1 - len(self._line("", "", "", "")) - self.others_width
         longest = max((cell_len(printable(path)) for path in paths), default=0)
         self.path_width = max(MIN_PATH, min(room, longest))
         self.has_head = False
 
-    def format(self, answer: Answer) -> str:
-        """The line of an answer: path, class, probability and the next best; below the titles if it is the first."""
-        path = printable(answer.path)
+    def format(self, reading: Reading) -> str:
+        """A line for each answer: path, number, class, probability, the next best; below the titles if it is first."""
+        path = printable(reading.source.name)
         while cell_len(path) > self.path_width:  # the end of a path says more than its beginning
             path = "..." + path.removeprefix("...")[1:]
-        rest = ", ".join(f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in answer.top[1:])
-        line = self._line(path, self.names[answer.top[0].index], annotate.percent(answer.probability))
-        titles = self._line("picture", "label", "probability") + ("  next best" if self.others_width else "")
-        head = "" if self.has_head else f"{titles}\n {'-' * (len(titles) - 1)}\n"
-        self.has_head = True
-        return head + f"{line}  {rest}".rstrip()
+        lines = []
+        for number, answer in enumerate(reading.answers, start=1):
+            others = (f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in answer.top[1:])
+            probability = annotate.percent(answer.probability) + ("  " if answer.is_sure else " ?")
+            place = str(number) if len(reading.answers) > 1 else ""
+            line = self._line(path, place, self.names[answer.top[0].index], probability)
+            lines.append(f"{line}  {', '.join(others)}".rstrip())
+        if not self.has_head:
+            titles = self._line("picture", "no.", "label", "probability") + ("  next best" if self.others_width else "")
+            lines = [titles.rstrip(), f" {'-' * (len(titles) - 1)}", *lines]
+            self.has_head = True
+        return "\n".join(lines)
 
-    def _line(self, path: str, name: str, probability: str) -> str:
-        return f" {set_cell_size(path, self.path_width)}  {set_cell_size(name, self.name_width)}  {probability:>11}"
+    def _line(self, path: str, number: str, name: str, probability: str) -> str:
+        numbers = f"  {number:>{self.number_width}}" if self.number_width else ""
+        picture = set_cell_size(path, self.path_width)
+        return f" {picture}{numbers}  {set_cell_size(name, self.name_width)}  {probability:>11}"
 
 
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:

@@ -1,7 +1,7 @@
 """Recogniser: a trained network that reads pictures, from files or arrays."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +15,22 @@ from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
 from neural_lib.data.images import Normalisation, pixels_of
-from neural_lib.data.pictures import PictureError, read_picture
-from neural_lib.evaluation.annotate import TILE_WIDTH
+from neural_lib.data.page import find_characters
+from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, size_of
+from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
-from neural_lib.prediction import INVERT
+from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
 from neural_lib.system.devices import select_device
 
-BATCH_SIZE = 100  # pictures; they are in memory together
-THUMBNAIL = 2 * TILE_WIDTH  # pixels, the longer side of an answer's picture at most
+BATCH_SIZE = 100  # images; they are in memory together, with their pictures
+THUMBNAIL = 2 * TILE_WIDTH  # pixels: the longer side of a single character's picture in a Reading at most
+SMALLEST_PAGE = 64  # pixels: a picture with a shorter longer side holds one character
+SHARP = 48  # pixels: a page whose characters are smaller is read again, reduced less; so is one with lines
+PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side that it is reduced to
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
 Picture = str | Path | np.ndarray
+Box = tuple[int, int, int, int]  # left, top, width, height, pixels
 
 
 class Candidate(NamedTuple):
@@ -39,12 +44,13 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A network's answer to a picture."""
+    """A network's answer to a picture, or to one character of it."""
 
     top: list[Candidate]  # the most probable classes, the first one most
     seen: np.ndarray  # what the network was given, uint8 (S, S) or (S, S, 3)
+    is_sure: bool  # the probability is not below the recogniser's, and the image is not unlike all of training
+    box: Box | None = None  # of the ink in the picture as it is displayed; None where the whole picture was read
     path: Path | None = None  # of the file
-    picture: np.ndarray | None = None  # for a montage: RGB, uint8 (H, W, 3), reduced if it is large
 
     @property
     def label(self) -> str:
@@ -57,85 +63,207 @@ class Answer:
         return self.top[0].probability
 
     def to_dict(self) -> dict:
-        """{"path", "label", "index", "glyph", "probability", "top": [the same of the most probable classes]}."""
+        """{"label", "index", "glyph", "probability", "sure", "box", "top": [the same of the most probable classes]}.
+
+        "glyph" only where classes are written characters, "box" only where there is one.
+        """
         classes = [
             {"label": each.label, "index": each.index, **({"glyph": each.glyph} if each.glyph else {}),
              "probability": each.probability}
             for each in self.top
         ]  # fmt: skip
-        return {"path": str(self.path) if self.path else None, **classes[0], "top": classes}
+        box = {"box": list(self.box)} if self.box else {}
+        return {**classes[0], "sure": self.is_sure, **box, "top": classes}
+
+
+class Source(NamedTuple):
+    """Where a picture is from."""
+
+    path: Path | None  # None for an array
+    page: int = 0  # from 1, of a file with several; 0 of all others
+
+    @property
+    def name(self) -> str:
+        """The path, with the page: "scan.tif[2]"."""
+        return f"{self.path}[{self.page}]" if self.page else str(self.path)
+
+    def to_dict(self) -> dict:
+        """{"path", "page"}, the latter only of a file with several."""
+        return {"path": str(self.path) if self.path else None, **({"page": self.page} if self.page else {})}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was read in a picture."""
+
+    source: Source
+    picture: np.ndarray  # RGB, uint8 (H, W, 3), reduced if it is large
+    scale: float  # of that picture's pixels to those of the boxes
+    answers: list[Answer]  # at least one; of a page in reading order
+
+    def to_dict(self) -> dict:
+        """{"path", "characters": [Answer.to_dict() of each]}; a single one's keys stand beside these, too."""
+        characters = [each.to_dict() for each in self.answers]
+        return {**self.source.to_dict(), **(characters[0] if len(characters) == 1 else {}), "characters": characters}
 
 
 class Failure(NamedTuple):
-    """A picture file without an answer, and why."""
+    """A picture without an answer, and why."""
 
-    path: Path | None
+    source: Source
     reason: str
 
 
 class Recogniser:
     """A trained network that reads pictures as predict.py does; Recogniser.load makes one from a model file.
 
-    Raises UserError if the checkpoint's parts don't fit together.
+    min_probability: of an answer that is sure. Raises UserError if the checkpoint's parts don't fit together.
     """
 
-    def __init__(self, saved: Checkpoint, device: torch.device) -> None:
-        self.saved, self.device = saved, device
+    def __init__(self, saved: Checkpoint, device: torch.device, min_probability: float = MIN_PROBABILITY) -> None:
+        self.saved, self.device, self.min_probability = saved, device, min_probability
         self.model = saved.build_model().to(device)
         self.normalise = Normalisation(saved.mean, saved.std).to(device)
         self.calibration = Calibration(saved.calibration, device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> "Recogniser":
+    def load(cls, path: str | Path, device: str = "auto", min_probability: float = MIN_PROBABILITY) -> "Recogniser":
         """The recogniser of a model file. Raises UserError if that can't be read or the device isn't there."""
-        return cls(checkpoint.load(path, option=""), select_device(device)[0])
+        return cls(checkpoint.load(path, option=""), select_device(device)[0], min_probability)
+
+    @property
+    def reads_pages(self) -> bool:
+        """True if the network knows written characters, several of which can be found on a page."""
+        placement = self.saved.preparation.placement
+        return placement is not None and placement.is_written
 
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
-        """The answer to a picture, or the answers to a list of them.
+        """The answer to a picture that holds one character or thing, or the answers to a list of them.
 
-        picture: a file, or a uint8 array (H, W) or, in RGB, (H, W, 3). invert: "yes" reads what is darker than its
-        ground, "no" what is lighter, "auto" whichever stands out more. top: classes in an answer.
-        Raises PictureError, naming the file or the place in the list, if one can't be read or shows no ink.
+        picture: a file, of which the first page is read, or a uint8 array (H, W) or, in RGB, (H, W, 3). invert: "yes"
+        reads what is darker than its ground, "no" what is lighter, "auto" whichever stands out more. top: classes in
+        an answer. Raises PictureError, naming the file or the place in the list, if one can't be read or shows no ink.
         """
-        if invert not in INVERT:
-            raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
-        if top < 1:
-            raise ValueError(f"top must be at least 1, not {top}")
         pictures = picture if isinstance(picture, list | tuple) else [picture]
-        if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
-            raise TypeError("a picture must be a path or a uint8 array, or a list of these")
+        _check(pictures, invert, top)
         answers = []
-        for number, result in enumerate(self.read_each(pictures, invert, top), start=1):
+        sources = [(Source(_path_of(each)), each) for each in pictures]
+        for number, result in enumerate(self._read_all(sources, invert, None, top), start=1):
             if isinstance(result, Failure):
-                raise PictureError(f"{result.path or f'picture {number}'}: {result.reason}")
-            answers.append(replace(result, picture=None))
+                raise PictureError(f"{result.source.path or f'picture {number}'}: {result.reason}")
+            answers += result.answers
         return answers if isinstance(picture, list | tuple) else answers[0]
 
-    def read_each(
-        self, pictures: Sequence[Picture], invert: str, top: int, on_read: Callable[[], object] = lambda: None
-    ) -> Iterator[Answer | Failure]:
-        """The answers to pictures, in their order and in batches; on_read is called after each picture was read."""
-        for first in range(0, len(pictures), BATCH_SIZE):
-            results: list[tuple[Path | None, np.ndarray] | Failure] = []  # path and thumbnail, or why not
-            images = []
-            for each in pictures[first : first + BATCH_SIZE]:
-                path = None if isinstance(each, np.ndarray) else Path(each)
-                try:
-                    pixels = read_picture(each)
-                    images.append(torch.from_numpy(ink.prepare(pixels, self.saved.preparation, invert)))
-                    results.append((path, _thumbnail(pixels)))
-                except PictureError as error:
-                    results.append(Failure(path, str(error)))
+    def read_page(
+        self, picture: Picture, invert: str = "auto", order: str = "rows", top: int = 3, page: int = 1
+    ) -> list[Answer]:
+        """The answers to the characters of a page, in reading order.
+
+        picture, invert, top: see read. order: see page.find_characters. page: from 1, of a file with several. Of a
+        network that knows no written characters, and of a small picture, the whole is one.
+        Raises PictureError, naming the file, if it can't be read or shows no ink.
+        """
+        _check([picture], invert, top)
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
+        (result,) = self._read_all([(Source(_path_of(picture), page), picture)], invert, order, top)
+        if isinstance(result, Failure):
+            raise PictureError(f"{result.source.path or 'the picture'}: {result.reason}")
+        return result.answers
+
+    def read_files(
+        self,
+        files: Sequence[Path],
+        invert: str,
+        order: str | None,
+        top: int,
+        on_read: Callable[[], object] = lambda: None,
+    ) -> Iterator[Reading | Failure]:
+        """What is read in each page of each file, in their order; on_read is called after each file.
+
+        order: None if a picture holds one character.
+        """
+
+        def sources() -> Iterator[tuple[Source, Picture]]:
+            for path in files:
+                pages = count_pages(path)
+                yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
                 on_read()
-            if images:
-                batch, _ = convert(torch.stack(images), len(self.saved.mean), self.saved.image_size)
-                read = iter(zip(batch, self.probabilities(batch), strict=True))
-            for each in results:
-                if isinstance(each, Failure):
-                    yield each
-                else:
-                    image, probabilities = next(read)
-                    yield Answer(self.candidates(probabilities, top), pixels_of(image), *each)
+
+        return self._read_all(sources(), invert, order, top)
+
+    def _read_all(
+        self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
+    ) -> Iterator[Reading | Failure]:
+        # in batches of about BATCH_SIZE images, which are in memory together with their pictures; a page takes more
+        waiting: list[tuple[Source, np.ndarray, float, list[Box | None]] | Failure] = []
+        images: list[np.ndarray] = []
+        load = 0
+        for source, picture in sources:
+            try:
+                pixels, scale, prepared, boxes = self._prepare(picture, max(source.page - 1, 0), invert, order)
+                small = _reduced(pixels, THUMBNAIL if len(boxes) == 1 else PAGE_SIDE)
+                waiting.append((source, small, scale * len(small) / len(pixels), boxes))
+                images += prepared
+                load += 1 if len(boxes) == 1 else BATCH_SIZE // 10
+            except PictureError as error:
+                waiting.append(Failure(source, str(error)))
+                load += 1
+            if max(load, len(images)) >= BATCH_SIZE:
+                yield from self._answer(waiting, images, top)
+                waiting, images, load = [], [], 0
+        yield from self._answer(waiting, images, top)
+
+    def _prepare(
+        self, picture: Picture, page: int, invert: str, order: str | None
+    ) -> tuple[np.ndarray, float, list[np.ndarray], list[Box | None]]:
+        # the pixels of a picture, their scale to its own, and the network's image and the box of each character
+        how, is_array = self.saved.preparation, isinstance(picture, np.ndarray)
+        size = max(picture.shape[:2] if is_array else size_of(picture, page) or [0])
+        if order is None or not self.reads_pages or size < SMALLEST_PAGE:
+            pixels = read_picture(picture, page)
+            return pixels, max(pixels.shape[:2]) / max(size, 1), [ink.prepare(pixels, how, invert)], [None]
+        sharp = max(SHARP, 1.5 * how.image_size)
+        for longest in PAGE_SIDES:
+            pixels = read_picture(picture, page, longest)
+            scale = max(pixels.shape[:2]) / size
+            is_last = scale == 1 or longest == PAGE_SIDES[-1]
+            try:
+                found, is_plain = find_characters(ink.to_grey(pixels), invert, order)
+            except PictureError:
+                if is_last:
+                    raise
+                continue
+            is_sharp = np.median([max(each.box[2:]) for each in found]) >= sharp
+            if is_last or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
+                break
+        images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in found]  # (S, S) -> (1, S, S)
+        boxes = [tuple(round(value / scale) for value in each.box) for each in found]
+        return pixels, scale, images, boxes
+
+    def _answer(
+        self,
+        waiting: list[tuple[Source, np.ndarray, float, list[Box | None]] | Failure],
+        images: list[np.ndarray],
+        top: int,
+    ) -> Iterator[Reading | Failure]:
+        parts = []
+        for first in range(0, len(images), BATCH_SIZE):
+            stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
+            batch, _ = convert(stacked, len(self.saved.mean), self.saved.image_size)
+            parts += zip(batch, *self.answers_of(batch), strict=True)
+        results = iter(parts)
+        for each in waiting:
+            if isinstance(each, Failure):
+                yield each
+                continue
+            source, picture, scale, boxes = each
+            answers = []
+            for box, (image, probabilities, is_unlike) in zip(boxes, results, strict=False):  # the rest is the others'
+                candidates = self.candidates(probabilities, top)
+                is_sure = candidates[0].probability >= self.min_probability and not is_unlike
+                answers.append(Answer(candidates, pixels_of(image), bool(is_sure), box, source.path))
+            yield Reading(source, picture, scale, answers)
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""
@@ -181,9 +309,22 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
     return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
 
 
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    scale = THUMBNAIL / max(picture.shape[:2])
+def _reduced(picture: np.ndarray, longest: int) -> np.ndarray:
+    scale = longest / max(picture.shape[:2])
     if scale >= 1:
         return picture
     size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _path_of(picture: Picture) -> Path | None:
+    return None if isinstance(picture, np.ndarray) else Path(picture)
+
+
+def _check(pictures: Sequence[Picture], invert: str, top: int) -> None:
+    if invert not in INVERT:
+        raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, not {top}")
+    if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
+        raise TypeError("a picture must be a path or a uint8 array, or a list of these")
