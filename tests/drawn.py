@@ -63,7 +63,8 @@ def skeleton(image: np.ndarray, size: int, width: int) -> np.ndarray:
 def character(text: str, generator: np.random.Generator, font: str = "uni") -> np.ndarray:
     """A character of one of OpenCV's fonts as if written by hand on a photographed page: RGB, uint8 (H, W, 3)."""
     ink = np.zeros((SIDE, SIDE, 3), np.uint8)
-    cv2.putText(ink, text, (30, SIDE - 50), (255, 255, 255), cv2.FontFace(font), SIDE - 60)
+    # without a weight OpenCV takes that of the text drawn before
+    cv2.putText(ink, text, (30, SIDE - 50), (255, 255, 255), cv2.FontFace(font), SIDE - 60, weight=400)
     pen = int(generator.integers(-2, 4))  # pixels wider, or narrower
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (abs(pen) + 1, abs(pen) + 1))
     return page((cv2.dilate if pen > 0 else cv2.erode)(ink[..., 0], kernel), generator)

@@ -246,7 +246,9 @@ def test_an_interrupted_run_is_calibrated_once_it_is_resumed(run_train, monkeypa
 
 
 def test_odd_pictures_are_of_five_kinds_always_the_same_and_all_can_be_read(saved):
-    first, second = (list(odd.pictures(seed=3, count=4)) for _ in range(2))
+    first = list(odd.pictures(seed=3, count=4))
+    assert len(list(odd.pictures(seed=4, count=4))) == 20  # which must leave nothing behind
+    second = list(odd.pictures(seed=3, count=4))
     assert [kind for kind, _ in first] == [kind for kind in odd.KINDS for _ in range(4)]
     for (_, picture), (_, again) in zip(first, second, strict=True):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and np.array_equal(picture, again)
