@@ -1,6 +1,6 @@
 """Show what a trained network reads in your own pictures, or in test images.
 
-    python predict.py page.jpg scan.tif folder/     # your own pages and pictures
+    python predict.py page.jpg scan.tif folder/     # your own pages, pictures
     python predict.py --draw                        # write with the mouse
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all of them: the report

@@ -7,10 +7,7 @@ them and prints for each kind of page: characters found (a box that overlaps the
 boxes where there is none, pages in the right order, accuracy on what was found, and that on the images themselves.
 """
 
-import argparse
 import math
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2

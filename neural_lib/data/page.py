@@ -19,6 +19,7 @@ STEEPEST = 4.0  # degrees that a page may be turned by, either way
 ANGLE_STEP = 0.1  # degrees
 EDGE_FROM = 0.4  # of a side of the picture: where that much of it is dark, this is a scanner's edge, or the table's
 LINE_FROM = 0.5, 0.6  # of the page's width: what is covered by a line across it, and from where to where it reaches
+FINE = 40  # times its thickness: the length of such a line at least; a 1 that fills its picture is shorter
 
 
 class Character(NamedTuple):
@@ -63,6 +64,12 @@ def _no_ink() -> PictureError:
     return PictureError("no ink found")
 
 
+def _reduced(image: np.ndarray, longest: int) -> np.ndarray:
+    scale = min(1.0, longest / max(image.shape))
+    size = [max(1, round(length * scale)) for length in image.shape[::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def _rectangle(width: int, height: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_RECT, (width, height))
 
@@ -82,8 +89,7 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float]:
     depth, contrast = sign * (ground - grey), float((sign * (ground - smooth)).max())
 
     # shadows: what is left where everything as narrow as strokes is taken away
-    scale = min(1.0, 256 / max(grey.shape))
-    small = cv2.resize(depth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = _reduced(depth, 256)
     widest = 2 * (max(small.shape) // 16) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (widest, widest))
     shade = cv2.morphologyEx(cv2.medianBlur(small, 3), cv2.MORPH_OPEN, kernel)
@@ -137,9 +143,7 @@ def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
 
 def _angle_of_lines(depth: np.ndarray) -> float:
     # degrees that the page must be turned by for its lines to be level; 0 if it has none
-    scale = min(1.0, 800 / max(depth.shape))
-    small = cv2.resize(depth, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    small = np.minimum(small, 60).astype(np.float32)  # or the ink counts for more than lines
+    small = np.minimum(_reduced(depth, 800), 60).astype(np.float32)  # or the ink counts for more than lines
     angles = np.arange(-STEEPEST, STEEPEST + ANGLE_STEP / 2, ANGLE_STEP)
     scores = np.zeros(len(angles))
     for view, sign in ((small, 1), (cv2.transpose(small), -1)):
@@ -229,7 +233,9 @@ def _lines_across(pieces: np.ndarray, outside: np.ndarray, thickest: int) -> np.
                 every = max(1, np.count_nonzero(near) // 2000)
                 middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(columns)
             rows, cols = rows[~near], cols[~near]
-            if len(covered) < LINE_FROM[0] * page_width or np.ptp(covered) < LINE_FROM[1] * page_width:
+            length, reach = len(covered), np.ptp(covered)
+            is_fine = length >= FINE * np.median(thickness)
+            if length < LINE_FROM[0] * page_width or reach < LINE_FROM[1] * page_width or not is_fine:
                 break
             half = math.ceil(np.median(thickness) / 2)
             for shift in range(-half, half + 1):
@@ -337,6 +343,8 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
         boxes, groups = _joined(boxes, groups, size, is_first)
         longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
         of_ink = np.array([areas[group].sum() for group in groups])
+        if not (longer >= SMALLEST).any():
+            raise _no_ink()
         size = _typical(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
     longest_stroke = np.array([sizes[group].max() for group in groups])
     is_character = (longer >= max(SMALLEST, 0.3 * size)) & (longest_stroke >= 0.25 * size)

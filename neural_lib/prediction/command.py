@@ -31,9 +31,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
         real_output = Path(os.path.realpath(output))
         for each in found.files:
             if annotate.is_output(Path(os.path.realpath(each)), real_output):
-                raise UserError(
-                    f"--output {output}: would be written to {each}, a picture to read; choose another name"
-                )
+                raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
     return output, found, show
 
 

@@ -142,20 +142,23 @@ class AnswerTable:
         lines = []
         for number, answer in enumerate(reading.answers, start=1):
             others = (f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in answer.top[1:])
-            probability = annotate.percent(answer.probability) + ("  " if answer.is_sure else " ?")
+            probability = annotate.percent(answer.probability)
             place = str(number) if len(reading.answers) > 1 else ""
-            line = self._line(path, place, self.names[answer.top[0].index], probability)
+            line = self._line(path, place, self.names[answer.top[0].index], probability, answer.is_sure)
             lines.append(f"{line}  {', '.join(others)}".rstrip())
         if not self.has_head:
             titles = self._line("picture", "no.", "label", "probability") + ("  next best" if self.others_width else "")
-            lines = [titles.rstrip(), f" {'-' * (len(titles) - 1)}", *lines]
+            titles = titles.rstrip()
+            lines = [titles, f" {'-' * (len(titles) - 1)}", *lines]
             self.has_head = True
         return "\n".join(lines)
 
-    def _line(self, path: str, number: str, name: str, probability: str) -> str:
+    def _line(self, path: str, number: str, name: str, probability: str, is_sure: bool = True) -> str:
         numbers = f"  {number:>{self.number_width}}" if self.number_width else ""
         picture = set_cell_size(path, self.path_width)
-        return f" {picture}{numbers}  {set_cell_size(name, self.name_width)}  {probability:>11}"
+        return (
+            f" {picture}{numbers}  {set_cell_size(name, self.name_width)}  {probability:>11}{'  ' if is_sure else ' ?'}"
+        )
 
 
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:

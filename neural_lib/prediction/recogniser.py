@@ -48,9 +48,9 @@ class Answer:
 
     top: list[Candidate]  # the most probable classes, the first one most
     seen: np.ndarray  # what the network was given, uint8 (S, S) or (S, S, 3)
-    is_sure: bool  # the probability is not below the recogniser's, and the image is not unlike all of training
-    box: Box | None = None  # of the ink in the picture as it is displayed; None where the whole picture was read
     path: Path | None = None  # of the file
+    box: Box | None = None  # of the ink in the picture as it is displayed; None where the whole picture was read
+    is_sure: bool = True  # the probability is not below the recogniser's, and the image is not unlike all of training
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Answer:
         return self.top[0].probability
 
     def to_dict(self) -> dict:
-        """{"label", "index", "glyph", "probability", "sure", "box", "top": [the same of the most probable classes]}.
+        """{"path", "label", "index", "glyph", "probability", "sure", "box", "top": [the most probable classes alike]}.
 
         "glyph" only where classes are written characters, "box" only where there is one.
         """
@@ -73,7 +73,8 @@ class Answer:
             for each in self.top
         ]  # fmt: skip
         box = {"box": list(self.box)} if self.box else {}
-        return {**classes[0], "sure": self.is_sure, **box, "top": classes}
+        path = str(self.path) if self.path else None
+        return {"path": path, **classes[0], "sure": self.is_sure, **box, "top": classes}
 
 
 class Source(NamedTuple):
@@ -103,7 +104,9 @@ class Reading:
 
     def to_dict(self) -> dict:
         """{"path", "characters": [Answer.to_dict() of each]}; a single one's keys stand beside these, too."""
-        characters = [each.to_dict() for each in self.answers]
+        characters = [
+            {name: value for name, value in each.to_dict().items() if name != "path"} for each in self.answers
+        ]
         return {**self.source.to_dict(), **(characters[0] if len(characters) == 1 else {}), "characters": characters}
 
 
@@ -262,7 +265,7 @@ class Recogniser:
             for box, (image, probabilities, is_unlike) in zip(boxes, results, strict=False):  # the rest is the others'
                 candidates = self.candidates(probabilities, top)
                 is_sure = candidates[0].probability >= self.min_probability and not is_unlike
-                answers.append(Answer(candidates, pixels_of(image), bool(is_sure), box, source.path))
+                answers.append(Answer(candidates, pixels_of(image), source.path, box, bool(is_sure)))
             yield Reading(source, picture, scale, answers)
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:

@@ -1,6 +1,5 @@
 import os
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image
 
 from neural_lib.evaluation import annotate
-from neural_lib.evaluation.annotate import PAGE, Pages
+from neural_lib.evaluation.annotate import PAGE, Montage
 
 IMAGE = np.tile(np.arange(28, dtype=np.uint8) * 9, (28, 1))
 CAPTION = annotate.TILE_WIDTH  # the first row below the picture
@@ -147,27 +146,16 @@ def test_text_beside_a_picture_leaves_the_picture_unchanged():
 # --- pages of a long montage ---
 
 
-@pytest.mark.parametrize("tiles, expected", [
-    (1, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 1, ["p-page-1.png", "p-page-2.png"]),
-    (10 * PAGE, [f"p-page-{number:02}.png" for number in range(1, 11)]),
+@pytest.mark.parametrize("added, written", [
+    (3, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 5, ["p-page-1.png", "p-page-2.png"]), (0, []),
 ])  # fmt: skip
-def test_page_paths(tiles, expected):
-    assert annotate.page_paths(Path("out/p.png"), tiles) == [Path("out") / name for name in expected]
-
-
-@pytest.mark.parametrize("announced, added, written", [
-    (3, 3, ["p.png"]),
-    (PAGE + 5, PAGE + 5, ["p-page-1.png", "p-page-2.png"]),
-    (2 * PAGE, PAGE, ["p-page-1.png"]),  # the other files could not be read
-    (5, 0, []),
-])  # fmt: skip
-def test_every_tile_is_on_a_page(tmp_path, announced, added, written):
-    pages, most = Pages(tmp_path / "p.png", announced), 0
+def test_every_tile_is_on_a_page(tmp_path, added, written):
+    pages, most = Montage(tmp_path / "p.png"), 0
     for number in range(added):
         pages.add(np.full((60, 40, 3), 1 + number % 255, np.uint8))
         most = max(most, len(pages.tiles))
     assert [path.name for path in pages.finish()] == written == sorted(path.name for path in tmp_path.iterdir())
-    assert most < PAGE  # tiles in memory
+    assert most <= PAGE  # tiles in memory
     seen = set()
     for name in written:
         seen |= set(np.unique(cv2.imread(str(tmp_path / name))[..., 0]).tolist())
@@ -176,7 +164,7 @@ def test_every_tile_is_on_a_page(tmp_path, announced, added, written):
 
 def test_a_page_is_headed_with_the_numbers_of_its_tiles(tmp_path):
     tile = np.zeros((60, 40, 3), np.uint8)
-    pages = Pages(tmp_path / "p.png", PAGE + 5)
+    pages = Montage(tmp_path / "p.png")
     for _ in range(PAGE + 5):
         pages.add(tile)
     for path, count, text in zip(pages.finish(), (PAGE, 5), ("1 to 100", "101 to 105"), strict=True):
@@ -201,8 +189,65 @@ def test_what_is_no_file_is_no_montage(tmp_path):
 
 @pytest.mark.parametrize("suffix", annotate.SUFFIXES)
 def test_the_mark_of_a_montage_does_not_disturb_readers(tmp_path, suffix):
-    pages = Pages(tmp_path / f"p{suffix}", 1)
+    pages = Montage(tmp_path / f"p{suffix}")
     pages.add(np.full((228, 168, 3), 200, np.uint8))
     (path,) = pages.finish()
     assert annotate.is_montage(path)
     assert abs(int(np.median(cv2.imread(str(path)))) - 200) < 5 and Image.open(path).convert("RGB").size == (174, 234)
+
+
+# --- pages with boxes ---
+
+
+def a_page() -> np.ndarray:
+    return np.full((300, 400, 3), (250, 240, 230), np.uint8)
+
+
+def test_each_character_gets_a_box_and_the_page_stays_as_it_is():
+    boxes = [(40, 60, 80, 90), (200, 60, 80, 90)]
+    drawn = annotate.annotate_page(a_page(), boxes, ["su す", "tsu つ"], [True, False])
+    assert drawn.shape == (300, 400, 3)
+    for (left, top, width, height), colour in zip(boxes, (annotate.DARK_GREEN, annotate.DARK_AMBER), strict=True):
+        assert tuple(drawn[top + height // 2, left - 4]) == colour == tuple(drawn[top + height + 4, left + width // 2])
+        assert (drawn[top : top + height, left : left + width] == (230, 240, 250)).all()  # BGR
+    right = annotate.annotate_page(a_page(), boxes[:1], ["su す"], [True])
+    assert np.array_equal(drawn[:, :160], right[:, :160])  # each label stands by its own box
+
+
+def test_a_page_of_small_characters_is_enlarged():
+    drawn = annotate.annotate_page(a_page(), [(40, 60, 20, 30)], ["8"], [True])
+    assert drawn.shape == (600, 800, 3)
+    assert tuple(drawn[150, 2 * 40 - 4]) == annotate.DARK_GREEN
+
+
+@pytest.mark.parametrize("box", [(0, 0, 20, 20), (380, 280, 20, 20), (0, 290, 400, 10)])
+def test_a_box_at_the_border_has_its_label_on_the_page(box):
+    drawn = annotate.annotate_page(a_page(), [box], ["a long name"], [True])
+    assert (drawn == annotate.DARK_GREEN).all(2).sum() > 500 and (drawn == 255).all(2).any()  # a label with text
+
+
+def test_an_unsure_answer_is_marked():
+    picture = np.full((60, 60, 3), 255, np.uint8)
+    sure, unsure = (annotate.annotate_picture(picture, "su す", 0.4, "a.png", is_sure=each) for each in (True, False))
+    assert not np.array_equal(sure, unsure) and annotate.percent(0.4, False) == "40.0% ?"
+
+
+@pytest.mark.parametrize("things, written", [
+    ("s", ["p.png"]), ("t", ["p.png"]), ("ss", ["p-sheet-1.png", "p-sheet-2.png"]),
+    ("st", ["p-sheet-1.png", "p.png"]), ("tst", ["p-sheet-1.png", "p.png"]), ("", []),
+    ("s" + "t" * (PAGE + 1), ["p-page-1.png", "p-page-2.png", "p-sheet-1.png"]),
+])  # fmt: skip
+def test_an_annotated_page_is_a_file_of_its_own(tmp_path, things, written):
+    pages = Montage(tmp_path / "p.png")
+    for each in things:
+        pages.add(np.zeros((60, 40, 3), np.uint8)) if each == "t" else pages.add_sheet(np.zeros((70, 80, 3), np.uint8))
+    assert sorted(path.name for path in pages.finish()) == sorted(path.name for path in tmp_path.iterdir()) == written
+    assert all(annotate.is_output(tmp_path / name, tmp_path / "p.png") for name in written)
+    sheets = [name for name in written if cv2.imread(str(tmp_path / name)).shape == (70, 80, 3)]
+    assert len(sheets) == things.count("s")
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "q.png", "p-1.png", "p-page-x.png", "p-sheet-1.png.png"])
+def test_other_files_are_none_of_its_output(tmp_path, name):
+    assert not annotate.is_output(tmp_path / name, tmp_path / "p.png")
+    assert not annotate.is_output(tmp_path / "folder" / "p.png", tmp_path / "p.png")

@@ -20,7 +20,7 @@ from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw, modes
 from neural_lib.prediction.modes import AnswerTable
-from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
+from neural_lib.prediction.recogniser import Answer, Candidate, Reading, Recogniser, Source
 from neural_lib.system.errors import RunError, UserError
 
 PROBABILITIES = [0.01, 0.05, 0.7, 0.2, 0.02, 0.02, 0.0, 0.0, 0.0, 0.0]
@@ -30,10 +30,11 @@ def recogniser_of(dataset: str) -> Recogniser:
     return Recogniser(made_up.make_checkpoint(dataset), torch.device("cpu"))
 
 
-def answer_for(path: Path, top: int) -> Answer:
+def answer_for(path: Path, top: int) -> Reading:
     indices = sorted(range(10), key=lambda index: -PROBABILITIES[index])[:top]
     candidates = [Candidate(str(index), PROBABILITIES[index], index, "") for index in indices]
-    return Answer(candidates, np.zeros((28, 28), np.uint8), path)
+    seen = np.zeros((28, 28), np.uint8)
+    return Reading(Source(path), np.zeros((28, 28, 3), np.uint8), 1.0, [Answer(candidates, seen, path)])
 
 
 # --- the table ---
@@ -68,7 +69,7 @@ def test_on_a_wide_terminal_paths_are_whole():
 
 def recognise(names: list[str], output: str | None = None, dataset: str = "digits", **options: object) -> None:
     """Let an untrained network recognise pictures, with predict.py's defaults for what `options` leave out."""
-    usual = {"invert": "auto", "top": 3, "as_json": False, "show_input": False, "show": False}
+    usual = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
     path = Path(output) if output else None
     modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **usual | options)
 

@@ -17,7 +17,7 @@ from neural_lib import checkpoint, prediction
 from neural_lib.data.images import load_images
 from neural_lib.data.pictures import PictureError
 from neural_lib.prediction import recogniser as module
-from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Failure, Recogniser, convert
+from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Failure, Recogniser, Source, convert
 from neural_lib.system.errors import UserError
 
 COUNT = 100  # of the digits' 297 test images
@@ -70,7 +70,6 @@ def test_arrays_give_the_same_answer_as_the_file(recogniser, seven):
         answer = recogniser.read(array)
         assert answer.path is None and answer.top == by_file.top
         assert np.array_equal(answer.seen, by_file.seen)
-        assert by_file.picture is answer.picture is None  # a long list is read in little memory
         assert answer != by_file  # each equals itself only
 
 
@@ -173,34 +172,32 @@ def test_a_thin_pen_is_read_too(recogniser, digits):
     assert accuracy_of(recogniser, pictures, labels) > 0.8
 
 
-# --- Recogniser.read_each ---
+# --- Recogniser.read_files ---
 
 
 def test_pictures_are_answered_in_their_order_over_batches(recogniser, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 10)
-    pictures = [write(tmp_path, 255 - image, f"{number}.png") for number, image in enumerate(digits[0][:12])]
-    pictures += [255 - image for image in digits[0][12:25]]
-    blank = np.full((50, 50), 255, np.uint8)
-    pictures[3:3] = [write(tmp_path, blank, "blank.png"), tmp_path / "nowhere.png", blank]
+    files = [write(tmp_path, 255 - image, f"{number}.png") for number, image in enumerate(digits[0][:25])]
+    files[3:3] = [write(tmp_path, np.full((50, 50), 255, np.uint8), "blank.png"), tmp_path / "nowhere.png"]
     calls = []
-    results = list(recogniser.read_each(pictures, "auto", 3, lambda: calls.append(1)))
-    assert len(calls) == len(results) == len(pictures)
-    assert (results[3], results[5]) == (Failure(pictures[3], "no ink found"), Failure(None, "no ink found"))
-    assert results[4].path == pictures[4] and "No such file" in results[4].reason
-    for picture, result in zip(pictures[:3] + pictures[6:], results[:3] + results[6:], strict=True):
-        alone = recogniser.read(picture)
-        assert result.path == alone.path and len(result.top) == 3 and np.array_equal(result.seen, alone.seen)
-        assert result.probability == pytest.approx(alone.probability, abs=1e-5)
+    results = list(recogniser.read_files(files, "auto", None, 3, lambda: calls.append(1)))
+    assert len(calls) == len(results) == len(files)
+    assert results[3] == Failure(Source(files[3]), "no ink found")
+    assert results[4].source.path == files[4] and "No such file" in results[4].reason
+    for path, result in zip(files[:3] + files[5:], results[:3] + results[5:], strict=True):
+        (answer,), alone = result.answers, recogniser.read(path)
+        assert answer.path == alone.path == path and len(answer.top) == 3 and np.array_equal(answer.seen, alone.seen)
+        assert answer.probability == pytest.approx(alone.probability, abs=1e-5)
 
 
 def test_a_large_picture_is_kept_reduced(recogniser, seven, digits):
-    large, small = recogniser.read_each([seven, digits[0][0]], "auto", 3)
+    large, small = recogniser.read_files([seven, write(seven.parent, digits[0][0], "small.png")], "auto", None, 3)
     assert large.picture.shape == (round(300 * THUMBNAIL / 400), THUMBNAIL, 3) and large.picture.dtype == np.uint8
     assert small.picture.shape == (28, 28, 3)
 
 
 def test_a_batch_in_which_no_file_can_be_read(recogniser, tmp_path):
-    results = list(recogniser.read_each([tmp_path / "a", tmp_path / "b"], "auto", 3))
+    results = list(recogniser.read_files([tmp_path / "a", tmp_path / "b"], "auto", None, 3))
     assert [type(result) for result in results] == [Failure] * 2
 
 
@@ -209,7 +206,7 @@ def test_memory_does_not_grow_with_the_number_of_files(recogniser, seven, monkey
 
     def peak(files: int) -> int:
         tracemalloc.start()
-        for _ in recogniser.read_each([seven] * files, "auto", 3):
+        for _ in recogniser.read_files([seven] * files, "auto", None, 3):
             pass
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -253,7 +250,9 @@ def test_an_answer_as_a_dictionary():
         {"label": "su", "index": 2, "glyph": "す", "probability": 0.5},
         {"label": "tsu", "index": 3, "glyph": "つ", "probability": 0.25},
     )
-    assert json.loads(json.dumps(answer.to_dict())) == {"path": os.path.join("a", "ü.png"), **su, "top": [su, tsu]}
+    assert json.loads(json.dumps(answer.to_dict())) == {
+        "path": os.path.join("a", "ü.png"), **su, "sure": True, "top": [su, tsu],
+    }  # fmt: skip
     assert Answer(top, answer.seen).to_dict() == answer.to_dict() | {"path": None}  # of an array
 
 

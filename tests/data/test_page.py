@@ -1,0 +1,284 @@
+"""Pages as people make them: their characters are found, and nothing else; in order, and with the strokes that cross
+lines."""
+
+import io
+
+import cv2
+import numpy as np
+import pages
+import pytest
+from PIL import Image
+
+from neural_lib.data import ink, page
+from neural_lib.data.page import find_characters
+from neural_lib.data.pictures import PictureError
+
+PAPER, INK, PRINTED = 235, 40, 150  # grey levels
+HEIGHT, WIDTH = 1200, 1600
+FONT = cv2.FontFace("uni")
+
+
+def sheet(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """An empty page, grey, with its grain."""
+    return np.random.default_rng(0).normal(PAPER, 2, (height, width)).round().astype(np.uint8)
+
+
+def write(grey: np.ndarray, text: str, x: int, y: int, size: int = 150, shade: int = INK) -> tuple[int, int, int, int]:
+    """Write text upon a page, its baseline's left end at (x, y); returns the box of its ink."""
+    ground = np.zeros((*grey.shape, 3), np.uint8)
+    cv2.putText(ground, text, (x, y), (255, 255, 255), FONT, size)
+    share = ground[..., 0] / 255
+    grey[:] = (grey + (shade - grey.astype(float)) * share).round()
+    rows, columns = (np.flatnonzero(share.max(axis) > 0.5) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+
+
+def overlap(one: tuple, other: tuple) -> float:
+    """What two boxes have in common, of what they cover together."""
+    left, top = np.maximum(one[:2], other[:2])
+    right, bottom = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
+    common = max(0, right - left) * max(0, bottom - top)
+    return common / (one[2] * one[3] + other[2] * other[3] - common)
+
+
+def boxes_on(grey: np.ndarray, **how: str) -> list[tuple]:
+    return [each.box for each in find_characters(grey, **how).characters]
+
+
+def assert_found(grey: np.ndarray, expected: list[tuple], least: float = 0.8, **how: str) -> None:
+    found = boxes_on(grey, **how)
+    assert len(found) == len(expected), found
+    assert min(map(overlap, found, expected)) > least, (found, expected)
+
+
+# --- the pages that a person tries ---
+
+
+def squared(grey: np.ndarray, step: int = 60) -> None:
+    grey[::step] = grey[1::step] = PRINTED
+    grey[:, ::step] = grey[:, 1::step] = PRINTED
+
+
+def ruled(grey: np.ndarray) -> None:
+    grey[20::80] = grey[21::80] = PRINTED
+
+
+def boxed(grey: np.ndarray) -> None:
+    cv2.rectangle(grey, (650, 450), (910, 710), INK, 4)
+
+
+def with_edges(grey: np.ndarray) -> None:
+    grey[:40] = grey[-40:] = 10
+    grey[:, :40] = grey[:, -40:] = 10
+
+
+def table_above(grey: np.ndarray) -> None:
+    x = np.arange(grey.shape[1])
+    grey[np.arange(grey.shape[0])[:, None] < 60 + 0.02 * x] = 60
+
+
+def specked(grey: np.ndarray) -> None:
+    for x, y in np.random.default_rng(1).integers(0, (WIDTH, HEIGHT), (300, 2)).tolist():
+        cv2.circle(grey, (x, y), 1, 60, cv2.FILLED)
+
+
+def shaded(grey: np.ndarray) -> None:
+    light = 1 - 0.35 / (1 + np.exp(-(np.arange(grey.shape[1]) - 700) / 60))
+    grey[:] = grey * light[None]
+
+
+PAPERS = {"plain": lambda grey: None, **{each.__name__: each for each in (
+    squared, ruled, boxed, with_edges, table_above, specked, shaded)}}  # fmt: skip
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_character_is_found_on_any_paper(paper):
+    grey = sheet()
+    PAPERS[paper](grey)
+    box = write(grey, "お", 700, 650)
+    assert_found(grey, [box])
+
+
+@pytest.mark.parametrize("paper", [name for name in PAPERS if name != "plain"])
+def test_empty_paper_has_no_ink(paper):
+    grey = sheet()
+    PAPERS[paper](grey)
+    with pytest.raises(PictureError, match="^no ink found$"):
+        find_characters(grey)
+
+
+@pytest.mark.parametrize("paper", ["squared", "ruled", "boxed"])
+def test_strokes_that_cross_lines_are_not_cut(paper):
+    plain, lined = sheet(), sheet()
+    PAPERS[paper](lined)
+    for grey in (plain, lined):
+        write(grey, "ま", 700, 650)
+    (whole,), (crossed,) = (find_characters(grey).characters for grey in (plain, lined))
+    inks = [cv2.resize(each.ink, (60, 60), interpolation=cv2.INTER_AREA) for each in (whole, crossed)]
+    assert np.abs(inks[0] - inks[1]).mean() < 0.06  # of what is ink and what isn't
+    assert inks[1].sum() > 0.95 * inks[0].sum()
+
+
+@pytest.mark.parametrize("texts", [["お"] * 2, list("きすつなは"), ["つ"] * 6], ids=len)
+def test_characters_side_by_side_are_found_one_by_one(texts):
+    grey, boxes = sheet(), []
+    for number, text in enumerate(texts):
+        boxes.append(write(grey, text, 120 + number % 3 * 300, 300 + number // 3 * 400, 180))
+    assert_found(grey, boxes)
+
+
+@pytest.mark.parametrize("text", "いはけおijにうこ")
+def test_a_character_of_separate_strokes_is_one(text):
+    grey = sheet()
+    boxes = [write(grey, each, x, 600) for x, each in ((200, "ま"), (500, text), (800, "れ"))]
+    assert_found(grey, boxes)
+    alone = sheet()
+    assert_found(alone, [write(alone, text, 500, 600)])
+
+
+def test_digits_that_are_narrow_stay_apart():
+    grey = sheet()
+    assert_found(grey, [write(grey, each, 200 + 130 * number, 600) for number, each in enumerate("11718")])
+
+
+@pytest.mark.parametrize("order, expected", [("rows", "123456"), ("columns", "246135")])
+@pytest.mark.parametrize("turned", [0, -2.5, 2.5])
+def test_the_order_is_that_of_reading(order, expected, turned):
+    grey, boxes = sheet(), {}
+    for number, text in enumerate("123456"):  # three lines of two
+        boxes[text] = write(grey, text, 500 + number % 2 * 500, 300 + number // 2 * 300)
+    turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), turned, 1)
+    grey = cv2.warpAffine(grey, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    middles = {text: turn @ (x + w / 2, y + h / 2, 1) for text, (x, y, w, h) in boxes.items()}
+    found = [np.add(box[:2], np.divide(box[2:], 2)) for box in boxes_on(grey, order=order)]
+    nearest = [min(middles, key=lambda text: np.hypot(*(middles[text] - middle))) for middle in found]
+    assert "".join(nearest) == expected
+
+
+def test_light_ink_on_dark_ground_is_found():
+    grey = 255 - sheet()
+    box = write(grey, "き", 700, 650, shade=220)
+    assert_found(grey, [box])
+    assert_found(grey, [box], invert="no")
+
+
+@pytest.mark.parametrize("angle", [-3, -1, 2])
+@pytest.mark.parametrize("paper", ["squared", "ruled", "boxed"])
+def test_a_page_may_be_turned(paper, angle):
+    grey = sheet()
+    PAPERS[paper](grey)
+    x, y, w, h = write(grey, "お", 700, 650)
+    turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), angle, 1)
+    grey = cv2.warpAffine(grey, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    corners = np.array([(x, y, 1), (x + w, y, 1), (x, y + h, 1), (x + w, y + h, 1)]) @ turn.T
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    assert_found(grey, [(left, top, right - left, bottom - top)], least=0.7)
+
+
+def test_a_dithered_scan_is_read():
+    grey = sheet()
+    box = write(grey, "お", 700, 650)
+    bilevel = np.asarray(Image.fromarray(grey).convert("1")).astype(np.uint8) * 255
+    assert set(np.unique(bilevel)) == {0, 255}
+    assert_found(bilevel, [box])
+
+
+def test_jpeg_of_low_quality_is_read():
+    grey = sheet()
+    squared(grey)
+    boxes = [write(grey, text, x, 700, 90) for x, text in ((400, "す"), (700, "つ"))]
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "JPEG", quality=30)
+    assert_found(np.asarray(Image.open(file)), boxes)
+
+
+# --- what holds no character ---
+
+
+def specks(count: int) -> np.ndarray:
+    grey = sheet()
+    for x, y in np.random.default_rng(2).integers(0, (WIDTH, HEIGHT), (count, 2)).tolist():
+        cv2.circle(grey, (x, y), 1, 60, cv2.FILLED)
+    return grey
+
+
+@pytest.mark.parametrize("grey", [
+    sheet(), specks(5000), np.full((1, 10_000), 255, np.uint8), np.full((64, 64), 128, np.uint8),
+    np.zeros((300, 300), np.uint8), np.random.default_rng(3).integers(0, 256, (400, 500), np.uint8),
+], ids=["paper", "specks", "strip", "grey", "black", "noise"])  # fmt: skip
+def test_nothing_is_found_where_nothing_is(grey):
+    with pytest.raises(PictureError, match="^no ink found$"):
+        find_characters(grey)
+
+
+@pytest.mark.parametrize("shape", [(1, 10_000), (10_000, 1), (64, 3), (2, 2), (65, 4000)])
+def test_pictures_of_any_shape_are_answered(shape):
+    grey = np.full(shape, 255, np.uint8)
+    grey[:, shape[1] // 3 : shape[1] // 2] = 0
+    try:
+        found = find_characters(grey)
+    except PictureError as error:
+        assert str(error) == "no ink found"
+    else:
+        assert len(found.characters) >= 1
+
+
+def test_printed_text_is_found_letter_by_letter():
+    grey = sheet()
+    for row in range(8):
+        for column in range(20):
+            write(
+                grey[100 + row * 120 : 200 + row * 120], "etaoinshrdlu"[(row + column) % 12], 100 + column * 65, 80, 50
+            )
+    assert 150 <= len(find_characters(grey).characters) <= 170
+
+
+def test_the_same_page_gives_the_same_twice():
+    grey = sheet()
+    squared(grey)
+    write(grey, "きすつ", 300, 650)
+    one, other = find_characters(grey), find_characters(grey)
+    assert [each.box for each in one.characters] == [each.box for each in other.characters]
+    assert all(np.array_equal(a.ink, b.ink) for a, b in zip(one.characters, other.characters, strict=True))
+    assert not one.is_plain and find_characters(write_on_plain()).is_plain
+
+
+def write_on_plain() -> np.ndarray:
+    grey = sheet()
+    write(grey, "き", 300, 650)
+    return grey
+
+
+# --- composed pages, of the digits (tests/pages.py does the same with KMNIST's test images) ---
+
+
+@pytest.mark.parametrize("kind", pages.KINDS)
+def test_the_characters_of_composed_pages_are_found(digit_images, kind):
+    found = wanted = false = 0
+    for seed in range(3):
+        composed = pages.compose(digit_images, np.random.default_rng([seed, 7]), kind, count=12, size=70 + 30 * seed)
+        boxes = boxes_on(cv2.cvtColor(composed.picture, cv2.COLOR_RGB2GRAY), order=composed.order)
+        best = [max((overlap(box, each) for each in boxes), default=0) for box in composed.boxes]
+        wanted, found = wanted + len(best), found + sum(each >= 0.5 for each in best)
+        false += sum(max(overlap(box, each) for box in composed.boxes) < 0.5 for each in boxes)
+    assert found >= 0.94 * wanted and false <= 0.06 * wanted
+
+
+@pytest.fixture(scope="module")
+def digit_images() -> np.ndarray:
+    """The digits' test images, (N, 28, 28), light on black."""
+    from neural_lib.data.images import load_images
+
+    return load_images("digits", "nowhere", train=False).images[:, 0].numpy()
+
+
+def test_the_ink_of_a_character_is_that_of_its_picture_alone():
+    grey = sheet()
+    box = write(grey, "お", 700, 650)
+    (character,) = find_characters(grey).characters
+    left, top, width, height = box
+    alone = ink.find_ink(grey[top - 60 : top + height + 60, left - 60 : left + width + 60])
+    assert abs(np.subtract(alone.shape, character.ink.shape)).max() <= 3
+    same = cv2.resize(character.ink, alone.shape[::-1])
+    assert np.abs(same - alone).mean() < 0.05
+    assert max(character.box[2:]) >= page.SMALLEST
