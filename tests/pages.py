@@ -7,7 +7,11 @@ them and prints for each kind of page: characters found (a box that overlaps the
 boxes where there is none, pages in the right order, accuracy on what was found, and that on the images themselves.
 """
 
+import argparse
 import math
+import sys
+from collections import defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -23,8 +27,6 @@ class Page(NamedTuple):
     boxes: np.ndarray  # (N, 4): left, top, width, height of the ink of each character, pixels
     indices: np.ndarray  # (N,) of the images
     order: str  # "rows" or "columns"
-    pen: str
-    size: int
 
 
 def written(image: np.ndarray, size: int, pen: str) -> np.ndarray:
@@ -139,4 +141,93 @@ def compose(
     if uniform() < 0.7:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(integers(50, 95))]
         pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, quality)[1], cv2.IMREAD_COLOR)
-    return Page(pixels, np.array(turned), indices, order, pen, size)
+    return Page(pixels, np.array(turned), indices, order)
+
+
+# --- how they are read ---
+
+
+def overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What each two boxes (N, 4) and (M, 4) have in common, of what they cover together: (N, M), 0 to 1."""
+    first = np.maximum(some[:, None, :2], others[None, :, :2])
+    last = np.minimum(some[:, None, :2] + some[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
+    common = (last - first).clip(0).prod(2)
+    return common / (some[:, 2:].prod(1)[:, None] + others[:, 2:].prod(1) - common)
+
+
+class Counts(NamedTuple):
+    """What was right, of pages or of several."""
+
+    pages: int
+    in_order: int  # pages
+    characters: int
+    found: int
+    answers: int
+    false: int  # answers with a box where no character is, or one was found already
+    right: int  # of those found
+    right_alone: int  # of those found, as images
+
+
+def judge(page: Page, answers: list, labels: np.ndarray, is_right: np.ndarray) -> Counts:
+    """answers: Recogniser.read_page's. labels, is_right: of the images, and whether they are read right as images."""
+    boxes = np.array([answer.box for answer in answers], float).reshape(-1, 4)
+    shared = overlaps(page.boxes, boxes) if len(boxes) else np.zeros((len(page.boxes), 1))
+    best, is_found = shared.argmax(1), shared.max(1) >= 0.5
+    place = best[is_found]
+    read = [answers[each].top[0].index for each in place]
+    return Counts(
+        pages=1,
+        in_order=int((np.diff(place) > 0).all()),
+        characters=len(page.boxes),
+        found=len(place),
+        answers=len(boxes),
+        false=len(boxes) - len(set(place.tolist())),
+        right=int((np.array(read, int) == labels[page.indices[is_found]]).sum()),
+        right_alone=int(is_right[page.indices[is_found]].sum()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="output/model.pth")
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--pages", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", metavar="FOLDER", help="write the pages that are not read quite right there")
+    args = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import torch
+
+    from neural_lib.data.images import load_images
+    from neural_lib.prediction import PictureError, Recogniser
+
+    recogniser = Recogniser.load(args.model, "cpu")
+    images, labels = load_images(recogniser.saved.dataset, args.data, train=False)
+    is_right = torch.cat([recogniser.probabilities(each).argmax(1) for each in images.split(1000)]) == labels
+    totals: dict[str, list[Counts]] = defaultdict(list)
+    for number in range(args.pages):
+        kind = KINDS[number % len(KINDS)]
+        page = compose(images[:, 0].numpy(), np.random.default_rng([args.seed, number]), kind)
+        try:
+            answers = recogniser.read_page(page.picture, order=page.order, top=1)
+        except PictureError:
+            answers = []
+        counts = judge(page, answers, labels.numpy(), is_right.numpy())
+        totals[kind].append(counts)
+        if args.write and (counts.found < counts.characters or counts.false or not counts.in_order):
+            Path(args.write).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(f"{args.write}/{number}-{kind}.png", cv2.cvtColor(page.picture, cv2.COLOR_RGB2BGR))
+    totals["all"] = [counts for each in totals.values() for counts in each]
+    print("| paper | pages | characters | found | false | in order | read right | as images |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for kind, each in totals.items():
+        sums = Counts(*np.sum(each, axis=0))
+        print(
+            f"| {kind} | {sums.pages} | {sums.characters:,} | {sums.found / sums.characters:.2%} "
+            f"| {sums.false / max(sums.answers, 1):.2%} | {sums.in_order / sums.pages:.1%} "
+            f"| {sums.right / max(sums.found, 1):.2%} | {sums.right_alone / max(sums.found, 1):.2%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -11,9 +11,12 @@ from pathlib import Path
 import cv2
 import made_up
 import numpy as np
+import odd
+import pages
 import pytest
 import torch
 from conftest import ROOT, change_kmnist, leave_out_figures, rewrite
+from PIL import Image
 
 import predict
 import train
@@ -456,3 +459,153 @@ def test_help_needs_no_torch(refusal_of):
     status, stdout, stderr, _ = refusal_of("--help")
     assert (status, stderr) == (0, "")
     assert max(map(len, stdout.splitlines())) <= 80
+
+
+# --- pages, as people photograph and scan them ---
+
+
+def a_sheet(digits: str, size: int = 180, ink: int = 40) -> np.ndarray:
+    """Digits on a page of 1,200 x 1,600 pixels, grey, at most three in a row."""
+    images, labels = load_images("digits", "nowhere", train=False)
+    grey = np.random.default_rng(0).normal(230, 2, (1200, 1600)).round().clip(0, 255)
+    for number, digit in enumerate(digits):
+        image = images[(labels == int(digit)).nonzero()[2 + number], 0][0].numpy()  # of another writer each time
+        mark = pages.written(image, size, "brush")
+        top, left = 250 + number // 3 * 400, 250 + number % 3 * 400
+        part = grey[top : top + size, left : left + size]
+        part += (ink - part) * mark
+    return grey.astype(np.uint8)
+
+
+def on_lines(grey: np.ndarray, across: bool = True, down: bool = False) -> np.ndarray:
+    lined = grey.copy()
+    if across:
+        lined[30::80] = lined[31::80] = np.minimum(lined[30::80], 150)
+    if down:
+        lined[:, 30::80] = lined[:, 31::80] = np.minimum(lined[:, 30::80], 150)
+    return lined
+
+
+def in_a_box(grey: np.ndarray) -> np.ndarray:
+    return cv2.rectangle(grey.copy(), (210, 210), (470, 470), 30, 4)
+
+
+def with_dark_edges(grey: np.ndarray) -> np.ndarray:
+    return cv2.rectangle(grey.copy(), (0, 0), (1599, 1199), 10, 80)
+
+
+def below_a_table(grey: np.ndarray) -> np.ndarray:
+    dark = grey.copy()
+    dark[:70] = 50
+    return dark
+
+
+def with_specks(grey: np.ndarray) -> np.ndarray:
+    specked = grey.copy()
+    for x, y in np.random.default_rng(1).integers(0, (1600, 1200), (300, 2)).tolist():
+        cv2.circle(specked, (x, y), 1, 40, cv2.FILLED)
+    return specked
+
+
+def save(name: str, *grey: np.ndarray, **how: object) -> str:
+    first, *others = map(Image.fromarray, grey)
+    first.save(name, save_all=True, append_images=others, **how) if others else first.save(name, **how)
+    return name
+
+
+TRIED = {  # what a person tries: a function that writes a file and returns its name, and what is to be read
+    "two side by side": (lambda: save("p.png", a_sheet("38")), "38"),
+    "five": (lambda: save("p.jpg", a_sheet("31407")), "31407"),
+    "a sheet of 2 x 3": (lambda: save("p.png", a_sheet("274630")), "274630"),
+    "ruled paper": (lambda: save("p.png", on_lines(a_sheet("3"))), "3"),
+    "squared paper": (lambda: save("p.png", on_lines(a_sheet("62"), down=True)), "62"),
+    "a box around it": (lambda: save("p.png", in_a_box(a_sheet("4"))), "4"),
+    "an empty box": (lambda: save("p.png", in_a_box(a_sheet(""))), ""),
+    "a scanner's edge": (lambda: save("p.png", with_dark_edges(a_sheet("3"))), "3"),
+    "a table's edge": (lambda: save("p.png", below_a_table(a_sheet("6"))), "6"),
+    "300 specks": (lambda: save("p.png", with_specks(a_sheet("2"))), "2"),
+    "a dithered scan": (lambda: save("p.tif", np.asarray(Image.fromarray(a_sheet("4")).convert("1"))), "4"),
+    "12 bits in 16": (lambda: save("p.png", a_sheet("3").astype(np.uint16) * 16), "3"),
+    "a TIFF of ten pages": (lambda: save("p.tif", *(a_sheet(digit) for digit in "0123456789")), "0123456789"),
+    "a GIF of three": (lambda: save("p.gif", *(a_sheet(digit) for digit in "470")), "470"),
+    "a JPEG with another name": (lambda: save("IMG_1.HEIC", a_sheet("3"), format="JPEG"), "3"),
+}
+
+
+@pytest.mark.parametrize("tried", TRIED)
+def test_what_people_try_is_read(recognise, tmp_path, monkeypatch, tried):
+    monkeypatch.chdir(tmp_path)
+    make, digits = TRIED[tried]
+    name = make()
+    status, stdout, _ = recognise(name, "--json")
+    results = [json.loads(line) for line in stdout.splitlines()]
+    if not digits:
+        assert status == 1 and results[0]["error"] == "no ink found"
+        return
+    characters = [each for result in results for each in result["characters"]]
+    assert status == 0 and "".join(each["label"] for each in characters) == digits
+    if len(results) > 1:
+        assert [result["page"] for result in results] == list(range(1, len(digits) + 1))
+    else:
+        assert "page" not in results[0] and [each["box"][:2] for each in characters] == pytest.approx(
+            np.array([(250 + number % 3 * 400, 250 + number // 3 * 400) for number in range(len(digits))]), abs=90
+        )
+        assert (results[0].get("label"), results[0].get("box")) == (
+            (digits, characters[0]["box"]) if len(digits) == 1 else (None, None)
+        )
+
+
+def test_a_sheet_in_table_picture_and_order(page, recognise):
+    save("sheet.png", a_sheet("274630"))
+    status, stdout, _ = recognise("sheet.png", "--order", "columns")
+    assert status == 0 and "recognised 6 characters in 1 of 1 picture" in stdout
+    rows = [line.split() for line in stdout.splitlines() if line.startswith(" sheet.png")]
+    assert [row[1:3] for row in rows] == [["1", "4"], ["2", "0"], ["3", "7"], ["4", "3"], ["5", "2"], ["6", "6"]]
+    picture = cv2.imread("output/predictions.png")
+    assert picture.shape == (1200, 1600, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
+    assert recognise("sheet.png", "scans/one.png", "--output", "p.png")[0] == 0
+    assert cv2.imread("p-sheet-1.png").shape == (1200, 1600, 3) and cv2.imread("p.png").shape == (234, 174, 3)
+
+
+def test_with_single_a_picture_holds_one_character(page, recognise):
+    save("sheet.png", a_sheet("27"))
+    status, stdout, _ = recognise("sheet.png", "--single", "--json")
+    (result,) = map(json.loads, stdout.splitlines())
+    assert status == 0 and len(result["characters"]) == 1 and "box" not in result and result["label"]
+
+
+def test_an_unsure_answer_is_marked_everywhere(page, recognise):
+    status, stdout, _ = recognise("scans", "--min-probability", 1)
+    assert status == 0 and "recognised 2 of 3 pictures, 2 unsure (?)\n" in stdout and stdout.count("% ?") == 2
+    marked = cv2.imread("output/predictions.png")
+    assert (marked == annotate.AMBER).all(2).any()
+    answers = [json.loads(line) for line in recognise("scans", "--min-probability", 1, "--json")[1].splitlines()]
+    assert [each.get("sure") for each in answers] == [None, False, False]
+    answers = [json.loads(line) for line in recognise("scans", "--min-probability", 0, "--json")[1].splitlines()]
+    assert [each.get("sure") for each in answers] == [None, True, True]
+
+
+def test_pages_of_a_file_are_numbered_in_table_and_errors(page, recognise):
+    save("scan.tif", a_sheet("3"), a_sheet(""), a_sheet("48"))
+    status, stdout, stderr = recognise("scan.tif")
+    assert status == 0 and "recognised 3 characters in 2 of 3 pictures" in stdout
+    assert [line.split()[0] for line in stdout.splitlines() if line.startswith(" scan")] == [
+        "scan.tif[1]", "scan.tif[3]", "scan.tif[3]",
+    ]  # fmt: skip
+    assert "[WARNING] scan.tif[2]: no ink found" in stderr
+
+
+def test_letters_dots_and_scribbles_are_mostly_unsure(page, recognise):
+    Path("odd").mkdir()
+    for number, (kind, picture) in enumerate(odd.pictures(1, count=8)):
+        if kind not in ("digit", "scratch"):  # a scratch may be a one
+            cv2.imwrite(f"odd/{number}.png", picture)
+    Path("right").mkdir()
+    for number in range(10):
+        cv2.imwrite(f"right/{number}.png", a_sheet(str(number)))
+    shares = []
+    for folder in ("odd", "right"):
+        answers = [json.loads(line) for line in recognise(folder, "--json")[1].splitlines()]
+        sure = [each["sure"] for answer in answers for each in answer.get("characters", [])]
+        shares.append(1 - sum(sure) / len(sure))
+    assert shares[0] > shares[1] + 0.3
