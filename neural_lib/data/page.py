@@ -175,7 +175,9 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         _lines_across(across, outside, thickest),
         cv2.transpose(_lines_across(cv2.transpose(down), cv2.transpose(outside), thickest)),
     ]
-    if not (lines[0].any() and lines[1].any()):  # else the paper is squared
+    places = (np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0)))
+    is_squared = all(len(each) and np.ptp(each) > 0.75 * all_ for each, all_ in zip(places, mask.shape, strict=True))
+    if not is_squared:
         straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
         lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
