@@ -6,13 +6,12 @@ import os
 import re
 import shlex
 import stat
-import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
@@ -26,7 +25,6 @@ HEADS = {  # how files begin, those of kinds that are to be converted too; the f
     "GIF": rb"GIF8[79]a",
     "WEBP": rb"RIFF.{4}WEBP",
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # the size of its second header
-    "RAW": rb"II\*\0.{4}CR",  # Canon's CR2
     "TIFF": rb"II[*+]\0|MM\0[*+]",  # + of BigTIFF
     "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.*avi[fs])",  # ISO/IEC 23008-12: the main brand, and those it fits besides
     "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)",
@@ -38,7 +36,6 @@ MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {jpg}"
 CONVERSIONS = {  # what a file of a kind is, and how to make a picture of it that is read
     "HEIC": f"is a HEIC photo; {MAGICK}",
     "AVIF": f"is an AVIF photo; {MAGICK}",  # where Pillow is built without it
-    "RAW": f"is a camera's raw photo; {MAGICK}",
     "PDF": "is a PDF; convert it to PNG, as with Poppler: pdftoppm -r 300 -png {file} {stem}",
 }
 SYSTEM_FILES = (
@@ -50,9 +47,8 @@ MAX_PIXELS = (
 )
 MAX_NAMED = 10  # of the files in folders that are skipped
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
-SUBFILE_TYPE, SUB_IFDS = 254, 330  # TIFF 6.0, section 8, and TIFF Technical Note 1
+SUBFILE_TYPE = 254  # TIFF 6.0, section 8
 NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask for one
-TYPE_SIZES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # bytes of a value, of the types that whole numbers have here
 
 
 class PictureError(UserError):
@@ -148,8 +144,7 @@ def kind_of(path: str | Path) -> str:
 def _kind(file: BinaryIO) -> str:
     file.seek(0)
     match = HEAD.match(file.read(HEAD_SIZE))
-    kind = match.lastgroup if match else ""
-    return "RAW" if kind == "TIFF" and _is_raw(file) else kind
+    return match.lastgroup if match else ""
 
 
 def _expanded(given: str | Path) -> list[Path]:
@@ -194,8 +189,12 @@ def count_pages(path: str | Path) -> int:
     with contextlib.suppress(OSError):
         kind = kind_of(path)
         if kind == "TIFF":
-            with open(path, "rb") as file:
-                return len(_pages_of_tiff(file))
+            with (
+                warnings.catch_warnings(action="ignore"),
+                contextlib.suppress(Exception),
+                Image.open(path, formats=["TIFF"]) as image,
+            ):  # of no closed set
+                return len(_places_of_pages(image))
         if kind == "GIF":
             with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
                 try:
@@ -219,13 +218,12 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int |
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
         rawmode = _rawmode(image)
-        if not rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")):
-            return _as_rgb(_in_8_bits(image), longest)
-        image.load()
-        if max(high for _, high in image.getextrema()[:3]) >= 128:  # Pillow has dropped each value's lower byte
-            return _as_rgb(image, longest)
-        with _opened(picture, page) as again:
-            return _as_rgb(_with_lower_bytes(image, again, rawmode), longest)
+        small = _in_8_bits(image)
+        if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
+            small.load()
+            if max(high for _, high in small.getextrema()[:3]) < 128:  # Pillow has dropped each value's lower byte
+                small = _in_full_colour(image, picture)
+        return _as_rgb(small, longest)
 
 
 def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
@@ -245,7 +243,7 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
             _check_pixels(image)
             pages = range(1)
             if image.format == "TIFF":
-                pages = _pages_of_tiff(file)
+                pages = _places_of_pages(image)
             elif image.format == "GIF":
                 pages = range(page + 1)  # seek finds out
             if not 0 <= page < len(pages):
@@ -257,17 +255,12 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
 
 
 def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
-    image = None
     with contextlib.suppress(UnidentifiedImageError):
-        image = Image.open(file, formats=FORMATS)
-    if image is None or image.format == "TIFF":  # which a camera's raw photo may be, too
-        kind = _kind(file)
-        if kind in CONVERSIONS and kind not in FORMATS:
-            raise PictureError(_conversion(kind, path))
-    if image is None:
-        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise PictureError(f"is not a {formats} file; convert it to one of these")
-    return image
+        return Image.open(file, formats=FORMATS)
+    kind = _kind(file)
+    if kind in CONVERSIONS and kind not in FORMATS:
+        raise PictureError(_conversion(kind, path))
+    raise PictureError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; convert it to one of these")
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -277,52 +270,23 @@ def _check_pixels(image: Image.Image) -> None:
         )
 
 
-# --- a TIFF's images (TIFF 6.0, section 2; BigTIFF: https://libtiff.gitlab.io/libtiff/specification/bigtiff.html) ---
-
-
-class Directory(NamedTuple):
-    """What is said of one of a TIFF's images."""
-
-    is_page: bool = True  # not a smaller version of another image, nor a mask for one
-    has_others: bool = False  # within it, as a camera's preview has the photo itself
-
-
-def _directories(file: BinaryIO) -> Iterator[Directory]:
-    # of each image in turn; of one that is cut short, which is the last, nothing is known
-    file.seek(0)
-    head = file.read(16).ljust(16, b"\0")
-    order, byte_order = ("<", "little") if head.startswith(b"II") else (">", "big")
-    is_big = 43 in head[2:4]
-    formats = ("Q", "Q", "HHQ8s") if is_big else ("H", "I", "HHI4s")
-    number, pointer, entry = (struct.Struct(order + each) for each in formats)
-    (place,) = pointer.unpack_from(head, 8 if is_big else 4)
-    seen = {0}  # the last one's next; and where it leads back, the file ends, too
-    while place not in seen:
-        seen.add(place)
-        about = {}
-        try:
-            file.seek(place)
-            (count,) = number.unpack(file.read(number.size))
-            size = min(count, 65_535) * entry.size
-            entries = file.read(size + pointer.size)
-            (place,) = pointer.unpack_from(entries, size)
-            for tag, kind, _, value in entry.iter_unpack(entries[:size]):
-                about[tag] = int.from_bytes(value[: TYPE_SIZES.get(kind, 1)], byte_order)
-        except (struct.error, OverflowError, OSError):
-            yield Directory()
-            return
-        yield Directory(not about.get(SUBFILE_TYPE, 0) & NO_PAGE, SUB_IFDS in about)
-
-
-def _pages_of_tiff(file: BinaryIO) -> list[int]:
-    # the places of its pages among its images; the first one where none is said to be a page
-    return [place for place, each in enumerate(_directories(file)) if each.is_page] or [0]
-
-
-def _is_raw(file: BinaryIO) -> bool:
-    # as NEF, ARW and DNG are: first a preview, with the photo within it
-    first = next(_directories(file), Directory())
-    return not first.is_page and first.has_others
+def _places_of_pages(image: Image.Image) -> list[int]:
+    # where the pages of an opened TIFF are among its images: not its smaller versions and masks
+    places, place = [], 0
+    with contextlib.suppress(EOFError):  # after the last one
+        while True:
+            try:
+                image.seek(place)
+                is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
+            except EOFError:
+                raise
+            except Exception:  # of no closed set, where one is damaged; it counts, for reading it says so
+                places.append(place)
+                break
+            places += [place] * is_page
+            place += 1
+    image.seek(0)
+    return places or [0]
 
 
 # --- errors, and pixels of every kind ---
@@ -383,22 +347,12 @@ def _rawmode(image: Image.Image) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _with_lower_bytes(image: Image.Image, again: Image.Image, rawmode: str) -> Image.Image:
-    # 16 bits of each colour, of which `image` has the upper 8; again: the same file, not yet decoded, whose lower
-    # bytes are what Pillow finds where it takes them to be the upper ones
-    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    lower_mode = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + swapped[rawmode[-1]]
-    again.tile = [
-        tile._replace(args=lower_mode if isinstance(tile.args, str) else (lower_mode, *tile.args[1:]))
-        for tile in again.tile
-    ]
-    upper, lower = np.array(image), np.asarray(again)
-    if rawmode == "LA;16B":
-        lower = lower[..., [1, 1, 1, 3]]
-    for channels in (slice(3), slice(3, None)):  # the colours together; how opaque they are
-        bits = int(upper[..., channels].max(initial=0)).bit_length()
-        upper[..., channels] = upper[..., channels] << (8 - bits) | lower[..., channels] >> bits
-    return _like(image, upper)
+def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
+    # 16 bits of each colour, as OpenCV reads them
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return image
+    return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
 
 
 def _averageable(image: Image.Image) -> Image.Image:

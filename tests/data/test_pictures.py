@@ -400,8 +400,6 @@ CONVERTIBLE = {
     "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {jpg}"),
     "HEIF": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {jpg}"),
     "hif": (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "is a HEIC photo", "magick {file} {jpg}"),
-    "CR2": (b"II*\0\x10\0\0\0CR\x02\0", "is a camera's raw photo", "magick {file} {jpg}"),
-    "NEF": (tiff({254: 1, 330: 999}), "is a camera's raw photo", "magick {file} {jpg}"),
     "pdf": (b"%PDF-1.7\n", "is a PDF", "pdftoppm -r 300 -png {file} {stem}"),
 }
 NO_PICTURES = (
