@@ -6,8 +6,11 @@ Read right: the test images as they are, and made into pictures as people make t
 Unsure: how often an answer has a probability below a half or is to an image unlike those of training, of pictures that
 show no character of the data set (tests/odd.py), and of all its test images.
 Stroke: from the pen's move to the whole frame, ready to be shown: the ink found and brought to the network's size, the
-network, the chart. Showing it is the window system's. Files: predict.py on so many small PNGs, as a process of its own,
-with its montage and with --json, which has none; the peak of its memory besides.
+network, the chart. Showing it is the window system's.
+Pages: from a file to its answers, of a page of 12 megapixels with 100 characters, and of a photo of 1,200 x 1,600
+pixels with one, as a page and with --single.
+Files: predict.py on so many small PNGs, as a process of its own, with its montage and with --json, which has none; the
+peak of its memory besides.
 """
 
 import argparse
@@ -27,6 +30,7 @@ import cv2
 import drawn
 import numpy as np
 import odd
+import pages
 import torch
 
 from neural_lib.data import ink
@@ -134,6 +138,29 @@ def stroke_seconds(recogniser: Recogniser, strokes: int) -> list[float]:
     return seconds
 
 
+def page_seconds(recogniser: Recogniser, data_dir: str, folder: Path, rounds: int) -> None:
+    images = load_images(recogniser.saved.dataset, data_dir, train=False).images[:, 0].numpy()
+    for paper in ("plain", "squared"):
+        page = pages.compose(images, np.random.default_rng(7), paper, count=100, size=150).picture
+        scale = (12_000_000 / page.shape[0] / page.shape[1]) ** 0.5
+        large = cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        one = cv2.resize(pages.compose(images, np.random.default_rng(8), paper, 1, 200).picture, (1200, 1600))
+        for name, pixels in {"page": large, "photo": one}.items():
+            path = str(folder / f"{name}.jpg")
+            cv2.imwrite(path, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+            ways = {f"{name} of {pixels.shape[1]}x{pixels.shape[0]}": recogniser.read_page}
+            ways |= {"... with --single": recogniser.read} if name == "photo" else {}
+            for label, read in ways.items():
+                seconds = []
+                for _ in range(rounds):
+                    start = time.perf_counter()
+                    answers = read(path)
+                    seconds.append(time.perf_counter() - start)
+                count = len(answers) if isinstance(answers, list) else 1
+                spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+                print(f"{paper} {label}, {count} found: {statistics.median(seconds):.2f} s ({spread}; n = {rounds})")
+
+
 def write_pictures(folder: Path, count: int) -> None:
     images = load_images("digits", "nowhere", train=True).images.numpy()
     for number in range(count):
@@ -154,6 +181,7 @@ def main() -> None:
     parser.add_argument("--data", default="data")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--strokes", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5, help="for pages")
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
     args = parser.parse_args()
     model = str(Path(args.model).resolve())
@@ -167,6 +195,7 @@ def main() -> None:
     print(f"stroke to frame: median {median:.1f} ms, 95 % below {most:.1f}, at most {milliseconds[-1]:.1f}")
     record = {"model": args.model, "stroke_ms": median}
     with tempfile.TemporaryDirectory() as folder:
+        page_seconds(recogniser, args.data, Path(folder), args.rounds)
         for count in args.files:
             pictures = Path(folder, str(count))
             pictures.mkdir()

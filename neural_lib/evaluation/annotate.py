@@ -79,7 +79,7 @@ def annotate_page(
         left, top, right, bottom = (round(scale * each) for each in (*box[:2], box[0] + box[2], box[1] + box[3]))
         colour = DARK_GREEN if is_sure else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        text = f"{number} {name}{'' if is_sure else ' ?'}"
+        text = f"{number}: {name}{'' if is_sure else ' ?'}"
         width = _text_width(text, font, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)

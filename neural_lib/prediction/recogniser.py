@@ -221,14 +221,17 @@ class Recogniser:
         self, picture: Picture, page: int, invert: str, order: str | None
     ) -> tuple[np.ndarray, float, list[np.ndarray], list[Box | None]]:
         # the pixels of a picture, their scale to its own, and the network's image and the box of each character
-        how, is_array = self.saved.preparation, isinstance(picture, np.ndarray)
-        size = max(picture.shape[:2] if is_array else size_of(picture, page) or [0])
+        how = self.saved.preparation
+        pixels = read_picture(picture, page)
+        size = max(pixels.shape[:2])
+        if size == LONGEST_SIDE:  # it may have been reduced
+            size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
-            pixels = read_picture(picture, page)
-            return pixels, max(pixels.shape[:2]) / max(size, 1), [ink.prepare(pixels, how, invert)], [None]
+            return pixels, max(pixels.shape[:2]) / size, [ink.prepare(pixels, how, invert)], [None]
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
-            pixels = read_picture(picture, page, longest)
+            if longest != LONGEST_SIDE:
+                pixels = read_picture(picture, page, longest)
             scale = max(pixels.shape[:2]) / size
             is_last = scale == 1 or longest == PAGE_SIDES[-1]
             try:
