@@ -526,7 +526,10 @@ TRIED = {  # what a person tries: a function that writes a file and returns its 
     "300 specks": (lambda: save("p.png", with_specks(a_sheet("2"))), "2"),
     "a dithered scan": (lambda: save("p.tif", np.asarray(Image.fromarray(a_sheet("4")).convert("1"))), "4"),
     "12 bits in 16": (lambda: save("p.png", a_sheet("3").astype(np.uint16) * 16), "3"),
-    "a TIFF of ten pages": (lambda: save("p.tif", *(a_sheet(digit) for digit in "0123456789")), "0123456789"),
+    "a TIFF of ten pages": (
+        lambda: save("p.tif", *(a_sheet(digit)[:650, :850] for digit in "0123456789")),
+        "0123456789",
+    ),
     "a GIF of three": (lambda: save("p.gif", *(a_sheet(digit) for digit in "470")), "470"),
     "a JPEG with another name": (lambda: save("IMG_1.HEIC", a_sheet("3"), format="JPEG"), "3"),
 }
@@ -597,12 +600,12 @@ def test_pages_of_a_file_are_numbered_in_table_and_errors(page, recognise):
 
 def test_letters_dots_and_scribbles_are_mostly_unsure(page, recognise):
     Path("odd").mkdir()
-    for number, (kind, picture) in enumerate(odd.pictures(1, count=8)):
+    for number, (kind, picture) in enumerate(odd.pictures(1, count=5)):
         if kind not in ("digit", "scratch"):  # a scratch may be a one
             cv2.imwrite(f"odd/{number}.png", picture)
     Path("right").mkdir()
-    for number in range(10):
-        cv2.imwrite(f"right/{number}.png", a_sheet(str(number)))
+    cv2.imwrite("right/0-5.png", a_sheet("012345"))
+    cv2.imwrite("right/6-9.png", a_sheet("6789"))
     shares = []
     for folder in ("odd", "right"):
         answers = [json.loads(line) for line in recognise(folder, "--json")[1].splitlines()]

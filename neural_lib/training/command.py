@@ -92,7 +92,7 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
         _check_replaceable(records, state)
     about = command.about
     about["data"] = os.path.abspath(command.data_dir)
-    command.options = {"recipe": command.recipe, "model": model.name, **about}
+    command.options = {"recipe": command.recipe, "model": model.name, "device": args.device, **about}
     for path in (model, plot, state, table, records, *report):
         remove_abandoned(path)
     return command
@@ -115,6 +115,8 @@ def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
     command.params = found["params"]
     command.recipe = found["options"].get("recipe", command.recipe)
     command.data_dir = args.data or found["options"].get("data", command.data_dir)
+    if args.device == "auto" and ranks_from_environment().world_size == 1:  # of several only this one has read it
+        args.device = "cpu" if found["options"].get("device") == "cpu" else "auto"
     command.about = _resumed_about(command, args, found, source)
     command.is_longer = command.configs[0].epochs > found["runs"][0]["epochs"]
     if command.is_longer:

@@ -16,21 +16,24 @@ from neural_lib.data.pictures import PictureError
 PAPER, INK, PRINTED = 235, 40, 150  # grey levels
 HEIGHT, WIDTH = 1200, 1600
 FONT = cv2.FontFace("uni")
+GRAIN = np.random.default_rng(0).normal(PAPER, 2, (100, 100)).round().astype(np.uint8)
 
 
 def sheet(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """An empty page, grey, with its grain."""
-    return np.random.default_rng(0).normal(PAPER, 2, (height, width)).round().astype(np.uint8)
+    return np.tile(GRAIN, (height // 100, width // 100))[:height, :width].copy()
 
 
 def write(grey: np.ndarray, text: str, x: int, y: int, size: int = 150, shade: int = INK) -> tuple[int, int, int, int]:
     """Write text upon a page, its baseline's left end at (x, y); returns the box of its ink."""
-    ground = np.zeros((*grey.shape, 3), np.uint8)
-    cv2.putText(ground, text, (x, y), (255, 255, 255), FONT, size)
+    left, top = max(0, x - 20), max(0, y - 2 * size)
+    part = grey[top : y + size, left : x + 2 * size * len(text)]
+    ground = np.zeros((*part.shape, 3), np.uint8)
+    cv2.putText(ground, text, (x - left, y - top), (255, 255, 255), FONT, size)
     share = ground[..., 0] / 255
-    grey[:] = (grey + (shade - grey.astype(float)) * share).round()
+    part[:] = (part + (shade - part.astype(float)) * share).round()
     rows, columns = (np.flatnonzero(share.max(axis) > 0.5) for axis in (1, 0))
-    return int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+    return left + int(columns[0]), top + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
 
 
 def overlap(one: tuple, other: tuple) -> float:

@@ -158,7 +158,9 @@ def test_a_network_without_a_calibration_is_read_as_it_was(saved):
     assert torch.equal(probabilities, expected) and not is_unlike.any()
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    "arch", [pytest.param(each, marks=pytest.mark.slow) if each == "resnet18" else each for each in ARCHS]
+)
 @pytest.mark.parametrize("dataset", ["kmnist", "cifar10"])
 def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path):
     made = made_up.make_checkpoint(dataset, arch)

@@ -336,3 +336,9 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run
         assert status == 2 and message in stderr and stderr.count("\n") == 1
     path.write_bytes(whole)
     assert run_train(*DIGITS, "--resume")[0] == 0
+
+
+def test_it_goes_on_where_device_said_to_compute(run_train, interrupted):
+    interrupted(*DIGITS)
+    status, stdout, _ = run_train("--resume")  # on a machine with a GPU, too
+    assert status == 0 and "computing on cpu (as --device says)" in stdout
