@@ -12,14 +12,17 @@ import cv2
 import numpy as np
 
 from neural_lib.data import ink
-from neural_lib.data.pictures import PictureError
 
 SMALLEST = 12  # pixels: the longer side of a character at least
 STEEPEST = 4.0  # degrees that a page may be turned by, either way
 ANGLE_STEP = 0.1  # degrees
-EDGE_FROM = 0.4  # of a side of the picture: where that much of it is dark, this is a scanner's edge, or the table's
-LINE_FROM = 0.5, 0.6  # of the page's width: what is covered by a line across it, and from where to where it reaches
-FINE = 40  # times its thickness: the length of such a line at least; a 1 that fills its picture is shorter
+EDGE_FROM = 0.7  # of a side of the picture: where that much of it is dark, this is a scanner's edge, or the table's
+# a line across the page
+LINE_COVERS = 0.5  # of the page's width, but for where thick ink hides it
+LINE_REACHES = 0.6  # of the page's width, from its first to its last pixel
+FINE = 40  # times its thickness
+FEW_LINES = 3  # fewer are lines only if they go from border to border: a 1 or a dash may fill its picture
+FROM_BORDER_TO_BORDER = 0.95  # of the page's width
 
 
 class Character(NamedTuple):
@@ -32,8 +35,8 @@ class Character(NamedTuple):
 class Page(NamedTuple):
     """What was found on a page."""
 
-    characters: list[Character]  # in reading order, at least one
-    is_plain: bool  # neither ruled nor squared, and without boxes
+    characters: list[Character]  # in reading order; may be none
+    is_plain: bool  # neither ruled nor squared, and without boxes and dark edges
 
 
 def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> Page:
@@ -42,26 +45,26 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
     grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" from left to right and from top to bottom, or "columns"
     from top to bottom and from right to left. The page may be turned by STEEPEST degrees, lit unevenly, ruled or
     squared, its characters in boxes; separate strokes are one character if they are near each other for their size.
-    Raises PictureError if there is none.
     """
-    depth, noise = _depth(grey, invert)
-    outside = _dark_edges(depth, noise)  # 1: no page there
-    depth[outside > 0] = 0
-    height, width = grey.shape
-    angle = _angle_of_lines(depth)
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
-    if angle:
-        depth = cv2.warpAffine(depth, turn, (width, height))
-        outside = cv2.warpAffine(outside, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=1)
-    depth, lines = _without_lines(depth, outside, noise)
-    groups = _group_strokes(depth, noise, outside, lines)
+    depth, noise, has_ink = _depth(grey, invert)
+    if not has_ink:
+        return Page([], is_plain=True)
+    edges = _dark_edges(depth, noise)  # 1 where there is no page
+    depth[edges > 0] = 0
+    size = grey.shape[::-1]
+    for angle in dict.fromkeys((_angle_of_lines(depth), 0.0)):
+        turn = cv2.getRotationMatrix2D((size[0] / 2, size[1] / 2), angle, 1.0)
+        turned, outside = depth, edges
+        if angle:
+            turned = cv2.warpAffine(depth, turn, size)
+            outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
+        clean, lines = _without_lines(turned, outside, noise)
+        if lines.any():
+            break  # else what looked like lines were strokes
+    groups = _group_strokes(clean, noise, outside, lines, has_edges=edges.any())
     back = cv2.invertAffineTransform(turn)
-    characters = [_cut_out(depth, noise, groups, number, back) for number in _reading_order(groups, order)]
-    return Page(characters, is_plain=not lines.any())
-
-
-def _no_ink() -> PictureError:
-    return PictureError("no ink found")
+    characters = [_cut_out(clean, noise, groups, number, back) for number in _reading_order(groups, order)]
+    return Page(characters, is_plain=not lines.any() and not edges.any())
 
 
 def _reduced(image: np.ndarray, longest: int) -> np.ndarray:
@@ -77,8 +80,9 @@ def _rectangle(width: int, height: int) -> np.ndarray:
 # --- the ground, its noise and its edges ---
 
 
-def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float]:
-    # how much each pixel stands out from the ground, and the standard deviation of the ground's noise, grey levels
+def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float, bool]:
+    # how much each pixel stands out from the ground, the standard deviation of the ground's noise, grey levels, and
+    # whether anything stands out at all
     grey = grey.astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
     ground = np.float32(np.median(grey[::4, ::4]))
@@ -93,7 +97,8 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float]:
     widest = 2 * (max(small.shape) // 16) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (widest, widest))
     shade = cv2.morphologyEx(cv2.medianBlur(small, 3), cv2.MORPH_OPEN, kernel)
-    shade[shade > 0.6 * contrast] = 0  # as dark as ink: a dark edge, a very bold character
+    is_bold = (shade > 0.5 * contrast).astype(np.uint8)  # as dark as ink: a dark edge, a very bold character
+    shade[cv2.dilate(is_bold, kernel) > 0] = 0
     depth -= cv2.resize(cv2.GaussianBlur(shade, (0, 0), 2), grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
     # grain and dither are smoothed as much as needed
@@ -103,9 +108,7 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float]:
             break
         depth = cv2.GaussianBlur(sharp, (0, 0), sigma)
         noise = _noise(depth)
-    if contrast < max(ink.MIN_CONTRAST, ink.MIN_OF_NOISE * noise):
-        raise _no_ink()
-    return depth.clip(0, 255).astype(np.uint8), noise
+    return depth.clip(0, 255).astype(np.uint8), noise, contrast >= _least(noise)
 
 
 def _noise(depth: np.ndarray) -> float:
@@ -157,8 +160,9 @@ def _angle_of_lines(depth: np.ndarray) -> float:
         for number, slope in enumerate(np.tan(np.radians(sign * angles))):
             shifts = np.round((middles - width / 2) * slope).astype(int)
             sharpness[number] = np.square(np.diff(blocks[rows + shifts, np.arange(count)].sum(1))).sum()
-        if sharpness.max() > 1.75 * np.median(sharpness):
-            scores += sharpness / np.median(sharpness)
+        usual = np.median(sharpness)
+        if sharpness.max() > 1.75 * usual > 0:
+            scores += sharpness / usual
     return float(angles[scores.argmax()]) if scores.any() else 0.0
 
 
@@ -169,16 +173,16 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     mask = (depth > faintest).astype(np.uint8)
     longer = max(depth.shape)
     piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
-    across = _level_pieces(mask, outside, piece, thickest)
-    down = cv2.transpose(_level_pieces(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
-    lines = [
-        _lines_across(across, outside, thickest),
-        cv2.transpose(_lines_across(cv2.transpose(down), cv2.transpose(outside), thickest)),
-    ]
+    pieces, lines = [], []
+    for view, beyond in ((mask, outside), (cv2.transpose(mask), cv2.transpose(outside))):
+        level, hidden = _level_pieces(view, beyond, piece, thickest)
+        pieces.append(level)
+        lines.append(_lines_across(level, hidden, beyond, thickest))
+    across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
     places = (np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0)))
     is_squared = all(len(each) and np.ptp(each) > 0.75 * all_ for each, all_ in zip(places, mask.shape, strict=True))
     if not is_squared:
-        straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
+        straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
         lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
     bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
@@ -201,50 +205,79 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     return clean, bands[0] | bands[1]
 
 
-def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> np.ndarray:
-    # what is ink along so many pixels of a row, and not thick
+def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
+    # what is ink along so many pixels of a row and not thick; and where a line couldn't be seen, under thick ink
     run = cv2.morphologyEx(mask | outside, cv2.MORPH_CLOSE, _rectangle(5, 1))
     run = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(piece, 1)) & ~outside & 1
-    thick = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1))
-    return run & ~cv2.dilate(thick, _rectangle(3, 3))
+    thick = cv2.dilate(cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1)), _rectangle(3, 3))
+    return run & ~thick, thick | outside
 
 
-def _lines_across(pieces: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
+def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
     # 1 along the lines that level pieces make up across the page; these may bend a little, as on a photo
     found = np.zeros_like(pieces)
     height, width = pieces.shape
-    if np.count_nonzero(pieces) < LINE_FROM[0] * width / 2:
+    if np.count_nonzero(pieces) < LINE_COVERS * width / 2:
         return found
-    chains = cv2.dilate(pieces | outside, _rectangle(1, 3))
+    chains = cv2.dilate(pieces | hidden, _rectangle(1, 3))
     chains = cv2.morphologyEx(chains, cv2.MORPH_CLOSE, _rectangle(width // 4 | 1, 1)) & ~outside & 1
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chains, connectivity=8)
-    columns = np.arange(width)
-    for number in np.flatnonzero(stats[:, cv2.CC_STAT_WIDTH] >= 0.3 * width):
+    lines = []
+    for number in range(1, len(stats)):
         left, top, wide, high, _ = stats[number]
+        if wide < 0.3 * width:
+            continue
         part = slice(top, top + high), slice(left, left + wide)
         rows, cols = np.nonzero((labels[part] == number) & (pieces[part] > 0))
-        rows, cols = rows + top, cols + left
-        page_width = np.count_nonzero((outside[part[0]] == 0).any(0))
-        while number and len(rows) >= LINE_FROM[0] * page_width:  # one line, or several that characters connect
-            middle = np.full(width, np.bincount(rows).argmax(), float)
-            for degree, reach in ((1, 4), (2, 6), (2, 3)):
-                near = np.abs(rows - middle[cols]) <= reach + thickest / 8
-                covered, thickness = np.unique(cols[near], return_counts=True)
-                if len(covered) < LINE_FROM[0] * page_width / 2:
-                    break
-                every = max(1, np.count_nonzero(near) // 2000)
-                middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(columns)
-            rows, cols = rows[~near], cols[~near]
-            length, reach = len(covered), np.ptp(covered)
-            is_fine = length >= FINE * np.median(thickness)
-            if length < LINE_FROM[0] * page_width or reach < LINE_FROM[1] * page_width or not is_fine:
-                break
-            half = math.ceil(np.median(thickness) / 2)
-            for shift in range(-half, half + 1):
-                at = np.round(middle + shift).astype(int)
-                is_there = (at >= 0) & (at < height)
-                found[at[is_there], columns[is_there]] = 1
+        lines += _fitted_lines(rows + top, cols + left, hidden, outside, thickest)
+    if len(lines) < FEW_LINES:
+        lines = [line for line in lines if line.reach >= FROM_BORDER_TO_BORDER]
+    columns = np.arange(width)
+    for line in lines:
+        half = math.ceil(line.thickness / 2)
+        for shift in range(-half, half + 1):
+            at = np.round(line.rows + shift).astype(int)
+            is_there = (at >= 0) & (at < height)
+            found[at[is_there], columns[is_there]] = 1
     return found
+
+
+class Line(NamedTuple):
+    """A line across the page."""
+
+    rows: np.ndarray  # (W,): of its middle in each column
+    thickness: float  # pixels
+    reach: float  # from its first to its last pixel, of the page's width there
+
+
+def _fitted_lines(
+    rows: np.ndarray, cols: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int
+) -> list[Line]:
+    # the lines, one or several that characters connect, among the pixels at these rows and columns
+    lines, failures, width = [], 0, hidden.shape[1]
+    while len(rows) and failures < 5:
+        middle = np.full(width, np.bincount(rows).argmax(), float)
+        for degree, reach in ((1, 4), (2, 6), (2, 3)):
+            near = np.abs(rows - middle[cols]) <= reach + thickest / 8
+            covered, thickness = np.unique(cols[near], return_counts=True)
+            if len(covered) < 0.1 * width:
+                break
+            every = max(1, np.count_nonzero(near) // 2000)
+            middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(np.arange(width))
+        rows, cols = rows[~near], cols[~near]
+        at = middle.round().astype(int).clip(0, len(hidden) - 1)
+        page_width = max(1, np.count_nonzero(outside[at, np.arange(width)] == 0))
+        in_sight = np.count_nonzero(hidden[at, np.arange(width)] == 0)
+        reach, usual = (
+            np.ptp(covered) / page_width if len(covered) else 0.0,
+            np.median(thickness) if len(covered) else 0,
+        )
+        is_covered = len(covered) >= max(LINE_COVERS * in_sight, 0.2 * page_width)
+        if is_covered and reach >= LINE_REACHES and np.ptp(covered) >= FINE * usual:
+            lines.append(Line(middle, float(usual), float(reach)))
+        else:
+            failures += 1
+    return lines
 
 
 def _thin(pieces: np.ndarray) -> np.ndarray:
@@ -317,10 +350,11 @@ def _typical(values: np.ndarray, weights: np.ndarray) -> float:
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
-def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray) -> Groups:
+def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
     dark = depth[depth > _least(noise)]
+    none = Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0)
     if not dark.size:
-        raise _no_ink()
+        return none
     full = float(np.median(dark[dark > 0.7 * np.percentile(dark, 98)]))
     mask = (depth > max(0.2 * full, 4 * noise)).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -332,7 +366,7 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     is_stroke[0] = False  # the ground
     is_large = is_stroke & (sizes >= SMALLEST)
     if not is_large.any():
-        raise _no_ink()
+        return none
     size = _typical(sizes[is_large], areas[is_large])
     is_stroke &= areas >= _largest_dust(is_stroke, is_large, corners, areas, size, depth.shape)
     at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
@@ -346,16 +380,17 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
         longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
         of_ink = np.array([areas[group].sum() for group in groups])
         if not (longer >= SMALLEST).any():
-            raise _no_ink()
+            return none
         size = _typical(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
     longest_stroke = np.array([sizes[group].max() for group in groups])
     is_character = (longer >= max(SMALLEST, 0.3 * size)) & (longest_stroke >= 0.25 * size)
     is_character &= of_ink >= 0.1 * _typical(of_ink, of_ink)
     # what is left of an edge or a line at the border
     at_border = np.array([touches[group].any() for group in groups])
-    is_character &= ~(at_border & ((longer > 2 * size) | (longer > 8 * shorter) | outside.any()))
-    if not is_character.any():
-        raise _no_ink()
+    is_character &= ~(at_border & ((longer > 2 * size) | (lines.any() & (longer > 8 * shorter)) | has_edges))
+    # a dark table about a sheet of paper, or something on it
+    filled = of_ink / np.maximum((longer * shorter), 1)
+    is_character &= ~((longer * shorter > 0.4 * depth.size) & (filled > 0.75))
     kept = np.flatnonzero(is_character)
     return Groups(boxes[kept], [groups[number] for number in kept], labels, size)
 
@@ -414,6 +449,8 @@ def _joined(
 
 def _reading_order(groups: Groups, order: str) -> np.ndarray:
     # the numbers of the groups as they are read
+    if len(groups.boxes) < 2:
+        return np.arange(len(groups.boxes))
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
     # turned so that the lines are narrowest; of several such turns the smallest

@@ -1,7 +1,8 @@
 """Recogniser: a trained network that reads pictures, from files or arrays."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ BATCH_SIZE = 100  # images; they are in memory together, with their pictures
 THUMBNAIL = 2 * TILE_WIDTH  # pixels: the longer side of a single character's picture in a Reading at most
 SMALLEST_PAGE = 64  # pixels: a picture with a shorter longer side holds one character
 SHARP = 48  # pixels: a page whose characters are smaller is read again, reduced less; so is one with lines
+FEW = 3  # characters of a picture that may be one, found in parts
 PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side that it is reduced to
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
@@ -47,7 +49,7 @@ class Answer:
     """A network's answer to a picture, or to one character of it."""
 
     top: list[Candidate]  # the most probable classes, the first one most
-    seen: np.ndarray  # what the network was given, uint8 (S, S) or (S, S, 3)
+    seen: np.ndarray = field(repr=False)  # what the network was given, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # of the file
     box: Box | None = None  # of the ink in the picture as it is displayed; None where the whole picture was read
     is_sure: bool = True  # the probability is not below the recogniser's, and the image is not unlike all of training
@@ -98,7 +100,7 @@ class Reading:
     """What was read in a picture."""
 
     source: Source
-    picture: np.ndarray  # RGB, uint8 (H, W, 3), reduced if it is large
+    picture: np.ndarray = field(repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
     scale: float  # of that picture's pixels to those of the boxes
     answers: list[Answer]  # at least one; of a page in reading order
 
@@ -108,6 +110,16 @@ class Reading:
             {name: value for name, value in each.to_dict().items() if name != "path"} for each in self.answers
         ]
         return {**self.source.to_dict(), **(characters[0] if len(characters) == 1 else {}), "characters": characters}
+
+
+class _Prepared(NamedTuple):
+    # a picture whose images wait for their answers
+    source: Source
+    picture: np.ndarray  # as Reading has it
+    scale: float
+    images: list[np.ndarray]  # uint8 (C, S, S), of each character
+    boxes: list[Box | None]
+    may_be_one: bool = False  # the picture may hold a single character that was not found whole
 
 
 class Failure(NamedTuple):
@@ -167,11 +179,14 @@ class Recogniser:
         Raises PictureError, naming the file, if it can't be read or shows no ink.
         """
         _check([picture], invert, top)
+        if page < 1:
+            raise ValueError(f"page must be at least 1, not {page}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        (result,) = self._read_all([(Source(_path_of(picture), page), picture)], invert, order, top)
+        source = Source(_path_of(picture), page if page > 1 else 0)
+        (result,) = self._read_all([(source, picture)], invert, order, top)
         if isinstance(result, Failure):
-            raise PictureError(f"{result.source.path or 'the picture'}: {result.reason}")
+            raise PictureError(f"{source.name if source.path else 'the picture'}: {result.reason}")
         return result.answers
 
     def read_files(
@@ -199,77 +214,73 @@ class Recogniser:
         self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
     ) -> Iterator[Reading | Failure]:
         # in batches of about BATCH_SIZE images, which are in memory together with their pictures; a page takes more
-        waiting: list[tuple[Source, np.ndarray, float, list[Box | None]] | Failure] = []
-        images: list[np.ndarray] = []
+        waiting: list[_Prepared | Failure] = []
         load = 0
         for source, picture in sources:
             try:
-                pixels, scale, prepared, boxes = self._prepare(picture, max(source.page - 1, 0), invert, order)
-                small = _reduced(pixels, THUMBNAIL if len(boxes) == 1 else PAGE_SIDE)
-                waiting.append((source, small, scale * len(small) / len(pixels), boxes))
-                images += prepared
-                load += 1 if len(boxes) == 1 else BATCH_SIZE // 10
+                waiting.append(self._prepare(source, picture, invert, order))
+                load += 1 if len(waiting[-1].images) == 1 else max(BATCH_SIZE // 10, len(waiting[-1].images))
             except PictureError as error:
                 waiting.append(Failure(source, str(error)))
                 load += 1
-            if max(load, len(images)) >= BATCH_SIZE:
-                yield from self._answer(waiting, images, top)
-                waiting, images, load = [], [], 0
-        yield from self._answer(waiting, images, top)
+            if load >= BATCH_SIZE:
+                yield from self._answer(waiting, invert, top)
+                waiting, load = [], 0
+        yield from self._answer(waiting, invert, top)
 
-    def _prepare(
-        self, picture: Picture, page: int, invert: str, order: str | None
-    ) -> tuple[np.ndarray, float, list[np.ndarray], list[Box | None]]:
-        # the pixels of a picture, their scale to its own, and the network's image and the box of each character
-        how = self.saved.preparation
+    def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> "_Prepared":
+        how, page = self.saved.preparation, max(source.page - 1, 0)
         pixels = read_picture(picture, page)
         size = max(pixels.shape[:2])
         if size == LONGEST_SIDE:  # it may have been reduced
             size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
-            return pixels, max(pixels.shape[:2]) / size, [ink.prepare(pixels, how, invert)], [None]
+            images = [ink.prepare(pixels, how, invert)]
+            return _Prepared(source, _reduced(pixels, THUMBNAIL), 1.0, images, [None])
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
             if longest != LONGEST_SIDE:
                 pixels = read_picture(picture, page, longest)
             scale = max(pixels.shape[:2]) / size
-            is_last = scale == 1 or longest == PAGE_SIDES[-1]
-            try:
-                found, is_plain = find_characters(ink.to_grey(pixels), invert, order)
-            except PictureError:
-                if is_last:
-                    raise
-                continue
-            is_sharp = np.median([max(each.box[2:]) for each in found]) >= sharp
-            if is_last or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
+            found, is_plain = find_characters(ink.to_grey(pixels), invert, order)
+            is_sharp = bool(found) and np.median([max(each.box[2:]) for each in found]) >= sharp
+            if scale == 1 or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
                 break
         images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in found]  # (S, S) -> (1, S, S)
         boxes = [tuple(round(value / scale) for value in each.box) for each in found]
-        return pixels, scale, images, boxes
+        small = _reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
+        scale *= max(small.shape[:2]) / max(pixels.shape[:2])
+        return _Prepared(source, small, scale, images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
-    def _answer(
-        self,
-        waiting: list[tuple[Source, np.ndarray, float, list[Box | None]] | Failure],
-        images: list[np.ndarray],
-        top: int,
-    ) -> Iterator[Reading | Failure]:
-        parts = []
-        for first in range(0, len(images), BATCH_SIZE):
-            stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
-            batch, _ = convert(stacked, len(self.saved.mean), self.saved.image_size)
-            parts += zip(batch, *self.answers_of(batch), strict=True)
-        results = iter(parts)
+    def _answer(self, waiting: "list[_Prepared | Failure]", invert: str, top: int) -> Iterator[Reading | Failure]:
+        images = [image for each in waiting if isinstance(each, _Prepared) for image in each.images]
+        answers = iter(self._answers(images, top))
         for each in waiting:
             if isinstance(each, Failure):
                 yield each
                 continue
-            source, picture, scale, boxes = each
-            answers = []
-            for box, (image, probabilities, is_unlike) in zip(boxes, results, strict=False):  # the rest is the others'
+            own = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
+            if each.may_be_one and not (own and all(answer.is_sure for answer in own)):
+                with contextlib.suppress(PictureError):
+                    whole = ink.prepare(each.picture, self.saved.preparation, invert)
+                    (one,) = self._answers([whole], top)
+                    own = [replace(one, path=each.source.path)] if one.is_sure else own
+            if own:
+                yield Reading(each.source, each.picture, each.scale, own)
+            else:
+                yield Failure(each.source, "no ink found")
+
+    def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
+        # to images (C, S, S), without their places
+        answers = []
+        for first in range(0, len(images), BATCH_SIZE):
+            stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
+            batch, _ = convert(stacked, len(self.saved.mean), self.saved.image_size)
+            for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
                 candidates = self.candidates(probabilities, top)
                 is_sure = candidates[0].probability >= self.min_probability and not is_unlike
-                answers.append(Answer(candidates, pixels_of(image), source.path, box, bool(is_sure)))
-            yield Reading(source, picture, scale, answers)
+                answers.append(Answer(candidates, pixels_of(image), is_sure=bool(is_sure)))
+        return answers
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""

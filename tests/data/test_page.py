@@ -2,6 +2,7 @@
 lines."""
 
 import io
+import warnings
 
 import cv2
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 
 from neural_lib.data import ink, page
 from neural_lib.data.page import find_characters
-from neural_lib.data.pictures import PictureError
 
 PAPER, INK, PRINTED = 235, 40, 150  # grey levels
 HEIGHT, WIDTH = 1200, 1600
@@ -106,8 +106,7 @@ def test_a_character_is_found_on_any_paper(paper):
 def test_empty_paper_has_no_ink(paper):
     grey = sheet()
     PAPERS[paper](grey)
-    with pytest.raises(PictureError, match="^no ink found$"):
-        find_characters(grey)
+    assert find_characters(grey).characters == []
 
 
 @pytest.mark.parametrize("paper", ["squared", "ruled", "boxed"])
@@ -210,20 +209,16 @@ def specks(count: int) -> np.ndarray:
     np.zeros((300, 300), np.uint8), np.random.default_rng(3).integers(0, 256, (400, 500), np.uint8),
 ], ids=["paper", "specks", "strip", "grey", "black", "noise"])  # fmt: skip
 def test_nothing_is_found_where_nothing_is(grey):
-    with pytest.raises(PictureError, match="^no ink found$"):
-        find_characters(grey)
+    assert find_characters(grey).characters == []
 
 
 @pytest.mark.parametrize("shape", [(1, 10_000), (10_000, 1), (64, 3), (2, 2), (65, 4000)])
 def test_pictures_of_any_shape_are_answered(shape):
     grey = np.full(shape, 255, np.uint8)
     grey[:, shape[1] // 3 : shape[1] // 2] = 0
-    try:
+    with warnings.catch_warnings(action="error"):
         found = find_characters(grey)
-    except PictureError as error:
-        assert str(error) == "no ink found"
-    else:
-        assert len(found.characters) >= 1
+    assert all(min(each.box[2:]) >= 1 for each in found.characters)
 
 
 def test_printed_text_is_found_letter_by_letter():

@@ -7,6 +7,7 @@ import cv2
 import drawn
 import made_up
 import numpy as np
+import pages
 import pytest
 import torch
 from conftest import ROOT, change_kmnist
@@ -19,8 +20,9 @@ from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import idx_bytes
 from neural_lib.data.images import READERS, Data, Images, ImageTensors, load_images
+from neural_lib.data.page import find_characters
 from neural_lib.prediction import export
-from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
 from neural_lib.system import cli
 
 DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
@@ -171,3 +173,17 @@ def test_resnet18_learns_a_part_of_kmnist_on_this_machines_cpu(run_train, monkey
     assert status == 0, stderr
     accuracy = checkpoint.load("output/model.pth").metrics["test_accuracy"]
     assert accuracy > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", pages.KINDS)
+def test_the_characters_of_composed_pages_are_found(kind):
+    images, labels = (each[:1000].numpy() for each in load("kmnist", False))
+    totals = np.zeros(len(pages.Counts._fields), int)
+    for number in range(6):
+        page = pages.compose(images[:, 0], np.random.default_rng([99, number]), kind)
+        found = find_characters(cv2.cvtColor(page.picture, cv2.COLOR_RGB2GRAY), order=page.order).characters
+        answers = [Answer([Candidate("", 1.0, 0, "")], each.ink, box=each.box) for each in found]
+        totals += pages.judge(page, answers, labels, np.ones(len(labels), bool))
+    sums = pages.Counts(*totals)
+    assert sums.found >= 0.96 * sums.characters and sums.false <= 0.04 * sums.answers and sums.in_order >= 5
