@@ -66,7 +66,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=float,
         default=MIN_PROBABILITY,
         metavar="P",
-        help="mark answers that are less probable with a ? (default: %(default)s)",
+        help="mark less probable answers with a ? (default: %(default)s), and those unlike all training images",
     )
     add("--invert", choices=INVERT, default="auto", help="yes: dark on light; no: light on dark (default: auto)")
     add(
@@ -76,7 +76,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="N",
         help="classes to list, the most probable first (default: %(default)s)",
     )
-    add("--show-input", action="store_true", help="show beside each picture the network's input")
+    add("--show-input", action="store_true", help="show beside a single character the network's input")
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
     add("--draw", action="store_true", help="open a window to write in with the mouse")
 

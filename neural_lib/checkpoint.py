@@ -326,7 +326,7 @@ def _is_calibration(found: object) -> bool:
         is_plain = isinstance(value, Tensor) and value.layout is torch.strided and value.dtype is torch.float32
         return is_plain and value.dim() == dimensions and bool(value.isfinite().all())
 
-    if not isinstance(found, dict) or not is_number(found.get("temperature"), 1e-3):
+    if not isinstance(found, dict) or not is_number(found.get("temperature"), 0.05) or found["temperature"] > 20:
         return False
     if not any(name in found for name in DISTANCE):
         return True
@@ -334,6 +334,7 @@ def _is_calibration(found: object) -> bool:
         is_tensor(found.get("mean"), 1)
         and is_tensor(found.get("directions"), 2)
         and found["directions"].size(1) == len(found["mean"])
+        and 1 <= len(found["directions"]) <= len(found["mean"])
         and is_spread(found.get("outside"))
         and is_spread(found.get("highest"))
         and is_number(found.get("threshold"))

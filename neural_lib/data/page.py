@@ -391,6 +391,8 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     # a dark table about a sheet of paper, or something on it
     filled = of_ink / np.maximum((longer * shorter), 1)
     is_character &= ~((longer * shorter > 0.4 * depth.size) & (filled > 0.75))
+    if np.count_nonzero(is_character) > 4:
+        is_character &= longer <= 3 * size  # what lies beside the sheet
     kept = np.flatnonzero(is_character)
     return Groups(boxes[kept], [groups[number] for number in kept], labels, size)
 

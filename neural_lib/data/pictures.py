@@ -257,6 +257,8 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
 def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
     with contextlib.suppress(UnidentifiedImageError):
         return Image.open(file, formats=FORMATS)
+    if not os.fstat(file.fileno()).st_size:
+        raise PictureError("is empty")
     kind = _kind(file)
     if kind in CONVERSIONS and kind not in FORMATS:
         raise PictureError(_conversion(kind, path))

@@ -60,12 +60,16 @@ def annotate_picture(
 
 
 def annotate_page(
-    picture: np.ndarray, boxes: list[tuple[float, float, float, float]], names: list[str], sure: list[bool]
+    picture: np.ndarray,
+    boxes: list[tuple[float, float, float, float]],
+    names: list[str],
+    sure: list[bool],
+    caption: str = "",
 ) -> np.ndarray:
     """A page with a numbered box and the predicted name about each of its characters: uint8 BGR, (H, W, 3).
 
     picture: uint8 RGB, (H, W, 3). boxes: left, top, width, height, pixels of that picture. sure: False marks an answer.
-    The page is enlarged where its characters are small.
+    caption: a line above it. The page is enlarged where its characters are small.
     """
     smallest = np.median([max(box[2:]) for box in boxes])
     longer = max(picture.shape[:2])
@@ -75,16 +79,28 @@ def annotate_page(
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * smallest, 11, 24))
     thickness = 1 if size < 16 else 2
-    for number, (box, name, is_sure) in enumerate(zip(boxes, names, sure, strict=True), start=1):
-        left, top, right, bottom = (round(scale * each) for each in (*box[:2], box[0] + box[2], box[1] + box[3]))
+    corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
+    for number, ((left, top, right, bottom), name, is_sure) in enumerate(
+        zip(corners.tolist(), names, sure, strict=True), start=1
+    ):
         colour = DARK_GREEN if is_sure else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
         text = f"{number}: {name}{'' if is_sure else ' ?'}"
         width = _text_width(text, font, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
+        for place in (y, bottom + 10 + size):  # below the box where it would hide another character
+            is_hidden = (corners[:, 0] < x + width) & (x < corners[:, 2])
+            is_hidden &= (corners[:, 1] < place) & (place - size - 6 < corners[:, 3])
+            if place <= canvas.shape[0] and not is_hidden.any():
+                y = place
+                break
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
         cv2.putText(canvas, text, (x + 4, y - 4 - size // 8), WHITE, font, size)
-    return canvas
+    if not caption:
+        return canvas
+    head = np.full((LINE_HEIGHT + MARGIN, canvas.shape[1], 3), BACKGROUND, np.uint8)
+    _put_line(head, caption, 0, GREY, 1)
+    return np.vstack([head, canvas])
 
 
 def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) -> np.ndarray:

@@ -62,7 +62,7 @@ def recognise_pictures(
     has_pages = order is not None and recogniser.reads_pages
     table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
     montage = annotate.Montage(output) if output else None
-    shown, pictures, failures, answers = [], 0, 0, []
+    shown, room, pictures, failures, answers = [], annotate.PAGE, 0, 0, []
     with tqdm(total=len(found.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
         for result in recogniser.read_files(found.files, invert, order, top, bar.update):
             if isinstance(result, Failure):
@@ -77,19 +77,21 @@ def recognise_pictures(
             path, name = result.source.path, result.source.name
             caption = os.path.basename(name)
             caption = caption if names[path.name] == 1 else os.path.join(path.parent.name, caption)
-            if montage or show and len(shown) < annotate.PAGE:
+            if montage or show and room > 0:
                 annotated = _annotated(recogniser.saved, result, printable(caption), show_input)
                 is_sheet = len(result.answers) > 1
                 if montage:
                     montage.add_sheet(annotated(1)) if is_sheet else montage.add(annotated(1))
-                if show and len(shown) < annotate.PAGE:
+                if show and room > 0:
                     shown.append(annotated)
+                    room -= 5 if is_sheet else 1  # pages take more memory
     if not pictures:
         raise RunError("no picture was recognised; see the warnings above")
     written = montage.finish() if montage else []
     total = pictures + failures
     counts = f"{len(answers):,} characters in " * (len(answers) > pictures)
-    unsure = f", {answers.count(False):,} unsure (?)" * (False in answers)
+    why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
+    unsure = f", {answers.count(False):,} unsure (?: {why})" * (False in answers)
     log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
     if written:
         log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
@@ -107,7 +109,7 @@ def _annotated(saved: Checkpoint, reading: Reading, caption: str, show_input: bo
         return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]
-    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure)
+    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
 
 
 def _print(text: str) -> None:
@@ -141,7 +143,8 @@ class AnswerTable:
             path = "..." + path.removeprefix("...")[1:]
         lines = []
         for number, answer in enumerate(reading.answers, start=1):
-            others = (f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in answer.top[1:])
+            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # else it is shown as 0.0%
+            others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
             probability = annotate.percent(answer.probability)
             place = str(number) if len(reading.answers) > 1 else ""
             line = self._line(path, place, self.names[answer.top[0].index], probability, answer.is_sure)

@@ -232,6 +232,19 @@ def test_an_unsure_answer_is_marked():
     assert not np.array_equal(sure, unsure) and annotate.percent(0.4, False) == "40.0% ?"
 
 
+def test_a_label_hides_no_other_character():
+    boxes = [(40, 60, 80, 90), (40, 165, 80, 90)]  # below each other
+    drawn = annotate.annotate_page(a_page(), boxes, ["8", "8"], [True, True])
+    for left, top, width, height in boxes:
+        assert (drawn[top : top + height, left : left + width] == (230, 240, 250)).all()
+
+
+def test_a_caption_stands_above_the_page():
+    plain, named = (annotate.annotate_page(a_page(), [(40, 60, 80, 90)], ["8"], [True], text) for text in ("", "a.png"))
+    head = len(named) - len(plain)
+    assert head > 20 and np.array_equal(named[head:], plain) and named[:head].std() > 5
+
+
 @pytest.mark.parametrize("things, written", [
     ("s", ["p.png"]), ("t", ["p.png"]), ("ss", ["p-sheet-1.png", "p-sheet-2.png"]),
     ("st", ["p-sheet-1.png", "p.png"]), ("tst", ["p-sheet-1.png", "p.png"]), ("", []),

@@ -12,6 +12,7 @@ import made_up
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from neural_lib import checkpoint, prediction
 from neural_lib.data.images import load_images
@@ -170,6 +171,65 @@ def test_a_thin_pen_is_read_too(recogniser, digits):
     images, labels = (part[:50] for part in digits)
     pictures = [drawn.skeleton(image, 120, width=2) for image in images]
     assert accuracy_of(recogniser, pictures, labels) > 0.8
+
+
+# --- Recogniser.read_page ---
+
+
+def cut_out(image: np.ndarray, longest: int, pad: int) -> np.ndarray:
+    """A digit's ink alone, dark on light, that large, with so many pixels about it."""
+    rows, columns = (image > 50).any(1).nonzero()[0], (image > 50).any(0).nonzero()[0]
+    ink = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = longest / max(ink.shape)
+    ink = cv2.resize(ink, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return 255 - cv2.copyMakeBorder(ink, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+
+
+@pytest.mark.parametrize("longest, pad", [(60, 6), (100, 12), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700)])
+def test_a_picture_of_one_character_is_read_as_well_as_with_single(recogniser, digits, longest, pad):
+    images, labels = (part[:40] for part in digits)
+    alone = as_page = 0
+    for image, label in zip(images, labels, strict=True):
+        picture = cut_out(image, longest, pad)
+        answers = recogniser.read_page(picture)
+        alone += recogniser.read(picture).label == str(label)
+        as_page += [answer.label for answer in answers] == [str(label)]
+    assert as_page >= alone - 3
+
+
+@pytest.mark.parametrize("pen", [4, 8, 16, 30])
+def test_a_lone_one_is_no_ruled_line(recogniser, pen):
+    picture = np.full((400, 300), 235, np.uint8)
+    cv2.line(picture, (150, 40), (150, 350), 30, pen)
+    (answer,) = recogniser.read_page(picture)
+    assert answer.label == "1"
+
+
+def test_a_page_of_a_file_is_chosen_by_its_number(recogniser, seven, tmp_path):
+    first, second = (Image.fromarray(cut_out(255 - cv2.imread(str(seven), 0), 200, pad)) for pad in (100, 150))
+    first.save(tmp_path / "p.tif", save_all=True, append_images=[second])
+    boxes = [recogniser.read_page(tmp_path / "p.tif", page=page)[0].box for page in (1, 2)]
+    assert np.subtract(boxes[1][:2], boxes[0][:2]).tolist() == pytest.approx([50, 50], abs=2)
+    with pytest.raises(PictureError, match=r"p.tif\[3\]: has no page 3$"):
+        recogniser.read_page(tmp_path / "p.tif", page=3)
+    for wrong in ({"page": 0}, {"page": -1}, {"order": "circles"}, {"top": 0}):
+        with pytest.raises(ValueError, match="must be"):
+            recogniser.read_page(seven, **wrong)
+
+
+def test_the_box_is_that_of_the_picture_as_it_is_displayed(recogniser, tmp_path):
+    picture = np.full((3000, 2000), 230, np.uint8)  # read reduced
+    cv2.polylines(picture, [np.array([(400, 300), (1000, 300), (600, 1200)])], False, 0, 80)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(picture).rotate(90, expand=True).save(tmp_path / "p.jpg", exif=exif)
+    for given in (picture, tmp_path / "p.jpg"):
+        (answer,) = recogniser.read_page(given)
+        assert answer.label == "7" and answer.box == pytest.approx((360, 260, 680, 980), abs=20)
+
+
+def test_answers_print_on_a_line(recogniser, seven):
+    assert len(repr(recogniser.read(seven))) < 400
 
 
 # --- Recogniser.read_files ---
