@@ -108,7 +108,7 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float, bool]:
             break
         depth = cv2.GaussianBlur(sharp, (0, 0), sigma)
         noise = _noise(depth)
-    return depth.clip(0, 255).astype(np.uint8), noise, contrast >= _least(noise)
+    return depth.clip(0, 255).astype(np.uint8), noise, contrast >= _ink_threshold(noise)
 
 
 def _noise(depth: np.ndarray) -> float:
@@ -118,7 +118,7 @@ def _noise(depth: np.ndarray) -> float:
     return float(np.sqrt(np.percentile(np.maximum(square - mean * mean, 0), 25)))
 
 
-def _least(noise: float) -> float:
+def _ink_threshold(noise: float) -> float:
     # the depth from which on a pixel is no ground, grey levels
     return max(ink.MIN_CONTRAST, ink.MIN_OF_NOISE * noise)
 
@@ -126,7 +126,7 @@ def _least(noise: float) -> float:
 def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
     # 1 where a dark edge runs along the picture
     found = np.zeros(depth.shape, np.uint8)
-    dark = depth > _least(noise)
+    dark = depth > _ink_threshold(noise)
     for turns in range(4):
         side, edge = np.rot90(dark, turns), np.rot90(found, turns)  # views, with this side at the top
         run = np.where(side.all(0), side.shape[0], (~side).argmax(0))  # pixels of dark from the top, for each column
@@ -168,7 +168,7 @@ def _angle_of_lines(depth: np.ndarray) -> float:
 
 def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     # the page without its lines and boxes, but with the strokes that cross them; and where lines were, 1
-    dark = depth[depth > _least(noise)]
+    dark = depth[depth > _ink_threshold(noise)]
     faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
     mask = (depth > faintest).astype(np.uint8)
     longer = max(depth.shape)
@@ -288,7 +288,7 @@ def _thin(pieces: np.ndarray) -> np.ndarray:
     thickness = stats[:, cv2.CC_STAT_AREA] / np.maximum(lengths, 1)
     is_thin = lengths >= 6 * thickness
     if is_thin.any():
-        is_thin &= thickness <= 1.5 * _typical(thickness[is_thin], lengths[is_thin]) + 1
+        is_thin &= thickness <= 1.5 * _weighted_median(thickness[is_thin], lengths[is_thin]) + 1
     return is_thin.astype(np.uint8)[labels]
 
 
@@ -343,15 +343,14 @@ class Groups(NamedTuple):
     size: float  # the longer side of a typical character, pixels
 
 
-def _typical(values: np.ndarray, weights: np.ndarray) -> float:
-    # the weighted median
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
-    dark = depth[depth > _least(noise)]
+    dark = depth[depth > _ink_threshold(noise)]
     none = Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0)
     if not dark.size:
         return none
@@ -367,7 +366,7 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     is_large = is_stroke & (sizes >= SMALLEST)
     if not is_large.any():
         return none
-    size = _typical(sizes[is_large], areas[is_large])
+    size = _weighted_median(sizes[is_large], areas[is_large])
     is_stroke &= areas >= _largest_dust(is_stroke, is_large, corners, areas, size, depth.shape)
     at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
     touches = np.zeros(count, bool)
@@ -376,15 +375,15 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     strokes = np.flatnonzero(is_stroke)
     groups, boxes = [[each] for each in strokes], corners[strokes]
     for is_first in (True, False, False):
-        boxes, groups = _joined(boxes, groups, size, is_first)
+        boxes, groups = _merge_near(boxes, groups, size, is_first)
         longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
         of_ink = np.array([areas[group].sum() for group in groups])
         if not (longer >= SMALLEST).any():
             return none
-        size = _typical(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
+        size = _weighted_median(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
     longest_stroke = np.array([sizes[group].max() for group in groups])
     is_character = (longer >= max(SMALLEST, 0.3 * size)) & (longest_stroke >= 0.25 * size)
-    is_character &= of_ink >= 0.1 * _typical(of_ink, of_ink)
+    is_character &= of_ink >= 0.1 * _weighted_median(of_ink, of_ink)
     # what is left of an edge or a line at the border
     at_border = np.array([touches[group].any() for group in groups])
     is_character &= ~(at_border & ((longer > 2 * size) | (lines.any() & (longer > 8 * shorter)) | has_edges))
@@ -411,7 +410,7 @@ def _largest_dust(
     return max(least, 1.2 * np.percentile(far, 95)) if len(far) >= 10 else least
 
 
-def _joined(
+def _merge_near(
     boxes: np.ndarray, groups: list[list[int]], size: float, is_first: bool
 ) -> tuple[np.ndarray, list[list[int]]]:
     # groups that are near each other for characters of this size become one, the nearest first
@@ -440,8 +439,11 @@ def _joined(
         if is_first:  # the size is that of strokes
             is_one = whole <= 1.6
         else:
-            is_one = (whole <= 1.25 and gap <= 0.45) or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)
-            is_one = is_one or (whole <= 1.2 and max(parts) <= 0.65)  # two halves
+            is_one = (
+                (whole <= 1.25 and gap <= 0.45)  # strokes of one character
+                or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)  # a small one beside the rest, such as a dot
+                or (whole <= 1.2 and max(parts) <= 0.65)  # two halves, with nothing between them
+            )
         if one != other and is_one:
             boxes[one], owner[other] = both, one
             groups[one] = groups[one] + groups[other]
