@@ -465,13 +465,13 @@ def test_help_needs_no_torch(refusal_of):
 
 
 def a_sheet(digits: str, size: int = 180, ink: int = 40) -> np.ndarray:
-    """Digits on a page of 1,200 x 1,600 pixels, grey, at most three in a row."""
+    """Digits on a page of 800 x 1,150 pixels, grey, at most three in a row."""
     images, labels = load_images("digits", "nowhere", train=False)
-    grey = np.random.default_rng(0).normal(230, 2, (1200, 1600)).round().clip(0, 255)
+    grey = np.random.default_rng(0).normal(230, 2, (800, 1150)).round().clip(0, 255)
     for number, digit in enumerate(digits):
         image = images[(labels == int(digit)).nonzero()[2 + number], 0][0].numpy()  # of another writer each time
         mark = pages.written(image, size, "brush")
-        top, left = 250 + number // 3 * 400, 250 + number % 3 * 400
+        top, left = 200 + number // 3 * 330, 200 + number % 3 * 330
         part = grey[top : top + size, left : left + size]
         part += (ink - part) * mark
     return grey.astype(np.uint8)
@@ -487,11 +487,11 @@ def on_lines(grey: np.ndarray, across: bool = True, down: bool = False) -> np.nd
 
 
 def in_a_box(grey: np.ndarray) -> np.ndarray:
-    return cv2.rectangle(grey.copy(), (210, 210), (470, 470), 30, 4)
+    return cv2.rectangle(grey.copy(), (160, 160), (420, 420), 30, 4)
 
 
 def with_dark_edges(grey: np.ndarray) -> np.ndarray:
-    return cv2.rectangle(grey.copy(), (0, 0), (1599, 1199), 10, 80)
+    return cv2.rectangle(grey.copy(), (0, 0), (1149, 799), 10, 80)
 
 
 def below_a_table(grey: np.ndarray) -> np.ndarray:
@@ -502,7 +502,7 @@ def below_a_table(grey: np.ndarray) -> np.ndarray:
 
 def with_specks(grey: np.ndarray) -> np.ndarray:
     specked = grey.copy()
-    for x, y in np.random.default_rng(1).integers(0, (1600, 1200), (300, 2)).tolist():
+    for x, y in np.random.default_rng(1).integers(0, (1150, 800), (300, 2)).tolist():
         cv2.circle(specked, (x, y), 1, 40, cv2.FILLED)
     return specked
 
@@ -527,7 +527,7 @@ TRIED = {  # what a person tries: a function that writes a file and returns its 
     "a dithered scan": (lambda: save("p.tif", np.asarray(Image.fromarray(a_sheet("4")).convert("1"))), "4"),
     "12 bits in 16": (lambda: save("p.png", a_sheet("3").astype(np.uint16) * 16), "3"),
     "a TIFF of ten pages": (
-        lambda: save("p.tif", *(a_sheet(digit)[:650, :850] for digit in "0123456789")),
+        lambda: save("p.tif", *(a_sheet(digit)[:500, :500] for digit in "0123456789")),
         "0123456789",
     ),
     "a GIF of three": (lambda: save("p.gif", *(a_sheet(digit) for digit in "470")), "470"),
@@ -551,7 +551,7 @@ def test_what_people_try_is_read(recognise, tmp_path, monkeypatch, tried):
         assert [result["page"] for result in results] == list(range(1, len(digits) + 1))
     else:
         assert "page" not in results[0] and [each["box"][:2] for each in characters] == pytest.approx(
-            np.array([(250 + number % 3 * 400, 250 + number // 3 * 400) for number in range(len(digits))]), abs=90
+            np.array([(200 + number % 3 * 330, 200 + number // 3 * 330) for number in range(len(digits))]), abs=90
         )
         assert (results[0].get("label"), results[0].get("box")) == (
             (digits, characters[0]["box"]) if len(digits) == 1 else (None, None)
@@ -565,9 +565,9 @@ def test_a_sheet_in_table_picture_and_order(page, recognise):
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" sheet.png")]
     assert [row[1:3] for row in rows] == [["1", "4"], ["2", "0"], ["3", "7"], ["4", "3"], ["5", "2"], ["6", "6"]]
     picture = cv2.imread("output/predictions.png")
-    assert picture.shape == (768 + 36, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
+    assert picture.shape == (712 + 36, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
     assert recognise("sheet.png", "scans/one.png", "--output", "p.png")[0] == 0
-    assert cv2.imread("p-sheet-1.png").shape == (768 + 36, 1024, 3) and cv2.imread("p.png").shape == (234, 174, 3)
+    assert cv2.imread("p-sheet-1.png").shape == (712 + 36, 1024, 3) and cv2.imread("p.png").shape == (234, 174, 3)
 
 
 def test_with_single_a_picture_holds_one_character(page, recognise):

@@ -187,14 +187,15 @@ def cut_out(image: np.ndarray, longest: int, pad: int) -> np.ndarray:
 
 @pytest.mark.parametrize("longest, pad", [(60, 6), (100, 12), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700)])
 def test_a_picture_of_one_character_is_read_as_well_as_with_single(recogniser, digits, longest, pad):
-    images, labels = (part[:40] for part in digits)
+    count = 40 if longest + pad < 200 else 12
+    images, labels = (part[:count] for part in digits)
     alone = as_page = 0
     for image, label in zip(images, labels, strict=True):
         picture = cut_out(image, longest, pad)
         answers = recogniser.read_page(picture)
         alone += recogniser.read(picture).label == str(label)
         as_page += [answer.label for answer in answers] == [str(label)]
-    assert as_page >= alone - 3
+    assert as_page >= alone - count // 12
 
 
 @pytest.mark.parametrize("pen", [4, 8, 16, 30])
