@@ -280,3 +280,17 @@ def test_the_ink_of_a_character_is_that_of_its_picture_alone():
     same = cv2.resize(character.ink, alone.shape[::-1])
     assert np.abs(same - alone).mean() < 0.05
     assert max(character.box[2:]) >= page.SMALLEST
+
+
+def test_a_face_is_no_page_of_characters():
+    y, x = np.mgrid[-1:1:600j, -0.8:0.8:480j]
+    grey = 120 + 60 * x + np.zeros_like(y)  # a lit wall, a head before it
+    head = (x / 0.5) ** 2 + (y / 0.7) ** 2 < 1
+    grey[head] = (190 - 90 * (x + 0.1) ** 2 - 40 * y**2)[head]
+    grey[((x / 0.53) ** 2 + ((y + 0.3) / 0.5) ** 2 < 1) & (y < -0.45)] = 40  # hair
+    for eye in (-0.2, 0.2):
+        grey[((x - eye) / 0.09) ** 2 + ((y + 0.1) / 0.05) ** 2 < 1] = 60
+    grey[(x / 0.2) ** 2 + ((y - 0.4) / 0.04) ** 2 < 1] = 90
+    grey = cv2.GaussianBlur(grey, (0, 0), 4) + np.random.default_rng(4).normal(0, 3, grey.shape)
+    found = find_characters(grey.round().clip(0, 255).astype(np.uint8))
+    assert len(found.characters) <= 6
