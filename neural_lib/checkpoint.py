@@ -68,6 +68,7 @@ TRAINING = {  # the keys of Checkpoint.training and their types; what is not kno
     "fingerprint": str,  # of one's own images to train on
     "test_seed": int,  # that drew which of them are held out for test
 }
+HOTTEST = 20.0  # the highest temperature in Checkpoint.calibration, and one over the lowest
 DISTANCE = ("mean", "directions", "outside", "highest", "threshold")  # all of these in Checkpoint.calibration, or none
 
 
@@ -326,7 +327,9 @@ def _is_calibration(found: object) -> bool:
         is_plain = isinstance(value, Tensor) and value.layout is torch.strided and value.dtype is torch.float32
         return is_plain and value.dim() == dimensions and bool(value.isfinite().all())
 
-    if not isinstance(found, dict) or not is_number(found.get("temperature"), 0.05) or found["temperature"] > 20:
+    if not isinstance(found, dict) or not is_number(found.get("temperature"), 1 / HOTTEST):
+        return False
+    if found["temperature"] > HOTTEST:
         return False
     if not any(name in found for name in DISTANCE):
         return True

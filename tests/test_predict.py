@@ -211,7 +211,7 @@ def test_pictures_are_listed_in_a_table_and_a_montage(page, recognise):
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" scans")]
     assert [Path(row[0]).name for row in rows] == ["one.png", "seven.jpg", "light.webp"]
     assert [row[1] for row in rows] == ["1", "7", "7"] and all(row[2].endswith("%") for row in rows)
-    assert "[INFO] recognised 3 of 4 pictures\n[INFO] wrote output/predictions.png\n" in stdout.replace(os.sep, "/")
+    assert "[INFO] wrote output/predictions.png\n[INFO] recognised 3 of 4 pictures\n" in stdout.replace(os.sep, "/")
     assert stderr.splitlines() == [
         f"[WARNING] skipped, for the content is not that of a picture: {Path('scans/notes.txt')}",
         f"[WARNING] {Path('scans/blank.png')}: no ink found",

@@ -24,9 +24,11 @@ from tqdm import tqdm
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
+    MAX_NAMED,
     PictureError,
     count_pages,
     is_hidden,
+    listed,
     natural_key,
     printable,
     read_picture,
@@ -43,7 +45,6 @@ PART_OF = {  # by a folder's name
 }  # fmt: skip
 OWN_SIZES = range(16, 65)  # pixels: images that are all squares of one such size keep it; LeNet needs 16
 DEFAULT_SIZE = 32  # pixels, of others
-MAX_NAMED = 10  # in a message
 BATCH = 16  # pictures that a thread reads in one go
 SMALL = 10_000  # bytes a file; threads that read small ones wait for each other (20,000: 4.5 s with two, 2.0 with one)
 GREY_WITHIN = 8  # levels of 255 that the channels of a grey picture differ by at most: lossy WebP has no grey
@@ -138,12 +139,6 @@ def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
     if needed > available:
         sizes = f"{needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free"
         raise _refusal(path, f"{what} {sizes}; {advice}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, separated by commas, and how many there are besides."""
-    more = len(names) - MAX_NAMED
-    return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 # --- a folder of folders ---

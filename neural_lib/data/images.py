@@ -24,6 +24,7 @@ from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo, Preparation, title_of
 from neural_lib.data.download import DownloadError
+from neural_lib.data.pictures import listed
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
 from neural_lib.system.errors import UserError
 
@@ -266,7 +267,7 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
     if small := [f"{name} {count}" for name, count in zip(found.classes, counts, strict=True) if count < needed]:
         raise UserError(
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
-            f"to validate, to test; too few: {custom.listed(small)}"
+            f"to validate, to test; too few: {listed(small)}"
         )
     train, test, val = parts["train"], parts.get("test"), parts.get("val")
     if test is None:
@@ -334,14 +335,12 @@ def _log_own(data: Data, counts: list[int], config: TrainConfig, has_test: bool)
     colour = "in colour" if info.channels == 3 else "grey"
     shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[info.fit]
     how = "their ink placed as KMNIST's" if info.placement else shape
-    log.info(
-        "%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", custom.listed(named)
-    )
+    log.info("%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", listed(named))
     log.info("%s: %dx%d pixels, %s, %s", title, info.image_size, info.image_size, colour, how)
     for part, images in (("test", data.test), *([("validation", data.val)] if data.val else [])):
         known = set(images.labels.tolist())
         if missing := [name for label, name in enumerate(info.classes) if label not in known]:
-            log.warning("%s: the %s part has no image of %s", title, part, custom.listed(missing))
+            log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
     if has_test and config.test_split != TrainConfig.test_split:
         log.warning("--test-split has no effect, as the test part of %s is given", title)
     if not has_test:

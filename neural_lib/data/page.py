@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from neural_lib.data import ink
+from neural_lib.data.pictures import reduced
 
 SMALLEST = 12  # pixels: the longer side of a character at least
 STEEPEST = 4.0  # degrees that a page may be turned by, either way
@@ -67,12 +68,6 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
     return Page(characters, is_plain=not lines.any() and not edges.any())
 
 
-def _reduced(image: np.ndarray, longest: int) -> np.ndarray:
-    scale = min(1.0, longest / max(image.shape))
-    size = [max(1, round(length * scale)) for length in image.shape[::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
 def _rectangle(width: int, height: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_RECT, (width, height))
 
@@ -93,7 +88,7 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float, bool]:
     depth, contrast = sign * (ground - grey), float((sign * (ground - smooth)).max())
 
     # shadows: what is left where everything as narrow as strokes is taken away
-    small = _reduced(depth, 256)
+    small = reduced(depth, 256)
     widest = 2 * (max(small.shape) // 16) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (widest, widest))
     shade = cv2.morphologyEx(cv2.medianBlur(small, 3), cv2.MORPH_OPEN, kernel)
@@ -146,7 +141,7 @@ def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
 
 def _angle_of_lines(depth: np.ndarray) -> float:
     # degrees that the page must be turned by for its lines to be level; 0 if it has none
-    small = np.minimum(_reduced(depth, 800), 60).astype(np.float32)  # or the ink counts for more than lines
+    small = np.minimum(reduced(depth, 800), 60).astype(np.float32)  # or the ink counts for more than lines
     angles = np.arange(-STEEPEST, STEEPEST + ANGLE_STEP / 2, ANGLE_STEP)
     scores = np.zeros(len(angles))
     for view, sign in ((small, 1), (cv2.transpose(small), -1)):
@@ -179,8 +174,10 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         pieces.append(level)
         lines.append(_lines_across(level, hidden, beyond, thickest))
     across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
-    places = (np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0)))
-    is_squared = all(len(each) and np.ptp(each) > 0.75 * all_ for each, all_ in zip(places, mask.shape, strict=True))
+    places = np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0))
+    is_squared = all(
+        len(each) and np.ptp(each) > 0.75 * length for each, length in zip(places, mask.shape, strict=True)
+    )
     if not is_squared:
         straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
@@ -254,27 +251,25 @@ def _fitted_lines(
     rows: np.ndarray, cols: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int
 ) -> list[Line]:
     # the lines, one or several that characters connect, among the pixels at these rows and columns
-    lines, failures, width = [], 0, hidden.shape[1]
+    lines, failures = [], 0
+    columns = np.arange(hidden.shape[1])
     while len(rows) and failures < 5:
-        middle = np.full(width, np.bincount(rows).argmax(), float)
-        for degree, reach in ((1, 4), (2, 6), (2, 3)):
+        middle = np.full(len(columns), np.bincount(rows).argmax(), float)
+        for degree, reach in ((1, 4), (2, 6), (2, 3)):  # each time nearer to the line, pixels
             near = np.abs(rows - middle[cols]) <= reach + thickest / 8
-            covered, thickness = np.unique(cols[near], return_counts=True)
-            if len(covered) < 0.1 * width:
+            if len(np.unique(cols[near])) < 0.1 * len(columns):
                 break
             every = max(1, np.count_nonzero(near) // 2000)
-            middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(np.arange(width))
+            middle = np.polynomial.Polynomial.fit(cols[near][::every], rows[near][::every], degree)(columns)
+        covered, thickness = np.unique(cols[near], return_counts=True)
         rows, cols = rows[~near], cols[~near]
         at = middle.round().astype(int).clip(0, len(hidden) - 1)
-        page_width = max(1, np.count_nonzero(outside[at, np.arange(width)] == 0))
-        in_sight = np.count_nonzero(hidden[at, np.arange(width)] == 0)
-        reach, usual = (
-            np.ptp(covered) / page_width if len(covered) else 0.0,
-            np.median(thickness) if len(covered) else 0,
-        )
+        page_width = max(1, np.count_nonzero(outside[at, columns] == 0))
+        in_sight = np.count_nonzero(hidden[at, columns] == 0)
+        length = np.ptp(covered) if len(covered) else 0
         is_covered = len(covered) >= max(LINE_COVERS * in_sight, 0.2 * page_width)
-        if is_covered and reach >= LINE_REACHES and np.ptp(covered) >= FINE * usual:
-            lines.append(Line(middle, float(usual), float(reach)))
+        if is_covered and length >= max(LINE_REACHES * page_width, FINE * np.median(thickness)):
+            lines.append(Line(middle, float(np.median(thickness)), length / page_width))
         else:
             failures += 1
     return lines

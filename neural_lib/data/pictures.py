@@ -2,12 +2,13 @@
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import shlex
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -42,10 +43,8 @@ SYSTEM_FILES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
     "$recycle.bin",
 )  # fmt: skip
-MAX_PIXELS = (
-    100_000_000  # a larger picture is refused; so many take 0.8 GB until they are reduced, dark 16-bit colour 2 GB
-)
-MAX_NAMED = 10  # of the files in folders that are skipped
+MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
+MAX_NAMED = 10  # names in a message
 LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
 SUBFILE_TYPE = 254  # TIFF 6.0, section 8
 NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask for one
@@ -76,9 +75,7 @@ class Found(NamedTuple):
                 first, *others = paths
                 lines.append(f"{_with_others(first, others)}: {'each ' if others else ''}{_conversion(kind, first)}")
             else:
-                named, more = paths[:MAX_NAMED], len(paths) - MAX_NAMED
-                names = ", ".join(map(printable, named)) + (f" and {more:,} more" if more > 0 else "")
-                lines.append(f"skipped, for the content is not that of a picture: {names}")
+                lines.append(f"skipped, for the content is not that of a picture: {listed(paths)}")
         return lines
 
 
@@ -88,13 +85,21 @@ def _with_others(first: Path, others: list[Path]) -> str:
 
 def _conversion(kind: str, path: str | Path) -> str:
     path = Path(path)
-    names = {"file": path, "stem": path.with_suffix(""), "jpg": path.with_suffix(".jpg")}
+    converted = path.with_suffix(".jpg")
+    converted = converted if converted != path else path.with_stem(f"{path.stem}-converted")
+    names = {"file": path, "stem": path.with_suffix(""), "jpg": converted}
     return CONVERSIONS[kind].format(**{key: printable(shlex.quote(str(name))) for key, name in names.items()})
 
 
 def printable(path: str | Path) -> str:
     """A path as printable text on one line, whatever bytes a file's name holds."""
     return "".join(each if each.isprintable() else "?" for each in str(path))
+
+
+def listed(names: Sequence[str | Path]) -> str:
+    """The first names, separated by commas, and how many there are besides."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def find(
@@ -189,11 +194,7 @@ def count_pages(path: str | Path) -> int:
     with contextlib.suppress(OSError):
         kind = kind_of(path)
         if kind == "TIFF":
-            with (
-                warnings.catch_warnings(action="ignore"),
-                contextlib.suppress(Exception),
-                Image.open(path, formats=["TIFF"]) as image,
-            ):  # of no closed set
+            with contextlib.suppress(PictureError), _opened(path) as image:
                 return len(_places_of_pages(image))
         if kind == "GIF":
             with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
@@ -224,6 +225,15 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int |
             if max(high for _, high in small.getextrema()[:3]) < 128:  # Pillow has dropped each value's lower byte
                 small = _in_full_colour(image, picture)
         return _as_rgb(small, longest)
+
+
+def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
+    """A picture (H, W) or (H, W, C), averaged to that many pixels in height and width if it is larger."""
+    scale = longest / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
@@ -274,19 +284,18 @@ def _check_pixels(image: Image.Image) -> None:
 
 def _places_of_pages(image: Image.Image) -> list[int]:
     # where the pages of an opened TIFF are among its images: not its smaller versions and masks
-    places, place = [], 0
-    with contextlib.suppress(EOFError):  # after the last one
-        while True:
-            try:
-                image.seek(place)
-                is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
-            except EOFError:
-                raise
-            except Exception:  # of no closed set, where one is damaged; it counts, for reading it says so
-                places.append(place)
-                break
-            places += [place] * is_page
-            place += 1
+    places = []
+    for place in itertools.count():
+        try:
+            image.seek(place)
+            is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
+        except EOFError:  # after the last one
+            break
+        except Exception:  # of no closed set, where one is damaged; it counts, for reading it says so
+            places.append(place)
+            break
+        if is_page:
+            places.append(place)
     image.seek(0)
     return places or [0]
 

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neural_lib.checkpoint import Checkpoint
+from neural_lib.checkpoint import HOTTEST, Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
 
 MOST_TRAIN, MOST_VAL = 2000, 5000  # images, so that large data sets take no longer: 0.3 s for KMNIST and LeNet
 REFUSED = 100  # of so many validation images one is taken for unlike; fewer set no threshold
 EXPLAINED = 0.9  # of the features' variance, by the directions that are kept
 MOST_DIRECTIONS = 128  # 256 kB of LeNet's features
-HOTTEST = 20.0  # the highest temperature, and one over the lowest
 BINS = 15  # of probabilities, as in Guo et al.
 
 log = logging.getLogger(__name__)

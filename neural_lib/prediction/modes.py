@@ -18,10 +18,9 @@ from tqdm import tqdm
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.custom import listed
 from neural_lib.data.download import DownloadError
 from neural_lib.data.images import ImageTensors, is_there, load_images, load_own_test, pixels_of
-from neural_lib.data.pictures import Found, printable
+from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw
 from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
@@ -92,9 +91,9 @@ def recognise_pictures(
     counts = f"{len(answers):,} characters in " * (len(answers) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
     unsure = f", {answers.count(False):,} unsure (?: {why})" * (False in answers)
-    log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
     if written:
         log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
+    log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
     if show:
         draw.show_one_by_one((annotated(2) for annotated in shown), "recognised")
 

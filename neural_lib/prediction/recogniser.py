@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
 from neural_lib.data.images import Normalisation, pixels_of
 from neural_lib.data.page import find_characters
-from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, size_of
+from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, reduced, size_of
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
 from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
@@ -228,7 +227,7 @@ class Recogniser:
                 waiting, load = [], 0
         yield from self._answer(waiting, invert, top)
 
-    def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> "_Prepared":
+    def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> _Prepared:
         how, page = self.saved.preparation, max(source.page - 1, 0)
         pixels = read_picture(picture, page)
         size = max(pixels.shape[:2])
@@ -236,7 +235,7 @@ class Recogniser:
             size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
-            return _Prepared(source, _reduced(pixels, THUMBNAIL), 1.0, images, [None])
+            return _Prepared(source, reduced(pixels, THUMBNAIL), 1.0, images, [None])
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
             if longest != LONGEST_SIDE:
@@ -248,11 +247,11 @@ class Recogniser:
                 break
         images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in found]  # (S, S) -> (1, S, S)
         boxes = [tuple(round(value / scale) for value in each.box) for each in found]
-        small = _reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
+        small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
         return _Prepared(source, small, scale, images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
-    def _answer(self, waiting: "list[_Prepared | Failure]", invert: str, top: int) -> Iterator[Reading | Failure]:
+    def _answer(self, waiting: list[_Prepared | Failure], invert: str, top: int) -> Iterator[Reading | Failure]:
         images = [image for each in waiting if isinstance(each, _Prepared) for image in each.images]
         answers = iter(self._answers(images, top))
         for each in waiting:
@@ -324,14 +323,6 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
         values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
         changes.append(f"{images.size(3)}x{images.size(2)} to {size}x{size} pixels")
     return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
-
-
-def _reduced(picture: np.ndarray, longest: int) -> np.ndarray:
-    scale = longest / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _path_of(picture: Picture) -> Path | None:

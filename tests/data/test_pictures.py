@@ -571,3 +571,10 @@ def test_a_pattern_that_no_shell_has_expanded_is_expanded(folder):
     (folder / "a[1].png").touch()  # a real name, not a pattern
     (folder / "a1.png").touch()
     assert names(pictures.find([folder / "a[1].png"]).files, folder) == ["a[1].png"]
+
+
+def test_a_conversion_never_names_its_own_file(tmp_path):
+    path = tmp_path / "IMG_1.jpg"
+    path.write_bytes(CONVERTIBLE["heic"][0])
+    *_, line = pictures.find([tmp_path]).problems()
+    assert line.endswith(f"magick {path} {path.with_stem('IMG_1-converted')}")
