@@ -4,6 +4,7 @@
     python predict.py --draw                        # write with the mouse
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all of them: the report
+    python predict.py --export page.html            # for any browser
     python predict.py --export model.onnx           # for other programs
 
 Network, class names and data set are those of the model file.
@@ -91,8 +92,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
     add("--no-cache", action="store_true", help="neither read nor write the cache of your own decoded images")
 
-    add = parser.add_argument_group("for other programs").add_argument
-    add("--export", metavar="FILE", help="write the network as ONNX, checked in OpenCV")
+    add = parser.add_argument_group("to pass it on").add_argument
+    add(
+        "--export",
+        metavar="FILE",
+        help="write the network as page.html, which reads drawings and pictures in any browser, or as model.onnx for "
+        "other programs; checked first",
+    )
     return check_args(parser, parser.parse_args(argv))
 
 
@@ -164,7 +170,7 @@ def main(argv=None) -> int:
     trained_from = saved.training.get("data", "")
     data = args.data or (trained_from if trained_from and is_there(dataset, trained_from) else "data")
     if args.export:
-        from neural_lib.prediction import export
+        from neural_lib.prediction import export, webpage
 
         images = None
         try:
@@ -174,7 +180,8 @@ def main(argv=None) -> int:
             if dataset in DATASETS:
                 raise
             log.warning("%s", error)
-        export.export_network(recogniser, output, images)
+        write = webpage.export_page if output.suffix.lower() == ".html" else export.export_network
+        write(recogniser, output, images)
         return 0
     images = modes.load_test_images(saved, dataset, data, not args.no_cache)
     if args.mode == "test images" and args.samples > len(images):

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -179,6 +181,53 @@ def digits_model(make_once) -> Path:
             assert cli.run(train.main, "train.py", [*arguments, *outputs]) == 0
 
     return make_once("digits", make) / "model.pth"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium, driven by the selenium package."""
+    pytest.importorskip("selenium", reason="the selenium package is not installed: pip install selenium")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    from neural_lib.prediction import webpage
+
+    options = webdriver.ChromeOptions()
+    folder = tmp_path_factory.mktemp("chromium")
+    for flag in (*webpage.BROWSER_FLAGS, "--window-size=1200,1000", f"--user-data-dir={folder}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    downloads = {"download.default_directory": str(folder), "download.prompt_for_download": False}
+    options.add_experimental_option("prefs", downloads)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.downloads = folder
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(path) opens an HTML file in the browser; afterwards its console must be empty."""
+
+    def open_page(path: Path):
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)  # entries of earlier tests
+        browser.get(path.as_uri())
+        return browser
+
+    yield open_page
+    assert browser.get_log("browser") == []
+
+
+def requests_of(browser, path: Path) -> list[str]:
+    """What an opened page has requested, besides itself and what is in it."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    page = path.as_uri()
+    requested = [each["request"]["url"] for each in sent if each["documentURL"] == page]  # not the browser's own
+    assert page in requested
+    return [url for url in requested if url != page and not url.startswith("data:")]
 
 
 @pytest.fixture

@@ -342,10 +342,10 @@ def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few
 
 
 def test_packages_that_an_export_lacks_are_named(page, recognise, monkeypatch):
-    monkeypatch.setattr(command, "EXPORT_PACKAGES", ("json", "onnxfoo", "onnxbar"))
+    monkeypatch.setattr(command, "ONNX_PACKAGES", ("json", "onnxfoo", "onnxbar"))
     status, _, stderr = recognise("--export", "model.onnx")
     assert status == 2
-    assert stderr == "predict.py: error: --export needs onnxfoo and onnxbar: pip install onnxfoo onnxbar\n"
+    assert stderr == "predict.py: error: --export model.onnx: needs onnxfoo and onnxbar: pip install onnxfoo onnxbar\n"
 
 
 # --- the report ---
@@ -404,7 +404,8 @@ REFUSED = [
     (["--draw", "--output", "d.png"], "--output d.png: with --draw it names a folder"),
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
     (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
-    (["--model", "m.pth", "--export", "m.pth"], "--export m.pth: can't write that kind of file; end the name in .onnx"),
+    (["--model", "m.pth", "--export", "n.pth"], "--export n.pth: can't write that kind of file; end the name in .html"),
+    (["--model", "m.pth", "--export", "report.html"], "--export report.html: is where the report's page goes"),
     (["--model", "m.pth", "--draw"], "--draw: no display here to open a window on; give picture files instead"),
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: might replace a.png, a picture to read"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),

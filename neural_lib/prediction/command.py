@@ -13,7 +13,7 @@ from neural_lib.records import ReportFiles, owner_of
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
-EXPORT_PACKAGES = ("onnx", "onnxscript")
+ONNX_PACKAGES = ("onnx", "onnxscript")
 SHOWING = ("test images", "pictures")  # modes in which --show opens windows
 
 
@@ -45,9 +45,13 @@ def _check_output(args: argparse.Namespace) -> Path | None:
     if args.draw:
         return check_output_folder(args.output or "output", "--output")
     if args.export:
-        if missing := [name for name in EXPORT_PACKAGES if importlib.util.find_spec(name) is None]:
-            raise UserError(f"--export needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-        return check_output(args.export, "--export", (".onnx",))
+        path = check_output(args.export, "--export", (".html", ".onnx"))
+        if path in ReportFiles.of_all_data_sets(path.parent):
+            raise UserError(f"--export {path}: is where the report's page goes; choose another name")
+        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+        if missing and path.suffix.lower() == ".onnx":
+            raise UserError(f"--export {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        return path
     if args.json and not args.output:
         return None
 

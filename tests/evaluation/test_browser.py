@@ -1,36 +1,11 @@
-"""report.html in a real browser: headless Chromium, driven by the selenium package."""
-
-import json
-import shutil
-from importlib.util import find_spec
+"""report.html in a real browser."""
 
 import page_parts
 import pytest
+from conftest import requests_of
 from page_parts import NAMES
 
 from neural_lib.evaluation import report
-
-pytestmark = [
-    pytest.mark.skipif(not find_spec("selenium"), reason="the selenium package is not installed: pip install selenium"),
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="no chromium and chromedriver here: apt-get install chromium chromium-driver",
-    ),
-]
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +16,9 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, written):
-    """The browser with the page just opened; afterwards its console must be empty."""
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)  # entries of earlier tests
-    browser.get(written[0].as_uri())
-    yield browser
-    assert browser.get_log("browser") == []
+def opened(open_page, written):
+    """The browser with the page just opened."""
+    return open_page(written[0])
 
 
 def elements(browser, selector: str) -> list:
@@ -68,12 +39,7 @@ def shown_images(browser) -> list[int]:
 
 
 def test_it_opens_without_a_request(opened, written):
-    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    page = written[0].as_uri()
-    requested = [each["request"]["url"] for each in sent if each["documentURL"] == page]  # not the browser's own
-    assert page in requested
-    assert [url for url in requested if url != page and not url.startswith("data:")] == []
+    assert requests_of(opened, written[0]) == []
 
 
 def test_a_click_on_a_cell_shows_its_images_the_most_confident_first(opened, written):

@@ -1,0 +1,270 @@
+"""A trained network as one HTML file that reads drawings and pictures in any browser, without a server.
+
+webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js makes a picture into an image of the
+data set, webpage.js does what happens on the page.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jinja2
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
+from neural_lib.data.catalog import DATASETS, title_of
+from neural_lib.prediction.export import check_same, images_to_check
+from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.files import write_file
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("network.js", "ink.js", "webpage.js")  # one after the other
+MAX_SIZE = 20_000_000  # bytes of the page
+CHECKED = 200  # images
+TOLERANCE = 2e-3  # what a probability may differ by: the weights are in float16
+CHECK_TIMEOUT = 300  # seconds
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# no sandbox, for root has none; what runs is this project's own, and loads nothing
+BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+log = logging.getLogger(__name__)
+
+
+def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
+    """Write the network as a page, once its script gives the same answers as the network, if anything here runs it.
+
+    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Raises UserError if the page can't
+    run the network or would be larger than MAX_SIZE, and RunError if its answers differ; then nothing is written.
+    """
+    model = model_of(recogniser)
+    content = to_html(recogniser, model).encode()
+    if len(content) > MAX_SIZE:
+        size, most = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
+        raise UserError(f"--export {path}: the page would have {size}, and {most} is the most; use a smaller network")
+    images, which = images_to_check(recogniser.saved, images, CHECKED)
+    greatest, where = verify(recogniser, model, images)
+    if where:
+        figures = (where, len(images), which, greatest)
+        log.info("the same labels in %s for %d %s; probabilities differ by at most %.0e", *figures)
+    else:
+        log.warning("the page is not checked: neither Node.js nor Chromium can run its script here")
+    write_file(path, lambda: content)
+    log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
+
+
+# --- the network ---
+
+
+def model_of(recogniser: Recogniser) -> dict:
+    """All that the page's scripts need of a network, as JSON's types; see network.js.
+
+    Raises UserError if the network needs an operation that network.js doesn't have.
+    """
+    saved, calibration = recogniser.saved, recogniser.calibration
+    image = torch.zeros(1, len(saved.mean), saved.image_size, saved.image_size)
+    steps, weights = steps_of(recogniser.model, image)
+    distance = None
+    if calibration.has_distance:
+        weights += [calibration.mean, calibration.directions]
+        distance = {
+            "features": len(calibration.mean),
+            "directions": len(calibration.directions),
+            **{name: getattr(calibration, name) for name in ("outside", "highest", "threshold")},
+        }
+    return {
+        "classes": saved.classes,
+        "glyphs": saved.glyphs,
+        "channels": len(saved.mean),
+        "image_size": saved.image_size,
+        "mean": saved.mean,
+        "std": saved.std,
+        "placement": saved.placement or None,
+        "fit": saved.fit,
+        "temperature": calibration.temperature,
+        "min_probability": recogniser.min_probability,
+        "distance": distance,
+        "steps": steps,
+        "weights": base64.b64encode(b"".join(each.half().numpy().astype("<f2").tobytes() for each in weights)).decode(),
+    }
+
+
+def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]:
+    """What a network does to an image (1, C, H, W), up to its logits, as network.js's steps, and the weights in order.
+
+    torch.export gives its operations whatever way the network is written. Raises UserError for one that network.js
+    doesn't have.
+    """
+    program = torch.export.export(model, (image,))
+    parameters = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    numbers: dict[Node, int] = {}  # of values: 0 is the image, n the output of the nth step
+    steps, weights = [], []
+
+    def tensor(node: Node | None) -> Tensor | None:
+        return None if node is None else program.state_dict[parameters[node.name]].detach()
+
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name not in parameters:
+            numbers[node] = 0
+        if node.op != "call_function" or not node.users:  # the latter are checks of a tensor's type
+            continue
+        given = _arguments(node)
+        op, own, more = None, [], {}
+        match str(node.target), given:
+            case "aten.conv2d.default", {"stride": [s, t], "padding": [p, q], "dilation": [1, 1], "groups": 1} if (
+                s,
+                p,
+            ) == (t, q) and tensor(given["weight"]).size(2) == tensor(given["weight"]).size(3):
+                own = [tensor(given["weight"]), tensor(given["bias"])]
+                op, more = "conv2d", {"kernel": own[0].size(2), "stride": s, "padding": p}
+            case "aten.batch_norm.default", {"input": conv} if (
+                len(conv.users) == 1 and str(conv.target) == "aten.conv2d.default"
+            ):
+                names = ("running_mean", "running_var", "eps", "weight", "bias")
+                statistics = [given[name] if name == "eps" else tensor(given[name]) for name in names]
+                numbers[node] = numbers[conv]
+                weights[numbers[conv] - 1] = list(fuse_conv_bn_weights(*weights[numbers[conv] - 1], *statistics))
+            case "aten.linear.default", _:
+                op, own = "linear", [tensor(given["weight"]), tensor(given["bias"])]
+            case (("aten.relu.default" | "aten.relu_.default"), _):
+                op = "relu"
+            case "aten.max_pool2d.default", {"kernel_size": [k, m], "padding": [0, 0] | 0, "dilation": [1, 1] | 1} if (
+                k == m and given["stride"] in ([], [k, k]) and not given["ceil_mode"]
+            ):
+                op, more = "max_pool2d", {"kernel": k, "stride": k}
+            case "aten.amax.default", {"dim": [2, 3]}:
+                op = "global_max"
+            case ("aten.mean.dim", {"dim": [2, 3]}) | ("aten.adaptive_avg_pool2d.default", {"output_size": [1, 1]}):
+                op = "global_mean"
+            case (
+                ("aten.add.Tensor" | "aten.add_.Tensor"),
+                {"self": Node() as one, "other": Node() as other, "alpha": 1},
+            ) if one.meta["val"].shape == other.meta["val"].shape:
+                op = "add"
+            case "aten.flatten.using_ints", {"start_dim": 1, "end_dim": -1}:
+                op = "flatten"
+            case (("aten.dropout.default" | "aten.to.dtype"), _):  # which do nothing in evaluation and in float32
+                numbers[node] = numbers[node.args[0]]
+            case "aten.log_softmax.int", _ if steps and steps[numbers[node.args[0]] - 1]["op"] == "linear":
+                break
+            case _:
+                raise UserError(f"--export: the page can't run {node.target}; export this network to a file in .onnx")
+        if op:
+            inputs = [numbers[each] for each in node.all_input_nodes if each in numbers]
+            steps.append({"op": op, "inputs": inputs, "shape": list(node.meta["val"].shape[1:]), **more})
+            weights.append(own)
+            numbers[node] = len(steps)
+    biased = [[own[0], torch.zeros(len(own[0])) if own[1] is None else own[1]] for own in weights if own]
+    return steps, [each for own in biased for each in own]
+
+
+def _arguments(node: Node) -> dict[str, object]:
+    # by their names, with defaults
+    named = {}
+    for place, each in enumerate(node.target._schema.arguments):
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(each.name, each.default_value)
+        named[each.name] = list(value) if isinstance(value, list | tuple) else value  # fx has lists of its own
+    return named
+
+
+# --- the page ---
+
+
+def to_html(recogniser: Recogniser, model: dict) -> str:
+    """The page. model: as model_of returns it."""
+    saved = recogniser.saved
+    defaults = TrainConfig().to_dict()
+    return _environment.get_template("webpage.html.jinja").render(
+        saved=saved,
+        title=title_of(saved.dataset),
+        info=DATASETS.get(saved.dataset),
+        parameters=sum(each.numel() for each in recogniser.model.parameters()),
+        settings={
+            option_name(name): format_value(value)
+            for name, value in saved.config.items()
+            if value != defaults.get(name) and name not in ("dataset", "arch")
+            and (saved.dataset not in DATASETS or name not in PREPARING)
+        },
+        model=model,
+        script=_script(),
+    )  # fmt: skip
+
+
+def _script(names: tuple[str, ...] = SCRIPTS) -> str:
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
+
+
+def _hash(text: str) -> str:
+    # as a Content-Security-Policy names a script or a style
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(FOLDER),
+    autoescape=True,  # names come from data and files
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_environment.filters["csp_hash"] = _hash
+
+
+# --- checked before it is written ---
+
+
+def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, str]:
+    """Check that the page's script answers as the network does: the greatest difference of a probability, and where.
+
+    images: (N, C, S, S), uint8. It runs in Node.js, else in Chromium, without a window; the second result is empty
+    where neither can. Raises RunError if the script fails, a label differs or a probability by more than TOLERANCE.
+    """
+    pixels = base64.b64encode(images.contiguous().numpy().tobytes()).decode()
+    script = (
+        _script(SCRIPTS[:1])
+        + f"""
+        const network = new Network({json.dumps(model)}), bytes = atob("{pixels}"), size = bytes.length / {len(images)};
+        show(JSON.stringify(Array.from({{length: {len(images)}}}, (_, i) =>
+          network.answer(Uint8Array.from({{length: size}}, (_, j) => bytes.charCodeAt(i * size + j))).probabilities)));
+    """
+    )
+    for run in (_run_in_node, _run_in_browser):
+        text, where = run(script)
+        if text:
+            theirs = torch.tensor(json.loads(text))  # what is no number is null, and an error here
+            return check_same(where, recogniser.probabilities(images), theirs, TOLERANCE), where
+    return 0.0, ""
+
+
+def _run_in_node(script: str) -> tuple[str, str]:
+    # what the script shows, and the name of what ran it
+    if not (node := shutil.which("node") or shutil.which("nodejs")):
+        return "", ""
+    show = "const show = (text) => process.stdout.write(text);\n"
+    result = subprocess.run([node, "-"], input=show + script, capture_output=True, text=True, timeout=CHECK_TIMEOUT)
+    if result.returncode:
+        error = re.search(r"^\w*Error.*", result.stderr, re.MULTILINE)
+        why = error[0] if error else f"exit status {result.returncode}"
+        raise RunError(f"--export: Node.js can't run the page's script ({why}); nothing written")
+    return result.stdout, "Node.js"
+
+
+def _run_in_browser(script: str) -> tuple[str, str]:
+    if not (browser := next(filter(None, map(shutil.which, BROWSERS)), None)):
+        return "", ""
+    show = "<!DOCTYPE html><body><script>const show = (text) => { document.body.textContent = text; };\n"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        page = Path(folder, "check.html")
+        page.write_text(f"{show}{script}</script>", encoding="utf-8")
+        command = [browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT)
+    found = re.search(r"<body>(\[.*\])", result.stdout)
+    return (found[1], "Chromium") if found else ("", "")

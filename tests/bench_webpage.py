@@ -1,0 +1,60 @@
+"""Seconds that the page of predict.py --export takes to read a drawing, in headless Chromium.
+
+    python tests/bench_webpage.py --model output/model.pth
+
+Prepare: from the sheet's pixels to the network's input. Network: one forward pass. The first is with code that the
+browser has not compiled yet.
+"""
+
+import argparse
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from selenium import webdriver
+
+from neural_lib.prediction import Recogniser, webpage
+
+MEASURE = """
+context.lineWidth = PEN;
+context.stroke(new Path2D("M60 60 C 250 20, 260 200, 90 230 M60 130 L 200 140"));
+const image = context.getImageData(0, 0, SIDE, SIDE), times = {prepare: [], network: []};
+for (let i = 0; i < arguments[0]; i++) {
+  const start = performance.now(), pixels = prepare(image, model, "yes"), middle = performance.now();
+  network.answer(pixels);
+  times.prepare.push(middle - start);
+  times.network.push(performance.now() - middle);
+}
+return times;
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="output/model.pth")
+    parser.add_argument("--rounds", type=int, default=100)
+    args = parser.parse_args()
+    recogniser, options = Recogniser.load(args.model, "cpu"), webdriver.ChromeOptions()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        page = Path(folder, "page.html")
+        page.write_text(webpage.to_html(recogniser, webpage.model_of(recogniser)), encoding="utf-8")
+        for flag in (*webpage.BROWSER_FLAGS, f"--user-data-dir={folder}/user"):
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        driver.get(page.as_uri())
+        times = driver.execute_script(MEASURE, args.rounds)
+        version = driver.capabilities["browserVersion"]
+        driver.quit()
+    print(f"{recogniser.saved.arch} {recogniser.saved.arch_args}, Chromium {version}, {platform.machine()}, ms")
+    for what, each in times.items():
+        ordered = sorted(each)
+        median, high = ordered[len(ordered) // 2], ordered[int(0.95 * len(ordered))]
+        print(f"{what:8} first {each[0]:6.1f}, median {median:6.1f}, 95 % below {high:6.1f} (n = {len(each)})")
+
+
+if __name__ == "__main__":
+    main()

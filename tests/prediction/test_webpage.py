@@ -1,0 +1,350 @@
+"""The network as a web page: its steps, its script in Node.js, its pictures compared with those of ink.py."""
+
+import base64
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import drawn
+import made_up
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from neural_lib.config import ARCHS
+from neural_lib.data import ink
+from neural_lib.data.catalog import Placement, Preparation
+from neural_lib.data.images import load_images
+from neural_lib.data.pictures import PictureError
+from neural_lib.networks import build_network
+from neural_lib.prediction import webpage
+from neural_lib.prediction.export import noise
+from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system.errors import RunError, UserError
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed: apt-get install nodejs")
+NAMES = ['<b>&"', "it's", "{{ 1 }}", "</script><script>alert(1)</script>", "é ü", "a name of several words"]
+
+
+def recogniser_of(arch: str, channels: int = 1, classes: int = 10, size: int = 28, **changes) -> Recogniser:
+    """Of a network with made-up weights whose answers differ, and whose batch normalisation has something to do."""
+    arch_args = {"numChannels": channels, "classes": classes, "image_size": size}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(arch, **arch_args)
+        for each in network.modules():
+            if isinstance(each, nn.BatchNorm2d):
+                each.weight.data.uniform_(0.5, 2)
+                each.bias.data.normal_()
+                each.momentum = 1.0  # the statistics become those of the next batch
+        images = (torch.rand(8, 1, 1, 1) * torch.rand(8, channels, size, size) - 0.2) / 0.3
+        network.train()(images)
+        *_, last = (each for each in network.modules() if isinstance(each, nn.Linear))
+        last.weight.data *= 0.4 / network.eval()(images).std(dim=0).mean().detach()
+        last.bias.data -= network(images).mean(dim=0).detach()
+    saved = replace(
+        made_up.make_checkpoint("digits", "lenet-slim"),
+        **{"arch": arch, "arch_args": arch_args, "state_dict": network.state_dict(), "image_size": size,
+           "classes": [f"class {number}" for number in range(classes)], "mean": [0.2, 0.3, 0.4][:channels],
+           "std": [0.3, 0.4, 0.5][:channels], "calibration": {"temperature": 0.8}, **changes},
+    )  # fmt: skip
+    return Recogniser(saved, torch.device("cpu"))
+
+
+def recogniser_with(network: nn.Module) -> Recogniser:
+    recogniser = recogniser_of("lenet-slim")
+    recogniser.model = network.eval()
+    return recogniser
+
+
+def run_node(script: str, **given: object) -> object:
+    """What the script, which sees network.js, ink.js and `given`, leaves in `result`."""
+    names = ", ".join(given)
+    whole = f"{webpage._script(webpage.SCRIPTS[:2])}\nconst {{{names}}} = {json.dumps(given)};\nlet result;\n{script}\n"
+    whole += "process.stdout.write(JSON.stringify(result));"
+    done = subprocess.run(["node", "-"], input=whole, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# --- the network ---
+
+
+@needs_node
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "arch", [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in ARCHS]
+)
+def test_every_network_gives_the_same_in_the_page(arch, channels):
+    recogniser = recogniser_of(arch, channels, classes=49 if channels == 3 else 2, size=32 if channels == 3 else 28)
+    images = noise(recogniser.saved, 3)
+    images[1:] //= torch.tensor([2, 8], dtype=torch.uint8).view(2, 1, 1, 1)
+    greatest, where = webpage.verify(recogniser, webpage.model_of(recogniser), images)
+    assert where == "Node.js" and greatest < webpage.TOLERANCE
+    assert recogniser.probabilities(images).std(dim=0).max() > 0.01  # so a constant would be noticed
+
+
+class EveryOperation(nn.Module):
+    """What the project's networks have, written in other ways and with other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 5, kernel_size=3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(5, affine=False)
+        self.second = nn.Conv2d(5, 5, kernel_size=1)
+        self.hidden = nn.Linear(5, 7, bias=False)
+        self.out = nn.Linear(7, 10)
+        nn.init.uniform_(self.norm.running_mean)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.norm(self.first(x)))  # (N, 1, 28, 28) -> (N, 5, 14, 14)
+        x = nn.functional.max_pool2d(torch.add(self.second(x), x), 3)  # -> (N, 5, 4, 4), two lines are left over
+        x = x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))  # -> (N, 5)
+        return torch.log_softmax(self.out(torch.relu(self.hidden(x))), dim=1)
+
+
+@needs_node
+def test_it_does_not_matter_how_a_network_is_written():
+    recogniser = recogniser_with(EveryOperation())
+    webpage.verify(recogniser, webpage.model_of(recogniser), noise(recogniser.saved, 5))
+
+
+def ending(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10), nn.LogSoftmax(dim=1))
+
+
+class NormalisedLate(nn.Module):
+    """Uses a convolution's output also without the batch normalisation after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LazyLinear(10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.out((x + self.norm(x)).flatten(1)).log_softmax(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (ending(nn.GELU()), "aten.gelu.default"),
+        (ending(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "aten.conv2d.default"),
+        (ending(nn.Conv2d(1, 4, 3, dilation=2)), "aten.conv2d.default"),
+        (ending(nn.Conv2d(1, 4, (3, 5))), "aten.conv2d.default"),
+        (ending(nn.Conv2d(1, 4, 3, padding="same")), "aten.conv2d.padding"),
+        (ending(nn.MaxPool2d(3, padding=1)), "aten.max_pool2d.default"),
+        (ending(nn.MaxPool2d(3, ceil_mode=True)), "aten.max_pool2d.default"),
+        (ending(nn.AdaptiveAvgPool2d(2)), "aten.adaptive_avg_pool2d.default"),
+        (ending(nn.BatchNorm2d(1)), "aten.batch_norm.default"),
+        (NormalisedLate(), "aten.batch_norm.default"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(10), nn.ReLU(), nn.LogSoftmax(dim=1)), "aten.log_softmax.int"),
+    ],
+)
+def test_an_operation_that_the_page_lacks_is_refused_by_name(network, name):
+    network(torch.zeros(2, 1, 28, 28))
+    with pytest.raises(UserError, match=f"^--export: the page can't run {re.escape(name)}; "):
+        webpage.model_of(recogniser_with(network))
+
+
+@needs_node
+def test_answers_are_as_unsure_in_the_page(digits_model):
+    recogniser = Recogniser.load(digits_model, "cpu")
+    digits = load_images("digits", "", train=False).images[:60]
+    images = torch.cat([digits, noise(recogniser.saved, 30), 255 - digits[:30]])
+    probabilities, is_unlike = recogniser.answers_of(images)
+    assert 20 < is_unlike.sum() < 100
+    script = """result = images.map((image) => new Network(model).answer(image));"""
+    model, pixels = webpage.model_of(recogniser), images.flatten(1).tolist()
+    answers = run_node(script, model=model, images=pixels)
+    assert [each["isUnlike"] for each in answers] == is_unlike.tolist()
+    assert np.allclose([each["probabilities"] for each in answers], probabilities, atol=webpage.TOLERANCE)
+
+
+@needs_node
+def test_all_half_precision_numbers_are_read():
+    every = np.arange(65536, dtype=np.uint16).view("<f2")
+    finite = every[np.isfinite(every)]
+    encoded = base64.b64encode(finite.tobytes()).decode()
+    read = run_node("result = Array.from(float16s(encoded));", encoded=encoded)
+    assert np.array_equal(read, finite.astype(float))
+
+
+# --- pictures ---
+
+
+def pictures() -> list[np.ndarray]:
+    """Digits as people photograph and scan them, blank pages, and pictures of a few pixels."""
+    generator = np.random.default_rng(0)
+    digits = load_images("digits", "", train=False).images[:, 0].numpy()
+    found = [np.repeat(image[..., None], 3, axis=2) for image in digits[:6]]
+    for number, size in enumerate([40, 120, 250] * 3):
+        shade, noise_of = ((0.0, 0.0), (80.0, 0.0), (80.0, 6.0))[number // 3]
+        found.append(drawn.picture(digits[number], size, generator, number % 2 == 0, shade=shade, noise=noise_of))
+    found += [drawn.skeleton(digits[number], 250, 4) for number in range(20, 24)]
+    found += [drawn.character(text, generator) for text in "おきすつ"]
+    framed = np.full((120, 100, 3), 255, np.uint8)
+    framed[:4], framed[-4:], framed[:, :4], framed[:, -4:] = 0, 0, 0, 0
+    framed[40:80, 45:54], framed[60:75, 40:70] = 0, 0  # where its centre of mass is, no rounding decides
+    blank, grain = np.full((60, 80, 3), 200, np.uint8), generator.integers(190, 210, (90, 90, 3)).astype(np.uint8)
+    hook = [[9, 0, 0, 9, 0], [0, 255, 0, 0, 9], [0, 255, 190, 255, 0], [0, 0, 0, 9, 0]]
+    tiny = [np.array(each, np.uint8)[..., None].repeat(3, axis=2) for each in ([[255]], [[255], [9]], hook)]
+    return [*found, framed, blank, grain, *tiny]
+
+
+STROKES, GARMENTS = Preparation(28, 1, Placement(28, "box", stroke=1.55)), Preparation(28, 1, Placement(28, "box"))
+DIGITS = Preparation(28, 1, Placement(20, "mass", stroke=2.0))
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("how", "invert"),
+    [(STROKES, "auto"), (STROKES, "yes"), (STROKES, "no"), (DIGITS, "auto"), (GARMENTS, "auto"),
+     (Preparation(32, 3, None, "crop"), "auto"), (Preparation(32, 1, None, "pad"), "auto"),
+     (Preparation(32, 3, None, "stretch"), "auto")],
+    ids=["strokes", "dark", "light", "mass", "garments", "crop", "pad", "stretch"],
+)  # fmt: skip
+def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
+    given, expected = pictures(), []
+    for picture in given:
+        try:
+            expected.append(ink.prepare(picture, how, invert).flatten().astype(int))
+        except PictureError:
+            expected.append(None)
+    rgba = [np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)]) for picture in given]
+    found = run_node(
+        """result = pictures.map(({width, height, data}) => {
+            const bytes = Uint8Array.from(atob(data), (byte) => byte.charCodeAt(0));
+            const pixels = prepare({width, height, data: bytes}, how, invert);
+            return pixels && Array.from(pixels);
+        });""",
+        pictures=[
+            {"width": each.shape[1], "height": each.shape[0], "data": base64.b64encode(each.tobytes()).decode()}
+            for each in rgba
+        ],
+        how={"image_size": how.image_size, "channels": how.channels, "fit": how.fit,
+             "placement": how.placement._asdict() if how.placement else None},
+        invert=invert,
+    )  # fmt: skip
+    assert [each is None for each in found] == [each is None for each in expected]
+    differences = [np.abs(here - there) for here, there in zip(found, expected, strict=True) if here is not None]
+    # grey levels; a stroke's edge is up to this far off where single and double precision round differently
+    assert max(each.mean() for each in differences) < 0.5 and max(each.max() for each in differences) < 40
+    assert np.median([each.max() for each in differences]) <= 1
+
+
+# --- the page ---
+
+
+def html_of(recogniser: Recogniser) -> str:
+    return webpage.to_html(recogniser, webpage.model_of(recogniser))
+
+
+def test_names_are_text_and_nothing_else():
+    text = html_of(named())
+    assert "<b>" not in text and text.count("<script") == text.count("</script>") == 2
+    model = json.loads(re.search(r'id="model">(.*?)</script>', text)[1])
+    assert model["classes"] == NAMES
+
+
+def named() -> Recogniser:
+    recogniser = recogniser_of("lenet-slim", classes=len(NAMES))
+    return Recogniser(replace(recogniser.saved, classes=NAMES, dataset="/home/anna/<i>own</i>"), recogniser.device)
+
+
+def test_its_policy_allows_its_own_script_and_style_and_nothing_else():
+    text = html_of(named())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    rules = dict(each.split(maxsplit=1) for each in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    for kind in ("script", "style"):
+        (content,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        assert rules[f"{kind}-src"].strip() == f"'{webpage._hash(content)}'"
+    assert not re.search(r'(?:src|href)="(?!data:)', text) and not re.search(r"\son\w+=", text)
+
+
+def test_it_says_what_the_network_is_and_what_it_scored(digits_model):
+    recogniser = Recogniser.load(digits_model, "cpu")
+    text = html_of(recogniser)
+    accuracy = f"{100 * recogniser.saved.metrics['test_accuracy']:.2f}&nbsp;%"
+    assert accuracy in text and "fast" not in text and "431,080 parameters" in text and "--epochs 5" in text
+    assert "Alpaydin and Kaynak" in text and "CC BY 4.0" in text and "nothing leaves your device" in text
+
+
+def test_it_names_no_folder_of_this_machine(digits_model):
+    for text in (html_of(Recogniser.load(digits_model, "cpu")), html_of(named())):
+        assert str(Path.cwd()) not in text and "/home/" not in text and os.sep + "tmp" not in text
+
+
+# --- export_page ---
+
+
+@pytest.fixture
+def export_to(tmp_path):
+    def export_to(recogniser: Recogniser, images: torch.Tensor | None = None) -> Path:
+        webpage.export_page(recogniser, tmp_path / "page.html", images)
+        return tmp_path / "page.html"
+
+    return export_to
+
+
+@needs_node
+def test_it_is_written_once_it_was_compared_on_test_images(export_to, caplog):
+    caplog.set_level(logging.INFO)
+    recogniser = recogniser_of("lenet-slim")
+    assert 'id="sheet"' in export_to(recogniser, noise(recogniser.saved, 500)).read_text()
+    assert "the same labels in Node.js for 200 test images of digits; probabilities differ by at most " in caplog.text
+
+
+@pytest.mark.parametrize("runner", ["node", "chromium"])
+def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monkeypatch, runner):
+    if not shutil.which(runner):
+        pytest.skip(f"no {runner} here")
+    which = shutil.which
+    monkeypatch.setattr(webpage.shutil, "which", lambda name: which(name) if name == runner else None)
+    recogniser, probabilities = recogniser_of("lenet-slim"), Recogniser.probabilities
+    assert export_to(recogniser).exists()
+    (tmp_path / "page.html").unlink()
+    monkeypatch.setattr(Recogniser, "probabilities", lambda self, images: probabilities(self, images).roll(1, 1))
+    with pytest.raises(RunError, match=r"^--export: in \S+ \d+ of 200 predictions differ, .*; nothing written$"):
+        export_to(recogniser)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_node
+def test_weights_that_half_precision_does_not_hold_are_noticed(export_to, tmp_path):
+    recogniser = recogniser_of("lenet-slim")
+    with torch.no_grad():
+        recogniser.model.fc1.weight *= 1e8
+        recogniser.model.fc2.weight /= 1e8
+    with pytest.raises(RunError, match="nothing written$"):
+        export_to(recogniser)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_node
+def test_a_script_that_fails_is_one_line(export_to, tmp_path, monkeypatch):
+    monkeypatch.setattr(webpage, "_script", lambda names=(): "class Network { answer() { return undefinedName; } }")
+    with pytest.raises(
+        RunError, match=r"^--export: Node.js can't run the page's script \(ReferenceError: undefinedName .*"
+    ):
+        export_to(recogniser_of("lenet-slim"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, monkeypatch, caplog):
+    monkeypatch.setattr(webpage.shutil, "which", lambda name: None)
+    assert export_to(recogniser_of("lenet-slim")).exists()
+    assert "the page is not checked: neither Node.js nor Chromium can run its script here" in caplog.text
+
+
+def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path):
+    with pytest.raises(UserError, match=r"page\.html: the page would have \d\d\.\d MB, and 20\.0 MB is the most"):
+        export_to(recogniser_of("resnet18"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,325 @@
+"""The page that predict.py --export writes, in a real browser: drawn on, given pictures, looked at."""
+
+import base64
+import io
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pytest
+import torch
+from conftest import requests_of
+from PIL import Image
+
+from neural_lib.data.images import load_images
+from neural_lib.networks import build_network
+from neural_lib.prediction import webpage
+from neural_lib.prediction.recogniser import Answer, Recogniser
+
+# in percent of the sheet, from the left and from the top
+ONE = [[(52, 15), (50, 50), (48, 85)]]
+SEVEN = [[(25, 20), (75, 20), (60, 50), (42, 85)], [(35, 52), (72, 50)]]
+ZERO = [[(50, 15), (30, 30), (27, 55), (40, 82), (60, 82), (73, 55), (70, 30), (50, 15)]]
+NAMES = ['<b>&"', "it's", "</script><script>alert(1)</script>", "é ü", "{{ 1 }}", "a name of several words"]
+
+
+def export(recogniser: Recogniser, path: Path) -> Path:
+    path.write_text(webpage.to_html(recogniser, webpage.model_of(recogniser)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(digits_model) -> Recogniser:
+    return Recogniser.load(digits_model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def digits_page(digits, tmp_path_factory) -> Path:
+    return export(digits, tmp_path_factory.mktemp("page") / "digits.html")
+
+
+@pytest.fixture
+def opened(open_page, digits_page):
+    """The browser with the digits' page."""
+    return open_page(digits_page)
+
+
+@pytest.fixture(scope="module")
+def photos() -> Recogniser:
+    """A network for photos with as many classes as names."""
+    arch_args = {"numChannels": 3, "classes": len(NAMES), "image_size": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = build_network("vgg-small", **arch_args).state_dict()
+    saved = replace(made_up.make_checkpoint("cifar10", "vgg-small"), arch_args=arch_args, state_dict=weights,
+                    classes=NAMES, dataset="own <i>set")  # fmt: skip
+    return Recogniser(saved, torch.device("cpu"))
+
+
+def draw(browser, strokes: list[list[tuple[int, int]]], kind: str = "mouse", lift: bool = True) -> None:
+    """Draw on the sheet with pointer events as the browser makes them."""
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+    left, top, width = browser.execute_script(
+        "const {left, top, width} = document.getElementById('sheet').getBoundingClientRect(); return [left, top, width]"
+    )
+    builder = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=20)
+    pen = builder.pointer_action
+    for (x, y), *others in strokes:
+        pen.move_to_location(round(left + x * width / 100), round(top + y * width / 100)).pointer_down()
+        for x, y in others:
+            pen.move_to_location(round(left + x * width / 100), round(top + y * width / 100))
+        if lift:
+            pen.pointer_up()
+    builder.perform()
+
+
+def drop(browser, name: str, content: bytes) -> None:
+    """Drop a file on the page."""
+    browser.execute_script(
+        """const bytes = Uint8Array.from(atob(arguments[1]), (byte) => byte.charCodeAt(0));
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([bytes], arguments[0]));
+        document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));""",
+        name, base64.b64encode(content).decode(),
+    )  # fmt: skip
+
+
+def answer_of(browser, which: str = "answer") -> str:
+    """The text of an element, once it has one."""
+    for _ in range(200):
+        if text := browser.find_element("id", which).text:
+            return text
+        time.sleep(0.03)
+    raise AssertionError(f"no text in #{which}")
+
+
+def bars_of(browser) -> list[tuple[str, str]]:
+    """Names and percentages in the chart."""
+    parts = [[item.find_element("css selector", name).text for name in (".name", ".percent")]
+             for item in browser.find_elements("css selector", "#bars li")]  # fmt: skip
+    return [tuple(part) for part in parts]
+
+
+def drawing_of(browser) -> np.ndarray:
+    uri = browser.execute_script("return document.getElementById('sheet').toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def agrees(text: str, answer: Answer) -> bool:
+    """True if the page says what the recogniser does, but for half a point of the probability."""
+    name, _, rest = text.partition(", ")
+    probability = float(rest.split(" %")[0]) / 100
+    is_same = name.split()[-1] == answer.label and abs(probability - answer.probability) < 0.005
+    return is_same and ("?" not in rest) == answer.is_sure
+
+
+# --- opened ---
+
+
+def test_it_opens_without_a_request_and_empty(opened, digits_page):
+    assert requests_of(opened, digits_page) == []
+    assert not bars_of(opened) and not opened.find_element("id", "answer").text
+    assert not opened.find_element("id", "seen").is_displayed()
+    assert "Write one character here" in opened.find_element("css selector", ".hint").text
+    for name in ("undo", "clear", "save"):
+        assert not opened.find_element("id", name).is_enabled()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_it_fits_the_screen(opened, width):
+    metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    draw(opened, SEVEN)
+    answer_of(opened)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    answer = opened.find_element("id", "answer").rect
+    assert answer["y"] + answer["height"] < 844  # seen without scrolling
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_names_are_text_and_nothing_else(open_page, photos, tmp_path):
+    browser = open_page(export(photos, tmp_path / "photos.html"))
+    assert not browser.find_elements("css selector", "b, i") and "own <i>set" in browser.title
+    drop(browser, "any.png", png(np.zeros((40, 50, 3), np.uint8)))
+    answer_of(browser)
+    assert {name for name, _ in bars_of(browser)} < set(NAMES) and len(bars_of(browser)) == 5
+
+
+# --- drawn on ---
+
+
+@pytest.mark.parametrize("strokes", [ONE, SEVEN, ZERO], ids=["1", "7", "0"])
+@pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
+def test_a_drawing_is_read_as_predict_py_reads_it(opened, digits, strokes, kind):
+    draw(opened, strokes, kind)
+    text = answer_of(opened)
+    expected = digits.read(drawing_of(opened), top=5)
+    assert agrees(text, expected)
+    assert [name for name, _ in bars_of(opened)] == [each.label for each in expected.top]
+
+
+def test_the_picture_that_the_network_sees_is_shown(opened, digits):
+    draw(opened, SEVEN)
+    answer_of(opened)
+    pixels = opened.execute_script(
+        "const {width, height} = pixels; return [...pixels.getContext('2d').getImageData(0, 0, width, height).data]"
+    )
+    seen = np.reshape(pixels, (28, 28, 4))
+    assert np.abs(seen[..., :3] - digits.read(drawing_of(opened)).seen[..., None].astype(int)).max() <= 1
+    assert (seen[..., 3] == 255).all()
+
+
+def test_no_answer_is_given_while_the_pen_is_down(opened):
+    draw(opened, ONE)
+    answer_of(opened)
+    draw(opened, ZERO, lift=False)
+    time.sleep(1)  # longer than the pen has to rest
+    assert len(bars_of(opened)) == 5 and not opened.find_element("id", "answer").text
+    assert "unsettled" in opened.find_element("id", "answers").get_attribute("class")
+    opened.execute_script("sheet.dispatchEvent(new PointerEvent('pointercancel', {pointerId: pointer}))")
+    answer_of(opened)
+    assert "unsettled" not in opened.find_element("id", "answers").get_attribute("class")
+
+
+def test_a_second_finger_draws_nothing(opened):
+    draw(opened, ONE, lift=False)
+    before = drawing_of(opened)
+    opened.execute_script("""
+        const {left, top} = sheet.getBoundingClientRect();
+        for (const [type, at] of [["pointerdown", 20], ["pointermove", 90]]) {
+            sheet.dispatchEvent(new PointerEvent(type, {pointerId: 77, clientX: left + at, clientY: top + at}));
+        }""")
+    assert np.array_equal(drawing_of(opened), before)
+    opened.execute_script("sheet.dispatchEvent(new PointerEvent('pointercancel', {pointerId: pointer}))")
+
+
+def test_undo_and_clear_as_buttons_and_keys(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    body = opened.find_element("tag name", "body")
+    draw(opened, SEVEN[:1])
+    one = drawing_of(opened)
+    for undo in (
+        lambda: opened.find_element("id", "undo").click(),
+        lambda: body.send_keys("u"),
+        lambda: ActionChains(opened).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform(),
+    ):
+        draw(opened, SEVEN[1:])
+        assert not np.array_equal(drawing_of(opened), one)
+        undo()
+        assert np.array_equal(drawing_of(opened), one)
+    for clear in (lambda: opened.find_element("id", "clear").click(), lambda: body.send_keys("c")):
+        draw(opened, ONE)
+        answer_of(opened)
+        clear()
+        assert (drawing_of(opened) == 255).all()
+        assert not bars_of(opened) and not opened.find_element("id", "answer").text
+
+
+def test_a_drawing_is_saved(opened, digits):
+    draw(opened, ZERO)
+    text = answer_of(opened)
+    opened.find_element("tag name", "body").send_keys("s")
+    path = opened.downloads / "drawing.png"
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.05)
+    assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), drawing_of(opened))
+    assert agrees(text, digits.read(path))
+
+
+def test_the_answer_is_told_to_screen_readers(opened):
+    answer = opened.find_element("id", "answer")
+    assert (answer.get_attribute("role"), answer.get_attribute("aria-live")) == ("status", "polite")
+    draw(opened, ZERO)
+    text = answer_of(opened)
+    assert text.startswith(bars_of(opened)[0][0]) and bars_of(opened)[0][1] in text
+    for each in opened.find_elements("css selector", "canvas"):
+        assert each.get_attribute("role") == "img" and each.get_attribute("aria-label")
+
+
+def test_a_scribble_is_unsure(opened, digits):
+    generator = np.random.default_rng(1)
+    draw(opened, [[tuple(point) for point in generator.integers(5, 95, (25, 2)).tolist()]])
+    text = answer_of(opened)
+    assert not digits.read(drawing_of(opened)).is_sure
+    assert "? (" in text
+
+
+# --- given pictures ---
+
+
+def test_dropped_test_images_are_read_as_predict_py_reads_them(opened, digits):
+    images = load_images("digits", "", train=False).images[:50, 0].numpy()
+    right = 0
+    for number, image in enumerate(images):
+        opened.execute_script("clear()")
+        drop(opened, f"{number}.png", png(image))
+        text = answer_of(opened)
+        right += agrees(text, digits.read(image))
+    assert right >= 49
+
+
+@pytest.mark.parametrize("name", ["rgb.jpg", "transparent.png", "turned.jpg", "large.png"])
+def test_a_picture_is_read_as_predict_py_reads_it(opened, digits, tmp_path, name):
+    image = load_images("digits", "", train=False).images[3, 0].numpy()
+    sheet = Image.new("L", (60, 80), 230)
+    sheet.paste(Image.fromarray(255 - image).point(lambda value: value * 0.8), (10, 30))
+    sheet, path = sheet.resize((300, 400), Image.Resampling.BICUBIC), tmp_path / name
+    if name == "rgb.jpg":
+        sheet.convert("RGB").save(path, quality=80)
+    elif name == "transparent.png":
+        Image.merge("LA", [Image.new("L", sheet.size, 0), sheet.point(lambda value: 230 - value)]).save(path)
+    elif name == "turned.jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees
+        sheet.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    else:
+        sheet.resize((1500, 2000), Image.Resampling.BICUBIC).save(path)
+    opened.find_element("id", "file").send_keys(str(path))
+    assert agrees(answer_of(opened), digits.read(path))
+
+
+def test_photos_are_read_as_predict_py_reads_them(open_page, photos, tmp_path):
+    browser = open_page(export(photos, tmp_path / "photos.html"))
+    assert not browser.find_element("id", "undo").is_displayed()
+    generator = np.random.default_rng(0)
+    for height, width in ((32, 32), (90, 60), (20, 45)):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        drop(browser, "photo.png", png(pixels))
+        text = answer_of(browser)
+        answer = photos.read(pixels)
+        assert text.startswith(f"{answer.label}, {100 * answer.probability:.1f} %"[:-4])
+
+
+def test_a_file_that_is_no_picture_is_named(opened):
+    draw(opened, ONE)
+    answer_of(opened)
+    drop(opened, "notes.txt", b"no picture")
+    assert answer_of(opened, "message") == "notes.txt: this browser can't read it as a picture"
+    assert len(bars_of(opened)) == 5  # the drawing stays
+
+
+def test_a_blank_picture_shows_no_ink(opened):
+    drop(opened, "blank.png", png(np.full((50, 60, 3), 200, np.uint8)))
+    assert answer_of(opened) == "no ink found" and not bars_of(opened)
+
+
+def test_a_stroke_after_a_picture_begins_a_new_sheet(opened, digits):
+    drop(opened, "0.png", png(load_images("digits", "", train=False).images[0, 0].numpy()))
+    answer_of(opened)
+    draw(opened, SEVEN)
+    assert agrees(answer_of(opened), digits.read(drawing_of(opened)))
+    assert drawing_of(opened).shape[0] == 280
