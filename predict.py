@@ -28,7 +28,8 @@ MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    **dict.fromkeys(("--invert", "--json", "--order", "--single", "--min-probability"), ("pictures",)),
+    "--min-probability": ("pictures", "--export"),
+    **dict.fromkeys(("--invert", "--json", "--order", "--single"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")
@@ -104,7 +105,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Add `mode` to the parsed options; raises UserError if they don't go together."""
-    modes = {"pictures": args.pictures, "--draw": args.draw, "--evaluate": args.evaluate, "--export": args.export}
+    modes = {
+        "pictures": args.pictures,
+        "--draw": args.draw,
+        "--evaluate": args.evaluate,
+        "--export": args.export is not None,
+    }
     given = [mode for mode, value in modes.items() if value] or ["test images"]
     if len(given) > 1:
         parser.error(f"{' and '.join(given)} don't go together; give one command for each")
@@ -118,6 +124,8 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         parser.error(f"--samples must be from 1 to {MAX_SAMPLES}, not {args.samples}")
     if args.mode in ("--evaluate", "--draw") and Path(args.output or "").suffix in NO_FOLDER:
         parser.error(f"--output {args.output}: with {args.mode} it names a folder")
+    if args.export == "":
+        parser.error("--export needs the name of a file")
     if "" in args.pictures:
         parser.error("a PICTURE needs a name")
     if args.seed < 0:
@@ -180,7 +188,7 @@ def main(argv=None) -> int:
             if dataset in DATASETS:
                 raise
             log.warning("%s", error)
-        write = webpage.export_page if output.suffix.lower() == ".html" else export.export_network
+        write = export.export_network if output.suffix.lower() == ".onnx" else webpage.export_page
         write(recogniser, output, images)
         return 0
     images = modes.load_test_images(saved, dataset, data, not args.no_cache)

@@ -45,7 +45,7 @@ def _check_output(args: argparse.Namespace) -> Path | None:
     if args.draw:
         return check_output_folder(args.output or "output", "--output")
     if args.export:
-        path = check_output(args.export, "--export", (".html", ".onnx"))
+        path = check_output(args.export, "--export", (".html", ".htm", ".onnx"))
         if path in ReportFiles.of_all_data_sets(path.parent):
             raise UserError(f"--export {path}: is where the report's page goes; choose another name")
         missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]

@@ -23,7 +23,7 @@ from neural_lib.system.files import write_file
 
 INPUT, OUTPUT = "images", "probabilities"
 TOLERANCE = 1e-4  # what a probability may differ by
-MOST_CHECKED, NOISE = 10_000, 1000  # images that networks are compared on: of the test images, or of noise
+MOST_CHECKED, NOISE = 10_000, 1000  # images that networks are compared on: test images, or noise
 
 log = logging.getLogger(__name__)
 
@@ -94,23 +94,26 @@ def images_to_check(saved: Checkpoint, images: Tensor | None, most: int) -> tupl
     title = title_of(saved.dataset)
     if images is None:
         return noise(saved, min(most, NOISE)), f"images of noise (no {title} here)"
-    return images[
-        torch.arange(min(len(images), most)) * len(images) // min(len(images), most)
-    ], f"test images of {title}"
+    count = min(len(images), most)
+    return images[torch.arange(count) * len(images) // count], f"test images of {title}"
 
 
-def check_same(where: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
-    """The greatest difference between two networks' probabilities (N, classes).
+class DifferenceError(RunError):
+    """An exported network gives something else than the original."""
 
-    Raises RunError if one differs by more than the tolerance, or a label does, unless its probability is as near to
-    the highest.
+
+def check_same(runner: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
+    """The greatest difference between two networks' probabilities (N, classes); runner: what gave theirs.
+
+    Raises DifferenceError if one differs by more than the tolerance, or a label does, unless its probability is as near
+    to the highest.
     """
     greatest = (theirs - ours).abs().max()  # NaN where there is one
     there = ours.gather(1, theirs.argmax(dim=1, keepdim=True)).squeeze(1)
     wrong = int((ours.amax(dim=1) - there > tolerance).sum())
     if wrong or not greatest <= tolerance:  # which NaN isn't either
-        raise RunError(
-            f"--export: in {where} {wrong:,} of {len(ours):,} predictions differ, and probabilities differ by up to "
+        raise DifferenceError(
+            f"--export: in {runner} {wrong:,} of {len(ours):,} predictions differ, and probabilities differ by up to "
             f"{greatest:.1g}; nothing written"
         )
     return float(greatest)

@@ -126,10 +126,10 @@ function box({width, height, data}) {
     }
     parts.push(part);
   }
-  const largest = Math.max(...parts.map((part) => part.area));
-  const kept = parts.filter((part) => part.area >= MIN_SPECK * largest);
-  return [Math.min(...kept.map((part) => part.left)), Math.min(...kept.map((part) => part.top)),
-          Math.max(...kept.map((part) => part.right)), Math.max(...kept.map((part) => part.bottom))];
+  const largest = parts.reduce((most, part) => Math.max(most, part.area), 0);
+  return parts.filter((part) => part.area >= MIN_SPECK * largest).reduce(([left, top, right, bottom], part) => [
+    Math.min(left, part.left), Math.min(top, part.top), Math.max(right, part.right), Math.max(bottom, part.bottom),
+  ], [width, height, 0, 0]);
 }
 
 /* Ink as findInk gives it -> (S, S), 0 to 255, where and as large as the data set has it, light on black. */
@@ -282,9 +282,12 @@ function smooth(grey) {
 }
 
 /* A plane in another size, first its rows, then its columns. taps(from, to): of each pixel of the result the pixels that
-   it is made of, and their weights; where not given, averages in smaller planes and cubic interpolation in larger ones. */
+   it is made of, and their weights; where not given, as OpenCV has it: averages in smaller planes, cubic interpolation in
+   larger ones, and something between where one side shrinks and the other grows. */
 function resize(picture, width, height, taps = null) {
-  taps = taps || (width < picture.width || height < picture.height ? areaTaps : cubicTaps);
+  const shrinks = width < picture.width || height < picture.height;
+  const grows = width > picture.width || height > picture.height;
+  taps = taps || (!shrinks ? cubicTaps : grows ? mixedTaps : areaTaps);
   const lines = taps(picture.width, width), between = new Float32Array(picture.height * width);
   const from = Int32Array.from(lines.flat(), ([pixel]) => pixel);  // flat: this loop is the page's longest
   const weights = Float32Array.from(lines.flat(), ([, weight]) => weight);
@@ -310,6 +313,14 @@ function areaTaps(from, to) {
       taps.push([i, (Math.min(i + 1, end) - Math.max(i, start)) / (end - start)]);
     }
     return taps;
+  });
+}
+
+function mixedTaps(from, to) {
+  return Array.from({length: to}, (_, at) => {
+    const first = Math.floor(at * from / to), excess = at + 1 - (first + 1) * to / from;
+    const share = excess <= 0 ? 0 : excess - Math.floor(excess);
+    return [[first, 1 - share], [Math.min(first + 1, from - 1), share]];
   });
 }
 

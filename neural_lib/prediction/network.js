@@ -2,9 +2,9 @@
 
 Everything is a Float32Array: an image or a layer's output (C, H, W) is C planes of H rows of W numbers, a vector (F) is
 F numbers. webpage.py writes `model`: its steps in order, each {op, inputs, shape, ...} with the numbers of the values
-that it takes (0 is the image, n the output of the nth step) and the shape of its output; and all weights as float16 in
-base64, in the steps' order: conv2d (out, in, k, k) and (out), linear (out, in) and (out); last, where there are any, the
-mean (F) and the directions (k, F) of the features by which an image unlike those of training is told.
+that it takes (0 is the image, n the output of the nth step) and the shape of its output; and all weights in base64, of
+16 or 32 bits, in the steps' order: conv2d (out, in, k, k) and (out), linear (out, in) and (out); last, where there are
+any, the mean (F) and the directions (k, F) of the features, which show an image that is unlike those of training.
 Batch normalisation is part of the convolutions' weights.
 */
 "use strict";
@@ -13,7 +13,7 @@ const OPERATIONS = {conv2d, linear, relu, max_pool2d, global_max, global_mean, a
 
 class Network {
   constructor(model) {
-    const weights = float16s(model.weights);
+    const weights = floats(model.weights, model.bits);
     let used = 0;
     const take = (count) => weights.subarray(used, used += count);
     this.model = model;
@@ -109,7 +109,7 @@ function product(weight, bias, columns, M, P, K) {
 
 /* any shape -> the same */
 function relu(step, [values]) {
-  return values.map((value) => value > 0 ? value : 0);
+  return values.map((value) => value < 0 ? 0 : value);
 }
 
 /* (C, H, W) -> (C, H', W') */
@@ -166,13 +166,17 @@ function dot(a, b, first) {
   return sum;
 }
 
-/* IEEE 754 half precision, little-endian, in base64 -> Float32Array */
-function float16s(base64) {
-  const bytes = atob(base64);
-  return Float32Array.from({length: bytes.length / 2}, (_, i) => {
-    const bits = bytes.charCodeAt(2 * i) | bytes.charCodeAt(2 * i + 1) << 8;
-    const exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const size = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
-    return bits & 0x8000 ? -size : size;
-  });
+/* IEEE 754 numbers of so many bits, little-endian, in base64 -> Float32Array */
+function floats(base64, bits) {
+  const text = atob(base64), bytes = new DataView(new ArrayBuffer(text.length));
+  for (let i = 0; i < text.length; i++) bytes.setUint8(i, text.charCodeAt(i));
+  const size = bits / 8, read = bits === 16 ? (at) => float16(bytes.getUint16(at, true)) : (at) => bytes.getFloat32(at, true);
+  return Float32Array.from({length: text.length / size}, (_, i) => read(i * size));
+}
+
+function float16(bits) {
+  const exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const size = exponent === 31 ? (fraction ? NaN : Infinity) :
+    exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+  return bits & 0x8000 ? -size : size;
 }

@@ -9,14 +9,23 @@ const LONGEST_SIDE = 1024;  // pixels; a larger picture is reduced to it
 const TOP = 5;  // classes in the chart
 const PAUSE = 600;  // milliseconds after which the pen is taken to rest
 const BUSY = 100;  // milliseconds; what takes longer is read only when the pen rests
-const MARGIN = 2;  // times as long as reading takes, there is time for the pen
+const MARGIN = 2;  // the pause before a drawing is read, in times that reading it took
 
+const EMPTY = {strokes: [], picture: null};
 const element = (id) => document.getElementById(id);
-const sheet = element("sheet"), context = sheet.getContext("2d", {willReadFrequently: true});
+const sheet = element("sheet"), small = document.createElement("canvas");  // what is seen, and what is read and saved
+const context = small.getContext("2d", {willReadFrequently: true});
 const canDraw = Boolean(model.placement);
-let strokes = [], picture = null;  // one of them is what is on the sheet; a picture is {data, width, height}
+let state = EMPTY, history = [];  // strokes or a picture, {canvas, data, width, height}; what was there before each change
 let pointer = null;  // of the pen that is down
 let reading = 0, settling = 0, took = 0, loads = 0;
+
+/* Put something else on the sheet, which undo takes off again. */
+function replace(next) {
+  history.push(state);
+  state = next;
+  changed();
+}
 
 // --- strokes ---
 
@@ -28,17 +37,15 @@ function position(event) {
 function down(event) {
   if (!canDraw || pointer !== null || event.button > 0) return;
   event.preventDefault();
-  if (picture) clear();
   pointer = event.pointerId;
   sheet.setPointerCapture(pointer);
-  strokes.push([position(event)]);
-  changed();
+  replace({strokes: [...state.strokes, [position(event)]], picture: null});
 }
 
 function move(event) {
   if (event.pointerId !== pointer) return;
   const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
-  strokes[strokes.length - 1].push(...(events.length ? events : [event]).map(position));
+  state.strokes[state.strokes.length - 1].push(...(events.length ? events : [event]).map(position));
   changed();
 }
 
@@ -49,51 +56,61 @@ function up(event) {
 }
 
 function undo() {
-  if (picture) picture = null;
-  else strokes.pop();
   pointer = null;
+  state = history.pop() || EMPTY;
   changed();
 }
 
 function clear() {
-  [strokes, picture, pointer] = [[], null, null];
-  changed();
+  pointer = null;
+  replace(EMPTY);
 }
 
-function redraw() {
-  const side = picture ? 2 * SIDE : SIDE;
-  [sheet.width, sheet.height] = [side, side];
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, side, side);
-  if (picture) {
-    const scale = side / Math.max(picture.width, picture.height);
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    context.imageSmoothingEnabled = scale < 4;  // enlarged further, its pixels are to be seen
-    context.drawImage(picture.canvas, (side - width) / 2, (side - height) / 2, width, height);
+/* What is there, on a canvas with so many pixels a side. */
+function paint(canvas, to, side) {
+  [canvas.width, canvas.height] = [side, side];
+  to.fillStyle = "#fff";
+  to.fillRect(0, 0, side, side);
+  if (state.picture) {
+    const scale = side / Math.max(state.picture.width, state.picture.height);
+    const [width, height] = [state.picture.width * scale, state.picture.height * scale];
+    to.imageSmoothingEnabled = scale < 4;  // enlarged further, its pixels are to be seen
+    to.drawImage(state.picture.canvas, (side - width) / 2, (side - height) / 2, width, height);
     return;
   }
-  [context.lineWidth, context.lineCap, context.lineJoin] = [PEN, "round", "round"];
-  for (const [first, ...others] of strokes) {
-    context.beginPath();
-    context.moveTo(...first);
-    for (const point of others.length ? others : [first]) context.lineTo(...point);
-    context.stroke();
+  to.scale(side / SIDE, side / SIDE);
+  [to.lineWidth, to.lineCap, to.lineJoin] = [PEN, "round", "round"];
+  for (const points of state.strokes) {
+    const [x, y] = points[0];
+    to.beginPath();
+    to.arc(x, y, PEN / 2, 0, 2 * Math.PI);  // a dot, which a line of no length does not leave
+    to.fillStyle = "#000";
+    to.fill();
+    to.beginPath();
+    to.moveTo(x, y);
+    for (const point of points) to.lineTo(...point);
+    to.stroke();
   }
+}
+
+function repaint() {
+  paint(sheet, sheet.getContext("2d"), Math.max(1, Math.round(sheet.clientWidth * window.devicePixelRatio)));
 }
 
 // --- pictures ---
 
 async function load(file) {
   const mine = ++loads;
-  element("message").textContent = "";
+  element("message").textContent = `opening ${file.name}`;
+  element("clear").disabled = false;  // which also stops this
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {colorSpaceConversion: "none"});
   } catch {
-    if (mine === loads) element("message").textContent = `${file.name}: this browser can't read it as a picture`;
+    if (mine === loads) element("message").textContent = `${file.name}: no picture that this browser can read; try PNG or JPEG`;
     return;
   }
-  if (mine !== loads) return;  // another one was chosen meanwhile
+  if (mine !== loads) return;  // something else happened meanwhile
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
@@ -103,41 +120,62 @@ async function load(file) {
   own.fillRect(0, 0, canvas.width, canvas.height);
   own.imageSmoothingQuality = "high";
   own.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
   const {data, width, height} = own.getImageData(0, 0, canvas.width, canvas.height);
-  [strokes, picture, pointer] = [[], {canvas, data, width, height}, null];
-  changed();
+  pointer = null;
+  replace({strokes: [], picture: {canvas, data, width, height}});
+}
+
+/* The first file of a drop or from the clipboard. */
+function receive(event, {files}) {
+  if (!files.length) {
+    element("message").textContent = "that is no file; open or drop a picture";
+    return;
+  }
+  event.preventDefault();
+  load(files[0]).then(() => {
+    if (files.length > 1) element("message").textContent = `only ${files[0].name} is read: one picture at a time`;
+  });
 }
 
 // --- answers ---
 
 /* Something else is on the sheet: it is read soon, and the answer given once the pen rests. */
 function changed() {
-  redraw();
+  const isEmpty = !state.strokes.length && !state.picture;
+  paint(small, context, SIDE);
+  repaint();
   loads++;
   element("message").textContent = "";
-  document.body.classList.toggle("empty", !strokes.length && !picture);
-  for (const id of ["undo", "clear"]) element(id).disabled = !strokes.length && !picture;
-  element("save").disabled = !strokes.length;
+  document.body.classList.toggle("empty", isEmpty);
+  element("undo").disabled = !history.length;
+  element("clear").disabled = isEmpty;
+  element("save").disabled = !state.strokes.length;
   clearTimeout(settling);
   element("answers").classList.add("unsettled");
   element("answer").textContent = "";
-  if (!strokes.length && !picture) {
+  if (isEmpty) {
     clearTimeout(reading);
     reading = 0;
     show(null);
     return;
   }
   const waits = pointer !== null && took > BUSY;
-  if (waits) clearTimeout(reading);
-  if (waits || !reading) reading = setTimeout(read, waits ? PAUSE : MARGIN * took);
+  if (waits || state.picture) clearTimeout(reading);
+  if (waits || state.picture || !reading) reading = setTimeout(read, state.picture ? 0 : waits ? PAUSE : MARGIN * took);
 }
 
 function read() {
   reading = 0;
-  const start = performance.now();
-  const pixels = picture ? prepare(picture, model, "auto") : prepare(context.getImageData(0, 0, SIDE, SIDE), model, "yes");
-  const answer = pixels && {...network.answer(pixels), pixels};
-  took = performance.now() - start;
+  const {picture} = state, start = performance.now();
+  let answer = null;
+  try {
+    const pixels = prepare(picture || context.getImageData(0, 0, SIDE, SIDE), model, picture ? "auto" : "yes");
+    answer = pixels && {...network.answer(pixels), pixels};
+  } catch (error) {
+    element("message").textContent = `this can't be read: ${error.message}`;
+  }
+  if (!picture) took = performance.now() - start;
   show(answer);
   clearTimeout(settling);
   settling = setTimeout(() => settle(answer), picture ? 0 : PAUSE);
@@ -178,7 +216,7 @@ function settle(answer) {
   if (pointer !== null) return;
   element("answers").classList.remove("unsettled");
   if (!answer) {
-    element("answer").textContent = "no ink found";
+    element("answer").textContent = "no ink found; a darker pen, or a picture cut to the paper, helps";
     return;
   }
   const probability = Math.max(...answer.probabilities), index = answer.probabilities.indexOf(probability);
@@ -200,7 +238,7 @@ function percent(share) {
 
 function save() {
   const link = document.createElement("a");
-  sheet.toBlob((blob) => {
+  small.toBlob((blob) => {
     link.href = URL.createObjectURL(blob);
     link.download = "drawing.png";
     link.click();
@@ -212,9 +250,9 @@ const actions = {undo, clear, save, choose: () => element("file").click()};
 const keys = {u: "undo", c: "clear", s: "save", o: "choose"};
 for (const [id, action] of Object.entries(actions)) element(id).addEventListener("click", action);
 window.addEventListener("keydown", (event) => {
-  const id = (event.ctrlKey || event.metaKey) && event.key === "z" ? "undo" :
-    event.ctrlKey || event.metaKey || event.altKey ? "" : keys[event.key.toLowerCase()];
-  if (!id || element(id).disabled || element(id).hidden) return;
+  const key = event.key.toLowerCase(), hasModifier = event.ctrlKey || event.metaKey || event.altKey;
+  const id = hasModifier ? (key === "z" && !event.altKey ? "undo" : "") : keys[key];
+  if (!id || event.repeat || element(id).disabled || element(id).hidden) return;
   event.preventDefault();
   actions[id]();
 });
@@ -225,11 +263,14 @@ element("file").addEventListener("change", ({target}) => {
 window.addEventListener("dragover", (event) => event.preventDefault());
 window.addEventListener("drop", (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files.length) load(event.dataTransfer.files[0]);
+  receive(event, event.dataTransfer);
 });
+window.addEventListener("paste", (event) => receive(event, event.clipboardData));
+window.addEventListener("resize", repaint);
 if (!canDraw) sheet.addEventListener("click", actions.choose);
 sheet.addEventListener("pointerdown", down);
 sheet.addEventListener("pointermove", move);
-for (const name of ["pointerup", "pointercancel"]) sheet.addEventListener(name, up);
+for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) sheet.addEventListener(name, up);
+element("choose").disabled = false;
 changed();
 network.answer(new Uint8Array(model.channels * model.image_size ** 2));  // so that the first answer is not the slowest

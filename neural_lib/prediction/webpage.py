@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.prediction.export import check_same, images_to_check
+from neural_lib.prediction.export import DifferenceError, check_same, images_to_check
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
@@ -43,21 +44,30 @@ log = logging.getLogger(__name__)
 def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
     """Write the network as a page, once its script gives the same answers as the network, if anything here runs it.
 
-    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Raises UserError if the page can't
-    run the network or would be larger than MAX_SIZE, and RunError if its answers differ; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Its weights have 16 bits, or 32 if
+    the answers differ otherwise. Raises UserError if the page can't run the network or would be larger than MAX_SIZE,
+    and RunError if the answers differ; then nothing is written.
     """
-    model = model_of(recogniser)
-    content = to_html(recogniser, model).encode()
-    if len(content) > MAX_SIZE:
-        size, most = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
-        raise UserError(f"--export {path}: the page would have {size}, and {most} is the most; use a smaller network")
     images, which = images_to_check(recogniser.saved, images, CHECKED)
-    greatest, where = verify(recogniser, model, images)
-    if where:
-        figures = (where, len(images), which, greatest)
+    for bits in (16, 32):
+        model = model_of(recogniser, bits)
+        content = to_html(recogniser, model).encode()
+        if len(content) > MAX_SIZE:
+            size, most = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
+            raise UserError(
+                f"--export {path}: the page would have {size}, and {most} is the most; use a smaller network"
+            )
+        try:
+            greatest, runner = verify(recogniser, model, images)
+            break
+        except DifferenceError:
+            if bits == 32:
+                raise
+    if runner:
+        figures = (runner, len(images), which, greatest)
         log.info("the same labels in %s for %d %s; probabilities differ by at most %.0e", *figures)
     else:
-        log.warning("the page is not checked: neither Node.js nor Chromium can run its script here")
+        log.warning("the page is not checked: nothing here can run its script; install Node.js, or try it in a browser")
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
 
@@ -65,10 +75,10 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
 # --- the network ---
 
 
-def model_of(recogniser: Recogniser) -> dict:
+def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
     """All that the page's scripts need of a network, as JSON's types; see network.js.
 
-    Raises UserError if the network needs an operation that network.js doesn't have.
+    bits: of a weight, 16 or 32. Raises UserError if the network needs an operation that network.js doesn't have.
     """
     saved, calibration = recogniser.saved, recogniser.calibration
     image = torch.zeros(1, len(saved.mean), saved.image_size, saved.image_size)
@@ -94,7 +104,10 @@ def model_of(recogniser: Recogniser) -> dict:
         "min_probability": recogniser.min_probability,
         "distance": distance,
         "steps": steps,
-        "weights": base64.b64encode(b"".join(each.half().numpy().astype("<f2").tobytes() for each in weights)).decode(),
+        "bits": bits,
+        "weights": base64.b64encode(
+            b"".join(each.numpy().astype(f"<f{bits // 8}").tobytes() for each in weights)
+        ).decode(),
     }
 
 
@@ -105,36 +118,34 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     doesn't have.
     """
     program = torch.export.export(model, (image,))
-    parameters = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = {node: program.state_dict[name].detach() for node, name in names.items() if name in program.state_dict}
     numbers: dict[Node, int] = {}  # of values: 0 is the image, n the output of the nth step
-    steps, weights = [], []
-
-    def tensor(node: Node | None) -> Tensor | None:
-        return None if node is None else program.state_dict[parameters[node.name]].detach()
-
+    steps, weights = [], []  # of each step the weight and the bias, or neither
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name not in parameters:
+        if node.op == "placeholder" and node.name in signature.user_inputs:
             numbers[node] = 0
         if node.op != "call_function" or not node.users:  # the latter are checks of a tensor's type
             continue
         given = _arguments(node)
-        op, own, more = None, [], {}
+        own = [tensors.get(getattr(given.get(name), "name", None)) for name in ("weight", "bias")]
+        takes, more = [given.get("input", given.get("self"))], {}  # the values that it takes, and its numbers
         match str(node.target), given:
             case "aten.conv2d.default", {"stride": [s, t], "padding": [p, q], "dilation": [1, 1], "groups": 1} if (
-                s,
-                p,
-            ) == (t, q) and tensor(given["weight"]).size(2) == tensor(given["weight"]).size(3):
-                own = [tensor(given["weight"]), tensor(given["bias"])]
-                op, more = "conv2d", {"kernel": own[0].size(2), "stride": s, "padding": p}
-            case "aten.batch_norm.default", {"input": conv} if (
-                len(conv.users) == 1 and str(conv.target) == "aten.conv2d.default"
+                (s, p) == (t, q) and own[0] is not None and own[0].size(2) == own[0].size(3)
             ):
-                names = ("running_mean", "running_var", "eps", "weight", "bias")
-                statistics = [given[name] if name == "eps" else tensor(given[name]) for name in names]
-                numbers[node] = numbers[conv]
-                weights[numbers[conv] - 1] = list(fuse_conv_bn_weights(*weights[numbers[conv] - 1], *statistics))
-            case "aten.linear.default", _:
-                op, own = "linear", [tensor(given["weight"]), tensor(given["bias"])]
+                op, more = "conv2d", {"kernel": own[0].size(2), "stride": s, "padding": p}
+            case "aten.batch_norm.default", {"input": conv, "training": False} if (
+                len(conv.users) == 1 and str(conv.target) == "aten.conv2d.default" and given["running_mean"]
+            ):
+                statistics = [tensors.get(given[name].name) for name in ("running_mean", "running_var")]
+                step = numbers[conv]
+                weights[step - 1] = list(fuse_conv_bn_weights(*weights[step - 1], *statistics, given["eps"], *own))
+                numbers[node] = step
+                continue
+            case "aten.linear.default", {"input": vector} if vector.meta["val"].dim() == 2 and own[0] is not None:
+                op = "linear"
             case (("aten.relu.default" | "aten.relu_.default"), _):
                 op = "relu"
             case "aten.max_pool2d.default", {"kernel_size": [k, m], "padding": [0, 0] | 0, "dilation": [1, 1] | 1} if (
@@ -147,24 +158,37 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
                 op = "global_mean"
             case (
                 ("aten.add.Tensor" | "aten.add_.Tensor"),
-                {"self": Node() as one, "other": Node() as other, "alpha": 1},
-            ) if one.meta["val"].shape == other.meta["val"].shape:
-                op = "add"
+                {"self": Node() as one, "other": Node() as two, "alpha": 1},
+            ) if one.meta["val"].shape == two.meta["val"].shape:
+                op, takes = "add", [one, two]
             case "aten.flatten.using_ints", {"start_dim": 1, "end_dim": -1}:
                 op = "flatten"
-            case (("aten.dropout.default" | "aten.to.dtype"), _):  # which do nothing in evaluation and in float32
-                numbers[node] = numbers[node.args[0]]
-            case "aten.log_softmax.int", _ if steps and steps[numbers[node.args[0]] - 1]["op"] == "linear":
+            case ("aten.dropout.default", {"train": False}) | ("aten.to.dtype", {"dtype": torch.float32}):
+                numbers[node] = numbers[takes[0]]  # which do nothing here
+                continue
+            case "aten.log_softmax.int", {"dim": 1 | -1} if (
+                steps
+                and steps[numbers[takes[0]] - 1]["op"] == "linear"
+                and {each.op for each in node.users} == {"output"}
+            ):
                 break
             case _:
-                raise UserError(f"--export: the page can't run {node.target}; export this network to a file in .onnx")
-        if op:
-            inputs = [numbers[each] for each in node.all_input_nodes if each in numbers]
-            steps.append({"op": op, "inputs": inputs, "shape": list(node.meta["val"].shape[1:]), **more})
-            weights.append(own)
-            numbers[node] = len(steps)
-    biased = [[own[0], torch.zeros(len(own[0])) if own[1] is None else own[1]] for own in weights if own]
-    return steps, [each for own in biased for each in own]
+                raise _refusal(node)
+        if not all(each in numbers for each in takes):
+            raise _refusal(node)  # it takes a weight, or a constant, as a value
+        steps.append(
+            {"op": op, "inputs": [numbers[each] for each in takes], "shape": list(node.meta["val"].shape[1:]), **more}
+        )
+        weights.append(own if op in ("conv2d", "linear") else [])
+        numbers[node] = len(steps)
+    else:
+        raise UserError("--export: the page needs a network that ends in a log-softmax; export it to a file in .onnx")
+    biased = [[weight, torch.zeros(len(weight)) if bias is None else bias] for weight, bias in filter(None, weights)]
+    return steps, [each for pair in biased for each in pair]
+
+
+def _refusal(node: Node) -> UserError:
+    return UserError(f"--export: the page can't run {node.target} as this network has it; export it to a file in .onnx")
 
 
 def _arguments(node: Node) -> dict[str, object]:
@@ -222,10 +246,11 @@ _environment.filters["csp_hash"] = _hash
 
 
 def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, str]:
-    """Check that the page's script answers as the network does: the greatest difference of a probability, and where.
+    """Check that the page's script answers as the network does: the greatest difference of a probability, and what ran.
 
     images: (N, C, S, S), uint8. It runs in Node.js, else in Chromium, without a window; the second result is empty
-    where neither can. Raises RunError if the script fails, a label differs or a probability by more than TOLERANCE.
+    where neither can. Raises RunError if the script fails, and DifferenceError if a label differs or a probability by
+    more than TOLERANCE.
     """
     pixels = base64.b64encode(images.contiguous().numpy().tobytes()).decode()
     script = (
@@ -236,35 +261,58 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, 
           network.answer(Uint8Array.from({{length: size}}, (_, j) => bytes.charCodeAt(i * size + j))).probabilities)));
     """
     )
-    for run in (_run_in_node, _run_in_browser):
-        text, where = run(script)
-        if text:
-            theirs = torch.tensor(json.loads(text))  # what is no number is null, and an error here
-            return check_same(where, recogniser.probabilities(images), theirs, TOLERANCE), where
+    for run, runner in ((_run_in_node, "Node.js"), (_run_in_browser, "Chromium")):
+        if not (text := run(script)):
+            continue
+        try:
+            answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(text)]
+        except ValueError:
+            raise RunError(
+                f"--export: {runner} can't run the page's script ({text.strip()[:200]}); nothing written"
+            ) from None
+        return check_same(runner, recogniser.probabilities(images), torch.tensor(answers), TOLERANCE), runner
     return 0.0, ""
 
 
-def _run_in_node(script: str) -> tuple[str, str]:
-    # what the script shows, and the name of what ran it
+def _run_in_node(script: str) -> str:
+    # what the script shows, or why it failed; "" where there is no Node.js
     if not (node := shutil.which("node") or shutil.which("nodejs")):
-        return "", ""
-    show = "const show = (text) => process.stdout.write(text);\n"
-    result = subprocess.run([node, "-"], input=show + script, capture_output=True, text=True, timeout=CHECK_TIMEOUT)
-    if result.returncode:
-        error = re.search(r"^\w*Error.*", result.stderr, re.MULTILINE)
-        why = error[0] if error else f"exit status {result.returncode}"
-        raise RunError(f"--export: Node.js can't run the page's script ({why}); nothing written")
-    return result.stdout, "Node.js"
+        return ""
+    prelude = """
+        const show = (text) => process.stdout.write(text);
+        if (!globalThis.atob) globalThis.atob = (text) => Buffer.from(text, "base64").toString("latin1");
+    """
+    status, output, errors = _run([node, "-"], prelude + script)
+    if not status:
+        return output
+    error = re.search(r"^\w*Error.*", errors, re.MULTILINE)
+    return error[0] if error else f"exit status {status}"
 
 
-def _run_in_browser(script: str) -> tuple[str, str]:
+def _run_in_browser(script: str) -> str:
+    # the same of a browser, and "" also where it doesn't start
     if not (browser := next(filter(None, map(shutil.which, BROWSERS)), None)):
-        return "", ""
-    show = "<!DOCTYPE html><body><script>const show = (text) => { document.body.textContent = text; };\n"
+        return ""
+    prelude = """<!DOCTYPE html><body><script>
+        const show = (text) => { document.body.textContent = text; };
+        window.onerror = show;
+        </script><script>"""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = Path(folder, "check.html")
-        page.write_text(f"{show}{script}</script>", encoding="utf-8")
-        command = [browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT)
-    found = re.search(r"<body>(\[.*\])", result.stdout)
-    return (found[1], "Chromium") if found else ("", "")
+        page.write_text(f"{prelude}{script}</script>", encoding="utf-8")
+        _, output, _ = _run([browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()])
+    found = re.search(r"<body>(.*)</body>", output, re.DOTALL)
+    return found[1] if found else ""
+
+
+def _run(command: list[str], given: str = "") -> tuple[int, str, str]:
+    # exit status, output and errors
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"--export: {command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written"
+        ) from None
+    except OSError:  # it is no program
+        return 0, "", ""
+    return done.returncode, done.stdout, done.stderr

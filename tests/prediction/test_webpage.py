@@ -3,7 +3,6 @@
 import base64
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from neural_lib import checkpoint
 from neural_lib.config import ARCHS
 from neural_lib.data import ink
 from neural_lib.data.catalog import Placement, Preparation
@@ -105,6 +105,7 @@ class EveryOperation(nn.Module):
     def forward(self, x):
         x = nn.functional.relu(self.norm(self.first(x)))  # (N, 1, 28, 28) -> (N, 5, 14, 14)
         x = nn.functional.max_pool2d(torch.add(self.second(x), x), 3)  # -> (N, 5, 4, 4), two lines are left over
+        x = x + x  # one value twice
         x = x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))  # -> (N, 5)
         return torch.log_softmax(self.out(torch.relu(self.hidden(x))), dim=1)
 
@@ -117,6 +118,18 @@ def test_it_does_not_matter_how_a_network_is_written():
 
 def ending(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10), nn.LogSoftmax(dim=1))
+
+
+class Function(nn.Module):
+    """A linear layer and log-softmax with something around them."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.constant = function, torch.ones(1, 784)
+        self.weight, self.linear = nn.Parameter(torch.ones(1, 784)), nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.function(self, x.flatten(1))
 
 
 class NormalisedLate(nn.Module):
@@ -144,12 +157,24 @@ class NormalisedLate(nn.Module):
         (ending(nn.AdaptiveAvgPool2d(2)), "aten.adaptive_avg_pool2d.default"),
         (ending(nn.BatchNorm2d(1)), "aten.batch_norm.default"),
         (NormalisedLate(), "aten.batch_norm.default"),
+        (ending(nn.BatchNorm2d(1, track_running_stats=False)), "aten.batch_norm.default"),
+        (ending(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), "aten.batch_norm.default"),
+        (ending(nn.Linear(28, 5)), "aten.linear.default"),
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(10), nn.ReLU(), nn.LogSoftmax(dim=1)), "aten.log_softmax.int"),
+        (Function(lambda self, x: self.linear(x).log_softmax(dim=0)), "aten.log_softmax.int"),
+        (Function(lambda self, x: self.linear(x).log_softmax(dim=1).flip(1)), "aten.log_softmax.int"),
+        (Function(lambda self, x: self.linear(x + self.weight).log_softmax(dim=1)), "aten.add.Tensor"),
+        (Function(lambda self, x: self.linear(x + self.constant).log_softmax(dim=1)), "aten.add.Tensor"),
+        (Function(lambda self, x: self.linear(x.int().float()).log_softmax(dim=1)), "aten.to.dtype"),
+        (
+            Function(lambda self, x: self.linear(nn.functional.dropout(x, 0.5)).log_softmax(dim=1)),
+            "aten.dropout.default",
+        ),
     ],
 )
 def test_an_operation_that_the_page_lacks_is_refused_by_name(network, name):
     network(torch.zeros(2, 1, 28, 28))
-    with pytest.raises(UserError, match=f"^--export: the page can't run {re.escape(name)}; "):
+    with pytest.raises(UserError, match=f"^--export: the page can't run {re.escape(name)} as this network has it; "):
         webpage.model_of(recogniser_with(network))
 
 
@@ -160,7 +185,7 @@ def test_answers_are_as_unsure_in_the_page(digits_model):
     images = torch.cat([digits, noise(recogniser.saved, 30), 255 - digits[:30]])
     probabilities, is_unlike = recogniser.answers_of(images)
     assert 20 < is_unlike.sum() < 100
-    script = """result = images.map((image) => new Network(model).answer(image));"""
+    script = "const network = new Network(model); result = images.map((image) => network.answer(image));"
     model, pixels = webpage.model_of(recogniser), images.flatten(1).tolist()
     answers = run_node(script, model=model, images=pixels)
     assert [each["isUnlike"] for each in answers] == is_unlike.tolist()
@@ -168,12 +193,12 @@ def test_answers_are_as_unsure_in_the_page(digits_model):
 
 
 @needs_node
-def test_all_half_precision_numbers_are_read():
-    every = np.arange(65536, dtype=np.uint16).view("<f2")
-    finite = every[np.isfinite(every)]
-    encoded = base64.b64encode(finite.tobytes()).decode()
-    read = run_node("result = Array.from(float16s(encoded));", encoded=encoded)
-    assert np.array_equal(read, finite.astype(float))
+@pytest.mark.parametrize("bits", [16, 32])
+def test_all_numbers_are_read(bits):
+    every = np.arange(65536, dtype=np.uint16).view("<f2").astype(f"<f{bits // 8}")
+    encoded = base64.b64encode(every.tobytes()).decode()
+    read = run_node("result = Array.from(floats(encoded, bits), String);", encoded=encoded, bits=bits)
+    assert np.array_equal(np.array([each.replace("Infinity", "inf") for each in read], float), every, equal_nan=True)
 
 
 # --- pictures ---
@@ -184,6 +209,7 @@ def pictures() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     digits = load_images("digits", "", train=False).images[:, 0].numpy()
     found = [np.repeat(image[..., None], 3, axis=2) for image in digits[:6]]
+    found.append(generator.integers(0, 256, (20, 45, 3)).astype(np.uint8))  # narrower and higher in 32x32
     for number, size in enumerate([40, 120, 250] * 3):
         shade, noise_of = ((0.0, 0.0), (80.0, 0.0), (80.0, 6.0))[number // 3]
         found.append(drawn.picture(digits[number], size, generator, number % 2 == 0, shade=shade, noise=noise_of))
@@ -243,7 +269,8 @@ def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
 
 
 def html_of(recogniser: Recogniser) -> str:
-    return webpage.to_html(recogniser, webpage.model_of(recogniser))
+    """The page without its weights."""
+    return webpage.to_html(recogniser, webpage.model_of(recogniser) | {"weights": ""})
 
 
 def test_names_are_text_and_nothing_else():
@@ -260,7 +287,7 @@ def named() -> Recogniser:
 
 def test_its_policy_allows_its_own_script_and_style_and_nothing_else():
     text = html_of(named())
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     rules = dict(each.split(maxsplit=1) for each in policy.split(";"))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
     for kind in ("script", "style"):
@@ -273,13 +300,24 @@ def test_it_says_what_the_network_is_and_what_it_scored(digits_model):
     recogniser = Recogniser.load(digits_model, "cpu")
     text = html_of(recogniser)
     accuracy = f"{100 * recogniser.saved.metrics['test_accuracy']:.2f}&nbsp;%"
-    assert accuracy in text and "fast" not in text and "431,080 parameters" in text and "--epochs 5" in text
+    assert accuracy in text and "431,080 parameters" in text and "--epochs 5" in text and "unlike" in text
+    assert "Write one character here" in text and "ruled paper" in text
     assert "Alpaydin and Kaynak" in text and "CC BY 4.0" in text and "nothing leaves your device" in text
 
 
-def test_it_names_no_folder_of_this_machine(digits_model):
-    for text in (html_of(Recogniser.load(digits_model, "cpu")), html_of(named())):
-        assert str(Path.cwd()) not in text and "/home/" not in text and os.sep + "tmp" not in text
+def test_it_names_no_folder_of_this_machine():
+    recogniser = named()
+    secret = {name: "/home/anna/secret" for name in ("command", "data", "init")}
+    text = html_of(Recogniser(replace(recogniser.saved, training=secret), recogniser.device))
+    assert "<i>own</i>" not in text and "anna" not in text and "secret" not in text
+
+
+def test_it_says_only_what_is_true_of_the_network():
+    text = html_of(recogniser_of("lenet-slim"))  # whose calibration knows no distance
+    assert "unlike" not in text.split("<script")[0]
+    garments = replace(recogniser_of("lenet-slim").saved, placement=Placement(28, "box")._asdict())
+    text = html_of(Recogniser(garments, torch.device("cpu")))
+    assert "Draw here" in text and "character" not in text.split("<script")[0]
 
 
 # --- export_page ---
@@ -304,10 +342,7 @@ def test_it_is_written_once_it_was_compared_on_test_images(export_to, caplog):
 
 @pytest.mark.parametrize("runner", ["node", "chromium"])
 def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monkeypatch, runner):
-    if not shutil.which(runner):
-        pytest.skip(f"no {runner} here")
-    which = shutil.which
-    monkeypatch.setattr(webpage.shutil, "which", lambda name: which(name) if name == runner else None)
+    only(monkeypatch, runner)
     recogniser, probabilities = recogniser_of("lenet-slim"), Recogniser.probabilities
     assert export_to(recogniser).exists()
     (tmp_path / "page.html").unlink()
@@ -318,30 +353,90 @@ def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monke
 
 
 @needs_node
-def test_weights_that_half_precision_does_not_hold_are_noticed(export_to, tmp_path):
+def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to):
     recogniser = recogniser_of("lenet-slim")
+    assert '"bits": 16' in export_to(recogniser).read_text()
     with torch.no_grad():
         recogniser.model.fc1.weight *= 1e8
+        recogniser.model.fc1.bias *= 1e8
         recogniser.model.fc2.weight /= 1e8
-    with pytest.raises(RunError, match="nothing written$"):
+    assert '"bits": 32' in export_to(recogniser).read_text()
+
+
+@needs_node
+def test_a_network_without_numbers_is_not_written(export_to, tmp_path):
+    recogniser = recogniser_of("lenet-slim")
+    with torch.no_grad():
+        recogniser.model.fc1.bias[3] = torch.nan
+    with pytest.raises(RunError, match="differ by up to nan; nothing written$"):
         export_to(recogniser)
     assert list(tmp_path.iterdir()) == []
 
 
 @needs_node
-def test_a_script_that_fails_is_one_line(export_to, tmp_path, monkeypatch):
-    monkeypatch.setattr(webpage, "_script", lambda names=(): "class Network { answer() { return undefinedName; } }")
-    with pytest.raises(
-        RunError, match=r"^--export: Node.js can't run the page's script \(ReferenceError: undefinedName .*"
-    ):
+@pytest.mark.parametrize("number", [1, 2])
+def test_networks_of_earlier_versions_are_exported(export_to, number):
+    saved = checkpoint.load(Path(__file__).parents[1] / f"model-format-{number}.pth")
+    assert export_to(Recogniser(saved, torch.device("cpu"))).exists()
+
+
+def only(monkeypatch, runner: str) -> None:
+    """Let a page be checked by that alone."""
+    if not shutil.which(runner):
+        pytest.skip(f"no {runner} here")
+    which = shutil.which
+    monkeypatch.setattr(webpage.shutil, "which", lambda name: which(name) if name == runner else None)
+
+
+@pytest.mark.parametrize("runner", ["node", "chromium"])
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("class Network { answer() { return undefinedName; } }", "ReferenceError: undefinedName is not defined"),
+        ("class Network {{", "SyntaxError: "),
+    ],
+)
+def test_a_script_that_fails_is_one_line(export_to, tmp_path, monkeypatch, script, error, runner):
+    only(monkeypatch, runner)
+    monkeypatch.setattr(webpage, "_script", lambda names=(): script)
+    with pytest.raises(RunError, match=rf"^--export: (Node.js|Chromium) can't run the page's script \(.*{error}.*\);"):
         export_to(recogniser_of("lenet-slim"))
     assert list(tmp_path.iterdir()) == []
+
+
+def program(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("#!/bin/sh\nsleep 30\n", "took over 0.5 s to check the page; nothing written"),
+        ("#!/bin/sh\necho hello\n", r"Node.js can't run the page's script \(hello\); nothing written"),
+        ("#!/bin/sh\nexit 3\n", r"Node.js can't run the page's script \(exit status 3\); nothing written"),
+    ],
+)
+def test_a_node_that_is_none_is_one_line(export_to, tmp_path, monkeypatch, text, message):
+    node = program(tmp_path / "node", text)
+    monkeypatch.setattr(webpage.shutil, "which", lambda name: str(node) if name == "node" else None)
+    monkeypatch.setattr(webpage, "CHECK_TIMEOUT", 0.5)
+    with pytest.raises(RunError, match=message):
+        export_to(recogniser_of("lenet-slim"))
+    assert list(tmp_path.iterdir()) == [node]
+
+
+def test_a_node_that_does_not_start_is_passed_over(export_to, tmp_path, monkeypatch, caplog):
+    node = program(tmp_path / "node", "no program")
+    monkeypatch.setattr(webpage.shutil, "which", lambda name: str(node) if name == "node" else None)
+    assert export_to(recogniser_of("lenet-slim")).exists() and "the page is not checked" in caplog.text
 
 
 def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, monkeypatch, caplog):
     monkeypatch.setattr(webpage.shutil, "which", lambda name: None)
     assert export_to(recogniser_of("lenet-slim")).exists()
-    assert "the page is not checked: neither Node.js nor Chromium can run its script here" in caplog.text
+    assert "the page is not checked: nothing here can run its script" in caplog.text
 
 
 def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path):
