@@ -34,6 +34,7 @@ MAX_SIZE = 20_000_000  # bytes of the page
 CHECKED = 200  # images
 TOLERANCE = 2e-3  # what a probability may differ by: the weights are in float16
 CHECK_TIMEOUT = 300  # seconds
+FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # no sandbox, for root has none; what runs is this project's own, and loads nothing
 BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
@@ -106,7 +107,7 @@ def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
         "steps": steps,
         "bits": bits,
         "weights": base64.b64encode(
-            b"".join(each.numpy().astype(f"<f{bits // 8}").tobytes() for each in weights)
+            b"".join(each.to(FLOATS[bits]).numpy().astype(f"<f{bits // 8}").tobytes() for each in weights)
         ).decode(),
     }
 
