@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import requests_of
 from PIL import Image
-from test_webpage import NAMES
+from test_webpage import NAMES, recogniser_of
 
 from neural_lib.data.images import load_images
 from neural_lib.networks import build_network
@@ -125,7 +125,7 @@ def agrees(text: str, answer: Answer) -> bool:
     """True if the page says what the recogniser does, but for half a point of the probability."""
     name, _, rest = text.partition(", ")
     probability = float(rest.split(" %")[0]) / 100
-    is_same = name.split()[-1] == answer.label and abs(probability - answer.probability) < 0.005
+    is_same = name.endswith(answer.label) and abs(probability - answer.probability) < 0.005
     return is_same and ("?" not in rest) == answer.is_sure
 
 
@@ -325,6 +325,19 @@ def test_photos_are_read_as_predict_py_reads_them(open_page, photos, tmp_path):
         text = answer_of(browser)
         answer = photos.read(pixels)
         assert text.startswith(f"{answer.label}, {100 * answer.probability:.1f} %"[:-4])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("classes", [2, 49])
+@pytest.mark.parametrize("arch", ["lenet", "lenet-slim", "vgg-small"])
+def test_every_network_reads_pictures(open_page, tmp_path, arch, classes, channels):
+    placement = {} if channels == 3 else made_up.make_checkpoint("digits").placement
+    recogniser = recogniser_of(arch, channels, classes, size=32 if channels == 3 else 28, placement=placement)
+    browser = open_page(export(recogniser, tmp_path / "page.html"))
+    image = load_images("digits", "", train=False).images[5, 0].numpy()
+    pixels = np.stack([image, image // 2, 255 - image], axis=-1) if channels == 3 else image
+    drop(browser, "picture.png", png(pixels))
+    assert agrees(answer_of(browser), recogniser.read(pixels)) and len(bars_of(browser)) == min(classes, 5)
 
 
 def test_a_file_that_is_no_picture_is_named(opened):
