@@ -174,7 +174,8 @@ def digits_model(make_once) -> Path:
     """A model that reads about 95 % of the digits right."""
 
     def make(folder: Path) -> None:
-        arguments = ["-d", "digits", "--recipe", "fast", "--epochs", "5", "--precision", "fp32", "--quiet"]
+        arguments = ["-d", "digits", "--epochs", "5", "--batch-size", "48", "--optimizer", "adamw", "--lr", "0.008"]
+        arguments += ["--schedule", "one-cycle", "--weight-decay", "0.01", "--label-smoothing", "0.1", "--quiet"]
         outputs = ["--model", str(folder / "model.pth"), "--plot", str(folder / "plot.png")]
         with pytest.MonkeyPatch.context() as monkeypatch:
             leave_out_figures(monkeypatch)

@@ -40,6 +40,8 @@ def choices() -> dict[str, tuple]:
         ("shear", [-0.1, 1.1, math.nan]),
         ("shift", [-1.0, math.inf, math.nan]),
         ("elastic", [-1.0, math.inf, math.nan]),
+        ("thickness", [-0.1, 1.1, math.nan]),
+        ("gamma", [-0.1, 1.1, math.nan]),
         ("optimizer", ["adamax"]),
         ("schedule", ["cosine"]),
         ("precision", ["fp16"]),
@@ -162,7 +164,7 @@ def test_regularisation_is_named():
 
 
 def test_the_values_of_a_hyper_parameter_by_recipe():
-    assert values_of_recipes("train_split") == "0.75"
+    assert values_of_recipes("dropout") == "0"
     assert values_of_recipes("epochs").startswith(f"10; fast {RECIPES['fast'].config().epochs}, best ")
 
 

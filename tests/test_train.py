@@ -1,6 +1,8 @@
 """train.py from its command line to its files, on small data."""
 
 import functools
+import itertools
+import json
 import math
 import os
 import re
@@ -147,9 +149,11 @@ def weights_after(*arguments: str) -> torch.Tensor:
         ("--seed", 43, False),
         ("--shuffle", "off", False),
         ("--optimizer", "sgd", False),
+        ("--optimizer", "muon", False),
         ("--optimizer", "adamw", True),  # without weight decay it is Adam
         ("--lr", 2e-3, False),
         ("--schedule", "one-cycle", False),
+        ("--schedule", "linear", False),
         ("--weight-decay", 0.1, False),
         ("--label-smoothing", 0.2, False),
         ("--dropout", 0.5, False),
@@ -158,6 +162,8 @@ def weights_after(*arguments: str) -> torch.Tensor:
         ("--shear", 0.2, False),
         ("--shift", 2, False),
         ("--elastic", 1, False),
+        ("--thickness", 0.5, False),
+        ("--gamma", 0.5, False),
         ("--precision", "bf16", False),
     ],
 )
@@ -215,6 +221,20 @@ def test_quiet_logs_warnings_only(run_train, kmnist_dir, monkeypatch):
         status, stdout, stderr = run_train(*command)
         assert (status, stdout, stderr.count("\n")) == (0, "", warnings)
         assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
+
+
+def test_epochs_that_fit_into_minutes_are_repeated_by_the_epochs_that_are_named(run_train, few_digits, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(loop, "now", lambda device: 3.0 * next(clock))  # each measurement takes 3 s
+    options = ("-d", "digits", "--recipe", "best", "--arch", "lenet-slim", "--precision", "fp32")
+    status, stdout, _ = run_train(*options, "--minutes", "0.3", "--model", "timed/model.pth")
+    assert status == 0 and "3 in 0.3 minutes; --epochs 3 repeats this run" in stdout
+    assert "epochs" not in stdout.split("repeats this run")[0].split("with\n")[1].split("\n[INFO]")[0]
+    assert run_train(*options, "--epochs", "3", "--model", "repeated/model.pth")[0] == 0
+    timed, repeated = (checkpoint.load(f"{name}/model.pth") for name in ("timed", "repeated"))
+    assert timed.config == repeated.config and timed.config["epochs"] == 3
+    assert all(torch.equal(timed.state_dict[name], repeated.state_dict[name]) for name in timed.state_dict)
+    assert json.loads(Path("timed/results.json").read_text())["runs"][0]["epochs"] == 3
 
 
 @pytest.mark.parametrize("target, status", [(0.2, 0), (1.0, 1)])

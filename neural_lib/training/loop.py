@@ -1,9 +1,10 @@
 """train_one_epoch, and what it needs: optimizer, learning-rate schedule, loss, precision, progress on the terminal."""
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,30 +14,82 @@ from tqdm import tqdm
 
 from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.data.images import Data
-from neural_lib.evaluation.scores import RunningScores, batch_sums
+from neural_lib.evaluation.scores import RunningScores, batch_sums, evaluate
 from neural_lib.records import TITLES, figure_text
-from neural_lib.system.devices import autocast, computes_bfloat16, select_precision
-from neural_lib.system.distributed import all_reduce_during, any_rank, rank, world_size
+from neural_lib.system.devices import autocast, computes_bfloat16, now, select_precision
+from neural_lib.system.distributed import all_reduce_during, any_rank, broadcast, rank, replicate, world_size
 from neural_lib.system.errors import DivergedError, UserError
 from neural_lib.system.signals import GracefulStop
 from neural_lib.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
+WARM_UP_STEPS, TIMED_STEPS = 10, 50  # by which an epoch is timed
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
 LEAST_STEPS, LEAST_BATCH = 8, 8  # steps of an epoch and images of a batch, of a small data set
+MUON_MOMENTUM = 0.95  # Jordan's; Nesterov's kind
+MUON_SCALE = 0.2  # AdamW's updates have about that root mean square (Liu et al.)
 SGD_MOMENTUM = 0.9  # of PyTorch's own training references; a one-cycle schedule varies it from 0.85 to 0.95
 
 
+class Muon(optim.AdamW):
+    """Muon for the weights of convolutions, AdamW for all others, at one learning rate.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) moves a matrix, here (out, in * k * k), by its
+    momentum with all singular values brought near to 1. Scaled as in Liu et al. 2025 (arXiv:2502.16982, section 2.2),
+    so that it moves weights as far as AdamW does. Linear layers are left to AdamW: their matrices are large, and
+    orthogonalising LeNet's takes longer than the rest of its step.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, **options) -> None:
+        parameters = list(parameters)
+        groups = [[each for each in parameters if (each.dim() == 4) == is_muon] for is_muon in (False, True)]
+        super().__init__([{"params": each} for each in groups], lr=lr, weight_decay=weight_decay, **options)
+
+    def __setstate__(self, state: dict) -> None:
+        optim.Optimizer.__setstate__(self, state)  # AdamW's looks for its moments of all weights
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move all weights once."""
+        others, convolutions = groups = self.param_groups
+        self.param_groups = [others]
+        super().step(closure)
+        self.param_groups = groups
+        for weight in convolutions["params"]:
+            if weight.grad is None:
+                continue
+            momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+            momentum.lerp_(weight.grad, 1 - MUON_MOMENTUM)
+            matrix = weight.grad.lerp(momentum, MUON_MOMENTUM).flatten(1)  # (out, in, k, k) -> (out, in * k * k)
+            distance = convolutions["lr"] * MUON_SCALE * max(matrix.shape) ** 0.5
+            weight.mul_(1 - convolutions["lr"] * convolutions["weight_decay"])
+            weight.sub_(orthogonalised(matrix).reshape(weight.shape), alpha=distance)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """A matrix (m, n) with its singular values brought to between 0.7 and 1.2, by Newton-Schulz iterations.
+
+    Coefficients and number of iterations are Jordan's.
+    """
+    is_tall = matrix.size(0) > matrix.size(1)
+    x = matrix.T if is_tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return x.T if is_tall else x
+
+
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> optim.Optimizer:
-    """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov's momentum.
+    """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Muon, or SGD with Nesterov's momentum.
 
     Fused: one pass over all weights a step instead of a handful of operations for each.
     """
     options = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
     if config.optimizer == "sgd":
         return optim.SGD(parameters, momentum=SGD_MOMENTUM, nesterov=True, **options)
-    return {"adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer](parameters, **options)
+    return {"adam": optim.Adam, "adamw": optim.AdamW, "muon": Muon}[config.optimizer](parameters, **options)
 
 
 def build_scheduler(
@@ -45,11 +98,13 @@ def build_scheduler(
     """The schedule, to be stepped after each batch; None for a constant learning rate.
 
     one-cycle (Smith and Topin 2018, arXiv:1708.07120): up to config.lr during the first 30 % of all steps, then down to
-    nearly nothing, the momentum the other way round.
+    nearly nothing, the momentum the other way round. linear: the same in straight lines, up during the first 15 %.
     """
     if config.schedule == "constant":
         return None
-    return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+    shape = {"pct_start": 0.15, "anneal_strategy": "linear"} if config.schedule == "linear" else {}
+    steps = {"epochs": config.epochs, "steps_per_epoch": steps_per_epoch}
+    return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, **steps, **shape)
 
 
 def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
@@ -169,6 +224,43 @@ def train_one_epoch(
             break
     _raise_if_not_finite(recent, state)
     return state.step >= len(loader)
+
+
+def fit_epochs(
+    minutes: float,
+    config: TrainConfig,
+    model: nn.Module,
+    loss_fn: nn.Module,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+) -> TrainConfig:
+    """The configuration with as many epochs as can be trained and validated in so many minutes, one at least.
+
+    A copy of the model is trained for some steps and scored; the model stays as it is. All ranks call it.
+    """
+    trial = copy.deepcopy(model)
+    state = TrainingState(config, trial, build_optimizer(trial.parameters(), config))
+    replica, count = replicate(trial), min(TIMED_STEPS, len(train_loader))
+
+    def seconds_of(work: Callable[[], object]) -> float:
+        start = now(state.device)
+        work()
+        return now(state.device) - start
+
+    def train(steps: int) -> None:
+        state.step = 0
+        train_one_epoch(replica, train_loader, loss_fn, state.optimizer, None, state, most_steps=steps)
+
+    train(WARM_UP_STEPS)
+    training = seconds_of(lambda: train(count)) / count * len(train_loader)
+    evaluate(trial, val_loader, config.precision)  # the first time takes longer
+    validation = seconds_of(lambda: evaluate(trial, val_loader, config.precision))
+    epochs = broadcast(max(1, int(60 * minutes / (training + validation))))
+    log.info(
+        "an epoch takes %.2f s: %d in %g minutes; --epochs %d repeats this run",
+        *(training + validation, epochs, minutes, epochs),
+    )
+    return replace(config, epochs=epochs)
 
 
 def _seed_dropout(device: torch.device, seed: int) -> None:

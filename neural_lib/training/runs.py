@@ -99,6 +99,11 @@ class RunManager(Records):
             if "dataset" in now:
                 requested["dataset"] = now["dataset"]
 
+    def set_epochs(self, run: int, epochs: int) -> None:
+        """Set how many epochs a run has, where that was left to be measured."""
+        for each in (self.requested, self.hyperparameters):
+            each[run - 1]["epochs"] = epochs
+
     def unfinished(self) -> list[tuple]:
         """The runs that have not ended well yet, in their order."""
         return [run for number, run in enumerate(self.runs, start=1) if number not in self.finished]

@@ -44,7 +44,10 @@ TYPES = {
     **{"data": str, "device": str, "rows": list, "seconds": float},
 }
 ADAMS = ("step", "exp_avg", "exp_avg_sq")
-MOMENTS = {"adam": ADAMS, "adamw": ADAMS, "sgd": ("momentum_buffer",)}  # what an optimizer keeps of each parameter
+SGDS = ("momentum_buffer",)
+MOMENTS = {  # what an optimizer keeps of each parameter: of the weights of convolutions, of all others
+    "adam": (ADAMS, ADAMS), "adamw": (ADAMS, ADAMS), "muon": (SGDS, ADAMS), "sgd": (SGDS, SGDS),
+}  # fmt: skip
 
 
 class TrainingState:
@@ -172,11 +175,11 @@ class TrainingState:
         fresh, epoch, best_epoch = self.state_dict(), state["epoch"], state["best_epoch"]
         if not 1 <= epoch <= self.config.epochs + 1:
             return ["epoch"]
-        names, there = MOMENTS[self.config.optimizer], state["optimizer"]["state"]
-        moments = {
-            index: {name: torch.tensor(0.0) if name == "step" else parameters[index] for name in names}
-            for index in there
-        }
+        of_convolutions, of_others = MOMENTS[self.config.optimizer]
+        moments = {}
+        for index in state["optimizer"]["state"]:
+            names = of_convolutions if parameters[index].dim() == 4 else of_others
+            moments[index] = {name: torch.tensor(0.0) if name == "step" else parameters[index] for name in names}
         fresh["optimizer"] = {**fresh["optimizer"], "state": moments}
         fresh["rows"] = [dict.fromkeys(MEASURES, 0.0)] * (epoch - 1)
         fresh["best_weights"] = fresh["model"] if best_epoch else {}

@@ -140,3 +140,22 @@ def test_mirroring_goes_with_the_other_distortions():
     as_straight = (flipped - straight).abs().amax((1, 2, 3)) < 1
     as_mirrored = (flipped - straight.flip(3)).abs().amax((1, 2, 3)) < 1
     assert (as_straight | as_mirrored).all() and 60 < as_mirrored.sum() < 140
+
+
+def test_thickness_makes_strokes_wider_and_narrower():
+    images = torch.zeros(40, 1, SIZE, SIZE, dtype=torch.uint8)
+    images[..., 5:-5, 12:16] = 200  # 4 pixels wide
+    distorted = RandomDistortion(TrainConfig(thickness=0.8), SIZE)(images)
+    widths = distorted[:, 0, SIZE // 2].sum(dim=1) / 200  # (N,)
+    assert 4 - 2 * 0.8 <= widths.min() < 3.2 and 4.8 < widths.max() <= 4 + 2 * 0.8
+    assert len(widths.unique()) > 30 and distorted.min() == 0 and distorted.max() == 200
+
+
+def test_gamma_changes_what_is_between_black_and_white():
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).repeat(50, 1, SIZE, 1)  # (50, 1, 28, 3)
+    distorted = RandomDistortion(TrainConfig(gamma=0.5), SIZE)(images)
+    assert torch.equal(distorted[..., 0], images[..., 0].float()) and torch.equal(
+        distorted[..., 2], images[..., 2].float()
+    )
+    powers = (distorted[:, 0, 0, 1] / 255).log() / math.log(128 / 255)
+    assert math.exp(-0.5) <= powers.min() < 0.75 and 1.33 < powers.max() <= math.exp(0.5)

@@ -117,6 +117,11 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--train-split", "0.00001"], "--train-split 1e-05 leaves 0 of kmnist's 60,000 images"),
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
+    (["--minutes", "0"], "--minutes must be above 0, not 0.0"),
+    (["--minutes", "inf"], "--minutes must be above 0, not inf"),
+    (["--minutes", "1", "--epochs", "3"], "--minutes chooses the epochs of one run that begins: not with --epochs"),
+    (["--minutes", "1", "--resume"], "--minutes chooses the epochs of one run that begins: not with --epochs"),
+    (["--minutes", "1", "--seed", "1", "2"], "--minutes chooses the epochs of one run that begins: not with"),
     (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
     (["--dataset", "mnits"], "--dataset mnits: is neither one of kmnist, fashion-mnist, mnist, "),
     (["--fit", "pad", "--writing"], "--fit, --writing: for images of your own, --dataset FOLDER or FILE.npz, not "),
@@ -238,7 +243,7 @@ def test_options_that_are_not_given_come_from_the_interrupted_command(prepared):
     leave(*DIGITS, "--recipe", "fast", "--lr", 0.002, "--seed", 7)
     for command in (prepared("--resume"), prepared("--resume", *DIGITS, "--lr", 0.002)):
         (config,) = command.configs
-        assert (config.lr, config.seed, config.epochs, config.schedule) == (0.002, 7, 3, "one-cycle")
+        assert (config.lr, config.seed, config.epochs, config.schedule) == (0.002, 7, 3, "linear")
         assert (command.recipe, command.data_dir) == ("fast", "their/data")
         assert command.options["command"] == "train.py -x"  # the command that repeats the run
         assert command.earlier["rows"] and command.resume_from == Path("output/checkpoint.pth")
@@ -271,7 +276,7 @@ def test_a_state_of_another_folder_brings_its_options_and_not_its_records(prepar
 @pytest.mark.parametrize("change, message", [
     (("--lr", 0.5), "--lr 0.001 there, 0.5 here"),
     (("--arch", "lenet"), "--arch lenet-slim there, lenet here"),
-    (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, adamw here"),
+    (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, muon here"),
     (("--dataset", "kmnist"), "--dataset digits there, kmnist here"),
     (("--epochs", 2), "another command: --epochs 3 there, 2 here (fewer than before)"),
     (("--epochs", 4, "--lr", 0.5), "--epochs 3 there, 4 here; --lr 0.001 there, 0.5 here"),

@@ -1,4 +1,8 @@
+import copy
+import itertools
+import logging
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,16 +18,19 @@ from neural_lib.system.signals import GracefulStop, Stopped
 from neural_lib.training import loop
 from neural_lib.training.loop import (
     FINITE_CHECK_STEPS,
+    Muon,
     Progress,
     build_loss,
     build_optimizer,
     build_scheduler,
     epoch_row,
     epochs_heading,
+    fit_epochs,
+    orthogonalised,
     resolve_precision,
 )
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
 
 
 # --- train_one_epoch ---
@@ -213,7 +220,8 @@ def test_an_epochs_figures_stand_below_their_titles(monitor):
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+    "name, kind",
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("muon", Muon), ("sgd", torch.optim.SGD)],
 )
 def test_optimizers_are_torchs_with_the_configs_values(name, kind):
     optimizer = build_optimizer(nn.Linear(2, 2).parameters(), TrainConfig(optimizer=name, lr=0.02, weight_decay=0.03))
@@ -223,8 +231,41 @@ def test_optimizers_are_torchs_with_the_configs_values(name, kind):
     assert name != "sgd" or (group["momentum"], group["nesterov"]) == (0.9, True)
 
 
+@pytest.mark.parametrize("shape", [(8, 200), (50, 50), (32, 9), (6, 25)])
+def test_orthogonalised_keeps_the_directions_and_evens_out_the_singular_values(shape):
+    torch.manual_seed(0)
+    u, _, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = u @ torch.linspace(1, 5, min(shape)).diag() @ vh
+    result = orthogonalised(matrix)
+    inside = u.T @ result @ vh.T
+    assert torch.allclose(inside, inside.diagonal().diag(), atol=1e-4)
+    assert inside.diagonal().min() > 0.5 and inside.diagonal().max() < 1.3
+    assert torch.allclose(result, u @ inside @ vh, atol=1e-4)
+
+
+def test_muon_is_torchs_for_convolutions_and_adamw_for_the_rest():
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4)).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(layers)
+    conv, (_, *rest) = nn.Parameter(other[0].weight.detach().flatten(1)), other.parameters()
+    options = {"lr": 0.01, "weight_decay": 0.1}
+    ours = Muon(layers.parameters(), **options, fused=True)
+    theirs = [torch.optim.Muon([conv], **options, adjust_lr_fn="match_rms_adamw"), torch.optim.AdamW(rest, **options)]
+    for _ in range(5):
+        for each in layers.parameters():
+            each.grad = torch.randn_like(each)
+        for each, mine in zip([conv, *rest], layers.parameters(), strict=True):
+            each.grad = mine.grad.reshape(each.shape).clone()
+        for optimizer in (ours, *theirs):
+            optimizer.step()
+    assert torch.allclose(layers[0].weight.flatten(1), conv, atol=2e-3)  # torch's iterates in bfloat16
+    assert torch.allclose(layers[2].weight, other[2].weight) and torch.allclose(layers[0].bias, other[0].bias)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle", "linear"])
 def test_every_optimizer_learns_with_every_schedule(name, schedule):
     torch.manual_seed(0)
     layer, inputs = nn.Linear(3, 1), torch.randn(64, 3)
@@ -242,6 +283,45 @@ def test_every_optimizer_learns_with_every_schedule(name, schedule):
             scheduler.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 50
+
+
+def test_linear_rises_and_falls_in_straight_lines():
+    config = TrainConfig(schedule="linear", lr=0.01, epochs=5)
+    optimizer = build_optimizer(nn.Linear(2, 2).parameters(), config)
+    scheduler = build_scheduler(optimizer, config, steps_per_epoch=20)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    top = rates.index(max(rates))
+    falls = [before - after for before, after in zip(rates[top:], rates[top + 1 :], strict=False)]
+    assert max(rates) == pytest.approx(0.01) and 12 <= top <= 17
+    assert min(falls) == pytest.approx(max(falls)) and rates[-1] < 1e-5
+
+
+# --- fit_epochs ---
+
+
+@pytest.mark.parametrize("values", [{"arch": "lenet-slim"}, {"arch": "vgg-small", "width": 4, "dropout": 0.2}])
+def test_fitting_the_epochs_leaves_the_model_and_its_training_as_they_are(images, values):
+    timed, plain = (make_run(images, epochs=2, **values) for _ in range(2))
+    config = fit_epochs(1.0, timed.config, timed.model, timed.loss_fn, timed.loader, timed.val_loader)
+    assert config.epochs > 2 and config == replace(timed.config, epochs=config.epochs)
+    assert timed.epochs(2).weights() == plain.epochs(2).weights()
+
+
+def test_as_many_epochs_are_chosen_as_fit(images, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    run, clock = make_run(images, arch="lenet-slim"), itertools.count()
+    monkeypatch.setattr(loop, "now", lambda device: 2.0 * next(clock))  # each measurement takes 2 s
+    steps = len(run.loader)
+
+    def epochs(minutes: float) -> int:
+        return fit_epochs(minutes, run.config, run.model, run.loss_fn, run.loader, run.val_loader).epochs
+
+    assert steps < loop.TIMED_STEPS and (epochs(1), epochs(0.5), epochs(0.01)) == (15, 7, 1)
+    assert "an epoch takes 4.00 s: 15 in 1 minutes; --epochs 15 repeats this run" in caplog.text
 
 
 def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nearly_nothing_over_all_steps():

@@ -57,7 +57,7 @@ def parts_of(dataset: str, data_dir: str, config: TrainConfig) -> dict[str, tupl
 
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("write, name", [(made_up.write_parts, "d"), (made_up.write_npz, "d.npz")])
-@pytest.mark.parametrize("options", [(), ("--recipe", "best", "--dropout", 0.1)])
+@pytest.mark.parametrize("options", [(), ("--recipe", "best", "--dropout", 0.1, "--train-split", 0.75)])
 def test_a_data_set_written_out_trains_to_the_same_weights(run_train, tmp_path, write, name, options):
     path = write(tmp_path / name, parts_of("digits", "nowhere", TrainConfig()))
     for dataset, folder in (("digits", "built-in"), (path, "own")):

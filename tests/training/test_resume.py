@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import made_up
@@ -16,7 +17,7 @@ from neural_lib.config import ARCHS, RECIPES
 from neural_lib.data import images
 from neural_lib.evaluation import scores
 from neural_lib.system import signals
-from neural_lib.training import state
+from neural_lib.training import loop, state
 from neural_lib.training.state import STATE_FORMAT, Outputs, TrainingState, read_state
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -87,6 +88,16 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
 
 
 # --- where a run goes on ---
+
+
+def test_a_run_of_so_many_minutes_goes_on_with_the_epochs_that_were_chosen(run_train, interrupted, monkeypatch):
+    monkeypatch.setattr(loop, "fit_epochs", lambda minutes, config, *rest: replace(config, epochs=3))
+    command = [each for each in DIGITS if each not in ("--epochs", 3)]
+    command += ["--schedule", "one-cycle", "--optimizer", "muon", "--minutes", 1]
+    whole = finished(run_train, *command).outcome
+    interrupted(*command)
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert outcome("output") == whole
 
 
 def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):

@@ -83,6 +83,7 @@ def test_durations_leave_out_the_time_between_an_interruption_and_going_on():
     (0, {"arch": "lenet-slim", "label_smoothing": 0.1}),
     (3, {"arch": "lenet-slim", "dropout": 0.3, "optimizer": "sgd"}),
     (3, {"arch": "vgg-small", "width": 4, "optimizer": "adamw", "schedule": "one-cycle"}),
+    (3, {"arch": "vgg-small", "width": 4, "optimizer": "muon", "schedule": "linear"}),
     (8, {"arch": "lenet-slim", "dropout": 0.3, "rotation": 10.0}),  # all steps, before validation
 ])  # fmt: skip
 def test_a_run_goes_on_from_its_file_bit_for_bit(images, tmp_path, values, steps):
