@@ -236,8 +236,8 @@ class Recipe:
         return TrainConfig(**values | own)
 
 
-# Chosen on KMNIST's validation images. Below: test accuracy, mean and standard deviation over seeds 1 to 5 (classic 1
-# to 3), and median seconds of training on 2 CPU cores; how each was measured: tests/README.md. The tutorial's plain
+# Chosen on KMNIST's validation images. Below: test accuracy, mean and standard deviation over seeds 1 to 3 (fast: 1
+# to 5), and median seconds of training on 2 CPU cores; how each was measured: tests/README.md. The tutorial's plain
 # loop: 94.86 % +- 0.55, 155 s.
 RECIPES = {
     # 95.14 % +- 0.14, 73 s
@@ -248,7 +248,7 @@ RECIPES = {
         dict(epochs=1, batch_size=192, optimizer="muon", lr=16e-3, schedule="linear", weight_decay=0.01,
              label_smoothing=0.1, precision="auto"),
     ),
-    # 98.08 % +- 0.15, 134 s
+    # 98.27 % +- 0.12, 199 s
     "best": Recipe(
         "the most LeNet can give; other values for vgg-small and cifar10",
         dict(epochs=25, batch_size=128, optimizer="muon", lr=3e-3, schedule="one-cycle", weight_decay=0.1,

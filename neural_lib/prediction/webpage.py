@@ -131,7 +131,10 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
             continue
         given = _arguments(node)
         own = [tensors.get(getattr(given.get(name), "name", None)) for name in ("weight", "bias")]
-        takes, more = [given.get("input", given.get("self"))], {}  # the values that it takes, and its numbers
+        takes = [given[name] for name in ("input", "self", "other") if isinstance(given.get(name), Node)]
+        if not all(each in numbers for each in takes):
+            raise _refusal(node)  # a weight, or a constant, as a value
+        more = {}  # numbers that the step needs besides
         match str(node.target), given:
             case "aten.conv2d.default", {"stride": [s, t], "padding": [p, q], "dilation": [1, 1], "groups": 1} if (
                 (s, p) == (t, q) and own[0] is not None and own[0].size(2) == own[0].size(3)
@@ -157,11 +160,10 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
                 op = "global_max"
             case ("aten.mean.dim", {"dim": [2, 3]}) | ("aten.adaptive_avg_pool2d.default", {"output_size": [1, 1]}):
                 op = "global_mean"
-            case (
-                ("aten.add.Tensor" | "aten.add_.Tensor"),
-                {"self": Node() as one, "other": Node() as two, "alpha": 1},
-            ) if one.meta["val"].shape == two.meta["val"].shape:
-                op, takes = "add", [one, two]
+            case (("aten.add.Tensor" | "aten.add_.Tensor"), {"alpha": 1}) if (
+                len(takes) == 2 and takes[0].meta["val"].shape == takes[1].meta["val"].shape
+            ):
+                op = "add"
             case "aten.flatten.using_ints", {"start_dim": 1, "end_dim": -1}:
                 op = "flatten"
             case ("aten.dropout.default", {"train": False}) | ("aten.to.dtype", {"dtype": torch.float32}):
@@ -175,8 +177,6 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
                 break
             case _:
                 raise _refusal(node)
-        if not all(each in numbers for each in takes):
-            raise _refusal(node)  # it takes a weight, or a constant, as a value
         steps.append(
             {"op": op, "inputs": [numbers[each] for each in takes], "shape": list(node.meta["val"].shape[1:]), **more}
         )

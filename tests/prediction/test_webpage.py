@@ -165,6 +165,13 @@ class NormalisedLate(nn.Module):
         (Function(lambda self, x: self.linear(x).log_softmax(dim=1).flip(1)), "aten.log_softmax.int"),
         (Function(lambda self, x: self.linear(x + self.weight).log_softmax(dim=1)), "aten.add.Tensor"),
         (Function(lambda self, x: self.linear(x + self.constant).log_softmax(dim=1)), "aten.add.Tensor"),
+        (Function(lambda self, x: self.linear(x + 1.0).log_softmax(dim=1)), "aten.add.Tensor"),
+        (
+            Function(
+                lambda self, x: self.linear(x * nn.functional.dropout(self.weight, 0.5, False)).log_softmax(dim=1)
+            ),
+            "aten.dropout.default",
+        ),
         (Function(lambda self, x: self.linear(x.int().float()).log_softmax(dim=1)), "aten.to.dtype"),
         (
             Function(lambda self, x: self.linear(nn.functional.dropout(x, 0.5)).log_softmax(dim=1)),
