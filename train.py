@@ -257,7 +257,7 @@ def main(argv=None) -> int:
     command.configs = configs
     command.about |= {"device": devices.describe(device), "processes": distributed.world_size()}
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    hidden = (*(() if data.is_own else PREPARING), *(["epochs"] if args.minutes else []))
+    hidden = (() if data.is_own else PREPARING) + (("epochs",) if args.minutes else ())
     common = {name: value for name, value in manager.common().items() if name not in hidden}
     values = textwrap.indent(textwrap.fill(format_values(common), 76), "    ")
     log.info("recipe %s%s, with\n%s", command.recipe, network, values)

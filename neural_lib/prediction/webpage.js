@@ -173,7 +173,9 @@ function read() {
     const pixels = prepare(picture || context.getImageData(0, 0, SIDE, SIDE), model, picture ? "auto" : "yes");
     answer = pixels && {...network.answer(pixels), pixels};
   } catch (error) {
+    show(null);
     element("message").textContent = `this can't be read: ${error.message}`;
+    return;
   }
   if (!picture) took = performance.now() - start;
   show(answer);

@@ -285,8 +285,9 @@ def test_every_optimizer_learns_with_every_schedule(name, schedule):
     assert losses[-1] < losses[0] / 50
 
 
-def test_linear_rises_and_falls_in_straight_lines():
-    config = TrainConfig(schedule="linear", lr=0.01, epochs=5)
+def rates_of(schedule: str) -> list[float]:
+    """The learning rate of each of 100 steps, at most 0.01."""
+    config = TrainConfig(schedule=schedule, lr=0.01, epochs=5)
     optimizer = build_optimizer(nn.Linear(2, 2).parameters(), config)
     scheduler = build_scheduler(optimizer, config, steps_per_epoch=20)
     rates = []
@@ -294,6 +295,11 @@ def test_linear_rises_and_falls_in_straight_lines():
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+    return rates
+
+
+def test_linear_rises_and_falls_in_straight_lines():
+    rates = rates_of("linear")
     top = rates.index(max(rates))
     falls = [before - after for before, after in zip(rates[top:], rates[top + 1 :], strict=False)]
     assert max(rates) == pytest.approx(0.01) and 12 <= top <= 17
@@ -325,14 +331,7 @@ def test_as_many_epochs_are_chosen_as_fit(images, monkeypatch, caplog):
 
 
 def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nearly_nothing_over_all_steps():
-    config = TrainConfig(schedule="one-cycle", lr=0.01, epochs=5)
-    optimizer = build_optimizer(nn.Linear(2, 2).parameters(), config)
-    scheduler = build_scheduler(optimizer, config, steps_per_epoch=20)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
+    rates = rates_of("one-cycle")
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(0.01) and 25 <= top <= 35
     assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
