@@ -119,6 +119,8 @@ def work(name: str, args: argparse.Namespace) -> None:
         start = devices.now(device)
         accuracy = loop.run_epoch()
         middle = devices.now(device)
+        if kind.recipe:
+            loop.train_loader.sampler.set_epoch(1)
         for _ in loop.train_loader:
             pass
         answer = {"epoch": middle - start, "loading": devices.now(device) - middle, "val_accuracy": accuracy}
