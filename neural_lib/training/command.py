@@ -167,8 +167,7 @@ def _resumed_about(command: Command, args: argparse.Namespace, found: dict, sour
 def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
     """The configuration of each run that the parsed options ask for, each checked against its data set.
 
-    All runs are compared by the same measure. Raises UserError if a configuration is invalid, or there are more than
-    MAX_RUNS and --yes was not given.
+    Raises UserError if a configuration is invalid, or there are more than MAX_RUNS and --yes was not given.
     """
     count = math.prod(len(values) for values in args.params.values())
     if count > MAX_RUNS and not args.yes:
@@ -182,8 +181,6 @@ def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
     recipe = RECIPES[args.recipe or DEFAULT_RECIPE]
     configs = [recipe.config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
-    if len({config.monitor for config in configs}) > 1:  # by the recipe, for different networks
-        configs = [replace(config, monitor=TrainConfig.monitor) for config in configs]
     check_fit(configs, info)
     return configs
 
@@ -214,7 +211,7 @@ def _resumed_configs(args: argparse.Namespace, found: dict, path: Path) -> list[
     if args.recipe:
         own = [{name: getattr(run, name) for name in ("dataset", *found["params"])} for run in runs]
         of_recipe = [RECIPES[args.recipe].config(**values) for values in own]
-        for name in of_recipe[0].to_dict().keys() - own[0].keys() - {"monitor"}:
+        for name in of_recipe[0].to_dict().keys() - own[0].keys():
             given.setdefault(name, _values(of_recipe, name))
     differing = [name for name, values in given.items() if values != _values(runs, name)]
     if not differing:

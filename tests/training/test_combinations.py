@@ -118,12 +118,11 @@ def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_network
     assert status == 0
     assert re.search(r"^ run +arch +val acc", stdout, re.MULTILINE)
     rows = json.loads(Path("output/results.json").read_text())["rows"]
-    assert {row["monitor"] for row in rows} == {"accuracy"}  # vgg-small's own would be the loss
-    recorded = {row["arch"]: row["weight_decay"] for row in rows}
-    expected = {arch: RECIPES["best"].config(arch=arch).weight_decay for arch in ("lenet", "vgg-small")}
+    recorded = {row["arch"]: row["lr"] for row in rows}
+    expected = {arch: RECIPES["best"].config(arch=arch).lr for arch in ("lenet", "vgg-small")}
     assert recorded == expected and len(set(recorded.values())) == 2
     for number, (arch, value) in enumerate(expected.items(), start=1):
-        assert re.search(rf"\[INFO\] run {number} of 2: arch={arch}, .*weight_decay={value}", stdout)
+        assert re.search(rf"\[INFO\] run {number} of 2: arch={arch}, .*lr={value}", stdout)
 
 
 # --- which epoch is best, and when training ends ---
