@@ -24,6 +24,8 @@ from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_
 from neural_lib.system.errors import DivergedError, RunError
 from neural_lib.training.command import MAX_RUNS, check_fit, prepare
 
+MAX_MINUTES = 10_000  # a week
+
 log = logging.getLogger("neural_lib")
 
 
@@ -52,7 +54,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--minutes",
         type=float,
         metavar="M",
-        help="train for so long: the first steps are timed, and the epochs chosen that fit; for one run",
+        help="train for so long: some steps are timed, and the epochs chosen that fit, 1 at least; for one run",
     )
     add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
@@ -65,10 +67,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     if args.checkpoint_every < 0:
         parser.error(f"--checkpoint-every must be a whole number of steps, 0 for none, not {args.checkpoint_every}")
     if args.minutes is not None:
-        if not 0 < args.minutes < float("inf"):
-            parser.error(f"--minutes must be above 0, not {args.minutes}")
-        if args.resume or "epochs" in args.params or any(len(values) > 1 for values in args.params.values()):
-            parser.error("--minutes chooses the epochs of one run that begins: not with --epochs, --resume or a grid")
+        if not 0 < args.minutes <= MAX_MINUTES:
+            parser.error(f"--minutes must be above 0 and at most {MAX_MINUTES:,}, not {args.minutes:g}")
+        if args.compile or "epochs" in args.params or any(len(values) > 1 for values in args.params.values()):
+            parser.error("--minutes chooses the epochs of one run: not with --epochs, a grid or --compile")
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         parser.error(f"--target-accuracy must be above 0 and at most 1 (0.94 is 94 %), not {args.target_accuracy}")
     return args
@@ -110,9 +112,10 @@ def train_run(args: argparse.Namespace, outputs, data, initial, number: int, res
     network |= {"width": config.width} if config.width else {}
     model = build_network(config.arch, **network, dropout=config.dropout).to(device)
     loss_fn = loop.build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes)))
-    if args.minutes:
+    if args.minutes and not (resumed or outputs.command.earlier):
+        log.info("timing the first steps...")
         config = loop.fit_epochs(args.minutes, config, model, loss_fn, train_loader, val_loader)
-        manager.set_epochs(number, config.epochs)
+        outputs.set_epochs(number, config.epochs)
     optimizer = loop.build_optimizer(model.parameters(), config)
     scheduler = loop.build_scheduler(optimizer, config, len(train_loader))
 

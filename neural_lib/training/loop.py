@@ -1,6 +1,7 @@
 """train_one_epoch, and what it needs: optimizer, learning-rate schedule, loss, precision, progress on the terminal."""
 
 import copy
+import itertools
 import logging
 import math
 import time
@@ -24,7 +25,7 @@ from neural_lib.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
-WARM_UP_STEPS, TIMED_STEPS = 10, 50  # by which an epoch is timed
+TIMED_STEPS, TIMED_SECONDS, TIMED_BATCHES = 50, 5.0, 2  # at most, by which an epoch is timed
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
 LEAST_STEPS, LEAST_BATCH = 8, 8  # steps of an epoch and images of a batch, of a small data set
 MUON_MOMENTUM = 0.95  # Jordan's; Nesterov's kind
@@ -53,13 +54,17 @@ class Muon(optim.AdamW):
     def step(self, closure: None = None) -> None:
         """Move all weights once."""
         others, convolutions = groups = self.param_groups
-        self.param_groups = [others]
-        super().step(closure)
-        self.param_groups = groups
+        try:
+            self.param_groups = [others]
+            super().step(closure)
+        finally:
+            self.param_groups = groups
         for weight in convolutions["params"]:
             if weight.grad is None:
                 continue
-            momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            momentum = self.state[weight]["momentum_buffer"]
             momentum.lerp_(weight.grad, 1 - MUON_MOMENTUM)
             matrix = weight.grad.lerp(momentum, MUON_MOMENTUM).flatten(1)  # (out, in, k, k) -> (out, in * k * k)
             distance = convolutions["lr"] * MUON_SCALE * max(matrix.shape) ** 0.5
@@ -68,9 +73,9 @@ class Muon(optim.AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with its singular values brought to between 0.7 and 1.2, by Newton-Schulz iterations.
+    """A matrix (m, n) with its singular values brought to about 0.7 to 1.1, by Newton-Schulz iterations.
 
-    Coefficients and number of iterations are Jordan's.
+    Those below a hundredth of the matrix's norm stay smaller. Coefficients and number of iterations are Jordan's.
     """
     is_tall = matrix.size(0) > matrix.size(1)
     x = matrix.T if is_tall else matrix
@@ -98,7 +103,8 @@ def build_scheduler(
     """The schedule, to be stepped after each batch; None for a constant learning rate.
 
     one-cycle (Smith and Topin 2018, arXiv:1708.07120): up to config.lr during the first 30 % of all steps, then down to
-    nearly nothing, the momentum the other way round. linear: the same in straight lines, up during the first 15 %.
+    nearly nothing, the momentum (not Muon's) the other way round. linear: the same in straight lines, up during the
+    first 15 %.
     """
     if config.schedule == "constant":
         return None
@@ -236,30 +242,36 @@ def fit_epochs(
 ) -> TrainConfig:
     """The configuration with as many epochs as can be trained and validated in so many minutes, one at least.
 
-    A copy of the model is trained for some steps and scored; the model stays as it is. All ranks call it.
+    A copy of the model is trained for some steps and scored on some batches, which counts as well; the model stays as
+    it is. All ranks call it.
     """
+    device, start = train_loader.dataset.device, now(train_loader.dataset.device)
     trial = copy.deepcopy(model)
-    state = TrainingState(config, trial, build_optimizer(trial.parameters(), config))
-    replica, count = replicate(trial), min(TIMED_STEPS, len(train_loader))
+    optimizer = build_optimizer(trial.parameters(), replace(config, lr=config.lr / 1000))  # so that nothing diverges
+    state = TrainingState(config, trial, optimizer)
+    replica = replicate(trial)
 
     def seconds_of(work: Callable[[], object]) -> float:
-        start = now(state.device)
+        before = now(device)
         work()
-        return now(state.device) - start
+        return now(device) - before
 
     def train(steps: int) -> None:
         state.step = 0
-        train_one_epoch(replica, train_loader, loss_fn, state.optimizer, None, state, most_steps=steps)
+        train_one_epoch(replica, train_loader, loss_fn, optimizer, None, state, most_steps=steps)
 
-    train(WARM_UP_STEPS)
-    training = seconds_of(lambda: train(count)) / count * len(train_loader)
-    evaluate(trial, val_loader, config.precision)  # the first time takes longer
-    validation = seconds_of(lambda: evaluate(trial, val_loader, config.precision))
-    epochs = broadcast(max(1, int(60 * minutes / (training + validation))))
-    log.info(
-        "an epoch takes %.2f s: %d in %g minutes; --epochs %d repeats this run",
-        *(training + validation, epochs, minutes, epochs),
-    )
+    train(1)  # the first time takes longer
+    step = broadcast(seconds_of(lambda: train(1)))
+    steps = max(1, min(TIMED_STEPS, len(train_loader), int(TIMED_SECONDS / max(step, 1e-6))))
+    training = seconds_of(lambda: train(steps)) / steps * len(train_loader)
+    batches = list(itertools.islice(val_loader, TIMED_BATCHES))
+    val_loader.sampler.set_epoch(1)  # from the first batch again
+    evaluate(trial, batches[:1], config.precision)
+    validation = seconds_of(lambda: evaluate(trial, batches, config.precision)) / len(batches) * len(val_loader)
+    epoch, left = training + validation, 60 * minutes - (now(device) - start)
+    epochs = broadcast(max(1, int(left / epoch)))
+    which = f"{epochs} fit into" if epochs * epoch <= left else "1 is the least, longer than"
+    log.info("an epoch takes %.2f s: %s %g min; --epochs %d repeats this run", epoch, which, minutes, epochs)
     return replace(config, epochs=epochs)
 
 

@@ -100,7 +100,8 @@ class RunManager(Records):
                 requested["dataset"] = now["dataset"]
 
     def set_epochs(self, run: int, epochs: int) -> None:
-        """Set how many epochs a run has, where that was left to be measured."""
+        """Set how many epochs a run has, where that was left to be measured, as if it had been given."""
+        self.params["epochs"] = [epochs]
         for each in (self.requested, self.hyperparameters):
             each[run - 1]["epochs"] = epochs
 

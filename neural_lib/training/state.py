@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import math
+import re
 import textwrap
 import time
 from collections.abc import Callable
@@ -249,6 +250,12 @@ class Outputs:
     def state(self) -> tuple[int, int, int] | None:
         """Run, epoch and step of the training state in its file, if going on from it is of use."""
         return self.writer.written.get(self.command.state)
+
+    def set_epochs(self, run: int, epochs: int) -> None:
+        """Record the epochs that --minutes came to, and the command with --epochs instead: it repeats the run."""
+        self.manager.set_epochs(run, epochs)
+        command = re.sub(r"--minutes[ =]\S+", f"--epochs {epochs}", self.command.about["command"])
+        self.command.about["command"] = self.manager.options["command"] = command
 
     def resume(self, data: str, device: torch.device, description: str = "") -> tuple[dict | None, Checkpoint | None]:
         """The state to go on from, as state_dict gives it, and the network of the best run that has finished.

@@ -1,5 +1,4 @@
 import copy
-import itertools
 import logging
 import math
 from dataclasses import replace
@@ -260,7 +259,7 @@ def test_muon_is_torchs_for_convolutions_and_adamw_for_the_rest():
             each.grad = mine.grad.reshape(each.shape).clone()
         for optimizer in (ours, *theirs):
             optimizer.step()
-    assert torch.allclose(layers[0].weight.flatten(1), conv, atol=2e-3)  # torch's iterates in bfloat16
+    assert torch.allclose(layers[0].weight.flatten(1), conv, atol=4e-4)  # torch's iterates in bfloat16
     assert torch.allclose(layers[2].weight, other[2].weight) and torch.allclose(layers[0].bias, other[0].bias)
 
 
@@ -317,17 +316,43 @@ def test_fitting_the_epochs_leaves_the_model_and_its_training_as_they_are(images
     assert timed.epochs(2).weights() == plain.epochs(2).weights()
 
 
-def test_as_many_epochs_are_chosen_as_fit(images, monkeypatch, caplog):
+@pytest.mark.parametrize("timed", [2, 8, 50])  # steps, of 8 that an epoch has
+def test_as_many_epochs_are_chosen_as_fit(images, monkeypatch, caplog, timed):
     caplog.set_level(logging.INFO)
-    run, clock = make_run(images, arch="lenet-slim"), itertools.count()
-    monkeypatch.setattr(loop, "now", lambda device: 2.0 * next(clock))  # each measurement takes 2 s
-    steps = len(run.loader)
+    run, seconds = make_run(images, arch="lenet-slim"), 0.0
+    train_one_epoch, evaluate = loop.train_one_epoch, loop.evaluate
+
+    def train_slowly(*arguments, most_steps: int) -> bool:  # a quarter of a second for each step
+        nonlocal seconds
+        seconds += 0.25 * most_steps
+        return train_one_epoch(*arguments, most_steps=most_steps)
+
+    def evaluate_slowly(model, batches, *rest):  # two seconds for each batch
+        nonlocal seconds
+        seconds += 2.0 * len(batches)
+        return evaluate(model, batches, *rest)
+
+    monkeypatch.setattr(loop, "now", lambda device: seconds)
+    monkeypatch.setattr(loop, "train_one_epoch", train_slowly)
+    monkeypatch.setattr(loop, "evaluate", evaluate_slowly)
+    monkeypatch.setattr(loop, "TIMED_STEPS", timed)
+    monkeypatch.setattr(loop, "TIMED_SECONDS", 3.0)
 
     def epochs(minutes: float) -> int:
         return fit_epochs(minutes, run.config, run.model, run.loss_fn, run.loader, run.val_loader).epochs
 
-    assert steps < loop.TIMED_STEPS and (epochs(1), epochs(0.5), epochs(0.01)) == (15, 7, 1)
-    assert "an epoch takes 4.00 s: 15 in 1 minutes; --epochs 15 repeats this run" in caplog.text
+    # an epoch takes 8 * 0.25 + 2 s; timing it takes 2 steps, 2 or 8 more, and a batch twice: 5 or 6.5 s
+    assert (epochs(1), epochs(0.6), epochs(0.05)) == (13, 7, 1)
+    assert "an epoch takes 4.00 s: 13 fit into 1 min; --epochs 13 repeats this run" in caplog.text
+    assert "1 is the least, longer than 0.05 min; --epochs 1 repeats this run" in caplog.text
+    assert len(run.validate().labels) == 75  # all of them again
+
+
+def test_timing_does_not_diverge_where_training_does_without_a_warm_up(images):
+    run = make_run(images, arch="lenet-slim", optimizer="sgd", lr=100.0)
+    fit_epochs(1.0, run.config, run.model, run.loss_fn, run.loader, run.val_loader)
+    with pytest.raises(DivergedError):
+        run.epochs(1)
 
 
 def test_one_cycle_rises_to_the_learning_rate_and_falls_to_nearly_nothing_over_all_steps():

@@ -90,14 +90,19 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
 # --- where a run goes on ---
 
 
-def test_a_run_of_so_many_minutes_goes_on_with_the_epochs_that_were_chosen(run_train, interrupted, monkeypatch):
-    monkeypatch.setattr(loop, "fit_epochs", lambda minutes, config, *rest: replace(config, epochs=3))
+@pytest.mark.parametrize("again", ["nothing", "the recipe", "the command"])
+def test_a_run_of_so_many_minutes_goes_on_with_the_epochs_that_were_chosen(run_train, interrupted, monkeypatch, again):
+    chosen = iter([3, 3])  # for the whole run and the interrupted one, and not a third time
+    monkeypatch.setattr(loop, "fit_epochs", lambda minutes, config, *rest: replace(config, epochs=next(chosen)))
     command = [each for each in DIGITS if each not in ("--epochs", 3)]
-    command += ["--schedule", "one-cycle", "--optimizer", "muon", "--minutes", 1]
+    command += ["--recipe", "fast", "--schedule", "one-cycle", "--optimizer", "muon", "--minutes", 1]
     whole = finished(run_train, *command).outcome
     interrupted(*command)
-    assert run_train("--resume", "--quiet")[0] == 0
+    given = {"nothing": (), "the recipe": ("--recipe", "fast"), "the command": command}[again]
+    assert run_train(*given, "--resume", "--quiet")[0] == 0
     assert outcome("output") == whole
+    recorded = json.loads(Path("output/results.json").read_text())["options"]["command"]
+    assert recorded.endswith("--epochs 3") and "--minutes" not in recorded
 
 
 def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
