@@ -260,9 +260,10 @@ def main(argv=None) -> int:
     command.configs = configs
     command.about |= {"device": devices.describe(device), "processes": distributed.world_size()}
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    hidden = (() if data.is_own else PREPARING) + (("epochs",) if args.minutes else ())
+    to_be_chosen = args.minutes and not command.earlier
+    hidden = (() if data.is_own else PREPARING) + (("epochs",) if to_be_chosen else ())
     common = {name: value for name, value in manager.common().items() if name not in hidden}
-    values = textwrap.indent(textwrap.fill(format_values(common), 76), "    ")
+    values = textwrap.indent(textwrap.fill(format_values(common), 76, break_on_hyphens=False), "    ")
     log.info("recipe %s%s, with\n%s", command.recipe, network, values)
     if command.logdir and is_main:
         from neural_lib.training.tensorboard import TensorBoard

@@ -97,9 +97,11 @@ class TrainConfig:
     shift: float = _option(0.0, "move them by up to so many pixels each way", *PIXELS, distorts=True)
     elastic: float = _option(0.0, "elastic distortion, standard deviation in pixels", *PIXELS, distorts=True)
     thickness: float = _option(
-        0.0, "make strokes thicker or thinner by up to so many pixels", *FROM_0_TO_1, distorts=True
+        0.0, "make strokes wider or thinner on each side by up to so many pixels, 0 to 1", *FROM_0_TO_1, distorts=True
     )
-    gamma: float = _option(0.0, "brightness to a power from exp(-X) to exp(X)", *FROM_0_TO_1, distorts=True)
+    gamma: float = _option(
+        0.0, "brightness to a power from exp(-X) to exp(X), X from 0 to 1", *FROM_0_TO_1, distorts=True
+    )
     flip: bool = _option(False, "mirror them with probability 0.5", *SWITCH, distorts=True)
     precision: str = _option(  # weights are float32 always
         "fp32", "of the layers; auto: bf16 if the device computes it natively", choices=("auto", "fp32", "bf16")

@@ -24,7 +24,7 @@ TITLES = {  # column: its title on the terminal; a column is train_ or val_ and 
 }
 MEASURES = (
     *TITLES,
-    "epoch_duration",  # seconds, of training and validation
+    "epoch_duration",  # seconds, of training and validation, and of saving the epoch before
     "run_duration",  # seconds since the run began
 )
 RESULTS_FORMAT = {"format": "neural_lib results", "format_version": 2}

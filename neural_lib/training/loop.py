@@ -26,6 +26,7 @@ from neural_lib.training.state import TrainingState
 log = logging.getLogger(__name__)
 
 TIMED_STEPS, TIMED_SECONDS, TIMED_BATCHES = 50, 5.0, 2  # at most, by which an epoch is timed
+SAVING_SECONDS = 0.1  # of an epoch's files, about; of many short epochs they are most of the time
 FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look waits for the device
 LEAST_STEPS, LEAST_BATCH = 8, 8  # steps of an epoch and images of a batch, of a small data set
 MUON_MOMENTUM = 0.95  # Jordan's; Nesterov's kind
@@ -240,7 +241,7 @@ def fit_epochs(
     train_loader: DataLoader,
     val_loader: DataLoader,
 ) -> TrainConfig:
-    """The configuration with as many epochs as can be trained and validated in so many minutes, one at least.
+    """The configuration with as many epochs as can be trained, validated and saved in so many minutes, one at least.
 
     A copy of the model is trained for some steps and scored on some batches, which counts as well; the model stays as
     it is. All ranks call it.
@@ -268,7 +269,7 @@ def fit_epochs(
     val_loader.sampler.set_epoch(1)  # from the first batch again
     evaluate(trial, batches[:1], config.precision)
     validation = seconds_of(lambda: evaluate(trial, batches, config.precision)) / len(batches) * len(val_loader)
-    epoch, left = training + validation, 60 * minutes - (now(device) - start)
+    epoch, left = training + validation + SAVING_SECONDS, 60 * minutes - (now(device) - start)
     epochs = broadcast(max(1, int(left / epoch)))
     which = f"{epochs} fit into" if epochs * epoch <= left else "1 is the least, longer than"
     log.info("an epoch takes %.2f s: %s %g min; --epochs %d repeats this run", epoch, which, minutes, epochs)

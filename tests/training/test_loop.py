@@ -337,13 +337,14 @@ def test_as_many_epochs_are_chosen_as_fit(images, monkeypatch, caplog, timed):
     monkeypatch.setattr(loop, "evaluate", evaluate_slowly)
     monkeypatch.setattr(loop, "TIMED_STEPS", timed)
     monkeypatch.setattr(loop, "TIMED_SECONDS", 3.0)
+    monkeypatch.setattr(loop, "SAVING_SECONDS", 0.5)
 
     def epochs(minutes: float) -> int:
         return fit_epochs(minutes, run.config, run.model, run.loss_fn, run.loader, run.val_loader).epochs
 
-    # an epoch takes 8 * 0.25 + 2 s; timing it takes 2 steps, 2 or 8 more, and a batch twice: 5 or 6.5 s
-    assert (epochs(1), epochs(0.6), epochs(0.05)) == (13, 7, 1)
-    assert "an epoch takes 4.00 s: 13 fit into 1 min; --epochs 13 repeats this run" in caplog.text
+    # an epoch takes 8 * 0.25 + 2 + 0.5 s; timing it takes 2 steps, 2 or 8 more, and a batch twice: 5 or 6.5 s
+    assert (epochs(1.05), epochs(0.6), epochs(0.05)) == (12, 6, 1)
+    assert "an epoch takes 4.50 s: 12 fit into 1.05 min; --epochs 12 repeats this run" in caplog.text
     assert "1 is the least, longer than 0.05 min; --epochs 1 repeats this run" in caplog.text
     assert len(run.validate().labels) == 75  # all of them again
 
