@@ -112,7 +112,7 @@ def train_run(args: argparse.Namespace, outputs, data, initial, number: int, res
     network |= {"width": config.width} if config.width else {}
     model = build_network(config.arch, **network, dropout=config.dropout).to(device)
     loss_fn = loop.build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes)))
-    if args.minutes and not (resumed or outputs.command.earlier):
+    if args.minutes:
         log.info("timing the first steps...")
         config = loop.fit_epochs(args.minutes, config, model, loss_fn, train_loader, val_loader)
         outputs.set_epochs(number, config.epochs)
@@ -229,6 +229,8 @@ def main(argv=None) -> int:
     log.info("computing on %s (%s)", device, reason)
     cli.exit_stack.enter_context(distributed.process_group(ranks, device))
     command, is_main = distributed.broadcast(command), distributed.is_main()
+    if command.earlier or command.resume_from:
+        args.minutes = None  # the epochs have been chosen
     if command.is_finished:
         log.info(
             "%s: already trained and tested; to train longer, give more --epochs (constant learning rate only)",
@@ -260,8 +262,7 @@ def main(argv=None) -> int:
     command.configs = configs
     command.about |= {"device": devices.describe(device), "processes": distributed.world_size()}
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    to_be_chosen = args.minutes and not command.earlier
-    hidden = (() if data.is_own else PREPARING) + (("epochs",) if to_be_chosen else ())
+    hidden = (() if data.is_own else PREPARING) + (("epochs",) if args.minutes else ())
     common = {name: value for name, value in manager.common().items() if name not in hidden}
     values = textwrap.indent(textwrap.fill(format_values(common), 76, break_on_hyphens=False), "    ")
     log.info("recipe %s%s, with\n%s", command.recipe, network, values)

@@ -246,8 +246,8 @@ def fit_epochs(
     A copy of the model is trained for some steps and scored on some batches, which counts as well; the model stays as
     it is. All ranks call it.
     """
-    device, start = train_loader.dataset.device, now(train_loader.dataset.device)
-    trial = copy.deepcopy(model)
+    device = train_loader.dataset.device
+    start, trial = now(device), copy.deepcopy(model)
     optimizer = build_optimizer(trial.parameters(), replace(config, lr=config.lr / 1000))  # so that nothing diverges
     state = TrainingState(config, trial, optimizer)
     replica = replicate(trial)
