@@ -149,7 +149,7 @@ def main(argv=None) -> int:
     output, found, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
-    from neural_lib.data.images import is_there
+    from neural_lib.data.download import is_there
     from neural_lib.prediction import draw, modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices

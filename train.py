@@ -1,30 +1,28 @@
 """Train a network on small images; validate, test, report, save and plot.
 
-    python train.py                                  # the tutorial's: 95.1 %
-    python train.py --recipe fast                    # 95.1 %, in 3.5 s
-    python train.py --recipe best                    # 98.3 %, in 137 s
-    python train.py --recipe best --arch vgg-small   # 99.0 %, in 14 minutes
+    python train.py                                  # the tutorial's recipe
+    python train.py --recipe fast                    # as accurate, in seconds
+    python train.py --recipe best                    # more accurate, in minutes
+    python train.py --recipe best --arch vgg-small   # the most accurate
     python train.py --dataset photos/                # photos/cat/*.jpg, ...
     python train.py --lr 0.01 0.001 --seed 1 2       # a grid, its best run kept
     torchrun --standalone --nproc-per-node 4 train.py   # as four processes
 
-Test accuracies on KMNIST and times of training on 2 CPU cores: see README.md.
+Accuracies and times of training: README.md.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
-import textwrap
-from dataclasses import replace
 
-from neural_lib.config import PREPARING, TrainConfig, add_hyperparameters, format_values
+from neural_lib.config import TrainConfig, add_hyperparameters
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
-from neural_lib.system.errors import DivergedError, RunError
-from neural_lib.training.command import MAX_RUNS, check_fit, prepare
-
-MAX_MINUTES = 10_000  # a week
+from neural_lib.system.errors import RunError
+from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
+from neural_lib.training.command import MAX_RUNS, prepare
 
 log = logging.getLogger("neural_lib")
 
@@ -41,20 +39,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
     add("--init", metavar="PATH", help="begin from the weights in a model file of the same network")
-    resume = "continue an interrupted command, or train for more --epochs, from checkpoint.pth beside the model or PATH"
-    add("--resume", nargs="?", const=True, default=False, metavar="PATH", help=resume)
+    resume = "resume an interrupted command, or train for more --epochs, from checkpoint.pth beside the model"
+    add("--resume", action="store_true", help=resume)
     add(
         "--checkpoint-every",
         type=int,
         default=0,
         metavar="STEPS",
         help="also write checkpoint.pth after every so many steps (default: after each epoch)",
-    )
-    add(
-        "--minutes",
-        type=float,
-        metavar="M",
-        help="train for so long: some steps are timed, and the epochs chosen that fit, 1 at least; for one run",
     )
     add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
@@ -66,11 +58,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.checkpoint_every < 0:
         parser.error(f"--checkpoint-every must be a whole number of steps, 0 for none, not {args.checkpoint_every}")
-    if args.minutes is not None:
-        if not 0 < args.minutes <= MAX_MINUTES:
-            parser.error(f"--minutes must be above 0 and at most {MAX_MINUTES:,}, not {args.minutes:g}")
-        if args.compile or "epochs" in args.params or any(len(values) > 1 for values in args.params.values()):
-            parser.error("--minutes chooses the epochs of one run: not with --epochs, a grid or --compile")
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         parser.error(f"--target-accuracy must be above 0 and at most 1 (0.94 is 94 %), not {args.target_accuracy}")
     return args
@@ -80,117 +67,42 @@ def parse_args(argv=None) -> argparse.Namespace:
 # one run
 
 
-def train_run(args: argparse.Namespace, outputs, data, initial, number: int, resumed: dict | None):
-    """Train the network of run `number`, validate it after each epoch and save the best; the loop of this project.
+def train_run(run, outputs, bar, checkpoint_every: int = 0) -> None:
+    """Train a run from where it stands, validate it after each epoch and keep the best; the loop of this project.
 
-    outputs, data, initial: as main has them. resumed: an interrupted run's TrainingState.state_dict().
-    Returns the checkpoint of the best epoch if it is the best of all runs so far, else None.
+    run: what build_run returned. bar: shows how far an epoch is. checkpoint_every: steps between two checkpoints within
+    an epoch; 0 for none.
     """
-    import torch
+    from neural_lib.system.distributed import any_rank
+    from neural_lib.training.loop import epoch_row, epochs_heading, train_one_epoch, validate
 
-    from neural_lib import checkpoint
-    from neural_lib.data.augment import RandomDistortion
-    from neural_lib.data.images import Normalisation, evaluation_loader, make_loader
-    from neural_lib.evaluation.scores import evaluate
-    from neural_lib.networks import build_network
-    from neural_lib.system import devices, distributed
-    from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
-    from neural_lib.training import loop
-    from neural_lib.training.state import TrainingState
-
-    # ---- data, model, optimizer, schedule, loss
-    manager, config, info = outputs.manager, outputs.command.configs[number - 1], data.info
-    torch.manual_seed(config.seed)  # of the initial weights; everything else is derived where it is drawn
-    device = data.train.device
-    train_set, val_set = data.split(config)
-    normalise = Normalisation(*data.statistics).to(device)
-    distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
-    shuffle_seed = config.seed if config.shuffle else None
-    train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
-    val_loader = evaluation_loader(val_set, normalise)
-    network = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
-    network |= {"width": config.width} if config.width else {}
-    model = build_network(config.arch, **network, dropout=config.dropout).to(device)
-    loss_fn = loop.build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes)))
-    if args.minutes:
-        log.info("timing the first steps...")
-        config = loop.fit_epochs(args.minutes, config, model, loss_fn, train_loader, val_loader)
-        outputs.set_epochs(number, config.epochs)
-    optimizer = loop.build_optimizer(model.parameters(), config)
-    scheduler = loop.build_scheduler(optimizer, config, len(train_loader))
-
-    # ---- where training stands: at the beginning, or where it was interrupted
-    state = TrainingState(config, model, optimizer, scheduler, data.fingerprint)
-    if manager.count == 1:
-        log.info("initialized the %s model", config.arch)
-        log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
-    if initial and not resumed:
-        fresh = "; ".join(checkpoint.begin_from(model, initial, info.classes)) or "nothing"
-        log.info("starting from the weights in %s; newly initialised: %s", outputs.command.init, fresh)
-    if resumed:
-        state.load_state_dict(resumed)
-        if state.epoch > config.epochs:
-            log.info("all %d epochs had ended", config.epochs)
-        else:
-            log.info("going on with epoch %d of %d, step %d", state.epoch, config.epochs, state.step + 1)
-    distributed.log_shard_sizes(config.batch_size)
-    if regularisation := config.regularisation():
-        log.info("for training only: %s", ", ".join(regularisation))
-    if args.compile:
-        log.info("torch.compile: the first batches wait for the compiler...")
-        model.compile()
-    replica = distributed.replicate(model)  # with several processes, DistributedDataParallel
-    about = {**outputs.command.about, "val_images": len(val_set)}
-    if data.is_own:
-        about |= {"fingerprint": data.fingerprint, "test_seed": outputs.command.configs[0].seed}
-    described = checkpoint.for_run(config, info, network, data.statistics, about)
-    manager.begin_run(manager.runs[number - 1], model, train_loader, optimizer, state.rows)
-    log.info("training the network...%s", "" if manager.finished else " (*: the best epoch so far, saved)")
-    if state.best_epoch and not manager.finished and not outputs.model:  # model.pth is missing, or of another run
-        outputs.save_model(state.best_of(described))
-
-    # ---- the epochs, and what happens after each
-    progress = loop.Progress(config.epochs, len(train_set), args.quiet or not distributed.is_main())
-    start, before = devices.now(device), state.seconds()
-    log.info("%s", loop.epochs_heading(config.monitor), extra={"bare": True})
-    with GracefulStop() as stop:
+    config, state = run.config, run.state
+    resumed_at = state.seconds()
+    log.info("training the network... (*: saved as the best so far)")
+    log.info("%s", epochs_heading(config.monitor), extra={"bare": True})
+    with GracefulStop() as stop:  # a signal takes effect between two steps
         try:
             for epoch in range(state.epoch, config.epochs + 1):
                 if state.is_out_of_patience():
+                    ended = (len(state.rows), config.epochs, state.best_epoch)
+                    log.info("ending early, after %d of %d epochs: epoch %d was the best", *ended)
                     break
-                with progress.epoch(epoch):
-                    while not loop.train_one_epoch(
-                        replica, train_loader, loss_fn, optimizer, scheduler, state, stop, progress,
-                        most_steps=args.checkpoint_every,
-                    ):  # fmt: skip
-                        outputs.save_state(state)
-                    distributed.broadcast_buffers(model)  # every rank scores the network that is saved
-                    val = evaluate(model, val_loader, config.precision, stop)
-                outputs.writer.retry()
-                is_best = state.end_epoch(val)
-                manager.record_epoch(state.rows, len(train_set), val)
-                if is_best and not manager.finished:  # else a finished run's network is there
-                    outputs.save_model(state.best_of(described))
-                is_saved = is_best and not manager.finished and outputs.is_model_saved()
-                row = loop.epoch_row(epoch, config.epochs, state.rows[-1], config.monitor)
+                with bar.epoch(epoch, run):
+                    while state.step < len(run.train_loader):
+                        train_one_epoch(run, stop, bar, max_steps=checkpoint_every)
+                        if checkpoint_every:
+                            outputs.save()
+                    val = validate(run, stop)
+                is_saved = outputs.end_epoch(val)
+                row = epoch_row(epoch, config.epochs, state.rows[-1], config.monitor)
                 log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
-                outputs.save_state(state)
         except StoppedBetweenSteps:
-            outputs.writer.retry()
-            outputs.save_state(state)
+            outputs.save()
             raise
-        if state.epoch <= config.epochs:
-            ended = (len(state.rows), config.epochs, state.best_epoch)
-            log.info("ending early, after %d of %d epochs: epoch %d was the best", *ended)
-        earlier = f", after {before:.2f}s before the interruption" if resumed else ""
-        log.info("total time taken to train the model: %.2fs%s", devices.now(device) - start, earlier)
-        best = state.best_of(described) if manager.is_best(number) else None
-        if best and manager.finished:
-            outputs.save_model(best)
         outputs.end_run()
-        manager.end_run()
-        stop.check(distributed.any_rank(stop.signum))  # a signal after the last step
-    return best
+        before = f", after {resumed_at:.2f}s before the interruption" if resumed_at >= 0.01 else ""
+        log.info("total time taken to train the model: %.2fs%s", state.seconds() - resumed_at, before)
+        stop.check(any_rank(stop.signum))  # a signal after the last step
 
 
 # ----------------------------------------------------------------------------
@@ -205,128 +117,94 @@ def misses_target(accuracy: float, target: float | None) -> bool:
     return False
 
 
+def open_board(command, manager, data):
+    """TensorBoard's files in --logdir, a folder for each run; None without that option."""
+    if not command.logdir:
+        return None
+    from neural_lib.training.tensorboard import TensorBoard
+
+    prefix = command.options["recipe"] if manager.count == 1 else ""
+    return TensorBoard(command.logdir, data.info.classes, prefix)
+
+
+def report(command, outputs, tested, test, images) -> bool:
+    """Save, draw and log what the best network scored on the test images; True if nothing went wrong."""
+    from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
+
+    manager = outputs.progress.manager
+    tested.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
+    outputs.end_test(tested)
+    report.report_results(command.report, command.plot, manager, outputs.writer, tested, test, images)
+    if manager.failures:
+        log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, command.tables[1])
+    is_complete = outputs.writer.finish()
+    report.log_written([path for path in command.exports if outputs.writer.is_written(path)])
+    return is_complete and not manager.failures
+
+
 def main(argv=None) -> int:
     """Run the command and return its exit status."""
-    # ---- arguments and files, before torch is loaded; rank 0 alone looks at its disk
     args, ranks = parse_args(argv), ranks_from_environment()
     cli.set_up_logging(args.quiet, rank=ranks.rank)
-    command = prepare(args, sys.argv[1:] if argv is None else argv) if ranks.rank == 0 else None
-    cli.when_interrupted(lambda: "; the same command goes on" if command and command.resume_from else "")
+    with contextlib.ExitStack() as held:  # locks of the outputs; the connection of several processes
+        # ---- all that can be checked before torch is loaded; rank 0 alone looks at its disk
+        command = prepare(args, sys.argv[1:] if argv is None else argv, held) if ranks.rank == 0 else None
+        tune_for_cpu()
+        from neural_lib import checkpoint
+        from neural_lib.data.images import load_data
+        from neural_lib.evaluation.scores import score
+        from neural_lib.system import devices, distributed
+        from neural_lib.training.loop import ProgressBar, runs_bar
+        from neural_lib.training.outputs import Outputs, is_done
+        from neural_lib.training.progress import build_progress, take_up
+        from neural_lib.training.run import build_run
 
-    tune_for_cpu()
-    from neural_lib import checkpoint
-    from neural_lib.data.images import load_data
-    from neural_lib.evaluation.calibration import calibrate
-    from neural_lib.evaluation.scores import score
-    from neural_lib.system import devices, distributed
-    from neural_lib.training import loop
-    from neural_lib.training.runs import RunManager
-    from neural_lib.training.state import Outputs
+        # ---- what checkpoint.pth holds of this command; device and ranks
+        command, saved = take_up(command) if command else (None, None)
+        distributed.share_cores(ranks)
+        device, reason = devices.select_device(command.device if command else args.device, ranks)
+        log.info("computing on %s (%s)", device, reason)
+        held.enter_context(distributed.process_group(ranks, device))
+        held.enter_context(cli.failures_explained(lambda: "; the same command resumes" if saved else ""))
+        command, saved, is_main = *distributed.broadcast((command, saved)), distributed.is_main()
+        if distributed.broadcast(is_main and is_done(command, saved)):
+            log.info("%s: already trained and tested; more --epochs train it longer", command.model)
+            return int(misses_target(saved["best"]["metrics"]["test_accuracy"], args.target_accuracy))
 
-    # ---- device, ranks, data
-    distributed.share_cores(ranks)
-    device, reason = devices.select_device(args.device, ranks)
-    log.info("computing on %s (%s)", device, reason)
-    cli.exit_stack.enter_context(distributed.process_group(ranks, device))
-    command, is_main = distributed.broadcast(command), distributed.is_main()
-    if command.earlier or command.resume_from:
-        args.minutes = None  # the epochs have been chosen
-    if command.is_finished:
-        log.info(
-            "%s: already trained and tested; to train longer, give more --epochs (constant learning rate only)",
-            command.model,
-        )
-        accuracy = checkpoint.load(command.model).metrics.get("test_accuracy", 0.0) if is_main else 0.0
-        return distributed.broadcast(int(is_main and misses_target(accuracy, args.target_accuracy)))
-    there, description = checkpoint.describe(command.model) if is_main else ("", "")
-    may_fall_back = not (args.dataset or command.earlier or command.resume_from) and (
-        not description or there == FALLBACK
-    )
-    configs = loop.resolve_precision(command.configs, device)
-    initial = checkpoint.load_initial(command.init, configs) if command.init and is_main else None
-    initial = distributed.broadcast(initial)
-    data = load_data(configs[0], command.data_dir, may_fall_back, not args.no_cache).to(device)
-    configs = distributed.broadcast([replace(config, dataset=data.dataset) for config in configs])
-    check_fit(configs, data.info)
-    if data.is_own:
-        configs = loop.fit_batches(configs, data, "batch_size" in command.params)
-    counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
-    log.info("%s images to train on and to validate, %s to test", *counts)
+        # ---- data, once for all runs
+        old_dataset, old_network = checkpoint.describe(command.model) if is_main and not saved else ("", "")
+        may_fall_back = not command.dataset and (not old_network or old_dataset == FALLBACK)
+        data = load_data(command.configs()[0], command.data_dir, may_fall_back, not args.no_cache).to(device)
+        progress = build_progress(command, data, device, saved)
+        init = checkpoint.load_initial(command.init, progress.configs) if command.init and is_main else None
+        init = distributed.broadcast(init)
+        if old_network:
+            log.warning("%s holds %s; this run replaces it, its records and its report", command.model, old_network)
+        progress.manager.board = open_board(command, progress.manager, data) if is_main else None
+        outputs = Outputs(command, progress)
 
-    # ---- the runs: one for each combination of the values given, which most often is one
-    requested, folder = [config.to_dict() for config in command.configs], command.model.parent if is_main else None
-    manager = RunManager(command.params, folder, requested, options=command.options)
-    if command.earlier:
-        manager.take_over(command.earlier)
-    manager.resolve([config.to_dict() for config in configs])
-    command.configs = configs
-    command.about |= {"device": devices.describe(device), "processes": distributed.world_size()}
-    network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    hidden = (() if data.is_own else PREPARING) + (("epochs",) if args.minutes else ())
-    common = {name: value for name, value in manager.common().items() if name not in hidden}
-    values = textwrap.indent(textwrap.fill(format_values(common), 76, break_on_hyphens=False), "    ")
-    log.info("recipe %s%s, with\n%s", command.recipe, network, values)
-    if command.logdir and is_main:
-        from neural_lib.training.tensorboard import TensorBoard
+        # ---- the runs: one for each combination of the given values, most often a single one
+        is_quiet = args.quiet or not is_main
+        with cli.failures_explained(outputs.summary):
+            with runs_bar(progress.manager, is_quiet) as bar_of_runs:
+                for number in progress.unfinished():
+                    with outputs.recording_failure(number):
+                        config = progress.configs[number - 1]
+                        run = build_run(config, data, device, init, command.run_info, args.compile)
+                        outputs.begin_run(number, run)
+                        train_run(run, outputs, ProgressBar(is_quiet), args.checkpoint_every)
+                    bar_of_runs.update()
+            if not progress.best:
+                raise RunError(f"{progress.why_all_failed()}{outputs.summary()}")
 
-        prefix = command.recipe if manager.count == 1 else ""
-        manager.board = TensorBoard(command.logdir, data.info.classes, prefix)
-    outputs = Outputs(command, manager)
-    resumed, best = outputs.resume(data.fingerprint, device, description)
-    resumed_run = manager.number if resumed else 0
-    resume_command = f"the same command with{f' --dataset {data.dataset}' if data.warning else ''} --resume"
-    cli.when_interrupted(lambda: outputs.summary(resume_command))
-
-    numbers = [manager.runs.index(run) + 1 for run in manager.unfinished()]
-    with loop.runs_bar(manager.count, len(manager.finished), args.quiet or not is_main) as bar:
-        for number in sorted(numbers, key=lambda number: number != resumed_run):
-            if manager.count > 1:
-                varying = format_values(manager.label(number) | manager.derived(number))
-                log.info("run %d of %d: %s", number, manager.count, varying)
-            try:
-                state = resumed if number == resumed_run else None
-                best = train_run(args, outputs, data, initial, number, state) or best
-            except (RunError, RuntimeError, MemoryError) as error:
-                if distributed.world_size() > 1 and not isinstance(error, DivergedError):
-                    raise  # the other ranks are not where this one is
-                reason = cli.reason_of(error)
-                would_fail_again = (manager.count > 1 or isinstance(error, RunError)) and not command.is_longer
-                outputs.fail_run(number, reason, would_fail_again)
-                if manager.count > 1:
-                    log.error("run %d failed: %s", number, reason)
-            bar.update()
-    if not manager.finished:
-        which = f"all {manager.count} runs failed, the last one because " if manager.count > 1 else ""
-        raise RunError(f"{which}{manager.failures[manager.count]}{outputs.summary(resume_command)}")
-
-    # ---- calibrate the network that validated best, and test it, once; in float32, as whoever loads it will compute
-    if is_main:
-        best = replace(best, calibration=calibrate(best, *data.split(TrainConfig(**best.config))))
-    best = distributed.broadcast(best)
-    epoch = f"run {manager.best()['run']}, " * (manager.count > 1) + f"epoch {best.metrics['epoch']}"
-    log.info("evaluating the network of %s on the test set...", epoch)
-    test = score(best, best.build_model().to(device), data.test)
-    status = 0
-    if is_main:
-        from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
-
-        best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
-        manager.number = manager.best()["run"]
-        outputs.save_model(best)
-        report.report_results(command.report, command.plot, manager, outputs.writer, best, test, data.test.images.cpu())
-        if manager.failures:
-            log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, manager.json_path)
-        is_missed = misses_target(test.accuracy, args.target_accuracy)
+            # ---- test the network that validated best, once; in float32, as whoever loads it will compute
+            best = distributed.broadcast(progress.calibrated_best(data) if is_main else None)
+            log.info("evaluating the network of %s on the test set...", progress.name_of_best())
+            test = score(best, best.build_model().to(device), data.test)
+            is_well = report(command, outputs, best, test, data.test.images.cpu()) if is_main else True
         if data.warning:
             log.warning(data.warning)
-        is_complete = outputs.writer.finish()
-        if outputs.writer.pending.keys() <= {command.state}:  # else --resume makes up for what is missing
-            manager.is_tested = True
-            is_complete = manager.save() and is_complete
-        status = 1 if not is_complete or is_missed or manager.failures else 0
-        files = [command.model, command.plot, manager.csv_path, manager.json_path, *command.report]
-        report.log_written([path for path in files if outputs.writer.is_written(path)])
-    return distributed.broadcast(status)  # after which the other ranks may end
+        return distributed.broadcast(int(not is_well or misses_target(test.accuracy, args.target_accuracy)))
 
 
 if __name__ == "__main__":

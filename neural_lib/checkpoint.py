@@ -117,7 +117,8 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
     if not isinstance(found, int) or found not in kind.readable:
         raise UserError(
             f"{name}: has {kind.noun} format {found}, and this version reads format "
-            f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it"
+            f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it, or "
+            f"{kind.if_damaged}"
         )
     if not has_checksum and found not in kind.without_checksum:
         raise refusal("is damaged or was changed: it lacks its checksum")

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from neural_lib.system.errors import UserError
@@ -16,6 +16,13 @@ ARCHS = {  # name: module and class; each takes numChannels, classes, image_size
     "resnet18": ("neural_lib.resnet", "ResNet18"),
 }
 HAVE_WIDTH = ("vgg-small",)  # those that take an argument width
+OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weight decay; fused: one pass over all
+    "adam": ("torch.optim.Adam", {"fused": True}),  # Kingma and Ba 2015, arXiv:1412.6980
+    "adamw": ("torch.optim.AdamW", {"fused": True}),  # Loshchilov and Hutter 2019, arXiv:1711.05101
+    "muon": ("neural_lib.training.optim.Muon", {"fused": True}),
+    # 0.9 as in PyTorch's own training references; a one-cycle schedule varies it from 0.85 to 0.95
+    "sgd": ("torch.optim.SGD", {"momentum": 0.9, "nesterov": True, "fused": True}),
+}
 FITS = ("crop", "pad", "stretch")  # how a picture becomes square: its middle, with black bars, or out of proportion
 
 
@@ -24,7 +31,7 @@ def _option(
     description: str,
     fits: Callable[[object], bool] | None = None,
     requirement: str = "",
-    choices: Sequence[str] = (),
+    choices: Collection[str] = (),
     short: str = "",
     distorts: bool = False,
     prepares: bool = False,
@@ -80,7 +87,7 @@ class TrainConfig:
     epochs: int = _option(10, "passes over the training images", *COUNT)
     batch_size: int = _option(64, "images per optimizer step, of all processes", *COUNT, short="-b")
     shuffle: bool = _option(True, "a new order of the images in each epoch", *SWITCH)
-    optimizer: str = _option("adam", "optimizer", choices=("adam", "adamw", "muon", "sgd"))
+    optimizer: str = _option("adam", "optimizer", choices=OPTIMIZERS)
     lr: float = _option(1e-3, "learning rate; with a schedule the highest", *POSITIVE)
     schedule: str = _option("constant", "schedule of the learning rate", choices=("constant", "one-cycle", "linear"))
     weight_decay: float = _option(0.0, "weight decay; decoupled with adamw and muon, else L2 penalty", *NOT_NEGATIVE)
@@ -186,12 +193,10 @@ class TrainConfig:
 PREPARING = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))  # of one's own images
 
 
-def differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
-    """The hyper-parameters in which two runs differ, as text: "--lr 0.01 there, 0.1 here"."""
-    both = {
-        name: [format_value(run[name]) if name in run else "nothing" for run in (there, here)] for name in there | here
-    }
-    return [f"{option_name(name)} {old} there, {new} here" for name, (old, new) in both.items() if old != new]
+def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
+    """The hyper-parameters in which two runs differ, as text: "--lr was 0.01, is 0.1"."""
+    texts = {name: [format_value(run.get(name, "not given")) for run in (saved, current)] for name in saved | current}
+    return [f"{option_name(name)} was {old}, is {new}" for name, (old, new) in texts.items() if old != new]
 
 
 def format_value(value: object) -> str:
@@ -306,7 +311,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         "varying fastest. Defaults in brackets, then what a recipe has instead.",
     )
     own = parser.add_argument_group(
-        "for images of your own",
+        "for your own images",
         "How the pictures in --dataset FOLDER or FILE.npz become images to train on.",
     )
     group.add_argument(
@@ -334,6 +339,6 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     return own
 
 
-def _metavar(choices: Sequence[str]) -> str:
+def _metavar(choices: Collection[str]) -> str:
     listed = "{" + ",".join(choices) + "}"
     return listed if len(listed) <= WIDEST_CHOICES else "NAME"

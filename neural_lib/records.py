@@ -1,19 +1,17 @@
-"""The records of runs: results.csv and results.json, which run and epoch is best; and the paths of a report."""
+"""The records of runs: results.csv and results.json, which run and epoch is best."""
 
 import csv
 import io
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from neural_lib.config import format_values
-from neural_lib.data.catalog import DATASETS
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import begins_with, check_is_ours, check_output
+from neural_lib.system.files import check_is_ours, check_output
 
 TITLES = {  # column: its title on the terminal; a column is train_ or val_ and a field of RunningScores or Scores
     "train_loss": "train loss",  # mean per image, nats
@@ -29,10 +27,6 @@ MEASURES = (
 )
 RESULTS_FORMAT = {"format": "neural_lib results", "format_version": 2}
 CONTENT = ("options", "params", "tested", "finished", "failures", "runs", "rows")  # see Records
-REPORT_FORMAT = {"format": "neural_lib report", "format_version": 1}
-REPORT_NAMES = ("report.json", "confusion.png", "mistakes.png", "report.html")
-REPORT_MARK = REPORT_FORMAT["format"].encode()
-PAGE_MARK = b"<!-- neural_lib report -->"
 OTHER_FOLDER = "move it, or choose another folder"
 
 
@@ -120,17 +114,18 @@ class Records:
         if found is None:
             return None
         records = Records(found["params"], found["runs"], folder, found["options"])
-        records.take_over(found)
+        for row in found["rows"]:
+            records.rows_of.setdefault(row["run"], []).append(row)
+        records.finished, records.is_tested = found["finished"], found["tested"]
+        records.failures = {int(run): reason for run, reason in found["failures"].items()}
         if records.count == 1 and records.rows:
             records.finished = [1]
         return records
 
-    def take_over(self, found: Mapping) -> None:
-        """Take over what read_json found of these runs."""
-        self.finished, self.is_tested = found["finished"], found["tested"]
-        for row in found["rows"]:
-            self.rows_of.setdefault(row["run"], []).append(row)
-        self.failures = {int(run): reason for run, reason in found["failures"].items()}
+    def set_rows(self, run: int, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Set a run's rows: the figures in MEASURES of each epoch that has ended."""
+        own = self.hyperparameters[run - 1]
+        self.rows_of[run] = [{"run": run, "epoch": epoch, **row, **own} for epoch, row in enumerate(rows, start=1)]
 
     @property
     def csv_path(self) -> Path:
@@ -139,7 +134,7 @@ class Records:
 
     @property
     def json_path(self) -> Path:
-        """Of the records that a command goes on from."""
+        """Of the same for programs."""
         return self.folder / "results.json"
 
     @property
@@ -190,16 +185,6 @@ class Records:
         """True if the run's best epoch is better than those of all runs that have finished."""
         best = self.best()
         return best is None or self.score(self.best_of(number)) > self.score(best)
-
-    def rows_like(self, config: Mapping[str, object], metrics: Mapping[str, float]) -> list[dict]:
-        """The rows that a saved network may be of; config, metrics: as its checkpoint has them. Epochs may be more."""
-        figures = ("epoch", "val_accuracy", "val_loss")
-        return [
-            row
-            for row in self.rows
-            if all(row.get(name) == value for name, value in config.items() if name != "epochs")
-            and all(row[name] == metrics.get(name) for name in figures)
-        ]
 
     def spreads(self) -> list[Spread]:
         """Mean and deviation over the seeds, for each two or more finished runs that differ in nothing else."""
@@ -252,7 +237,7 @@ def read_json(path: str | Path) -> dict | None:
     """The content of a results.json, None where there is no such file. Raises UserError if it is something else."""
     try:
         found = json.loads(Path(path).read_bytes())
-        if {name: found[name] for name in RESULTS_FORMAT} != RESULTS_FORMAT or not _is_complete(found):
+        if {name: found[name] for name in RESULTS_FORMAT} != RESULTS_FORMAT:
             raise ValueError
         return {key: found[key] for key in CONTENT}
     except FileNotFoundError:
@@ -261,39 +246,6 @@ def read_json(path: str | Path) -> dict | None:
         raise UserError(
             f"{path}: is no results file of this version; delete it, or give a --model in another folder"
         ) from None
-
-
-def _is_complete(content: Mapping[str, object]) -> bool:
-    # every key that a reader asks for, of the right type; LookupError and TypeError mean no as well
-    options, params, tested, finished, failures, runs, rows = (content[key] for key in CONTENT)
-    numbers, combinations = range(1, len(runs) + 1), list(product(*params.values()))
-
-    def is_whole(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def is_row(row: Mapping[str, object]) -> bool:
-        figures = [row[name] for name in MEASURES]
-        return (
-            is_whole(row["run"])
-            and row["run"] in numbers
-            and is_whole(row["epoch"])
-            and all(value is None or isinstance(value, int | float) for value in figures)
-            and None not in figures[-2:]  # durations
-            and row.keys() >= runs[row["run"] - 1].keys()
-        )
-
-    return (
-        bool(runs)
-        and all(isinstance(each, list) for each in (finished, runs, rows))
-        and all(isinstance(run, dict) and run.keys() == runs[0].keys() for run in runs)
-        and all(isinstance(row, dict) and is_row(row) for row in rows)
-        and len(set(finished)) == len(finished)
-        and all(is_whole(run) and any(row["run"] == run for row in rows) for run in finished)
-        and isinstance(tested, bool)
-        and all(isinstance(each, str) for item in options.items() for each in item)
-        and [[run[name] for name in params] for run in runs] == [list(values) for values in combinations]
-        and all(int(run) in numbers and isinstance(reason, str) for run, reason in failures.items())
-    )
 
 
 def check_results(folder: Path) -> tuple[Path, Path]:
@@ -305,51 +257,6 @@ def check_results(folder: Path) -> tuple[Path, Path]:
     check_is_ours(table, b"run,epoch,", OTHER_FOLDER)
     read_json(records)
     return table, records
-
-
-class ReportFiles:
-    """The paths of report.json, confusion.png, mistakes.png and report.html in one folder, of one data set.
-
-    suffix: of all four names. Raises UserError if one of them can't be written, is the file `taken` by another
-    output, or where report.json or report.html is somebody else's or of another data set than `dataset`, if given.
-    """
-
-    def __init__(
-        self, folder: Path, option: str, suffix: str = "", taken: Path | None = None, dataset: str = ""
-    ) -> None:
-        paths = [_with_suffix(folder / name, suffix) for name in REPORT_NAMES]
-        checked = (check_output(path, option, (path.suffix,)) for path in paths)
-        self.json, self.confusion, self.mistakes, self.page = checked
-        check_is_ours(self.json, REPORT_MARK, OTHER_FOLDER)
-        if dataset and _dataset_of(self.json) not in ("", dataset):
-            raise UserError(f"{self.json}: is of another data set of that name; give --output, a folder for this one")
-        check_is_ours(self.page, PAGE_MARK, OTHER_FOLDER)
-        if taken in (self.confusion, self.mistakes):
-            raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
-
-    @staticmethod
-    def of_all_data_sets(folder: Path) -> list[Path]:
-        """The paths that reports in a folder can have: one set for each data set, and for each of one's own there."""
-        own = (path.stem for path in folder.glob("report-*.json") if begins_with(path, REPORT_MARK))
-        suffixes = dict.fromkeys(
-            ["", *(f"-{name}" for name in DATASETS), *(name.removeprefix("report") for name in own)]
-        )
-        return [_with_suffix(folder / name, suffix) for name in REPORT_NAMES for suffix in suffixes]
-
-    def __iter__(self) -> Iterator[Path]:
-        return iter((self.json, self.confusion, self.mistakes, self.page))
-
-
-def _dataset_of(path: Path) -> str:
-    # of a report.json; empty where there is none that can be read
-    try:
-        return str(json.loads(path.read_bytes())["dataset"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    return path.with_stem(f"{path.stem}{suffix}")
 
 
 def owner_of(folder: Path, default: str) -> str:

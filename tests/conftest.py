@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from filelock import FileLock
 import train
 from neural_lib.data import catalog
 from neural_lib.system import cli
-from neural_lib.training import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,7 +132,7 @@ def few_digits(monkeypatch) -> None:
 
 def use_few_digits(monkeypatch, train_size: int, test_size: int) -> None:
     """Cut the digits to their first images, until the test ends."""
-    from neural_lib.data.images import READERS
+    from neural_lib.data.download import READERS
 
     every = {train: load_every_digit(train) for train in (True, False)}
     few = {True: train_size, False: test_size}
@@ -147,7 +146,7 @@ def use_few_digits(monkeypatch, train_size: int, test_size: int) -> None:
 
 @functools.cache
 def load_every_digit(train: bool) -> tuple[np.ndarray, np.ndarray]:
-    from neural_lib.data.images import read_digits
+    from neural_lib.data.download import read_digits
 
     return read_digits(Path(), catalog.DATASETS["digits"], train)
 
@@ -291,21 +290,6 @@ def rewrite(path: Path, change: dict, without: Sequence[str] = ()) -> None:
 
     content = {name: value for name, value in torch.load(path, weights_only=True).items() if name not in without}
     path.write_bytes(checkpoint.archive_bytes(content | change, checkpoint.MODEL_FORMAT))
-
-
-@contextlib.contextmanager
-def killed_before_recording(number: int) -> Iterator[None]:
-    """A block in which train.py dies when run `number` of its grid is trained and saved, before that is recorded."""
-    end_run = runs.RunManager.end_run
-
-    def die(self):
-        if self.number == number:
-            raise SystemExit("killed")
-        end_run(self)
-
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(runs.RunManager, "end_run", die)
-        yield
 
 
 def mind_ctrl_c() -> None:

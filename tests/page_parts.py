@@ -8,8 +8,9 @@ import torch
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.evaluation.report import Report
+from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
-from neural_lib.records import MEASURES, Records, ReportFiles
+from neural_lib.records import MEASURES, Records
 from neural_lib.system.files import Writer
 from neural_lib.training.runs import RunManager
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import made_up
 import torch
-from one_run import Run
+from one_run import run_of, weights_of
 
 import train as train_script
 from neural_lib.config import TrainConfig
@@ -27,6 +27,7 @@ from neural_lib.networks import build_network
 from neural_lib.system import cli, distributed, signals
 from neural_lib.system.distributed import rank, world_size
 from neural_lib.system.environment import ranks_from_environment
+from neural_lib.training.loop import train_one_epoch, validate
 
 DEADLINE = 100  # seconds
 
@@ -74,7 +75,7 @@ def make_run(**values):
     """A run on 300 made-up images, by default 225 to train on and 75 to validate."""
     pixels, labels = made_up.make_images(300, seed=0)
     images = ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
-    return Run(TrainConfig(**{"arch": "lenet-slim", "epochs": 2, **values}), images)
+    return run_of(TrainConfig(**{"arch": "lenet-slim", "epochs": 2, **values}), images)
 
 
 # --- functions for the processes ---
@@ -85,15 +86,19 @@ def train() -> dict:
     outcomes = {}
     for name, values in RUNS.items():
         each, counts = make_run(**values), []
-        each.train(most_steps=1)
+        train_one_epoch(each, max_steps=1)
         gradients = [parameter.grad.clone() for parameter in each.model.parameters()]
         for _ in range(2):
-            while not each.train():
-                pass
-            val = each.validate()
+            train_one_epoch(each)
+            val = validate(each)
             counts.append((each.state.sums.count, len(val.labels)))
             each.state.end_epoch(val)
-        outcomes[name] = {"rows": each.state.rows, "gradients": gradients, "counts": counts, "weights": each.weights()}
+        outcomes[name] = {
+            "rows": each.state.rows,
+            "gradients": gradients,
+            "counts": counts,
+            "weights": weights_of(each),
+        }
     return outcomes
 
 
@@ -109,9 +114,9 @@ def evaluate():
 def normalise() -> dict:
     """A network with batch normalisation, whose last batch of an epoch has one image: its buffers and its scores."""
     each = make_run(arch="vgg-small", width=4, batch_size=32)
-    each.train()
+    train_one_epoch(each)
     own = [value.clone() for value in each.model.buffers()]
-    val = each.validate()
+    val = validate(each)
     return {"own": own, "scored": [value.clone() for value in each.model.buffers()], "val": val.loss}
 
 
@@ -120,10 +125,10 @@ def stop() -> tuple[int, int, int]:
     each = make_run(batch_size=10)
     with signals.raise_on_signals(launched=world_size() > 1), signals.GracefulStop() as graceful:
         try:
-            each.train(graceful, most_steps=15)
+            train_one_epoch(each, graceful, max_steps=15)
             if rank() == world_size() - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            each.train(graceful)
+            train_one_epoch(each, graceful)
         except signals.Stopped as stopped:
             return each.state.epoch, each.state.step, stopped.signum
 
@@ -136,16 +141,16 @@ def dropout() -> dict:
         lambda _, inputs: seen.append((inputs[0] == 0).float().mean().item())
     )
     for _ in range(2):
-        whole.train()
-        whole.state.end_epoch(whole.validate())
+        train_one_epoch(whole)
+        whole.state.end_epoch(validate(whole))
     hook.remove()
-    begun.train()
-    begun.state.end_epoch(begun.validate())
-    begun.train(most_steps=2)
+    train_one_epoch(begun)
+    begun.state.end_epoch(validate(begun))
+    train_one_epoch(begun, max_steps=2)
     torch.rand(7)
     resumed.state.load_state_dict(begun.state.state_dict())
-    resumed.train()
-    return {"first": seen[0], "whole": whole.weights(), "resumed": resumed.weights()}
+    train_one_epoch(resumed)
+    return {"first": seen[0], "whole": weights_of(whole), "resumed": weights_of(resumed)}
 
 
 def command(folder: Path) -> dict:

@@ -1,14 +1,12 @@
 """train.py from its command line to its files, on small data."""
 
 import functools
-import json
 import math
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +14,7 @@ import made_up
 import pytest
 import torch
 from conftest import ROOT, change_kmnist, shown_on_a_terminal
-from one_run import Run
+from one_run import run_of
 
 import train
 from neural_lib import checkpoint
@@ -28,8 +26,8 @@ from neural_lib.evaluation.scores import evaluate
 from neural_lib.networks import build_network
 from neural_lib.records import TITLES
 from neural_lib.system import devices
-from neural_lib.training import loop
 from neural_lib.training.command import build_configs
+from neural_lib.training.loop import train_one_epoch
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -135,10 +133,10 @@ def test_the_other_recipes_learn_and_are_repeatable_bit_for_bit(run_train, kmnis
 @functools.cache
 def weights_after(*arguments: str) -> torch.Tensor:
     """Of an epoch on the digits with these options, as train.py makes a configuration of them."""
-    args = train.parse_args(["-d", "digits", "--arch", "lenet-slim", "--epochs", "1", *arguments])
+    args = train.parse_args(["--arch", "lenet-slim", "--epochs", "1", *arguments])
     images = ImageTensors(*load_images("digits", "nowhere", train=True))
-    run = Run(*build_configs(args), images)
-    run.train()
+    run = run_of(*build_configs(args.params, args.recipe, "digits"), images)
+    train_one_epoch(run)
     return run.model.state_dict()["fc2.weight"]
 
 
@@ -165,6 +163,7 @@ def weights_after(*arguments: str) -> torch.Tensor:
         ("--thickness", 0.5, False),
         ("--gamma", 0.5, False),
         ("--precision", "bf16", False),
+        ("--class-weights", "balanced", False),
     ],
 )
 def test_every_option_has_its_effect_on_the_weights(option, value, same):
@@ -181,7 +180,6 @@ def test_recipes_differ_in_no_parameter_of_their_network():
 
 def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
     monkeypatch.setattr(devices, "computes_bfloat16", lambda device: False)
-    monkeypatch.setattr(loop, "computes_bfloat16", lambda device: False)
     small = ("-d", "kmnist", "--data", kmnist_dir, "--arch", "lenet-slim", "--epochs", 1, "--device", "cpu")
     status, _, stderr = run_train(*small, "--precision", "bf16")
     assert status == 0
@@ -221,18 +219,6 @@ def test_quiet_logs_warnings_only(run_train, kmnist_dir, monkeypatch):
         status, stdout, stderr = run_train(*command)
         assert (status, stdout, stderr.count("\n")) == (0, "", warnings)
         assert all(line.startswith("[WARNING] ") for line in stderr.splitlines())
-
-
-def test_epochs_that_fit_into_minutes_are_repeated_by_the_epochs_that_are_named(run_train, few_digits, monkeypatch):
-    monkeypatch.setattr(loop, "fit_epochs", lambda minutes, config, *rest: replace(config, epochs=int(10 * minutes)))
-    options = ("-d", "digits", "--recipe", "best", "--arch", "lenet-slim", "--precision", "fp32")
-    status, stdout, _ = run_train(*options, "--minutes", "0.3", "--model", "timed/model.pth")
-    assert status == 0 and "epochs" not in stdout.split("with\n")[1].split("\n[INFO]")[0]
-    assert run_train(*options, "--epochs", "3", "--model", "repeated/model.pth")[0] == 0
-    timed, repeated = (checkpoint.load(f"{name}/model.pth") for name in ("timed", "repeated"))
-    assert timed.config == repeated.config and timed.config["epochs"] == 3
-    assert all(torch.equal(timed.state_dict[name], repeated.state_dict[name]) for name in timed.state_dict)
-    assert json.loads(Path("timed/results.json").read_text())["runs"][0]["epochs"] == 3
 
 
 @pytest.mark.parametrize("target, status", [(0.2, 0), (1.0, 1)])
@@ -303,7 +289,7 @@ def test_the_fallback_replaces_only_a_network_for_digits(run_train, kmnist_dir, 
         Path("output/model.pth").write_bytes(content)
         status, _, stderr = run_train("--data", "a-wrong-folder", *SLIM)
         assert status == 1 and stderr.count("\n") == 1
-        assert "with --dataset digits, and with another --model where that one's network is to stay" in stderr
+        assert "with --dataset digits, and with another --model if the network in this one is to stay" in stderr
         assert Path("output/model.pth").read_bytes() == content
     Path("output/model.pth").unlink()
     assert [run_train("--data", "a-wrong-folder", *SLIM)[0] for _ in range(2)] == [0, 0]

@@ -1,10 +1,14 @@
-"""Download a data set's files: sources in order, each with a time limit, and only files with the official sha256."""
+"""The official files of the catalogue's data sets: downloaded, verified by their sha256, and read.
+
+Sources are tried in order, each with a time limit. Nothing here needs torch.
+"""
 
 import contextlib
 import hashlib
 import io
 import logging
 import os
+import pickle
 import socket
 import sys
 import tempfile
@@ -15,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
 from neural_lib.system.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
@@ -23,6 +28,51 @@ TIMEOUT_S = 10.0  # for a connection and for each read; neither torchvision nor 
 
 class DownloadError(RunError):
     """No source delivered the official files."""
+
+
+def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
+    """The data set to train on, with its files in place: `dataset`, or the embedded digits if it can't be downloaded.
+
+    dataset: a name in DATASETS, or the path of user images, which is returned as it is. Logs a banner when it falls
+    back. Raises DownloadError if a download fails and the digits may not take its place, and UserError if a file in
+    place is not the official one.
+    """
+    if dataset not in DATASETS:
+        return dataset
+    try:
+        ensure_dataset(dataset, data_dir)
+        return dataset
+    except DownloadError as error:
+        failure = f"{DATASETS[dataset].title} could not be loaded: {error}"
+    if not may_fall_back:
+        raise DownloadError(
+            f"{failure}; or train on the embedded digits with --dataset {FALLBACK}, and with another --model if the "
+            "network in this one is to stay"
+        )
+    ruler = "=" * 78
+    folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
+    log.warning("\n%s\n%s\n\n%s\n%s", ruler, fallback_warning(dataset).upper(), folded, ruler)
+    return FALLBACK
+
+
+def fallback_warning(dataset: str) -> str:
+    """The warning of a run whose data set could not be loaded."""
+    return f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
+
+
+def is_there(name: str, data_dir: str | Path) -> bool:
+    """True if the files of the data set `name` are on the disk, or it needs none."""
+    if name not in DATASETS:
+        return os.path.exists(name)
+    info = DATASETS[name]
+    return all((Path(data_dir) / info.folder / file).exists() for file in info.sha256)
+
+
+def ensure_dataset(name: str, data_dir: str | Path) -> None:
+    """ensure_files for a data set of the catalogue."""
+    info = DATASETS[name]
+    if info.sha256:
+        ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
 
 
 def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, tuple]) -> None:
@@ -146,3 +196,59 @@ def _no_bars_in_logs():
 def _sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+# --- read ---
+
+
+def read(name: str, data_dir: str | Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Training or test images (N, C, H, W), 0 to 255, and labels (N,) of a data set whose files are in place."""
+    info = DATASETS[name]
+    return READERS[info.format](Path(data_dir) / info.folder, info, train)
+
+
+def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 1, H, W) and labels (N,) of MNIST's format (http://yann.lecun.com/exdb/mnist/), which others share."""
+    part = "train" if train else "t10k"
+    images, labels = (_idx_array(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return images[:, None], labels  # (N, H, W) -> (N, 1, H, W)
+
+
+def _idx_array(path: Path) -> np.ndarray:
+    # The inverse of idx_bytes, for files whose checksums are right. torchvision can read them, but importing
+    # it takes another second, and its KMNIST class would prefer an unverified processed/training.pt of old versions.
+    values = np.fromfile(path, dtype=np.uint8)
+    lengths = values[4 : 4 + 4 * values[3]].view(">i4")  # values[3]: the number of axes
+    return values[4 + 4 * values[3] :].reshape(lengths)
+
+
+def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, 32, 32) and labels (N,) of CIFAR-10's "python version" (https://www.cs.toronto.edu/~kriz/cifar.html).
+
+    Its files are pickles, which can run any code when they are read, so the very bytes that are unpickled are checked
+    first. Raises UserError if they aren't the official ones.
+    """
+    batches = []
+    for name in info.sha256:
+        if name.startswith("data_batch_" if train else "test_batch"):
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != info.sha256[name]:
+                raise UserError(f"{folder / name}: damaged, or not the official file (its sha256 differs); delete it")
+            with warnings.catch_warnings(action="ignore"):  # NumPy's, of how Python 2 described a dtype
+                batches.append(pickle.load(io.BytesIO(content), encoding="latin1"))
+    pixels = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, then green, then blue
+    labels = np.concatenate([batch["labels"] for batch in batches])
+    return pixels.reshape(-1, 3, 32, 32), labels
+
+
+def read_digits(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 1, 8, 8), float32, 0 to 255, and labels (N,) of scikit-learn's digits; the last 297 are for test."""
+    from sklearn.datasets import load_digits  # nearly a second, and only this data set needs it
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = (pixels * (255 / 16)).astype(np.float32).reshape(-1, 1, 8, 8)  # (N, 64) -> (N, 1, 8, 8)
+    part = slice(None, info.train_size) if train else slice(info.train_size, None)
+    return images[part], labels[part]
+
+
+READERS = {"idx": read_idx, "cifar": read_cifar, "digits": read_digits}

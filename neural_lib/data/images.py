@@ -2,13 +2,8 @@
 
 import functools
 import hashlib
-import io
 import itertools
 import logging
-import os
-import pickle
-import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, random_split
 from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
-from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo, Preparation, title_of
-from neural_lib.data.download import DownloadError
+from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
 from neural_lib.data.pictures import listed
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
 from neural_lib.system.errors import UserError
@@ -96,19 +90,20 @@ class ImageTensors(Dataset):
 
 @dataclass
 class Data:
-    """The parts of a data set, and a warning if it is the fallback instead of the one that was meant."""
+    """The parts of a data set."""
 
-    dataset: str  # a name in catalog.DATASETS, or the path of one's own
+    dataset: str  # a name in catalog.DATASETS, or the path of user images
     info: DatasetInfo
     train: ImageTensors  # to train and, unless there is `val`, to validate on
     test: ImageTensors
     val: ImageTensors | None = None
-    names: Sequence[str] = ()  # of one's own images, by their indices among those stored
-    warning: str = ""
+    names: Sequence[str] = ()  # file names of user images, by their indices among those stored
+    warning: str = ""  # if this is the fallback
+    test_seed: int | None = None  # drew which user images are held out for test; None if the test part is given
 
     @property
     def is_own(self) -> bool:
-        """True if it is one's own and not one of catalog.DATASETS."""
+        """True for user images, False for a data set of the catalogue."""
         return self.dataset not in DATASETS
 
     @functools.cached_property
@@ -178,76 +173,47 @@ def stratified_split(labels: Tensor, share: float, seed: int, least: int = 1) ->
 
 
 def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = False, use_cache: bool = True) -> Data:
-    """Load the parts of config's data set; the embedded digits if it can't be downloaded and `may_fall_back`.
+    """Load the parts of config's data set, downloaded first if it is missing.
 
-    use_cache: whether one's own images are kept once they are decoded. Rank 0 loads, and downloads, first; the other
-    ranks then read the same. Raises DownloadError, or UserError if one's own images can't be trained on.
+    may_fall_back: whether the embedded digits take its place if it can't be downloaded. use_cache: whether user images
+    are kept once they are decoded. Rank 0 downloads and reads first, then the other ranks read the same.
+    Raises DownloadError, or UserError if user images can't be trained on.
     """
-    is_own = config.dataset not in DATASETS
+
+    def load(dataset: str) -> Data:
+        if dataset not in DATASETS:
+            return load_own(config, use_cache)
+        train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
+        return Data(dataset, DATASETS[dataset], train, test)
+
     data = None
     if is_main():
-        data = load_own(config, use_cache) if is_own else _load_or_fall_back(config.dataset, data_dir, may_fall_back)
-    loaded = broadcast(data.dataset if data else None)
-    return data or (load_own(config, use_cache) if is_own else _known(loaded, data_dir))
-
-
-def _known(dataset: str, data_dir: str | Path, warning: str = "") -> Data:
-    train, test = (ImageTensors(*part) for part in _load_parts(dataset, data_dir))
-    return Data(dataset, DATASETS[dataset], train, test, warning=warning)
-
-
-def _load_or_fall_back(dataset: str, data_dir: str | Path, may_fall_back: bool) -> Data:
-    title = DATASETS[dataset].title
-    log.info("loading the %s dataset...", title)
-    try:
-        return _known(dataset, data_dir)
-    except DownloadError as error:
-        failure = f"{title} could not be loaded: {error}"
-    if not may_fall_back:
-        raise DownloadError(
-            f"{failure}; or train on the embedded digits with --dataset {FALLBACK}, and with another --model where "
-            "that one's network is to stay"
-        )
-    warning = f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
-    ruler = "=" * 78
-    folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
-    log.warning("\n%s\n%s\n\n%s\n%s", ruler, warning.upper(), folded, ruler)
-    return _known(FALLBACK, data_dir, warning)
-
-
-def _load_parts(dataset: str, data_dir: str | Path) -> list[Images]:
-    _ensure_files(dataset, data_dir)
-    return [_read(dataset, data_dir, train) for train in (True, False)]
+        log.info("loading the %s dataset...", title_of(config.dataset))
+        data = load(download.settle(config.dataset, data_dir, may_fall_back))
+    dataset = broadcast(data.dataset if data else None)
+    data = data or load(dataset)
+    counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
+    log.info("%s images to train on and to validate, %s to test", *counts)
+    warning = download.fallback_warning(config.dataset) if dataset != config.dataset else ""
+    return replace(data, warning=warning)
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
-    """The training or the test images of the data set `name`, downloaded and verified first where that is needed.
+    """The training or the test images of the data set `name`, downloaded and verified first if they are missing.
 
-    Raises DownloadError if files are missing and no source delivers them, and UserError where a file in place is not
-    the official one.
+    Raises DownloadError if files are missing and no source delivers them, and UserError if a file in place is not the
+    official one.
     """
-    _ensure_files(name, data_dir)
+    download.ensure_dataset(name, data_dir)
     return _read(name, data_dir, train)
 
 
-def _ensure_files(name: str, data_dir: str | Path) -> None:
-    info = DATASETS[name]
-    if info.sha256:
-        download.ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
-
-
 def _read(name: str, data_dir: str | Path, train: bool) -> Images:
-    info = DATASETS[name]
-    images, labels = READERS[info.format](Path(data_dir) / info.folder, info, train)
-    return Images(torch.from_numpy(images), torch.from_numpy(labels).long())
-
-
-def is_there(name: str, data_dir: str | Path) -> bool:
-    """True if the files of the data set `name` are on the disk, or it needs none."""
-    if name not in DATASETS:
-        return os.path.exists(name)
-    info = DATASETS[name]
-    return all((Path(data_dir) / info.folder / file).exists() for file in info.sha256)
+    pixels, labels = download.read(name, data_dir, train)
+    images, size = torch.from_numpy(pixels), DATASETS[name].image_size
+    if images.shape[2] != size:
+        images = nn.functional.interpolate(images.float(), size=size, mode="bicubic").round().clamp(0, 255)
+    return Images(images.to(torch.uint8), torch.from_numpy(labels).long())
 
 
 # --- one's own ---
@@ -269,10 +235,11 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
         )
-    train, test, val = parts["train"], parts.get("test"), parts.get("val")
+    train, test, val, test_seed = parts["train"], parts.get("test"), parts.get("val"), None
     if test is None:
-        train, test = _held_out(parts, config.test_split, config.seed)
-    data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names)
+        test_seed = config.seed
+        train, test = _held_out(parts, config.test_split, test_seed)
+    data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names, test_seed=test_seed)
     if is_main():
         _log_own(data, counts, config, "test" in parts)
     return data
@@ -375,57 +342,6 @@ def same_images(parts: Mapping[str, ImageTensors]) -> list[tuple[int, int]]:
             if first_part != part:
                 found.append((first, index))
     return found
-
-
-# --- those in the catalogue ---
-
-
-def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 1, H, W) and labels (N,) of MNIST's format (http://yann.lecun.com/exdb/mnist/), which others share."""
-    part = "train" if train else "t10k"
-    images, labels = (_idx_array(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    return images[:, None], labels  # (N, H, W) -> (N, 1, H, W)
-
-
-def _idx_array(path: Path) -> np.ndarray:
-    # The inverse of download.idx_bytes, for files whose checksums are right. torchvision can read them, but importing
-    # it takes another second, and its KMNIST class would prefer an unverified processed/training.pt of old versions.
-    values = np.fromfile(path, dtype=np.uint8)
-    lengths = values[4 : 4 + 4 * values[3]].view(">i4")  # values[3]: the number of axes
-    return values[4 + 4 * values[3] :].reshape(lengths)
-
-
-def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) and labels (N,) of CIFAR-10's "python version" (https://www.cs.toronto.edu/~kriz/cifar.html).
-
-    Its files are pickles, which can run any code when they are read, so the very bytes that are unpickled are checked
-    first. Raises UserError if they aren't the official ones.
-    """
-    batches = []
-    for name in info.sha256:
-        if name.startswith("data_batch_" if train else "test_batch"):
-            content = (folder / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != info.sha256[name]:
-                raise UserError(f"{folder / name}: damaged, or not the official file (its sha256 differs); delete it")
-            with warnings.catch_warnings(action="ignore"):  # NumPy's, of how Python 2 described a dtype
-                batches.append(pickle.load(io.BytesIO(content), encoding="latin1"))
-    pixels = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, then green, then blue
-    labels = np.concatenate([batch["labels"] for batch in batches])
-    return pixels.reshape(-1, 3, 32, 32), labels
-
-
-def read_digits(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 1, 28, 28) and labels (N,) of scikit-learn's digits, 8x8 enlarged; the last 297 are the test part."""
-    from sklearn.datasets import load_digits  # nearly a second, and only this data set needs it
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)  # (N, 64) -> (N, 1, 8, 8)
-    images = nn.functional.interpolate(images, size=info.image_size, mode="bicubic")  # -> (N, 1, 28, 28)
-    part = slice(None, info.train_size) if train else slice(info.train_size, None)
-    return images.round().clamp(0, 255).to(torch.uint8).numpy()[part], labels[part]
-
-
-READERS = {"idx": read_idx, "cifar": read_cifar, "digits": read_digits}
 
 
 # --- in batches ---

@@ -30,6 +30,7 @@ from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import expected_calibration_error
+from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
     Scores,
     confusion_matrix,
@@ -38,7 +39,7 @@ from neural_lib.evaluation.scores import (
     score,
     standard_error,
 )
-from neural_lib.records import REPORT_FORMAT, TITLES, Records, ReportFiles, figure_text, json_text
+from neural_lib.records import TITLES, Records, figure_text, json_text
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
 
@@ -322,8 +323,10 @@ def records_of(saved: Checkpoint, folder: Path) -> Records | None:
     except UserError as error:
         log.warning("%s; so the page has no curves", str(error).partition(";")[0])
         return None
-    best = records and records.best()
-    return records if best and best in records.rows_like(saved.config, saved.metrics) else None
+    best = (records and records.best()) or {}
+    figures = ("epoch", "val_loss", "val_accuracy")
+    expected = {**saved.config, **{name: saved.metrics.get(name) for name in figures}}
+    return records if best and expected.items() <= best.items() else None
 
 
 # --- the page's parts ---

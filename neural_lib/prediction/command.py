@@ -8,8 +8,9 @@ from pathlib import Path
 from neural_lib.data import pictures
 from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
+from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.prediction import draw
-from neural_lib.records import ReportFiles, owner_of
+from neural_lib.records import owner_of
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 

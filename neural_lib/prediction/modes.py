@@ -18,8 +18,8 @@ from tqdm import tqdm
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.download import DownloadError
-from neural_lib.data.images import ImageTensors, is_there, load_images, load_own_test, pixels_of
+from neural_lib.data.download import DownloadError, is_there
+from neural_lib.data.images import ImageTensors, load_images, load_own_test, pixels_of
 from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import draw

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TextIO
 
 from neural_lib.system import signals
@@ -19,14 +19,27 @@ from neural_lib.system.files import remove_empty_folders
 
 ERROR_DELAY = 3.0  # seconds that other ranks wait, so that rank 0's error is printed first
 CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words of torch.distributed's errors
-exit_stack = contextlib.ExitStack()  # what a script holds until it ends, such as a lock; closed by run()
-_describe_outputs: list[Callable[[], str]] = []
 
 
-def when_interrupted(describe_outputs: Callable[[], str]) -> None:
-    """Set what a script adds to its message from now on if it is interrupted: "; output/model.pth keeps epoch 3"."""
-    _describe_outputs[:] = [describe_outputs]
-    exit_stack.callback(_describe_outputs.clear)
+@contextlib.contextmanager
+def failures_explained(summary: Callable[[], str] = str) -> Iterator[None]:
+    """A block in which a failure that a user can cause becomes an error of one line; a defect is passed on.
+
+    summary: text that is added if the block is interrupted or loses its connection to another rank, such as
+    "; output/model.pth keeps epoch 3".
+    """
+    try:
+        yield
+    except BaseException as error:
+        if ranks_from_environment().world_size > 1:  # torchrun will send a signal to end what ends already
+            signals.ignore_signals()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted{summary()}", getattr(error, "signum", signal.SIGINT)) from None
+        if isinstance(error, ImportError) and not (error.name or "").startswith("neural_lib"):
+            raise RunError(_reason_of_import_error(error)) from None
+        if isinstance(error, RuntimeError | MemoryError):
+            raise RunError(reason_of(error) + (summary() if is_lost_connection(error) else "")) from None
+        raise
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -121,20 +134,8 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
     except UserError as error:
         return _fail(prog, str(error), error.exit_status)
     try:
-        with signals.raise_on_signals(launched=ranks.world_size > 1), exit_stack:
-            try:
-                return main(argv)
-            except BaseException as error:
-                if ranks.world_size > 1:  # torchrun will send a signal to end what ends already
-                    signals.ignore_signals()
-                outputs = _describe_outputs[0]() if _describe_outputs else ""
-                if isinstance(error, KeyboardInterrupt):
-                    raise Interrupted(f"interrupted{outputs}", getattr(error, "signum", signal.SIGINT)) from None
-                if isinstance(error, ImportError) and not (error.name or "").startswith("neural_lib"):
-                    raise RunError(_reason_of_import_error(error) + outputs) from None
-                if isinstance(error, RuntimeError | MemoryError):
-                    raise RunError(reason_of(error) + (outputs if is_lost_connection(error) else "")) from None
-                raise
+        with signals.raise_on_signals(launched=ranks.world_size > 1), failures_explained():
+            return main(argv)
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status, ranks.rank, isinstance(error, Interrupted))
     except BrokenPipeError:  # of stdout: `train.py | head` has seen enough

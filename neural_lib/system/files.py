@@ -183,16 +183,14 @@ class Writer:
     """Writes files without ending the run if that fails: it warns, and retry and finish try again."""
 
     def __init__(self) -> None:
-        self.pending: dict[Path | str, tuple[Callable[[], object], object]] = {}  # what failed: how to do it, its label
-        self.written: dict[Path, object] = {}  # files, and the label of what is in each
+        self.pending: dict[Path | str, Callable[[], object]] = {}  # file or thing that failed: how to try it again
+        self.written: set[Path] = set()
 
-    def write(self, path: Path, make: Callable[[], bytes], label: object = None) -> bool:
-        """Write what `make` returns, and remember `label`; if that fails, warn and keep it for the next try."""
-        return self.attempt(path, lambda: write_file(path, make), label)
+    def write(self, path: Path, make: Callable[[], bytes]) -> bool:
+        """Write what `make` returns; if that fails, warn and keep it for the next try."""
+        return self.attempt(path, lambda: write_file(path, make))
 
-    def attempt(
-        self, what: Path | str, act: Callable[[], object], label: object = None, level: int = logging.WARNING
-    ) -> bool:
+    def attempt(self, what: Path | str, act: Callable[[], object], level: int = logging.WARNING) -> bool:
         """Call `act`; if that fails, warn and keep it for the next try. what: the file or thing to be named."""
         try:
             act()
@@ -205,11 +203,11 @@ class Writer:
                 reason = f"{error.strerror} ({error.filename})" if elsewhere else error.strerror
             outlook = "it was not written" if level == logging.ERROR else "trying again later"
             log.log(level, "%s: %s; %s", what, reason, outlook)
-            self.pending[what] = act, label
+            self.pending[what] = act
             return False
         self.pending.pop(what, None)
         if isinstance(what, Path):
-            self.written[what] = label
+            self.written.add(what)
         return True
 
     def is_written(self, path: Path) -> bool:
@@ -218,8 +216,8 @@ class Writer:
 
     def retry(self, level: int = logging.WARNING) -> None:
         """Try once more what failed."""
-        for what, (act, label) in list(self.pending.items()):
-            self.attempt(what, act, label, level)
+        for what, act in list(self.pending.items()):
+            self.attempt(what, act, level)
 
     def finish(self) -> bool:
         """Try for the last time; True if nothing is missing now, and an error for each thing that is."""

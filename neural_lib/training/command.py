@@ -1,19 +1,29 @@
 """Command: what train.py has to do and where its results go; checked before torch is loaded."""
 
 import argparse
+import contextlib
 import hashlib
 import math
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from neural_lib.config import DEFAULT_RECIPE, HAVE_WIDTH, PREPARING, RECIPES, TrainConfig, format_value, option_name
+from neural_lib.config import (
+    DEFAULT_RECIPE,
+    HAVE_WIDTH,
+    PREPARING,
+    RECIPES,
+    TrainConfig,
+    differences,
+    format_value,
+    option_name,
+)
 from neural_lib.data.catalog import DATASETS, DatasetInfo, identify
-from neural_lib.records import ReportFiles, check_results, owner_of, read_json
-from neural_lib.system import cli
+from neural_lib.evaluation.report_files import ReportFiles
+from neural_lib.records import check_results, owner_of
 from neural_lib.system.environment import ranks_from_environment
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import (
@@ -27,44 +37,68 @@ from neural_lib.system.files import (
 )
 from neural_lib.training.runs import RunBuilder
 
-RESUMED = ("command", "started", "init", "init_sha256")  # of what is recorded of a command
+RESUMED = ("command", "started", "init", "init_sha256")  # run_info that is kept when a command is resumed
 MAX_RUNS = 1000  # a larger grid is probably a mistake
 OTHER_MODEL = "move it, or give a --model in another folder"
 MODEL_SUFFIXES = (".pth", ".pt")
-# of what matplotlib writes (FigureCanvasBase.filetypes), all that knows transparency
+# those of matplotlib's formats (FigureCanvasBase.filetypes) that know transparency
 PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+DATA_DIR = "data"
 STATE_NAME = "checkpoint.pth"  # beside the model
 STATE_MARK, MODEL_MARK = b"neural_lib training state", b"neural_lib checkpoint"  # in the first bytes of these files
 
 
-@dataclass
+@dataclass(frozen=True)
 class Command:
     """The runs to train, and where their results go."""
 
-    params: dict  # the hyper-parameters that were given, and their values
-    configs: list[TrainConfig]  # of each run
-    recipe: str
+    params: dict  # hyper-parameter: its given values
+    recipe: str  # "" if none was given
+    dataset: str  # a name in catalog.DATASETS or a path; "" if none was given
     data_dir: str
+    is_data_given: bool
+    device: str  # as --device takes it
     model: Path
     plot: Path
     state: Path
     logdir: Path | None
+    tables: tuple[Path, Path]  # results.csv and results.json
     report: ReportFiles
-    about: dict  # recorded in the model file: Checkpoint.training
+    run_info: dict  # how it was started, for the model file: names in checkpoint.TRAINING
     is_resume: bool  # whether --resume was given
-    is_finished: bool = False  # whether nothing is left to do
-    is_longer: bool = False  # whether a run goes on for more epochs than it was begun with
-    init: str = ""  # the model file whose weights to begin from
-    earlier: dict | None = None  # what results.json says, if the command goes on with it
-    resume_from: Path | None = None  # the training state to go on from
-    options: dict = field(default_factory=dict)  # recorded in results.json
+    is_longer: bool = False  # whether its runs are resumed with more epochs than they had
+    init: str = ""  # the model file whose weights the runs begin from
+    saved_configs: tuple[TrainConfig, ...] = ()  # of the runs, as they were requested, if the command is resumed
+
+    @property
+    def exports(self) -> list[Path]:
+        """The files that are written from checkpoint.pth."""
+        return [self.model, self.plot, *self.tables, *self.report]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The command for results.json and checkpoint.pth."""
+        own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
+        return own | self.run_info
+
+    def configs(self, dataset: str = "") -> list[TrainConfig]:
+        """The requested configuration of each run; dataset: the one that is trained on, if it isn't the requested one.
+
+        Raises UserError if one is invalid.
+        """
+        dataset = dataset or self.dataset or TrainConfig.dataset
+        return list(self.saved_configs) or build_configs(self.params, self.recipe, dataset)
 
 
-def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
-    """Check the arguments, the outputs and what earlier commands left. Raises UserError if something doesn't fit."""
-    args.dataset = None if args.dataset is None else identify(args.dataset)
+def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.ExitStack) -> Command:
+    """Check the arguments and the outputs, and lock these until `held` is closed. Raises UserError."""
+    dataset = "" if args.dataset is None else identify(args.dataset)
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    configs = [] if args.resume else build_configs(args)
+    if not (args.resume and Path(args.model).with_name(STATE_NAME).exists()):
+        count = math.prod(len(values) for values in args.params.values())
+        if count > MAX_RUNS and not args.yes:
+            raise UserError(f"these are {count:,} runs; give --yes to train more than {MAX_RUNS:,}")
+        build_configs(args.params, args.recipe, dataset or TrainConfig.dataset)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
     _check_model(model)
     plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
@@ -72,115 +106,130 @@ def prepare(args: argparse.Namespace, argv: Sequence[str]) -> Command:
     state = check_output(model.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
     if state == model:
         raise UserError(f"--model {args.model}: is where the training state goes; give another name")
+    check_is_ours(state, STATE_MARK, OTHER_MODEL)
     table, records = check_results(model.parent)
     for path, option in ((records, "--model's results"), (plot, "--plot")):
-        cli.exit_stack.enter_context(locked(path, option))
+        held.enter_context(locked(path, option))
     report = ReportFiles(model.parent, "--model's report", taken=plot)
     ranks = ranks_from_environment()
     launcher = ["torchrun", "--nproc-per-node", str(ranks.local_world_size)] if ranks.world_size > 1 else ["python"]
-    about = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
+    run_info = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
+    run_info["data"] = os.path.abspath(args.data or DATA_DIR)
     if args.init:
-        about |= _init(args.init, model, len(configs))
-    recipe, data_dir = args.recipe or DEFAULT_RECIPE, args.data or "data"
-    command = Command(
-        args.params, configs, recipe, data_dir, model, plot, state, logdir, report, about, bool(args.resume)
-    )
-    command.init = about.get("init", "")
-    if args.resume:
-        _resume(command, args, records)
-    else:
-        _check_replaceable(records, state)
-    about = command.about
-    about["data"] = os.path.abspath(command.data_dir)
-    command.options = {"recipe": command.recipe, "model": model.name, "device": args.device, **about}
+        run_info |= _init_info(args.init)
+        if math.prod(map(len, args.params.values())) > 1 and model.exists() and os.path.samefile(args.init, model):
+            raise UserError(f"--init {args.init}: is --model too, which this grid's first run would replace; copy it")
     for path in (model, plot, state, table, records, *report):
         remove_abandoned(path)
-    return command
+    return Command(
+        params=args.params, recipe=args.recipe or "", dataset=dataset, data_dir=args.data or DATA_DIR,
+        is_data_given=bool(args.data), device=args.device, model=model, plot=plot, state=state, logdir=logdir,
+        tables=(table, records), report=report, run_info=run_info, is_resume=args.resume, init=run_info.get("init", ""),
+    )  # fmt: skip
 
 
-def _resume(command: Command, args: argparse.Namespace, records: Path) -> None:
-    # go on where an earlier command left off; options that are not given are the earlier one's
-    command.resume_from = _find_state(args.resume, command.state)
-    source = command.resume_from.with_name(records.name) if command.resume_from else records
-    found = read_json(source)
-    if command.resume_from and not found:
-        raise UserError(
-            f"--resume {command.resume_from}: {records.name}, which was written beside it, is missing; put it back, or "
-            f"delete {command.resume_from} to start anew"
-        )
-    if not found or not (found["rows"] or command.resume_from):
-        command.configs = build_configs(args)
-        return
-    command.configs, command.init = _resumed_configs(args, found, source), ""
-    command.params = found["params"]
-    command.recipe = found["options"].get("recipe", command.recipe)
-    command.data_dir = args.data or found["options"].get("data", command.data_dir)
-    if args.device == "auto" and ranks_from_environment().world_size == 1:  # of several only this one has read it
-        args.device = "cpu" if found["options"].get("device") == "cpu" else "auto"
-    command.about = _resumed_about(command, args, found, source)
-    command.is_longer = command.configs[0].epochs > found["runs"][0]["epochs"]
-    if command.is_longer:
-        if not command.resume_from:
-            raise UserError(f"--resume: more epochs need {command.state}, which is not there")
-        if "epochs" in command.params:
-            command.params = {**command.params, "epochs": [command.configs[0].epochs]}
-        found["finished"], found["tested"] = [], False
-        command.about["command"] += f" --epochs {command.configs[0].epochs}"  # the last one counts
-    if source == records:
-        command.earlier = found
-        command.is_finished = found["tested"] and len(found["finished"]) == len(found["runs"])
-        if found["finished"]:
-            hint = f"{records} is of finished runs, whose best it must hold"
-            check_input(command.model, "--model", hint)
-
-
-def _init(path: str, model: Path, runs: int) -> dict[str, str]:
-    # what is recorded of --init
+def _init_info(path: str) -> dict[str, str]:
     check_input(path, "--init", "give a model file that train.py wrote")
     if not begins_with(Path(path), MODEL_MARK):
         raise UserError(f"--init {path}: is no model file of train.py; give one")
-    if runs > 1 and model.exists() and os.path.samefile(path, model):
-        raise UserError(f"--init {path}: is --model too, which the first run of this grid would replace; copy it first")
     with open(path, "rb") as handle:
         return {"init": os.path.abspath(path), "init_sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
 
 
-def _resumed_about(command: Command, args: argparse.Namespace, found: dict, source: Path) -> dict[str, str]:
-    # what was recorded of the command that is gone on with; --init is needed only where a run has yet to begin
-    options, hint = found["options"], "give the same one, or a --model in another folder"
-    about = command.about | {name: options[name] for name in RESUMED if name in options}
-    given, there = command.about.get("init", ""), options.get("init", "")
-    if given and given != there:
-        raise UserError(
-            f"--resume: {source} is of a command with {f'--init {there}' if there else 'no --init'}; {hint}"
-        )
-    if there and len(found["runs"]) - len(found["finished"]) > bool(command.resume_from):
-        command.init = there
-        if _init(there, command.model, len(found["runs"]))["init_sha256"] != about["init_sha256"]:
-            raise UserError(f"--init {there}: has changed, and a run is still to begin from it; put it back")
-    return about
+# --- resuming ---
+
+
+def resumed(command: Command, saved: Mapping) -> Command:
+    """The saved command, to be resumed: an option that was not given to `command` has its saved value.
+
+    saved: what progress.read_saved returned. Raises UserError if a given option differs from the saved one, except for
+    more epochs at a constant learning rate, to a single run or to a grid of which no run has finished; or if --init's
+    file has changed while a run is still to begin from it.
+    """
+    options, runs = saved["options"], [_config(each) for each in saved["requested"]]
+    given = dict(command.params) | ({"dataset": [command.dataset]} if command.dataset else {})
+    if command.recipe:
+        swept = [{name: getattr(run, name) for name in ("dataset", *saved["params"])} for run in runs]
+        of_recipe = [RECIPES[command.recipe].config(**values) for values in swept]
+        given = {name: _values(of_recipe, name) for name in of_recipe[0].to_dict() if name not in swept[0]} | given
+    changed = [name for name, values in given.items() if values != _values(runs, name)]
+    is_longer = changed == ["epochs"] and len(given["epochs"]) == 1
+    reason = _why_not_longer(runs, saved["finished"], given["epochs"][0]) if is_longer else ""
+    if changed and (reason or not is_longer):
+        saved_values = {name: _text(_values(runs, name)) for name in changed}
+        changes = differences(saved_values, {name: _text(given[name]) for name in changed})
+        raise _refusal(command.state, "; ".join(changes) + reason)
+
+    run_info = command.run_info | {name: options[name] for name in RESUMED if name in options}
+    if command.init and command.init != options.get("init", ""):
+        raise _refusal(command.state, f"--init was {options.get('init', 'not given')}, is {command.init}")
+    init, params = "", saved["params"]
+    if "init" in options and len(runs) - len(saved["finished"]) > bool(saved["run"]):
+        init = options["init"]
+        if _init_info(init)["init_sha256"] != options["init_sha256"]:
+            raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
+    if is_longer:
+        epochs = given["epochs"]
+        runs = [replace(run, epochs=epochs[0]) for run in runs]
+        params = {**params, "epochs": epochs} if "epochs" in params else params
+        run_info["command"] += f" --epochs {epochs[0]}"  # the last one counts
+    if not command.is_data_given:
+        run_info["data"] = options["data"]
+    device = command.device
+    if device == "auto" and ranks_from_environment().world_size == 1:  # of several processes one alone has read `saved`
+        device = "cpu" if options["device"] == "cpu" else "auto"
+    return replace(
+        command, params=params, recipe=options["recipe"], dataset=runs[0].dataset, data_dir=run_info["data"],
+        device=device, run_info=run_info, is_longer=is_longer, init=init, saved_configs=tuple(runs),
+    )  # fmt: skip
+
+
+def _config(saved: Mapping) -> TrainConfig:
+    if saved.keys() != {each.name for each in fields(TrainConfig)}:
+        raise UserError(f"{STATE_NAME} belongs to another version of the program; use that one, or delete the file")
+    return TrainConfig(**saved)
+
+
+def _refusal(state: Path, differences: str) -> UserError:
+    return UserError(
+        f"--resume: {state} belongs to another command: {differences}; give the same one, or a --model in another "
+        "folder, or delete that file to start anew"
+    )
+
+
+def _text(values: Sequence) -> str:
+    return " ".join(map(format_value, values))
+
+
+def _values(runs: Sequence[TrainConfig], name: str) -> list:
+    return list(dict.fromkeys(getattr(run, name) for run in runs))
+
+
+def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs: int) -> str:
+    # empty if they can be trained for that many epochs
+    if any(run.schedule != "constant" for run in runs):
+        return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
+    if any(run.epochs > epochs for run in runs):
+        return " (fewer than before)"
+    return " (runs of this grid have finished with fewer)" if len(runs) > 1 and finished else ""
 
 
 # --- the runs ---
 
 
-def build_configs(args: argparse.Namespace) -> list[TrainConfig]:
-    """The configuration of each run that the parsed options ask for, each checked against its data set.
+def build_configs(params: Mapping[str, Sequence], recipe: str | None, dataset: str) -> list[TrainConfig]:
+    """The configuration of each run of a grid, checked against the data set if that is in the catalogue.
 
-    Raises UserError if a configuration is invalid, or there are more than MAX_RUNS and --yes was not given.
+    params: hyper-parameter: its values. recipe: "" or None for the default one. Raises UserError if one is invalid.
     """
-    count = math.prod(len(values) for values in args.params.values())
-    if count > MAX_RUNS and not args.yes:
-        raise UserError(f"these are {count:,} runs; give --yes to train more than {MAX_RUNS:,}")
-    info = DATASETS.get(args.dataset or TrainConfig.dataset)
-    if info and (wrong := [option_name(name) for name in PREPARING if name in args.params]):
-        which = "images of your own, --dataset FOLDER or FILE.npz"
+    info = DATASETS.get(dataset)
+    if info and (wrong := [option_name(name) for name in PREPARING if name in params]):
+        which = "your own images, --dataset FOLDER or FILE.npz"
         raise UserError(f"{', '.join(wrong)}: for {which}, not for {info.title}")
-    own = {"dataset": args.dataset} if args.dataset else {}
-    if len(args.params.get("monitor", [])) > 1:
+    if len(params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
-    recipe = RECIPES[args.recipe or DEFAULT_RECIPE]
-    configs = [recipe.config(**own, **run._asdict()) for run in RunBuilder.get_runs(args.params)]
+    make = RECIPES[recipe or DEFAULT_RECIPE].config
+    configs = [make(**{"dataset": dataset, **run._asdict()}) for run in RunBuilder.get_runs(params)]
     check_fit(configs, info)
     return configs
 
@@ -197,84 +246,7 @@ def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
             raise UserError(f"--width {config.width}: {config.arch} has its own; only {takers} takes one")
 
 
-def _resumed_configs(args: argparse.Namespace, found: dict, path: Path) -> list[TrainConfig]:
-    # the configuration of each run in `path`, whose content is `found`; more epochs may be given where the learning
-    # rate is constant, to a single run or to a grid of which no run has finished
-    names = {each.name for each in fields(TrainConfig)}
-    if any(run.keys() != names for run in found["runs"]):
-        raise UserError(f"--resume: {path} is of another program or version; use that one, or delete the file")
-    try:
-        runs = [TrainConfig(**run) for run in found["runs"]]
-    except (UserError, TypeError) as error:
-        raise UserError(f"--resume: {path} was changed ({error}); delete it to start anew") from None
-    given = {**args.params, **({"dataset": [args.dataset]} if args.dataset else {})}
-    if args.recipe:
-        own = [{name: getattr(run, name) for name in ("dataset", *found["params"])} for run in runs]
-        of_recipe = [RECIPES[args.recipe].config(**values) for values in own]
-        for name in of_recipe[0].to_dict().keys() - own[0].keys():
-            given.setdefault(name, _values(of_recipe, name))
-    differing = [name for name, values in given.items() if values != _values(runs, name)]
-    if not differing:
-        return runs
-    reason = ""
-    if differing == ["epochs"] and len(given["epochs"]) == 1:
-        reason = _why_not_longer(runs, found, given["epochs"][0])
-        if not reason:
-            return [replace(run, epochs=given["epochs"][0]) for run in runs]
-    there = {name: " ".join(map(format_value, _values(runs, name))) for name in differing}
-    here = {name: " ".join(map(format_value, given[name])) for name in differing}
-    differences = "; ".join(f"{option_name(name)} {there[name]} there, {here[name]} here" for name in differing)
-    raise UserError(
-        f"--resume: {path} is of another command: {differences}{reason}; give the same one, or a --model in another "
-        f"folder, or delete that file and {STATE_NAME}, if it is there, to start anew"
-    )
-
-
-def _values(runs: Sequence[TrainConfig], name: str) -> list:
-    return list(dict.fromkeys(getattr(run, name) for run in runs))
-
-
-def _why_not_longer(runs: Sequence[TrainConfig], found: dict, epochs: int) -> str:
-    # why these runs can't be trained for more epochs; empty if they can
-    if any(run.schedule != "constant" for run in runs):
-        return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
-    if any(run.epochs > epochs for run in runs):
-        return " (fewer than before)"
-    return " (runs of this grid have finished with fewer)" if len(runs) > 1 and found["finished"] else ""
-
-
-# --- what earlier commands left in the model's folder ---
-
-
-def _find_state(resume: bool | str, state_path: Path) -> Path | None:
-    # the training state to go on from, if any; resume: --resume, without or with a path
-    check_is_ours(state_path, STATE_MARK, OTHER_MODEL)
-    if isinstance(resume, str):
-        resume = os.path.join(resume, STATE_NAME) if os.path.isdir(resume) else resume
-        check_input(resume, "--resume", f"give the {STATE_NAME} of a run")
-        if state_path.exists() and not os.path.samefile(resume, state_path):
-            raise UserError(
-                f"--resume {resume}: {state_path} is there too and would be replaced: give --resume alone to go on "
-                "with that, or delete it"
-            )
-        return state_path if state_path.exists() else Path(resume)  # whatever it is called
-    return state_path if state_path.exists() else None
-
-
-def _check_replaceable(results_path: Path, state_path: Path) -> None:
-    # a new command must not replace a run or a grid that has not finished
-    check_is_ours(state_path, STATE_MARK, OTHER_MODEL)
-    found = read_json(results_path)
-    hint = "go on with --resume, give a --model in another folder, or delete"
-    if found:
-        finished, failed, count = (len(found[key]) for key in ("finished", "failures", "runs"))
-        if finished and finished + failed < count:
-            raise UserError(
-                f"{results_path} is of an interrupted grid, {finished} of {count} runs have finished: {hint} that "
-                f"file and {STATE_NAME}, if it is there"
-            )
-    if state_path.exists() and not (found and found["tested"]):
-        raise UserError(f"{state_path} is of an interrupted run: {hint} that file")
+# --- other models in the folder ---
 
 
 def _check_model(path: Path) -> None:

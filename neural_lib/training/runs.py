@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from neural_lib.config import format_value, format_values, option_name
+from neural_lib.config import format_value, option_name
 from neural_lib.records import MEASURES, Records, epoch_figures
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import write_file
@@ -80,92 +80,37 @@ class RunManager(Records):
         self.board, self.now, self.write = board, now, write
         self.number = 0  # of the run that is under way
 
-    def resolve(self, hyperparameters: Sequence[Mapping[str, object]]) -> None:
-        """Set what the hyper-parameters came to, such as a precision that was left to the machine to choose.
-
-        If the data set fell back to digits, the requested values are updated too; nothing else is. Raises UserError if
-        runs that have finished were trained with something else.
-        """
-        self.hyperparameters = [dict(each) for each in hyperparameters]
-        for run in self.finished:
-            recorded, now = self.rows_of[run][0], self.hyperparameters[run - 1]
-            if other := {name: value for name, value in now.items() if recorded[name] != value and name != "epochs"}:
-                before = {name: recorded[name] for name in other}
-                raise UserError(
-                    f"--resume: run {run} was trained with {format_values(before)}, and here it would be "
-                    f"{format_values(other)}; go on where it began, or start anew in another folder"
-                )
-        for requested, now in zip(self.requested, self.hyperparameters, strict=True):
-            if "dataset" in now:
-                requested["dataset"] = now["dataset"]
-
-    def set_epochs(self, run: int, epochs: int) -> None:
-        """Set how many epochs a run has, where that was left to be measured, as if it had been given."""
-        self.params["epochs"] = [epochs]
-        for each in (self.requested, self.hyperparameters):
-            each[run - 1]["epochs"] = epochs
-
-    def unfinished(self) -> list[tuple]:
-        """The runs that have not ended well yet, in their order."""
-        return [run for number, run in enumerate(self.runs, start=1) if number not in self.finished]
-
-    def adopt(self, config: Mapping[str, object], metrics: Mapping[str, float]) -> int:
-        """Check that a saved network is the best of the runs that have finished, and return its run's number.
-
-        config, metrics: what its checkpoint says. A run that was interrupted between the saving of its network and its
-        last record has finished too, and is recorded so. Raises UserError if the network is none of the runs'.
-        """
-        same = self.rows_like(config, metrics)
-        if not same:
-            raise UserError(
-                f"--resume: --model is not the network of a run in {self.json_path}; "
-                "give the one that it was, or delete that file to start anew"
-            )
-        same.sort(key=lambda row: row.get("epochs") != config.get("epochs"))  # else of a run that had fewer or more
-        number = same[0]["run"]
-        if number not in self.finished and self.is_best(number):
-            self.finished.append(number)
-        if self.best()["run"] != number:
-            raise UserError(
-                f"--resume: --model is the network of run {number}, and of those in {self.json_path} "
-                f"run {self.best()['run']} is best; give that one, or delete that file to start anew"
-            )
-        return number
+    def unfinished(self) -> list[int]:
+        """The numbers of the runs that have not ended well yet."""
+        return [number for number in range(1, self.count + 1) if number not in self.finished]
 
     # --- what happens, in train.py's loop ---
 
     def begin_run(
         self,
-        run: tuple,
+        number: int,
         network: Any = None,
         loader: Any = None,
         optimizer: Any = None,
         rows: Sequence[Mapping[str, float | None]] = (),
     ) -> None:
-        """Begin a run, or go on with it; what else an earlier attempt at it left in the records is dropped.
+        """Begin run `number`, from 1, or resume it; what an earlier attempt at it left in the records is dropped.
 
         rows: the figures of the epochs that have ended already.
         """
-        self.number, self.is_tested = self.runs.index(run) + 1, False
-        self.failures.pop(self.number, None)
-        self.finished = [each for each in self.finished if each != self.number]  # which gets more epochs
-        self.set_rows(rows)
-        label, own = self.label(self.number) or run._asdict(), self.hyperparameters[self.number - 1]
-        self._to_board("begin_run", label, own, network, loader, optimizer, len(rows))
-        self.run_start = self.now()
-
-    def set_rows(self, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Set the figures of the epochs that have ended in the run that is under way."""
-        self.rows_of.pop(self.number, None)
+        self.number, self.is_tested = number, False
+        self.failures.pop(number, None)
+        self.finished = [each for each in self.finished if each != number]  # it gets more epochs
+        self.rows_of.pop(number, None)
         if rows:
-            own = self.hyperparameters[self.number - 1]
-            self.rows_of[self.number] = [
-                {"run": self.number, "epoch": epoch, **row, **own} for epoch, row in enumerate(rows, start=1)
-            ]
+            self.set_rows(number, rows)
+        label = self.label(number) or self.runs[number - 1]._asdict()
+        self._to_board("begin_run", label, self.hyperparameters[number - 1], network, loader, optimizer, len(rows))
+        self.run_start = self.now()
 
     def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: Any) -> None:
         """Record the epochs' figures after an epoch on `count` images; val: its validation's scores, or None."""
-        self.set_rows(rows)
+        self.set_rows(self.number, rows)
         is_best = self.best_of(self.number)["epoch"] == len(rows)
         self._to_board("end_epoch", len(rows), count, rows[-1], val, is_best)
         if self.count == 1:
@@ -199,12 +144,12 @@ class RunManager(Records):
             log.warning("--logdir: %s; this command goes on without TensorBoard's files", error)
             self.board = None
 
-    # --- what happens, in a loop of one's own ---
+    # --- what happens, in another loop ---
 
     @contextmanager
     def run(self, run: tuple, network: Any = None, loader: Any = None, optimizer: Any = None) -> Iterator[None]:
         """begin_run and, unless the block raises, end_run."""
-        self.begin_run(run, network, loader, optimizer)
+        self.begin_run(self.runs.index(run) + 1, network, loader, optimizer)
         try:
             yield
         except BaseException:

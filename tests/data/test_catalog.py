@@ -1,6 +1,6 @@
 import pytest
 
-from neural_lib.data import catalog, download, images
+from neural_lib.data import catalog, download
 from neural_lib.data.catalog import DATASETS
 
 
@@ -8,7 +8,7 @@ def test_every_data_set_is_described():
     for info in DATASETS.values():
         assert len(info.glyphs) in (0, len(info.classes))
         assert info.licence and info.source
-        assert info.format in images.READERS
+        assert info.format in download.READERS
         assert info.sha256 or not info.sources  # files that the user has to put there have no source
         assert all(kind in download.FETCHERS for kind, *_ in info.sources.values())
 

@@ -12,12 +12,11 @@ from torchvision.transforms.functional import to_tensor
 
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.download import DownloadError
+from neural_lib.data.download import DownloadError, is_there
 from neural_lib.data.images import (
     Data,
     ImageTensors,
     Normalisation,
-    is_there,
     load_data,
     load_images,
     make_loader,

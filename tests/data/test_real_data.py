@@ -18,8 +18,8 @@ import train
 from neural_lib import checkpoint
 from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.download import idx_bytes
-from neural_lib.data.images import READERS, Data, Images, ImageTensors, load_images
+from neural_lib.data.download import READERS, idx_bytes
+from neural_lib.data.images import Data, Images, ImageTensors, load_images
 from neural_lib.data.page import find_characters
 from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser

@@ -22,8 +22,9 @@ from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import pixels_of
 from neural_lib.evaluation import annotate, report
 from neural_lib.evaluation.report import MAX_ROWS, Report, runs_table, spreads_text
+from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
-from neural_lib.records import MEASURES, Records, ReportFiles
+from neural_lib.records import MEASURES, Records
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
 

@@ -13,11 +13,11 @@ from conftest import change_dataset, use_few_digits
 from neural_lib import checkpoint
 from neural_lib.config import ARCHS, RECIPES
 from neural_lib.data import catalog
-from neural_lib.evaluation import scores
 from neural_lib.evaluation.scores import Scores
 from neural_lib.networks import build_network
 from neural_lib.records import TITLES
 from neural_lib.system.errors import UserError
+from neural_lib.training import loop
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -131,10 +131,10 @@ def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_network
 @pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
 def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monkeypatch, monitor, best_epoch):
     figures = [(0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)]  # loss, accuracy, F1
-    evaluate = scores.evaluate
+    evaluate = loop.evaluate
     validations = (Scores(*each, *torch.zeros(3, 1).long()) for each in figures)
     monkeypatch.setattr(
-        scores, "evaluate", lambda *a, **more: next(validations, None) or evaluate(*a, **more)
+        loop, "evaluate", lambda *a, **more: next(validations, None) or evaluate(*a, **more)
     )  # then test
     arguments = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 4, "--batch-size", 128, "--monitor", monitor)
     status, stdout, _ = run_train(*arguments)

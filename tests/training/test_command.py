@@ -1,25 +1,30 @@
 import argparse
-import json
+import contextlib
 import os
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 import train
+from neural_lib.checkpoint import archive_bytes, load_archive
 from neural_lib.config import RECIPES, TrainConfig, add_hyperparameters, format_value, option_name
-from neural_lib.records import MEASURES, Records
+from neural_lib.records import MEASURES
 from neural_lib.system import cli
 from neural_lib.system.errors import UserError
 from neural_lib.training.command import MAX_RUNS, Command, build_configs, prepare
+from neural_lib.training.outputs import is_done
+from neural_lib.training.progress import STATE_FORMAT, Progress, take_up
+from neural_lib.training.runs import RunManager
 
 # --- the runs ---
 
 
 def configs(*arguments: object) -> list[TrainConfig]:
-    return build_configs(train.parse_args([str(argument) for argument in arguments]))
+    args = train.parse_args([str(argument) for argument in arguments])
+    return build_configs(args.params, args.recipe, args.dataset or TrainConfig.dataset)
 
 
 def test_every_hyper_parameter_has_an_option_and_there_is_no_other():
@@ -56,16 +61,6 @@ def test_an_option_given_again_replaces_what_was_given_before():
 
 def test_networks_can_be_compared_too():
     assert [each.arch for each in configs("--arch", "lenet", "lenet-slim")] == ["lenet", "lenet-slim"]
-
-
-def test_a_very_large_grid_needs_yes():
-    seeds = ("--seed", *range(MAX_RUNS + 1))
-    with pytest.raises(UserError, match="these are 1,001 runs; give --yes"):
-        configs(*seeds)
-    assert len(configs(*seeds, "--yes")) == MAX_RUNS + 1
-    assert len(configs(*seeds[:-1])) == MAX_RUNS
-    with pytest.raises(UserError, match="these are 1,000,000,000 runs"):  # before they are made
-        configs("--seed", *range(1000), "--epochs", *range(1, 1001), "--batch-size", *range(1, 1001))
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -117,15 +112,9 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--train-split", "0.00001"], "--train-split 1e-05 leaves 0 of kmnist's 60,000 images"),
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
-    (["--minutes", "0"], "--minutes must be above 0 and at most 10,000, not 0"),
-    (["--minutes", "inf"], "--minutes must be above 0 and at most 10,000, not inf"),
-    (["--minutes", "1e308"], "--minutes must be above 0 and at most 10,000, not 1e+308"),
-    (["--minutes", "1", "--epochs", "3"], "--minutes chooses the epochs of one run: not with --epochs"),
-    (["--minutes", "1", "--seed", "1", "2"], "--minutes chooses the epochs of one run: not with"),
-    (["--minutes", "1", "--compile"], "--minutes chooses the epochs of one run: not with"),
     (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
     (["--dataset", "mnits"], "--dataset mnits: is neither one of kmnist, fashion-mnist, mnist, "),
-    (["--fit", "pad", "--writing"], "--fit, --writing: for images of your own, --dataset FOLDER or FILE.npz, not "),
+    (["--fit", "pad", "--writing"], "--fit, --writing: for your own images, --dataset FOLDER or FILE.npz, not "),
     (["--dataset", ""], "--dataset : is neither one of"),
     (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
     (["--arch", "alexnet"], "-a/--arch: invalid choice: 'alexnet'"),
@@ -149,7 +138,11 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--plot", "plot"], "--plot plot: can't write that kind of file"),
     (["--plot", "output/confusion.png"], "--plot output/confusion.png: is where a picture of the report goes"),
     (["--logdir", "a-file/runs"], "--logdir a-file/runs: can't write there"),
-    (["--resume", "nowhere.pth"], "--resume nowhere.pth: can't be read (No such file or directory)"),
+    (["--resume", "elsewhere.pth"], "unrecognized arguments: elsewhere.pth"),
+    (["--resume", "--epochs", "0"], "--epochs must be a whole number of at least 1, not 0"),
+    (["--seed", *map(str, range(MAX_RUNS + 1))], "these are 1,001 runs; give --yes to train more than 1,000"),
+    (["--seed", *map(str, range(1000)), "--epochs", *map(str, range(1, 1001)), "--lr", *map(str, range(1, 1001))],
+     "these are 1,000,000,000 runs; give --yes"),  # before they are made
     (["--recipe", "slow"], "--recipe: invalid choice: 'slow' (choose from classic, fast, best)"),
     (["--epoch", "3"], "unrecognized arguments: --epoch"),
 ])  # fmt: skip
@@ -183,37 +176,54 @@ def test_help_needs_no_torch(run_without_torch):
 
 
 DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 3)
-
-
-def leave(*arguments: object, folder: str = "output", finished: int = 0, tested: bool = False, state: bool = True):
-    """Leave the files of an earlier command: rows of so many finished runs and of the next one; no real networks."""
-    args = train.parse_args([str(argument) for argument in arguments])
-    runs = [config.to_dict() for config in build_configs(args)]
-    options = {"recipe": args.recipe or "classic", "data": "their/data", "model": "model.pth", "command": "train.py -x"}
-    records = Records(args.params, runs, folder, options)
-    records.finished, records.is_tested = list(range(1, finished + 1)), tested
-    for number in range(1, min(finished + 2, len(runs) + 1)):
-        row = {"run": number, "epoch": 1, **dict.fromkeys(MEASURES, 0.5), **runs[number - 1]}
-        records.rows_of[number] = [row]
-    Path(folder).mkdir(exist_ok=True)
-    records.csv_path.write_bytes(records.to_csv())
-    records.json_path.write_bytes(records.to_json())
-    Path(folder, "model.pth").write_bytes(b"PK neural_lib checkpoint")
-    if state:
-        Path(folder, "checkpoint.pth").write_bytes(b"PK neural_lib training state")
+STATE = Path("output/checkpoint.pth")
 
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    """Prepare a command in an empty folder."""
+    """Prepare a command in an empty folder, and take up what an earlier one has saved there."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Command:
         argv = [str(argument) for argument in arguments]
-        with cli.exit_stack:
-            return prepare(train.parse_args(argv), argv)
+        with contextlib.ExitStack() as held:
+            return take_up(prepare(train.parse_args(argv), argv, held))[0]
 
     return run
+
+
+@pytest.fixture
+def refused(prepared):
+    """The one line with which such a command is refused."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(UserError) as caught:
+            prepared(*arguments)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return run
+
+
+def leave(*arguments: object, finished: int = 0, tested: bool = False, under_way: bool = True) -> dict:
+    """Leave the files of an earlier command of which so many runs have finished; no real networks."""
+    args = train.parse_args([str(argument) for argument in arguments])
+    configs = build_configs(args.params, args.recipe, args.dataset)
+    options = {"recipe": args.recipe or "classic", "data": "their/data", "model": "model.pth", "command": "train.py -x"}
+    runs = [config.to_dict() for config in configs]
+    manager = RunManager(args.params, None, runs, options=options | {"device": "auto"})
+    for run in range(1, finished + 1):
+        manager.set_rows(run, [dict.fromkeys(MEASURES, 0.5)])
+    manager.finished, manager.is_tested = list(range(1, finished + 1)), tested
+    progress = Progress(manager, configs)
+    if under_way:
+        manager.number = min(finished + 1, len(configs))
+        progress.saved_run = {"epoch": 2, "step": 0}
+    Path("output").mkdir(exist_ok=True)
+    STATE.write_bytes(progress.to_bytes())
+    Path("output/model.pth").write_bytes(b"PK neural_lib checkpoint")
+    Path("output/results.json").write_bytes(manager.to_json())
+    return load_archive(STATE, STATE_FORMAT)
 
 
 def test_a_new_command_has_its_files_beside_the_model(prepared):
@@ -221,136 +231,117 @@ def test_a_new_command_has_its_files_beside_the_model(prepared):
     assert (command.model, command.plot, command.state) == tuple(
         Path("made/here", name) for name in ("model.pth", "plot.png", "checkpoint.pth")
     )
-    assert (command.data_dir, command.logdir, command.recipe) == ("data", Path("runs"), "classic")
-    assert [config.seed for config in command.configs] == [1, 2] and command.params["seed"] == [1, 2]
-    assert (command.is_finished, command.earlier, command.resume_from) == (False, None, None)
-    assert command.about["command"].startswith("python train.py -d digits --arch lenet-slim")
+    assert {path.name for path in command.exports} == {
+        "model.pth", "plot.png", "results.csv", "results.json", "report.json", "report.html", "confusion.png",
+        "mistakes.png",
+    }  # fmt: skip
+    assert (command.data_dir, command.logdir, command.options["recipe"]) == ("data", Path("runs"), "classic")
+    assert [config.seed for config in command.configs()] == [1, 2] and command.params["seed"] == [1, 2]
+    assert command.run_info["command"].startswith("python train.py -d digits --arch lenet-slim")
+    assert command.run_info["data"] == os.path.abspath("data")
 
 
-def test_a_new_command_does_not_replace_an_unfinished_run_or_grid(refusal, prepared):
+def test_a_new_command_does_not_replace_an_unfinished_run_or_grid(refused, prepared):
     leave(*DIGITS)
-    assert "output/checkpoint.pth is of an interrupted run: go on with --resume, give a --model" in refusal(*DIGITS)
-    leave(*DIGITS, "--seed", 1, 2, finished=1)
-    assert "is of an interrupted grid, 1 of 2 runs have finished: go on with --resume" in refusal(*DIGITS)
-    Path("output/results.json").unlink()
-    assert "output/checkpoint.pth is of an interrupted run: go on with --resume" in refusal(*DIGITS)
-    Path("output/checkpoint.pth").unlink()
-    assert prepared(*DIGITS).earlier is None
+    message = "output/checkpoint.pth belongs to an interrupted run: resume it with --resume, give a --model"
+    assert message in refused(*DIGITS)
+    leave(*DIGITS, "--seed", 1, 2, finished=1, under_way=False)
+    assert "belongs to an interrupted grid, 1 of 2 runs have finished: resume it with --resume" in refused(*DIGITS)
+    leave(*DIGITS, finished=1)  # trained, and not tested
+    assert message in refused(*DIGITS)
+    leave(*DIGITS, under_way=False)  # it failed at once
+    assert not prepared(*DIGITS).saved_configs
     leave(*DIGITS, finished=1, tested=True)
-    assert prepared(*DIGITS).earlier is None
+    assert not prepared(*DIGITS).saved_configs
 
 
 def test_options_that_are_not_given_come_from_the_interrupted_command(prepared):
     leave(*DIGITS, "--recipe", "fast", "--lr", 0.002, "--seed", 7)
-    for command in (prepared("--resume"), prepared("--resume", *DIGITS, "--lr", 0.002)):
-        (config,) = command.configs
+    given = (*DIGITS, "--lr", 0.002)
+    for command in (prepared("--resume"), prepared("--resume", *given), prepared("--resume", "--recipe", "fast")):
+        (config,) = command.configs()
         assert (config.lr, config.seed, config.epochs, config.schedule) == (0.002, 7, 3, "linear")
-        assert (command.recipe, command.data_dir) == ("fast", "their/data")
+        assert (command.recipe, command.data_dir, command.dataset) == ("fast", "their/data", "digits")
         assert command.options["command"] == "train.py -x"  # the command that repeats the run
-        assert command.earlier["rows"] and command.resume_from == Path("output/checkpoint.pth")
-    assert prepared("--resume", "--data", "here").data_dir == "here"
-
-
-@pytest.mark.parametrize("path", ["output", "output/checkpoint.pth", "./output/../output", "link", None])
-def test_the_models_own_state_is_recognised_by_any_path(prepared, path):
-    leave(*DIGITS)
-    Path("link").symlink_to("output")
-    command = prepared("--resume", path or Path("output").absolute())
-    assert command.earlier and command.resume_from == Path("output/checkpoint.pth")
-
-
-def test_a_state_of_another_folder_brings_its_options_and_not_its_records(prepared, refusal):
-    leave(*DIGITS, "--lr", 0.002, folder="there")
-    command = prepared("--resume", "there", "-m", "here/model.pth")
-    assert (command.earlier, command.resume_from, command.configs[0].lr) == (None, Path("there/checkpoint.pth"), 0.002)
-    assert "--lr 0.002 there, 0.5 here" in refusal("--resume", "there", "--lr", 0.5, "-m", "here/model.pth")
-    leave(*DIGITS, folder="here")
-    assert "here/checkpoint.pth is there too and would be replaced: give --resume alone" in refusal(
-        "--resume", "there", "-m", "here/model.pth"
-    )
-    Path("there/results.json").unlink()
-    Path("here/checkpoint.pth").unlink()
-    stderr = refusal("--resume", "there", "-m", "here/model.pth")
-    assert "--resume there/checkpoint.pth: results.json, which was written beside it, is missing" in stderr
+    command = prepared("--resume", "--data", "elsewhere")
+    assert command.data_dir == command.run_info["data"] == os.path.abspath("elsewhere")
 
 
 @pytest.mark.parametrize("change, message", [
-    (("--lr", 0.5), "--lr 0.001 there, 0.5 here"),
-    (("--arch", "lenet"), "--arch lenet-slim there, lenet here"),
-    (("--recipe", "fast", "--lr", 0.001), "--optimizer adam there, muon here"),
-    (("--dataset", "kmnist"), "--dataset digits there, kmnist here"),
-    (("--epochs", 2), "another command: --epochs 3 there, 2 here (fewer than before)"),
-    (("--epochs", 4, "--lr", 0.5), "--epochs 3 there, 4 here; --lr 0.001 there, 0.5 here"),
+    (("--lr", 0.5), "--lr was 0.001, is 0.5"),
+    (("--arch", "lenet"), "--arch was lenet-slim, is lenet"),
+    (("--recipe", "fast", "--lr", 0.001), "--optimizer was adam, is muon"),
+    (("--dataset", "kmnist"), "--dataset was digits, is kmnist"),
+    (("--epochs", 2), "another command: --epochs was 3, is 2 (fewer than before)"),
+    (("--epochs", 4, "--lr", 0.5), "--epochs was 3, is 4; --lr was 0.001, is 0.5"),
 ])  # fmt: skip
-def test_another_configuration_is_refused_with_the_difference(refusal, change, message):
+def test_another_configuration_is_refused_with_the_difference(refused, change, message):
     leave(*DIGITS)
-    assert message in refusal(*DIGITS, *change, "--resume")
+    assert message in refused(*DIGITS, *change, "--resume")
 
 
-def test_another_grid_is_refused_with_the_difference(refusal):
+def test_another_grid_is_refused_with_the_difference(refused):
     leave(*DIGITS, "--lr", 0.001, 0.01, finished=1)
-    assert "another command: --lr 0.001 0.01 there, 0.001 0.02 here; give the same one" in refusal(
+    assert "another command: --lr was 0.001 0.01, is 0.001 0.02; give the same one" in refused(
         *DIGITS, "--lr", 0.001, 0.02, "--resume"
     )
 
 
-def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(prepared, refusal):
+def test_more_epochs_may_be_given_if_the_learning_rate_is_constant(prepared):
     leave(*DIGITS, finished=1, tested=True)
     command = prepared("--epochs", 5, "--resume")
-    assert (command.configs[0].epochs, command.params["epochs"]) == (5, [5])
-    assert command.is_longer and not command.is_finished and command.earlier["finished"] == []
-    assert command.about["command"].endswith(" --epochs 5")
-    Path("output/checkpoint.pth").unlink()
-    assert "more epochs need output/checkpoint.pth, which is not there" in refusal("--resume", "--epochs", 9)
+    assert (command.configs()[0].epochs, command.params["epochs"], command.is_longer) == (5, [5], True)
+    assert command.run_info["command"].endswith(" --epochs 5")
+    assert not prepared("--epochs", 3, "--resume").is_longer
 
 
 @pytest.mark.parametrize("finished", [0, 1])
-def test_no_more_epochs_may_be_given_to_a_schedule_that_knows_its_end(refusal, finished):
+def test_no_more_epochs_may_be_given_to_a_schedule_that_knows_its_end(refused, finished):
     leave(*DIGITS, "--schedule", "one-cycle", finished=finished, tested=bool(finished))
-    message = "--epochs 3 there, 4 here (a one-cycle schedule is laid out for its number of epochs"
-    assert message in refusal("--epochs", 4, "--resume")
+    message = "--epochs was 3, is 4 (a one-cycle schedule is laid out for its number of epochs"
+    assert message in refused("--epochs", 4, "--resume")
 
 
-def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepared, refusal):
+def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepared, refused):
     leave(*DIGITS, "--seed", 1, 2, finished=1)
-    assert "(runs of this grid have finished with fewer)" in refusal("--epochs", 4, "--resume")
+    assert "(runs of this grid have finished with fewer)" in refused("--epochs", 4, "--resume")
     leave(*DIGITS, "--seed", 1, 2, finished=0)
-    assert [config.epochs for config in prepared("--epochs", 4, "--resume").configs] == [4, 4]
+    assert [config.epochs for config in prepared("--epochs", 4, "--resume").configs()] == [4, 4]
 
 
-def test_a_finished_command_has_nothing_left_to_do(prepared):
-    for tested in (True, False):
-        leave(*DIGITS, "--seed", 1, 2, finished=2, tested=tested)
-        assert prepared("--resume").is_finished is tested
+def test_a_command_is_done_when_it_is_tested_and_its_exports_are_no_older(prepared):
+    saved = leave(*DIGITS, "--seed", 1, 2, finished=2, tested=True)
+    command = prepared("--resume")
+    assert not is_done(command, saved)  # they are missing
+    for path in command.exports:
+        path.touch()
+    assert is_done(command, saved) and not is_done(command, None)
+    assert not is_done(command, saved | {"tested": False}) and not is_done(command, saved | {"finished": [1]})
+    assert not is_done(replace(command, is_longer=True), saved)
+    os.utime(command.plot, ns=(0, STATE.stat().st_mtime_ns - 1))
+    assert not is_done(command, saved)
 
 
-def test_with_nothing_to_resume_the_command_begins(prepared):
+def test_with_nothing_to_resume_the_command_begins(prepared, caplog):
     command = prepared(*DIGITS, "--resume")
-    assert (command.earlier, command.resume_from, command.configs[0].epochs) == (None, None, 3)
+    assert not command.saved_configs and command.configs()[0].epochs == 3
+    assert "--resume: output/checkpoint.pth is missing, so training starts from the beginning" in caplog.text
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"params": {"lr": [0.1]}, "runs": [{"lr": 0.1}], "rows": []}, "is of another program or version"),
-    ({"params": None}, "is no results file of this version"),
-    ("epochs", "was changed (--epochs must be a whole number of at least 1, not True)"),
-    ("elastic", "is of another program or version"),
-])  # fmt: skip
-def test_records_of_something_else_are_refused(refusal, change, message):
-    leave(*DIGITS)
-    path = Path("output/results.json")
-    found = json.loads(path.read_text())
-    if change == "epochs":
-        change = {"runs": [{**run, "epochs": True} for run in found["runs"]], "params": {}}
-    elif change == "elastic":  # as of a version that had no such hyper-parameter
-        change = {"runs": [{name: run[name] for name in run if name != "elastic"} for run in found["runs"]]}
-    path.write_text(json.dumps(found | change))
-    assert message in refusal("--resume")
+def test_a_state_of_a_version_with_other_hyper_parameters_is_refused(refused):
+    saved = leave(*DIGITS)
+    del saved["requested"][0]["elastic"]
+    STATE.write_bytes(archive_bytes(saved, STATE_FORMAT))
+    assert "checkpoint.pth belongs to another version of the program" in refused("--resume")
 
 
-def test_finished_runs_need_their_network(refusal):
-    leave(*DIGITS, "--seed", 1, 2, finished=1)
-    Path("output/model.pth").unlink()
-    assert "results.json is of finished runs, whose best it must hold" in refusal("--resume")
+def test_a_state_of_an_older_format_is_refused_in_one_line(refused):
+    STATE.parent.mkdir()
+    STATE.write_bytes(archive_bytes({"epoch": 1}, STATE_FORMAT._replace(version=3)))
+    for arguments in (("--resume",), DIGITS):
+        message = refused(*arguments)
+        assert message.startswith("output/checkpoint.pth: has training state format 3, and this version reads format 4")
+        assert "delete it to start anew" in message
 
 
 @pytest.mark.parametrize("name", ["model.pth", "checkpoint.pth", "report.html", "report.json", "results.csv",

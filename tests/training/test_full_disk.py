@@ -13,10 +13,12 @@ import torch
 from outcomes import finished, outcome
 
 from neural_lib import checkpoint
+from neural_lib.checkpoint import load_archive
 from neural_lib.evaluation import report, scores
 from neural_lib.system import signals
+from neural_lib.system.signals import Stopped
 from neural_lib.training import state
-from neural_lib.training.state import read_state
+from neural_lib.training.progress import STATE_FORMAT
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -78,7 +80,8 @@ def test_a_model_that_cannot_be_written_stops_the_run_at_its_end_and_is_in_the_s
     assert stderr.splitlines()[-1].startswith(last)
     assert Path("output/model.pth").read_bytes() == earlier["model.pth"]
     assert {"report.json", "confusion.png", "mistakes.png"} <= {*os.listdir("output")}  # which are of that network
-    assert read_state("output/checkpoint.pth")["best_epoch"] == whole["metrics"]["epoch"]
+    saved = load_archive("output/checkpoint.pth", STATE_FORMAT)
+    assert saved["best"]["metrics"]["epoch"] == whole["metrics"]["epoch"]
     full()
     assert run_train("--resume", "--quiet")[0] == 0
     assert outcome("output") == whole
@@ -102,8 +105,10 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     others = {"model.pth", "checkpoint.pth", "results.csv", "results.json", "plot.png"}
     others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}
-    missing = {name, "checkpoint.pth"} if name == "results.json" else {name}  # without its records a state is no use
-    assert {*os.listdir("output")} == others - missing
+    assert {*os.listdir("output")} == others - {name}
+    full()
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert outcome("output") == whole
 
 
 @pytest.mark.parametrize("name", ["plot.png", "report.html", "model.pth"])
@@ -118,16 +123,28 @@ def test_resume_writes_what_is_missing_in_the_end(run_train, full, whole, monkey
     assert outcome("output") == whole and Path("output", name).exists()
 
 
-def test_a_state_without_its_records_does_not_replace_an_earlier_runs(run_train, full, earlier, monkeypatch):
-    full("results.csv", "results.json")
+def test_a_state_is_whole_without_its_exports(run_train, full, whole, earlier, monkeypatch):
+    full("results.csv", "results.json", "model.pth")
     check, numbers = signals.GracefulStop.check, iter(range(10**6))
 
     def check_in_the_second_epoch(self, signum=None):
         check(self, 2 if next(numbers) == 12 else signum)
 
-    monkeypatch.setattr(signals.GracefulStop, "check", check_in_the_second_epoch)
+    with monkeypatch.context() as patched:
+        patched.setattr(signals.GracefulStop, "check", check_in_the_second_epoch)
+        status, _, stderr = run_train(*RUN)
+    assert status == 130 and "--resume resumes at epoch 2" in stderr
+    assert "model.pth still holds the network that was there before" in stderr
+    full()
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert outcome("output") == whole
+
+
+def test_an_old_whole_state_stays_if_no_new_one_can_be_written(run_train, full, earlier, monkeypatch):
+    full("checkpoint.pth")
+    monkeypatch.setattr(signals.GracefulStop, "check", lambda self, signum=None: (_ for _ in ()).throw(Stopped(2)))
     status, _, stderr = run_train(*RUN)
-    assert status == 130 and "--resume" not in stderr  # there is nothing to go on with
+    assert status == 130 and "--resume" not in stderr  # there is nothing to resume
     assert Path("output/checkpoint.pth").read_bytes() == earlier["checkpoint.pth"]
 
 
@@ -176,7 +193,9 @@ def test_what_waits_for_space_is_tried_after_each_epoch_and_before_a_failure(run
     assert status == 1 and stderr.count("output/model.pth: No space left on device; trying again later") == 2
     assert stderr.splitlines()[-1].endswith("output/model.pth keeps epoch 1")
     assert checkpoint.load("output/model.pth").metrics["epoch"] == 1
-    assert not os.path.exists("output/checkpoint.pth")  # it would lead to the same NaN
+    saved = load_archive("output/checkpoint.pth", STATE_FORMAT)
+    assert saved["run"] is None and "became nan" in saved["failures"][1]  # resuming would lead to the same NaN
+    assert run_train(*RUN)[0] == 1  # a new command is not refused
 
 
 def test_a_folder_that_cannot_be_synced_is_no_failure(run_train, monkeypatch):

@@ -14,11 +14,13 @@ from outcomes import finished, read_files
 
 import predict
 from neural_lib import checkpoint
+from neural_lib.checkpoint import load_archive
 from neural_lib.data import download
 from neural_lib.evaluation import annotate, plots, report, scores
 from neural_lib.system import cli
 from neural_lib.training import loop
-from neural_lib.training.state import TrainingState, read_state
+from neural_lib.training.progress import STATE_FORMAT
+from neural_lib.training.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -63,7 +65,7 @@ def test_a_model_in_a_folder_of_its_own_has_its_plot_and_report_there(run_train,
 
 def test_a_new_command_replaces_a_finished_runs_state(run_train, trained):
     assert run_train(*RUN, "--seed", 7)[0] == 0
-    assert read_state("output/checkpoint.pth")["config"]["seed"] == 7
+    assert load_archive("output/checkpoint.pth", STATE_FORMAT)["requested"][0]["seed"] == 7
     assert {*os.listdir("output")} == OUTPUTS
 
 
@@ -80,12 +82,6 @@ def test_a_network_that_will_be_replaced_is_named_before_training(begin, trained
     (line,) = replacement_warnings(begin(*RUN))
     assert "holds a damaged model file" in line
     assert not replacement_warnings(begin(*RUN, "-m", "new/model.pth"))
-
-
-def test_a_network_that_a_resumed_run_replaces_is_named(run_train, begin, trained):
-    made_up.write_files(finished(run_train, *RUN, "--seed", 7).files, Path("elsewhere"))
-    os.remove("output/checkpoint.pth")
-    assert len(replacement_warnings(begin("--resume", "elsewhere", "--epochs", 3))) == 1
 
 
 def test_a_copy_is_not_scored_in_the_place_of_its_original(trained, capfd):
@@ -186,8 +182,8 @@ def test_a_schedulers_warning_saves_the_state(run_train, monkeypatch):
     monkeypatch.setattr(TrainingState, "end_epoch", end_epoch_and_warn)
     status, _, stderr = run_train(*RUN)
     assert status == 128 + signal.SIGUSR1
-    assert "; the same command with --resume goes on with epoch 2, step 1" in stderr
-    assert read_state("output/checkpoint.pth")["epoch"] == 2
+    assert "; the same command with --resume resumes at epoch 2, step 1" in stderr
+    assert load_archive("output/checkpoint.pth", STATE_FORMAT)["run"]["epoch"] == 2
 
 
 @pytest.mark.slow  # in a process of its own
@@ -200,5 +196,5 @@ def test_a_schedulers_warning_from_outside_saves_the_state(tmp_path, name):
     process.send_signal(getattr(signal, name))
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + getattr(signal, name)
-    assert "; the same command with --resume goes on with epoch " in stderr
+    assert "; the same command with --resume resumes at epoch " in stderr
     assert (tmp_path / "output" / "checkpoint.pth").exists()

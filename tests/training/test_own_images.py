@@ -25,7 +25,8 @@ from neural_lib.prediction import Recogniser, draw
 from neural_lib.system import cli, signals
 from neural_lib.system.distributed import PADDING
 from neural_lib.system.errors import UserError
-from neural_lib.training.loop import build_loss, fit_batches
+from neural_lib.training.optim import build_loss
+from neural_lib.training.run import resolve
 
 QUICK = ("--arch", "lenet-slim", "--device", "cpu", "--epochs", 2)
 
@@ -164,7 +165,7 @@ def test_a_small_data_set_gets_small_batches_unless_a_size_is_given(run_train, p
     data = load_data(TrainConfig(dataset=str(photos)), "nowhere")
     for count, batch_size in ((7, 7), (14, 8), (100, 12), (511, 63), (512, 64), (9999, 64)):
         data.train = data.val = ImageTensors(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count).long())
-        assert [each.batch_size for each in fit_batches([TrainConfig()], data, False)] == [batch_size]
+        assert [each.batch_size for each in resolve([TrainConfig()], data, torch.device("cpu"))] == [batch_size]
     status, _, stderr = run_train("-d", photos, *QUICK, "--batch-size", 15)
     assert status == 2 and "--batch-size 15 is larger than the 14 images to train on" in stderr
     assert run_train("-d", photos, *QUICK, "--batch-size", 14)[0] == 0
@@ -297,7 +298,7 @@ def test_an_interrupted_grid_goes_on_unless_the_images_have_changed(run_train, p
     extra = photos / "red" / "new.png"
     extra.write_bytes((photos / "red" / "red0.png").read_bytes())
     status, _, stderr = run_train("--resume")
-    assert status == 2 and "is of other images" in stderr
+    assert status == 2 and "the images have changed (sha256 was" in stderr
     state = Path("output/checkpoint.pth").read_bytes()
     Path("output/checkpoint.pth").unlink()  # a run that failed leaves none either
     status, _, stderr = run_train("--resume")
@@ -422,7 +423,7 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
     assert status == 2 and "has changed, and a run is still to begin from it; put it back" in stderr
     digits_net.write_bytes(content)
     status, _, stderr = run_train("--resume", "--init", "whole/model.pth")
-    assert status == 2 and f"is of a command with --init {digits_net}; give the same one" in stderr
+    assert status == 2 and f"another command: --init was {digits_net}, is " in stderr
     assert run_train("--resume")[0] == 0
     assert outcome("output") == outcome("whole")
 
@@ -432,7 +433,7 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
     (("--init", "photos/red/red0.png"), "--init photos/red/red0.png: is no model file of train.py; give one"),
     (("--init", "digits.pth", "--arch", "lenet"), "is another network than is to be trained; give --arch lenet-slim"),
     (("--init", "digits.pth", "--arch", "vgg-small", "lenet-slim"), "is another network than is to be trained"),
-    (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which the first run of this grid would"),
+    (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which this grid's first run would"),
 ])  # fmt: skip
 def test_a_network_that_cannot_be_begun_from_is_refused(run_train, photos, digits_net, options, message):
     Path("output").mkdir()

@@ -3,22 +3,22 @@
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import made_up
 import pytest
-from conftest import killed_before_recording
 from outcomes import finished, outcome, read_files
 
-from neural_lib import checkpoint, networks
-from neural_lib.checkpoint import archive_bytes
+from neural_lib import checkpoint
+from neural_lib.checkpoint import archive_bytes, load_archive
 from neural_lib.config import ARCHS, RECIPES
-from neural_lib.data import images
+from neural_lib.data import download
 from neural_lib.evaluation import scores
 from neural_lib.system import signals
-from neural_lib.training import loop, state
-from neural_lib.training.state import STATE_FORMAT, Outputs, TrainingState, read_state
+from neural_lib.training import run, state
+from neural_lib.training.outputs import Outputs
+from neural_lib.training.progress import STATE_FORMAT
+from neural_lib.training.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -58,6 +58,11 @@ def interrupted(run_train, stop_at):
     return run
 
 
+def read_state(path: str = "output/checkpoint.pth") -> dict:
+    """All that checkpoint.pth holds."""
+    return load_archive(path, STATE_FORMAT)
+
+
 def weights(folder: str) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in checkpoint.load(f"{folder}/model.pth").state_dict.items()}
 
@@ -81,7 +86,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
     for count in (3, 7, 4, 12) if arch != "resnet18" else (4,):
         stop_at(count)
         status, _, stderr = run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
-        assert status == 130 and "--resume goes on with epoch" in stderr
+        assert status == 130 and "--resume resumes at epoch" in stderr
     stop_at(0)
     assert run_train(*command, "--resume")[0] == 0
     assert outcome("output") == whole
@@ -90,49 +95,49 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
 # --- where a run goes on ---
 
 
-@pytest.mark.parametrize("again", ["nothing", "the recipe", "the command"])
-def test_a_run_of_so_many_minutes_goes_on_with_the_epochs_that_were_chosen(run_train, interrupted, monkeypatch, again):
-    chosen = iter([3, 3])  # for the whole run and the interrupted one, and not a third time
-    monkeypatch.setattr(loop, "fit_epochs", lambda minutes, config, *rest: replace(config, epochs=next(chosen)))
-    command = [each for each in DIGITS if each not in ("--epochs", 3)]
-    command += ["--recipe", "fast", "--schedule", "one-cycle", "--optimizer", "muon", "--minutes", 1]
-    whole = finished(run_train, *command).outcome
-    interrupted(*command)
-    given = {"nothing": (), "the recipe": ("--recipe", "fast"), "the command": command}[again]
-    assert run_train(*given, "--resume", "--quiet")[0] == 0
-    assert outcome("output") == whole
-    recorded = json.loads(Path("output/results.json").read_text())["options"]["command"]
-    assert recorded.endswith("--epochs 3") and "--minutes" not in recorded
+def kill_after_saving(monkeypatch, times: int) -> None:
+    """Let the process die when checkpoint.pth has been written for the n-th time, before anything is exported."""
+    save, numbers = Outputs.save, iter(range(1, 10**6))
+
+    def die(self):
+        save(self)
+        if next(numbers) == times:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(Outputs, "save", die)
 
 
-def test_without_a_signal_a_run_killed_after_an_epoch_goes_on_from_there(run_train, monkeypatch):
-    save_state = Outputs.save_state
-
-    def die(*arguments):
-        save_state(*arguments)
-        raise SystemExit("killed")
-
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("times", [1, 3, 4, 5])  # after an epoch, the last epoch, the end of the run, the test
+def test_a_run_killed_between_checkpoint_and_exports_is_resumed_from_the_checkpoint_alone(
+    run_train, monkeypatch, times, deleted
+):
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(Outputs, "save_state", die)
+        kill_after_saving(patched, times)
         run_train(*DIGITS)
-    saved = read_state("output/checkpoint.pth")
-    assert (saved["epoch"], saved["step"], len(saved["rows"])) == (2, 0, 1)
+    saved = read_state()
+    assert (saved["run"]["epoch"], saved["run"]["step"]) == (min(times, 3) + 1, 0)
+    assert (saved["finished"], saved["tested"]) == ([1] if times > 3 else [], times == 5)
+    if deleted:
+        for name in set(os.listdir("output")) - {"checkpoint.pth"}:
+            os.remove(f"output/{name}")
     assert run_train(*DIGITS, "--resume")[0] == 0
     assert outcome("output") == finished(run_train, *DIGITS).outcome
 
 
 def test_the_state_is_saved_every_so_many_steps(run_train, monkeypatch):
     saved = []
-    monkeypatch.setattr(Outputs, "save_state", lambda _, state: saved.append((state.epoch, state.step)))
+    monkeypatch.setattr(Outputs, "save", lambda self: saved.append(self.progress.position))
     run_train(*DIGITS, "--checkpoint-every", 3, "--epochs", 2)
-    assert saved == [(1, 3), (1, 6), (2, 0), (2, 3), (2, 6), (3, 0)]
+    epochs = [(1, epoch, step) for epoch in (1, 2) for step in (4, 7, 9, 1)]  # the next step, each from 1
+    expected = [(1, epoch + (step == 1), step) for _, epoch, step in epochs]
+    assert saved == [*expected, None, None]  # the run's end, and the test's
 
 
 def test_a_grid_goes_on_in_the_middle_of_a_run(run_train, interrupted):
     grid = (*DIGITS, "--lr", 0.001, 0.002)
-    assert "--resume goes on with run 2, epoch 1, step " in interrupted(*grid, count=40)  # 11 checks an epoch or so
-    Path("link").symlink_to("output")
-    status, stdout, stderr = run_train("--resume", "link")
+    assert "--resume resumes at run 2, epoch 1, step " in interrupted(*grid, count=40)  # 11 checks an epoch or so
+    status, stdout, stderr = run_train("--resume")
     assert status == 0 and "this run replaces it" not in stderr and "1 of 2 runs had finished" in stdout
     assert outcome("output") == finished(run_train, *grid).outcome
 
@@ -148,13 +153,6 @@ def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, 
     stop_at(0)
     assert run_train(*command, "--resume")[0] == 0
     assert outcome("output") == whole
-
-
-def test_a_state_elsewhere_can_be_named(run_train, interrupted):
-    interrupted(*DIGITS)
-    assert run_train(*DIGITS, "--resume", "output", "-m", "other/model.pth")[0] == 0
-    assert outcome("other") == finished(run_train, *DIGITS).outcome
-    assert read_state("output/checkpoint.pth")["epoch"] == 2  # unchanged
 
 
 def test_options_that_are_not_given_come_from_the_interrupted_run(run_train, interrupted):
@@ -206,35 +204,27 @@ def test_a_network_that_was_the_best_so_far_is_saved_again_where_it_is_gone(run_
 
 
 def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
-    stderr = interrupted(*DIGITS, "--resume")
-    assert "[WARNING] --resume: nothing was interrupted here, so training starts from the beginning" in stderr
-    Path("output/checkpoint.pth").unlink()
-    stderr = interrupted(*DIGITS, "--resume", count=1)
-    assert "[WARNING] --resume: output/checkpoint.pth is not there, so training starts from the beginning" in stderr
+    for _ in range(2):
+        stderr = interrupted(*DIGITS, "--resume")
+        assert "[WARNING] --resume: output/checkpoint.pth is missing, so training starts from the beginning" in stderr
+        Path("output/checkpoint.pth").unlink()
 
 
-def test_a_run_killed_before_its_end_was_recorded_is_tested_and_reported(run_train):
-    with killed_before_recording(1):
-        run_train(*DIGITS)
-    assert read_state("output/checkpoint.pth")["epoch"] == 4
-    assert run_train("--resume")[0] == 0
-    assert outcome("output") == finished(run_train, *DIGITS).outcome
-
-
-def test_a_grid_killed_before_a_runs_end_was_recorded_goes_on(run_train):
-    """Its best network is saved already, and only the training state knows of that run."""
+def test_a_grid_killed_when_a_better_run_has_ended_is_resumed(run_train, monkeypatch):
     grid = (*DIGITS, "--lr", 1e-5, 0.01)
-    with killed_before_recording(2):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        kill_after_saving(patched, 8)  # three epochs and an end, twice
         run_train(*grid)
+    assert checkpoint.load("output/model.pth").config["lr"] == 1e-5 and read_state()["finished"] == [1, 2]
     assert run_train("--resume")[0] == 0
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
 def test_runs_that_differ_in_their_epochs_are_told_apart(run_train, interrupted):
     grid = (*DIGITS, "--epochs", 1, 3)
-    assert "goes on with run 2, epoch 2" in interrupted(*grid, count=24)
+    assert "resumes at run 2, epoch 2" in interrupted(*grid, count=24)
     status, stdout, _ = run_train("--resume", "--device", "cpu")
-    assert status == 0 and "going on with epoch 2 of 3" in stdout
+    assert status == 0 and "resuming at epoch 2 of 3" in stdout
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
@@ -250,15 +240,16 @@ def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, in
     grid = (*DIGITS, "--lr", 1e30, 0.001, "--checkpoint-every", 1)
     assert "run 2, epoch 2" in interrupted(*grid, count=25)
     stderr = interrupted(*grid, "--resume", count=3)
-    assert "output/model.pth keeps run 2, epoch 1" in stderr and "with run 2, epoch 2" in stderr
+    assert "output/model.pth keeps run 2, epoch 1" in stderr and "at run 2, epoch 2" in stderr
     assert run_train(*grid, "--resume")[0] == 1  # the first fails again
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
 def test_a_state_beyond_its_epoch_ends_that_epoch(run_train, interrupted):
     interrupted(*DIGITS)
-    saved = read_state("output/checkpoint.pth")
-    Path("output/checkpoint.pth").write_bytes(archive_bytes(saved | {"step": 1000}, STATE_FORMAT))
+    saved = read_state()
+    saved["run"]["step"] = 1000
+    Path("output/checkpoint.pth").write_bytes(archive_bytes(saved, STATE_FORMAT))
     assert run_train(*DIGITS, "--resume")[0] == 0  # and doesn't train without end
 
 
@@ -297,7 +288,7 @@ def test_a_signal_after_the_last_step_ends_a_grid_after_that_run(run_train, monk
     with monkeypatch.context() as patched:
         patched.setattr(TrainingState, "end_epoch", signal_in_the_last_epoch)
         status, _, stderr = run_train(*DIGITS, "--lr", 0.001, 0.002)
-    assert status == 143 and "the same command with --resume goes on\n" in stderr
+    assert status == 143 and "the same command with --resume resumes\n" in stderr
     results = json.loads(Path("output/results.json").read_text())
     assert results["finished"] == [1] and {row["run"] for row in results["rows"]} == {1}
     assert run_train(*DIGITS, "--lr", 0.001, 0.002, "--resume")[0] == 0
@@ -314,21 +305,21 @@ def test_an_interruption_before_or_after_the_training_says_how_to_go_on(run_trai
     kept = f"output/model.pth keeps epoch {best}, all is trained; the same command with --resume tests and reports it"
     assert stderr == f"train.py: error: interrupted; {kept}\n"
     status, _, stderr = run_train(*DIGITS)  # would train it all once more
-    assert status == 2 and "output/checkpoint.pth is of an interrupted run: go on with --resume" in stderr
+    assert status == 2 and "output/checkpoint.pth belongs to an interrupted run: resume it with --resume" in stderr
     assert run_train(*DIGITS, "--resume")[0] == 0
 
     interrupted(*DIGITS)
-    for functions, name in ((images.READERS, "digits"), (vars(networks), "build_network")):
+    for functions, name in ((download.READERS, "digits"), (vars(run), "build_network")):
         with monkeypatch.context() as patched:
             patched.setitem(functions, name, stop)
             status, _, stderr = run_train(*DIGITS, "--resume")
-        assert status == 130 and "the same command" in stderr and "goes on" in stderr and "not written" not in stderr
+        assert status == 130 and "the same command" in stderr and "resumes" in stderr and "not written" not in stderr
 
 
 # --- states that are refused ---
 
 
-def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run_train, interrupted):
+def test_a_state_that_is_damaged_or_belongs_to_something_else_is_refused_in_one_line(run_train, interrupted):
     interrupted(*DIGITS)
     path = Path("output/checkpoint.pth")
     saved, whole = read_state(path), path.read_bytes()
@@ -337,11 +328,12 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run
         return archive_bytes(saved | values, STATE_FORMAT)
 
     for content, message in (
-        (changed(data="0" * 64), "is of other images (sha256 000000000000... there, "),
-        (changed(device="cuda"), "--device cuda there, cpu here"),
-        (changed(config=saved["config"] | {"lr": 0.5}), "of another run: --lr 0.5 there, 0.001 here"),
-        (changed(model={}), "doesn't fit together"),
-        (changed(seconds="1"), "invalid values for seconds"),
+        (changed(fingerprint="0" * 64), "the images have changed (sha256 was 000000000000..., is "),
+        (changed(device="cuda"), "--device was cuda, is cpu"),
+        (changed(resolved=[saved["resolved"][0] | {"lr": 0.5}]), "begun with other values: --lr was 0.5, is 0.001"),
+        (changed(run=saved["run"] | {"model": {}}), "doesn't fit its network"),
+        (changed(run=saved["run"] | {"optimizer": {}}), "doesn't fit its network"),
+        (changed(format_version=3), "has training state format 3, and this version reads"),
         (whole[:-1], "is damaged"),
         (whole[:5000] + b"another" + whole[5007:], "is damaged"),
         (b"", "is damaged"),
@@ -349,12 +341,12 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused_in_one_line(run
     ):
         path.write_bytes(content)
         status, _, stderr = run_train(*DIGITS, "--resume")
-        assert status == 2 and message in stderr and stderr.count("\n") == 1
+        assert (status, stderr.count("\n")) == (2, 1) and message in stderr, message
     path.write_bytes(whole)
     assert run_train(*DIGITS, "--resume")[0] == 0
 
 
-def test_it_goes_on_where_device_said_to_compute(run_train, interrupted):
+def test_it_resumes_where_device_said_to_compute(run_train, interrupted):
     interrupted(*DIGITS)
     status, stdout, _ = run_train("--resume")  # on a machine with a GPU, too
     assert status == 0 and "computing on cpu (as --device says)" in stdout

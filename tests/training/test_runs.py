@@ -162,7 +162,7 @@ def test_a_run_that_fails_is_not_finished_and_its_reason_is_kept(tmp_path):
         one_epoch(manager, 0.5)
     assert manager.failures == {1: "it became nan"} and manager.finished == [2]
     assert manager.best()["run"] == 2
-    assert manager.unfinished() == [first]  # --resume tries it again
+    assert manager.unfinished() == [1]  # --resume tries it again
     with manager.run(first):
         one_epoch(manager, 0.9)
     assert manager.failures == {} and [row["run"] for row in manager.rows] == [1, 2]
@@ -173,26 +173,6 @@ def test_an_epoch_that_is_interrupted_leaves_no_row(tmp_path):
     with pytest.raises(KeyboardInterrupt), manager.run(manager.runs[0]), manager.epoch():
         raise KeyboardInterrupt
     assert manager.rows == [] and manager.finished == []
-
-
-def saved_by(row: dict) -> tuple[dict, dict]:
-    """Config and metrics of the checkpoint that belongs to a row."""
-    metrics = {name: row[name] for name in ("epoch", "val_accuracy", "val_loss")}
-    return {"lr": row["lr"]}, metrics | {"test_accuracy": 0.1}
-
-
-@pytest.fixture
-def resumed(tmp_path) -> RunManager:
-    """Run 1 has finished; run 2, better, was interrupted after its last epoch; run 3 had not begun."""
-    manager = RunManager({"lr": [0.1, 0.2, 0.3]}, tmp_path)
-    with manager.run(manager.runs[0]):
-        one_epoch(manager, 0.5)
-    manager.begin_run(manager.runs[1])
-    one_epoch(manager, 0.7)
-    manager.save()
-    resumed = RunManager({"lr": [0.1, 0.2, 0.3]}, tmp_path)
-    resumed.take_over(read_json(tmp_path / "results.json"))
-    return resumed
 
 
 def test_a_board_that_fails_leaves_a_run_that_has_not_finished(tmp_path):
@@ -220,34 +200,6 @@ def test_a_board_that_cannot_write_is_given_up_with_a_warning(tmp_path, caplog):
     assert "--logdir: No space left on device" in caplog.text
 
 
-def test_a_saved_network_of_a_finished_run_is_adopted(resumed):
-    assert resumed.adopt(*saved_by(resumed.rows[0])) == 1
-    assert [run.lr for run in resumed.unfinished()] == [0.2, 0.3]
-
-
-def test_a_run_interrupted_after_its_network_was_saved_has_finished(resumed):
-    assert resumed.adopt(*saved_by(resumed.rows[1])) == 2
-    assert [run.lr for run in resumed.unfinished()] == [0.3]
-    assert resumed.best()["run"] == 2
-
-
-def test_a_network_of_a_run_that_is_not_the_best_is_refused(resumed):
-    worse = resumed.rows[0]
-    resumed.adopt(*saved_by(resumed.rows[1]))
-    with pytest.raises(UserError, match="is the network of run 1, and of those in .* run 2 is best"):
-        resumed.adopt(*saved_by(worse))
-
-
-@pytest.mark.parametrize("config, metrics", [
-    ({"lr": 0.9}, {"epoch": 1, "val_accuracy": 0.5, "val_loss": 0.25}),
-    ({"lr": 0.1}, {"epoch": 1, "val_accuracy": 0.4, "val_loss": 0.25}),
-    ({"lr": 0.1}, {}),
-])  # fmt: skip
-def test_another_network_is_refused(resumed, config, metrics):
-    with pytest.raises(UserError, match="--model is not the network of a run in .*results.json"):
-        resumed.adopt(config, metrics)
-
-
 # --- the files ---
 
 
@@ -256,7 +208,7 @@ def test_the_files_are_written_after_a_run_and_of_a_run_alone_after_each_epoch(t
     written = []
     manager = RunManager({"seed": list(range(runs))}, tmp_path, write=lambda path, make: written.append(path.name))
     for run in manager.runs:
-        for path in (manager.begin_run(run), *range(2)):
+        for path in (manager.begin_run(manager.runs.index(run) + 1), *range(2)):
             if path is not None:
                 one_epoch(manager, 0.5)
         before = len(written)
@@ -281,19 +233,15 @@ def test_both_files_hold_every_row_and_every_failure(tmp_path):
     assert content.items() >= {**command, "finished": [1], "failures": {"2": "it became nan"}}.items()
 
 
-def test_what_was_recorded_is_taken_over(tmp_path):
+def test_what_was_recorded_can_be_read(tmp_path):
     params = {"lr": [0.1, 0.2]}
     manager = RunManager(params, tmp_path)
     with manager.run(manager.runs[1]):
         one_epoch(manager, 0.5)
     manager.fail_run(1, "out of memory")
-    again = RunManager(params, tmp_path)
-    again.take_over(read_json(tmp_path / "results.json"))
-    assert (again.rows, again.finished, again.failures) == (manager.rows, [2], {1: "out of memory"})
-    again.begin_run(again.runs[0])  # once more
-    assert again.failures == {} and [row["run"] for row in again.rows] == [2]
     shown = Records.read(tmp_path)
-    assert (shown.rows, shown.swept, shown.best()["run"]) == (manager.rows, ["lr"], 2)
+    assert (shown.rows, shown.finished, shown.failures) == (manager.rows, [2], {1: "out of memory"})
+    assert (shown.swept, shown.best()["run"]) == (["lr"], 2)
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -305,31 +253,6 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 # --- hyper-parameters ---
-
-
-def finish(manager, run: int, accuracy: float) -> None:
-    manager.number = run
-    manager.set_rows([dict.fromkeys(MEASURES, 0.5) | {"val_accuracy": accuracy, "val_loss": 1.0}])
-    manager.finished.append(run)
-
-
-def test_runs_that_finished_with_another_precision_are_not_mixed_with_others(tmp_path):
-    manager = RunManager({"lr": [0.1, 0.2]}, tmp_path, [{"precision": "auto", "lr": lr} for lr in (0.1, 0.2)])
-    manager.resolve([{"precision": "bf16", "lr": lr} for lr in (0.1, 0.2)])
-    finish(manager, 1, 0.5)
-    with pytest.raises(UserError, match="run 1 was trained with precision=bf16, and here it would be precision=fp32"):
-        manager.resolve([{"precision": "fp32", "lr": lr} for lr in (0.1, 0.2)])
-    manager.resolve([{"precision": "bf16", "lr": lr} for lr in (0.1, 0.2)])
-
-
-def test_resolved_values_are_recorded_and_the_grid_keeps_the_requested_ones(tmp_path):
-    requested = [{"precision": each, "dataset": "kmnist"} for each in ("auto", "fp32")]
-    manager = RunManager({"precision": ["auto", "fp32"]}, tmp_path, requested)
-    manager.resolve([{"precision": each, "dataset": "digits"} for each in ("bf16", "fp32")])
-    finish(manager, 1, 0.5)
-    assert (manager.rows[0]["precision"], manager.rows[0]["dataset"]) == ("bf16", "digits")
-    assert manager.name(1) == "precision=auto"
-    assert manager.requested[0] == {"precision": "auto", "dataset": "digits"}
 
 
 def test_no_hyper_parameter_can_have_a_columns_name(tmp_path):

@@ -1,0 +1,158 @@
+"""Outputs: which of a command's files is written when."""
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig, format_values
+from neural_lib.evaluation.report_files import ReportFiles
+from neural_lib.evaluation.scores import Scores
+from neural_lib.system import cli
+from neural_lib.system.distributed import is_main, world_size
+from neural_lib.system.errors import DivergedError, RunError
+from neural_lib.system.files import Writer, write_file
+from neural_lib.training.command import Command
+from neural_lib.training.progress import Progress
+from neural_lib.training.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class Outputs:
+    """Writes checkpoint.pth and what is exported from it: model.pth, results.csv and .json, plot and report.
+
+    Only rank 0 writes. A write that fails is logged, and tried again after each epoch and at the end.
+    """
+
+    def __init__(self, command: Command, progress: Progress) -> None:
+        self.command, self.progress, self.writer = command, progress, Writer()
+        self.is_old_report_removed = False
+        self.position = progress.position  # in checkpoint.pth
+        self.exported: tuple[int, int] | None = None  # run and epoch of the network in model.pth
+        manager = progress.manager
+        manager.write = self.writer.write
+        if is_main() and manager.rows:  # resumed
+            manager.save()
+            best = manager.best() or manager.best_of(manager.number)
+            if not is_older(command.model, command.state):
+                self.exported = best["run"], best["epoch"]
+
+    @contextlib.contextmanager
+    def recording_failure(self, number: int) -> Iterator[None]:
+        """A block for run `number`: if it diverges or runs out of memory, that is recorded and the block just ends."""
+        manager = self.progress.manager
+        try:
+            yield
+        except (RunError, RuntimeError, MemoryError) as error:
+            has_diverged = isinstance(error, DivergedError)
+            if world_size() > 1 and not has_diverged:
+                raise  # the other ranks are not where this one is
+            reason = cli.reason_of(error)
+            self.writer.retry()
+            # a run that diverged would diverge again; a finished run that was given more epochs is not lost with them
+            is_worth_keeping = self.command.is_longer or (manager.count == 1 and not has_diverged)
+            keep_state = is_worth_keeping and self.position is not None
+            self.progress.fail_run(number, reason, keep_state)
+            if not keep_state:
+                self.save()
+            if manager.count > 1:
+                log.error("run %d failed: %s", number, reason)
+
+    def begin_run(self, number: int, run: Run) -> None:
+        """Begin a run, or resume it at the saved position; model.pth is written if it is missing or outdated."""
+        manager = self.progress.manager
+        if manager.count > 1:
+            varying = format_values(manager.label(number) | manager.derived(number))
+            log.info("run %d of %d: %s", number, manager.count, varying)
+        self.progress.begin_run(number, run)
+        if self.progress.network and not self.exported:
+            self._export(self.progress.network)
+
+    def save(self) -> None:
+        """Write checkpoint.pth, between two steps."""
+
+        def write() -> None:
+            write_file(self.command.state, self.progress.to_bytes)
+            self.position = self.progress.position
+
+        if is_main():
+            self.writer.attempt(self.command.state, write)
+
+    def end_epoch(self, val: Scores) -> bool:
+        """Record an epoch that was trained and validated; True if model.pth has its network now."""
+        self.writer.retry()
+        is_best = self.progress.end_epoch(val)
+        self.save()
+        return is_best and self._export(self.progress.network)
+
+    def end_run(self) -> None:
+        """Record that the run under way has ended. Raises OSError if its network can't be written."""
+        self.writer.retry()
+        before = self.progress.best
+        self.progress.end_run()
+        self.save()
+        if self.progress.best is not before:
+            self._export(self.progress.best)
+        if self.command.model in self.writer.pending:
+            why = "the best network could not be saved; make room, and give the same command with --resume"
+            if self.command.state in self.writer.pending:
+                why = "neither the best network nor the training state could be saved; make room"
+            raise OSError(errno.EIO, why, str(self.command.model))
+
+    def _export(self, network: Checkpoint) -> bool:
+        # what is left of an earlier network's report is removed with that network
+        def write() -> None:
+            write_file(self.command.model, network.to_bytes)
+            self.exported = number, network.metrics["epoch"]
+
+        if not is_main():
+            return False
+        number = self.progress.manager.best()["run"] if self.progress.best else self.progress.manager.number
+        is_written = self.writer.attempt(self.command.model, write)
+        if is_written and not self.is_old_report_removed:
+            for path in (self.command.plot, *ReportFiles.of_all_data_sets(self.command.model.parent)):
+                with contextlib.suppress(OSError):  # it is missing, or a folder
+                    path.unlink()
+            self.is_old_report_removed = True
+        return is_written
+
+    def end_test(self, tested: Checkpoint) -> None:
+        """Record the calibrated network of the best run, with its scores on the test set."""
+        self.progress.end_test(tested)
+        self.save()
+        self._export(tested)
+        self.progress.manager.save()
+
+    def summary(self) -> str:
+        """What is saved and how to resume, to follow "interrupted" in a message."""
+        manager, model = self.progress.manager, self.command.model
+        dataset = self.progress.configs[0].dataset
+        has_fallen_back = not self.command.dataset and dataset != TrainConfig.dataset
+        resume_command = f"the same command with{f' --dataset {dataset}' if has_fallen_back else ''} --resume"
+        run = "run {}, " if manager.count > 1 else ""
+        kept = f"; {model} was not written"
+        if self.exported:
+            kept = f"; {model} keeps {run.format(self.exported[0])}epoch {self.exported[1]}"
+        elif model.exists():
+            kept = f"; {model} still holds the network that was there before"
+        if len(manager.finished) == manager.count:
+            return f"{kept}, all is trained; {resume_command} tests and reports it"
+        if self.position:
+            number, epoch, step = self.position
+            return f"{kept}; {resume_command} resumes at {run.format(number)}epoch {epoch}, step {step}"
+        return f"{kept}; {resume_command} resumes" if manager.finished else kept
+
+
+def is_done(command: Command, saved: Mapping | None) -> bool:
+    """True if nothing is left to train, test or export of the command that was saved in checkpoint.pth."""
+    if not saved or not saved["tested"] or command.is_longer or len(saved["finished"]) < len(saved["requested"]):
+        return False
+    return not any(is_older(path, command.state) for path in command.exports)
+
+
+def is_older(export: Path, state: Path) -> bool:
+    """True if an export is missing or older than checkpoint.pth."""
+    return not export.exists() or export.stat().st_mtime_ns < state.stat().st_mtime_ns

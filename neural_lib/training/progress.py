@@ -1,0 +1,218 @@
+"""Progress: how far a command has come, in memory and as checkpoint.pth, the one file that --resume reads."""
+
+import logging
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
+from neural_lib.config import PREPARING, TrainConfig, differences, format_values
+from neural_lib.data.images import Data
+from neural_lib.evaluation.calibration import calibrate
+from neural_lib.evaluation.scores import Scores
+from neural_lib.records import MEASURES
+from neural_lib.system.distributed import is_main
+from neural_lib.system.errors import UserError
+from neural_lib.training.command import Command, check_fit, resumed
+from neural_lib.training.run import Run, resolve
+from neural_lib.training.runs import RunManager
+
+STATE_FORMAT = FileFormat(
+    name="neural_lib training state",
+    version=4,  # 3 held one run; model.pth and results.json held what was known of the others
+    readable=(4,),
+    noun="training state",
+    option="",
+    if_missing="train first, without --resume",
+    if_damaged="delete it to start anew",
+)
+log = logging.getLogger(__name__)
+HINT = "resume where it began, or give a --model in another folder"
+
+
+class Progress:
+    """How far a command has come: the only place that knows it, and all that checkpoint.pth holds.
+
+    manager: the records of its runs: their rows, which have finished and which have failed. configs: of these runs,
+    resolved. fingerprint: of the images that are trained on. device: its type, such as "cpu". best: the network of the
+    best finished run.
+    """
+
+    def __init__(
+        self, manager: RunManager, configs: Sequence[TrainConfig], fingerprint: str = "", device: str = "cpu"
+    ) -> None:
+        self.manager, self.configs, self.fingerprint, self.device = manager, configs, fingerprint, device
+        manager.hyperparameters = [config.to_dict() for config in configs]
+        self.best: Checkpoint | None = None
+        self.run: Run | None = None  # the one that was begun last; its number is the manager's
+        self.saved_run: dict | None = None  # the same as checkpoint.pth has it, until it is built again
+
+    @property
+    def position(self) -> tuple[int, int, int] | None:
+        """Run, epoch and step, all from 1, at which --resume begins; None if no run is under way."""
+        state = vars(self.run.state) if self.run else self.saved_run
+        if not state or self.manager.number in self.manager.finished:
+            return None
+        return self.manager.number, state["epoch"], state["step"] + 1
+
+    @property
+    def network(self) -> Checkpoint | None:
+        """The network for model.pth: of the best finished run; until one has finished, of the best epoch so far."""
+        if self.best is None and self.run and self.run.state.best_epoch:
+            return self.run.best_checkpoint()
+        return self.best
+
+    def unfinished(self) -> list[int]:
+        """The numbers of the runs that are still to be trained, the one under way first."""
+        under_way = self.position[0] if self.position else 0
+        return sorted(self.manager.unfinished(), key=lambda number: number != under_way)
+
+    def begin_run(self, number: int, run: Run) -> None:
+        """Begin a run, or resume it at the saved position. Raises UserError if the saved state does not fit it."""
+        if self.saved_run and number == self.manager.number:
+            try:
+                run.state.load_state_dict(self.saved_run)
+            except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+                why = textwrap.shorten(str(error), 200)
+                raise UserError(
+                    f"--resume: the training state doesn't fit its network ({why}); {STATE_FORMAT.if_damaged}"
+                ) from None
+            if run.state.epoch > run.config.epochs:
+                log.info("all %d epochs had ended", run.config.epochs)
+            else:
+                log.info("resuming at epoch %d of %d, step %d", run.state.epoch, run.config.epochs, run.state.step + 1)
+        self.run, self.saved_run = run, None
+        self.manager.begin_run(number, run.model, run.train_loader, run.optimizer, run.state.rows)
+
+    def end_epoch(self, val: Scores) -> bool:
+        """Record an epoch that was trained and validated; True if its network is the one for model.pth."""
+        is_best = self.run.state.end_epoch(val)
+        self.manager.record_epoch(self.run.state.rows, len(self.run.train_loader.dataset), val)
+        return is_best and self.best is None
+
+    def end_run(self) -> None:
+        """Record that the run under way has ended well."""
+        if self.manager.is_best(self.manager.number):
+            self.best = self.run.best_checkpoint()
+        self.manager.end_run()
+
+    def fail_run(self, number: int, reason: str, keep_state: bool) -> None:
+        """Record that a run has failed. keep_state: whether --resume begins at its last saved position."""
+        if not keep_state:
+            self.run = self.saved_run = None
+        self.manager.fail_run(number, reason)
+
+    def why_all_failed(self) -> str:
+        """The reason of the last failure, for a command of which no run has finished."""
+        failures = self.manager.failures
+        which = f"all {len(failures)} runs failed, the last one because " if len(failures) > 1 else ""
+        return f"{which}{failures[max(failures)]}"
+
+    def name_of_best(self) -> str:
+        """The run and the epoch of the best network: "run 2, epoch 7"."""
+        row = self.manager.best()
+        return f"run {row['run']}, " * (self.manager.count > 1) + f"epoch {row['epoch']}"
+
+    def calibrated_best(self, data: Data) -> Checkpoint:
+        """The best network with its calibration, on the images that it was trained and validated on."""
+        parts = data.split(TrainConfig(**self.best.config))
+        return replace(self.best, calibration=calibrate(self.best, *parts), metrics=dict(self.best.metrics))
+
+    def end_test(self, tested: Checkpoint) -> None:
+        """Record the calibrated network of the best run, with its scores on the test set."""
+        self.best, self.manager.is_tested = tested, True
+
+    # --- saved and restored ---
+
+    def to_bytes(self) -> bytearray:
+        """The bytes of checkpoint.pth."""
+        manager = self.manager
+        content = {
+            "options": manager.options,
+            "params": manager.params,
+            "requested": manager.requested,
+            "resolved": manager.hyperparameters,
+            "rows": {run: [[row[name] for name in MEASURES] for row in rows] for run, rows in manager.rows_of.items()},
+            "finished": manager.finished,
+            "failures": manager.failures,
+            "tested": manager.is_tested,
+            "best": vars(self.best) if self.best else None,
+            "number": manager.number,
+            "run": self.run.state.state_dict() if self.run else self.saved_run,
+            "fingerprint": self.fingerprint,
+            "device": self.device,
+            "versions": versions(),
+        }
+        return archive_bytes(content, STATE_FORMAT)
+
+    def restore(self, saved: Mapping, is_longer: bool = False) -> None:
+        """Take over what read_saved returned. is_longer: whether every run gets more epochs than it had.
+
+        Raises UserError if the images, the device or a resolved value, such as a precision, differ from the saved ones.
+        """
+        manager = self.manager
+        if saved["fingerprint"] != self.fingerprint:
+            old, new = (f"{each[:12]}..." for each in (saved["fingerprint"], self.fingerprint))
+            raise UserError(f"--resume: the images have changed (sha256 was {old}, is {new}); restore them, or {HINT}")
+        if saved["run"] and saved["device"] != self.device:
+            raise UserError(f"--resume: --device was {saved['device']}, is {self.device}; {HINT}")
+        for run in saved["rows"].keys() | ({saved["number"]} if saved["run"] else set()):
+            then, now = ({**each[run - 1], "epochs": 0} for each in (saved["resolved"], manager.hyperparameters))
+            if changes := differences(then, now):
+                raise UserError(f"--resume: run {run} was begun with other values: {'; '.join(changes)}; {HINT}")
+        for run, rows in saved["rows"].items():
+            manager.set_rows(run, [dict(zip(MEASURES, row, strict=True)) for row in rows])
+        manager.number, manager.failures, self.saved_run = saved["number"], saved["failures"], saved["run"]
+        if not is_longer:
+            manager.finished, manager.is_tested = saved["finished"], saved["tested"]
+            self.best = Checkpoint(**saved["best"]) if saved["best"] else None
+
+
+def take_up(command: Command) -> tuple[Command, dict | None]:
+    """The command and, if it is to be resumed, the content of its checkpoint.pth; its saved options then hold.
+
+    Raises UserError if that file can't be read or belongs to another command, or if a new command would replace a run
+    or a grid that was interrupted.
+    """
+    path = command.state
+    if not path.exists():
+        if command.is_resume:
+            log.warning("--resume: %s is missing, so training starts from the beginning", path)
+        return command, None
+    saved = load_archive(path, STATE_FORMAT)
+    if command.is_resume:
+        return resumed(command, saved), saved
+    finished, count = len(saved["finished"]), len(saved["requested"])
+    if not saved["tested"] and (saved["run"] or finished):
+        what = f"grid, {finished} of {count} runs have finished" if count > 1 else "run"
+        raise UserError(
+            f"{path} belongs to an interrupted {what}: resume it with --resume, give a --model in another folder, or "
+            "delete that file"
+        )
+    return command, None
+
+
+def build_progress(command: Command, data: Data, device: torch.device, saved: Mapping | None = None) -> Progress:
+    """The progress of a command that begins, or of one that is resumed with what take_up returned.
+
+    Resolves and checks its configurations, and logs them. Raises UserError if they don't suit the data, or the saved
+    runs had others.
+    """
+    requested = command.configs(data.dataset)
+    configs = resolve(requested, data, device, keep_batch_size="batch_size" in command.params)
+    check_fit(configs, data.info)
+    folder = command.model.parent if is_main() else None
+    manager = RunManager(command.params, folder, [each.to_dict() for each in requested], options=command.options)
+    progress = Progress(manager, configs, data.fingerprint, device.type)
+    hidden = () if data.is_own else PREPARING
+    network = "" if "arch" in manager.varying else f", {configs[0].arch}"
+    common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
+    values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
+    log.info("recipe %s%s, with\n%s", command.options["recipe"], network, values)
+    if saved:
+        progress.restore(saved, command.is_longer)
+        if manager.finished:
+            log.info("%d of %d runs had finished", len(manager.finished), manager.count)
+    return progress

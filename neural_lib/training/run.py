@@ -1,0 +1,132 @@
+"""build_run: everything between a TrainConfig and the first step of its training."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader
+
+from neural_lib import checkpoint
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig
+from neural_lib.data.augment import RandomDistortion
+from neural_lib.data.images import Data, Normalisation, evaluation_loader, make_loader
+from neural_lib.networks import build_network
+from neural_lib.system import devices, distributed
+from neural_lib.system.errors import UserError
+from neural_lib.training.optim import build_loss, build_optimizer, build_scheduler
+from neural_lib.training.state import TrainingState
+
+MIN_STEPS, MIN_BATCH = 8, 8  # steps of an epoch, and images of a batch, of a small data set
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """All parts of one run, on one device."""
+
+    config: TrainConfig
+    model: nn.Module
+    replica: nn.Module  # the model that is trained: the same one, or DistributedDataParallel around it
+    train_loader: DataLoader  # shuffled, distorted, normalised
+    val_loader: DataLoader
+    loss_fn: nn.Module  # log-probabilities (N, classes) and labels (N,) -> their summed loss ()
+    optimizer: optim.Optimizer
+    scheduler: optim.lr_scheduler.LRScheduler | None
+    state: TrainingState  # how far the run has come
+    unscored: Checkpoint  # all of the run's model file but the weights and their figures
+
+    def best_checkpoint(self) -> Checkpoint:
+        """The network of the best epoch so far, with its figures."""
+        return replace(self.unscored, state_dict=self.state.best_weights, metrics=self.state.best_metrics())
+
+
+def build_run(
+    config: TrainConfig,
+    data: Data,
+    device: torch.device,
+    init: Checkpoint | None = None,
+    run_info: dict | None = None,
+    compile_model: bool = False,
+) -> Run:
+    """Build the run of a configuration whose precision is resolved, before its first step.
+
+    data: on the device. init: the network whose weights to begin from. run_info: the command, for the model file, by
+    the names in checkpoint.TRAINING. compile_model: whether torch.compile translates the network.
+    """
+    torch.manual_seed(config.seed)  # for the initial weights; every later draw has a seed of its own
+    info = data.info
+    train_set, val_set = data.split(config)
+    normalise = Normalisation(*data.statistics).to(device)
+    distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
+    shuffle_seed = config.seed if config.shuffle else None
+    train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
+
+    arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
+    arch_args |= {"width": config.width} if config.width else {}
+    model = build_network(config.arch, **arch_args, dropout=config.dropout).to(device)
+    log.info("initialized the %s model", config.arch)
+    log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
+    if init:
+        fresh = "; ".join(checkpoint.begin_from(model, init, info.classes)) or "nothing"
+        path = (run_info or {}).get("init", "a model file")
+        log.info("starting from the weights in %s; newly initialised: %s", path, fresh)
+    distributed.log_shard_sizes(config.batch_size)
+    if regularisation := config.regularisation():
+        log.info("for training only: %s", ", ".join(regularisation))
+
+    training = {**(run_info or {}), "device": devices.describe(device), "processes": distributed.world_size()}
+    training["val_images"] = len(val_set)
+    if data.is_own:
+        training["fingerprint"] = data.fingerprint
+        training |= {} if data.test_seed is None else {"test_seed": data.test_seed}
+    optimizer = build_optimizer(model.parameters(), config)
+    scheduler = build_scheduler(optimizer, config, len(train_loader))
+    if compile_model:
+        log.info("torch.compile: the first batches wait for the compiler...")
+        model.compile()
+    return Run(
+        config=config,
+        model=model,
+        replica=distributed.replicate(model),
+        train_loader=train_loader,
+        val_loader=evaluation_loader(val_set, normalise),
+        loss_fn=build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes))),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        state=TrainingState(config, model, optimizer, scheduler),
+        unscored=checkpoint.for_run(config, info, arch_args, data.statistics, training),
+    )
+
+
+def resolve(
+    configs: Sequence[TrainConfig], data: Data, device: torch.device, keep_batch_size: bool = False
+) -> list[TrainConfig]:
+    """The configurations with the precision that suits the device and, for user images, batches that suit their number.
+
+    A small data set gets small batches: an epoch has MIN_STEPS steps or more, as long as that leaves MIN_BATCH images
+    in each. keep_batch_size: leave batches as they are. Logs each precision and why.
+    Raises UserError if a batch is larger than the part that is trained on.
+    """
+    is_native = devices.computes_bfloat16(device)
+    reason = f"the {device} {'computes bf16' if is_native else 'is not known to compute bf16'} natively"
+    for requested in dict.fromkeys(config.precision for config in configs):
+        why = f" ({reason})" if requested == "auto" else ""
+        log.info("precision: %s%s", devices.select_precision(requested, device), why)
+        if requested == "bf16" and not is_native:
+            log.warning("--precision bf16: %s; fp32 may be faster", reason)
+    resolved = []
+    for config in configs:
+        config = replace(config, precision=devices.select_precision(config.precision, device))
+        if data.is_own:
+            count = len(data.split(config)[0])
+            if keep_batch_size and config.batch_size > count:
+                raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")
+            if not keep_batch_size:
+                max_size = min(count, max(count // MIN_STEPS, MIN_BATCH))
+                config = replace(config, batch_size=min(config.batch_size, max_size))
+        resolved.append(config)
+    return resolved

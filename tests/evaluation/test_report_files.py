@@ -1,0 +1,19 @@
+"""Which files a report may replace."""
+
+import pytest
+
+from neural_lib.evaluation.report_files import ReportFiles
+from neural_lib.system.errors import UserError
+
+
+def test_a_report_of_another_program_is_not_replaced(tmp_path):
+    files = ReportFiles(tmp_path, "--model's report")
+    assert [path.name for path in files] == ["report.json", "confusion.png", "mistakes.png", "report.html"]
+    assert ReportFiles(tmp_path, "--output", suffix="-mnist").json == tmp_path / "report-mnist.json"
+    for path in (files.json, files.page):
+        path.write_text("mine")
+        with pytest.raises(UserError, match=f"{path.name}: was not written by train.py; move it"):
+            ReportFiles(tmp_path, "--model's report")
+        path.unlink()
+    with pytest.raises(UserError, match="--plot .*confusion.png: is where a picture of the report goes"):
+        ReportFiles(tmp_path, "--model's report", taken=files.confusion)
