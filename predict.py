@@ -1,7 +1,7 @@
 """Show what a trained network reads in your own pictures, or in test images.
 
     python predict.py page.jpg scan.tif folder/     # your own pages, pictures
-    python predict.py --draw                        # write with the mouse
+    python predict.py --draw                        # draw in your browser
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all of them: the report
     python predict.py --export page.html            # for any browser
@@ -21,14 +21,14 @@ from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
 
-NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # a name that ends so was meant as a file
+NO_FOLDER = (".png", ".jpg", ".json", ".pdf", ".html")  # a name that ends so was meant as a file
 SAMPLES = 10  # fewer where there are fewer
 MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
 # modes in which an option has an effect; in others it is refused
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    "--min-probability": ("pictures", "--export"),
+    "--min-probability": ("pictures", "--export", "--draw"),
     **dict.fromkeys(("--invert", "--json", "--order", "--single"), ("pictures",)),
 }
 
@@ -45,12 +45,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         "-o",
         "--output",
         help="annotated picture to write (default: output/predictions.png; none with --json); with --evaluate the "
-        "folder of the report (default: the model's), with --draw that of the drawings (default: output)",
+        "folder of the report (default: the model's), with --draw that of draw.html (default: output)",
     )
     add(
         "--show",
         action=argparse.BooleanOptionalAction,
-        help="show the images one by one: any key for the next, q or Esc to end (default: if there is a display)",
+        help="show the images one by one: any key for the next, q or Esc to end (default: if there is a display); with "
+        "--draw open the page (default: yes)",
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
 
@@ -80,7 +81,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--show-input", action="store_true", help="show beside a single character the network's input")
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
-    add("--draw", action="store_true", help="open a window to write in with the mouse")
+    add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
     add = parser.add_argument_group("for test images").add_argument
     add("--evaluate", action="store_true", help="score all test images and write a report")
@@ -150,16 +151,17 @@ def main(argv=None) -> int:
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.images import is_there
-    from neural_lib.prediction import draw, modes
+    from neural_lib.prediction import modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices
 
     # ---- model: everything about the network comes from its file
     log.info("loading the model %s...", args.model)
     saved = checkpoint.load(args.model)
-    device, reason = devices.select_device("cpu" if args.export else args.device)
+    exports = args.mode in ("--export", "--draw")
+    device, reason = devices.select_device("cpu" if exports else args.device)
     recogniser = Recogniser(saved, device, args.min_probability)
-    reason = "export runs on the CPU" if args.export else reason
+    reason = "export runs on the CPU" if exports else reason
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, title_of(saved.dataset), device, reason)
 
     # ---- run the mode
@@ -169,29 +171,18 @@ def main(argv=None) -> int:
             as_json=args.json, show_input=args.show_input, show=show,
         )  # fmt: skip
         return 0
-    if args.draw:
-        devices.compute_in_one_thread()
-        draw.draw(recogniser, output)
-        return 0
 
     dataset = args.dataset or saved.dataset
     trained_from = saved.training.get("data", "")
     data = args.data or (trained_from if trained_from and is_there(dataset, trained_from) else "data")
-    if args.export:
-        from neural_lib.prediction import export, webpage
-
-        images = None
-        try:
-            if is_there(dataset, data):
-                images = modes.load_test_images(saved, dataset, data, not args.no_cache).images
-        except UserError as error:
-            if dataset in DATASETS:
-                raise
-            log.warning("%s", error)
-        write = export.export_network if output.suffix.lower() == ".onnx" else webpage.export_page
-        write(recogniser, output, images)
+    use_cache = not args.no_cache
+    if args.draw:
+        modes.draw(recogniser, output, data, use_cache, show)
         return 0
-    images = modes.load_test_images(saved, dataset, data, not args.no_cache)
+    if args.export:
+        modes.export(recogniser, output, data, use_cache)
+        return 0
+    images = modes.load_test_images(saved, dataset, data, use_cache)
     if args.mode == "test images" and args.samples > len(images):
         if args.samples != SAMPLES:
             title = title_of(dataset)

@@ -8,17 +8,18 @@ from pathlib import Path
 from neural_lib.data import pictures
 from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import draw
+from neural_lib.prediction.window import is_display_available
 from neural_lib.records import ReportFiles, owner_of
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
+DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
 SHOWING = ("test images", "pictures")  # modes in which --show opens windows
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
-    """The path that the command writes to, or None; the pictures to read; True if windows are to be opened.
+    """The path that the command writes to, or None; the pictures to read; whether to open windows, or a browser.
 
     args: as predict.py has parsed them. Raises UserError if something doesn't fit.
     """
@@ -43,15 +44,9 @@ def _check_output(args: argparse.Namespace) -> Path | None:
             raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
         return check_output_folder(args.output or model.parent, "--output")
     if args.draw:
-        return check_output_folder(args.output or "output", "--output")
+        return _check_export(check_output_folder(args.output or "output", "--output") / DRAW_PAGE, "--output")
     if args.export:
-        path = check_output(args.export, "--export", (".html", ".htm", ".onnx"))
-        if path in ReportFiles.of_all_data_sets(path.parent):
-            raise UserError(f"--export {path}: is where the report's page goes; choose another name")
-        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-        if missing and path.suffix.lower() == ".onnx":
-            raise UserError(f"--export {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-        return path
+        return _check_export(args.export, "--export")
     if args.json and not args.output:
         return None
 
@@ -62,14 +57,24 @@ def _check_output(args: argparse.Namespace) -> Path | None:
     return path
 
 
+def _check_export(path: str | Path, option: str) -> Path:
+    # where the network's page or ONNX file is to be written; `option` named it
+    path = check_output(path, option, (".html", ".htm", ".onnx"))
+    if path in ReportFiles.of_all_data_sets(path.parent):
+        raise UserError(f"{option} {path}: is where the report's page goes; choose another name")
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and path.suffix.lower() == ".onnx":
+        raise UserError(f"{option} {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    return path
+
+
 def _check_display(args: argparse.Namespace) -> bool:
-    """True if windows are to be opened. Raises UserError if one is asked for and there is no display."""
-    wanted = args.draw or args.show and args.mode in SHOWING
-    if not wanted and (args.show is False or args.json or args.mode not in SHOWING):
+    """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
+    if args.draw:
+        return args.show is not False
+    if args.mode not in SHOWING or args.show is False or args.json and not args.show:
         return False
-    show = draw.is_display_available()
-    if args.draw and not show:
-        raise UserError("--draw: no display here to open a window on; give picture files instead")
-    if wanted and not show:
-        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
+    show = is_display_available()
+    if args.show and not show:
+        raise UserError("--show: no display to open a window on; without --show the picture is only written")
     return show

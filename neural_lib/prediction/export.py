@@ -111,7 +111,7 @@ def check_same(runner: str, ours: Tensor, theirs: Tensor, tolerance: float) -> f
     wrong = int((theirs.argmax(dim=1) != ours.argmax(dim=1)).sum())
     if wrong or not greatest <= tolerance:  # which NaN isn't either
         raise DifferenceError(
-            f"--export: in {runner} {wrong:,} of {len(ours):,} predictions differ, and probabilities differ by up to "
+            f"in {runner} {wrong:,} of {len(ours):,} predictions differ, and probabilities differ by up to "
             f"{greatest:.1g}; nothing written"
         )
     return float(greatest)
@@ -135,9 +135,7 @@ def verify(
             ours.append(recogniser.probabilities(batch))
             on_batch(len(batch))
     except cv2.error as error:
-        raise RunError(
-            f"--export: OpenCV can't run what was exported ({error.err or error}); nothing written"
-        ) from None
+        raise RunError(f"OpenCV can't run the exported network ({error.err or error}); nothing written") from None
     return check_same("OpenCV", torch.cat(ours), torch.cat(theirs), TOLERANCE)
 
 

@@ -1,10 +1,11 @@
-"""The modes of predict.py for pictures and test images: a table or JSON, an annotated picture, windows."""
+"""The modes of predict.py: answers in tables, JSON, annotated pictures and windows; the network as a file or a page."""
 
 import json
 import logging
 import os
 import shutil
 import sys
+import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,8 +23,10 @@ from neural_lib.data.download import DownloadError
 from neural_lib.data.images import ImageTensors, is_there, load_images, load_own_test, pixels_of
 from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import draw
+from neural_lib.prediction.export import export_network
 from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
+from neural_lib.prediction.webpage import export_page
+from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
@@ -95,7 +98,7 @@ def recognise_pictures(
         log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
     log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
     if show:
-        draw.show_one_by_one((annotated(2) for annotated in shown), "recognised")
+        show_one_by_one((annotated(2) for annotated in shown), "recognised")
 
 
 def _annotated(saved: Checkpoint, reading: Reading, caption: str, show_input: bool) -> Callable[[int], np.ndarray]:
@@ -225,4 +228,46 @@ def show_test_images(
     write_file(path, lambda: picture)
     log.info("%d of %d right; wrote %s", int((predictions == labels).sum()), samples, path)
     if show:
-        draw.show_one_by_one((annotate.annotate_image(*each, scale=2) for each in tiles), "prediction")
+        show_one_by_one((annotate.annotate_image(*each, scale=2) for each in tiles), "prediction")
+
+
+# --- the exported network ---
+
+
+def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
+    """Write the network as an ONNX file if the path ends in .onnx, else as a page.
+
+    It is compared on the test images of its data set if these are in data_dir, else on noise. Raises UserError and
+    RunError as export_network and export_page do; then nothing is written.
+    """
+    saved, images = recogniser.saved, None
+    try:
+        if is_there(saved.dataset, data_dir):
+            images = load_test_images(saved, saved.dataset, data_dir, use_cache).images
+    except UserError as error:
+        if saved.dataset in DATASETS:
+            raise
+        log.warning("%s", error)
+    write = export_network if path.suffix.lower() == ".onnx" else export_page
+    write(recogniser, path, images)
+
+
+def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
+    """Write the network as a page to draw on, and open it in the user's browser if `show`.
+
+    If no browser can be opened, a warning names the file. Raises UserError if the network knows only photos, and what
+    export raises.
+    """
+    if not recogniser.saved.placement:
+        title = title_of(recogniser.saved.dataset)
+        raise UserError(f"--draw: this network knows {title}, photos, not drawings; give picture files instead")
+    export(recogniser, page, data_dir, use_cache)
+    if show and not _opens_in_browser(page):
+        log.warning("no browser can be opened; open %s in one", page)
+
+
+def _opens_in_browser(page: Path) -> bool:
+    try:
+        return webbrowser.open(page.absolute().as_uri())
+    except webbrowser.Error:
+        return False

@@ -54,9 +54,9 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
         model = model_of(recogniser, bits)
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
-            size, most = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
+            size, limit = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
             raise UserError(
-                f"--export {path}: the page would have {size}, and {most} is the most; use a smaller network"
+                f"{path}: the page would have {size}, more than the limit of {limit}; use a smaller network"
             )
         try:
             greatest, runner = verify(recogniser, model, images)
@@ -183,13 +183,13 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
         weights.append(own if op in ("conv2d", "linear") else [])
         numbers[node] = len(steps)
     else:
-        raise UserError("--export: the page needs a network that ends in a log-softmax; export it to a file in .onnx")
+        raise UserError("the page needs a network that ends in a log-softmax; export it to a file in .onnx")
     biased = [[weight, torch.zeros(len(weight)) if bias is None else bias] for weight, bias in filter(None, weights)]
     return steps, [each for pair in biased for each in pair]
 
 
 def _refusal(node: Node) -> UserError:
-    return UserError(f"--export: the page can't run {node.target} as this network has it; export it to a file in .onnx")
+    return UserError(f"the page can't run {node.target} as this network has it; export it to a file in .onnx")
 
 
 def _arguments(node: Node) -> dict[str, object]:
@@ -268,9 +268,8 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, 
         try:
             answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(text)]
         except ValueError:
-            raise RunError(
-                f"--export: {runner} can't run the page's script ({text.strip()[:200]}); nothing written"
-            ) from None
+            reason = text.strip()[:200]
+            raise RunError(f"{runner} can't run the page's script ({reason}); nothing written") from None
         return check_same(runner, recogniser.probabilities(images), torch.tensor(answers), TOLERANCE), runner
     return 0.0, ""
 
@@ -311,9 +310,7 @@ def _run(command: list[str], given: str = "") -> tuple[int, str, str]:
     try:
         done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise RunError(
-            f"--export: {command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written"
-        ) from None
+        raise RunError(f"{command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written") from None
     except OSError:  # it is no program
         return 0, "", ""
     return done.returncode, done.stdout, done.stderr
