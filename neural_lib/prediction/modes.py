@@ -7,7 +7,7 @@ import shutil
 import sys
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,23 +48,23 @@ def recognise_pictures(
     show_input: bool,
     show: bool,
 ) -> None:
-    """Print what each picture shows, write them annotated to `output`, and show them in a window.
+    """Print the answers to each picture, write the annotated pictures to `output`, and show them in a window.
 
-    invert, order, top: as Recogniser.read_files takes them. show_input: beside each picture that holds one character
-    what the network was given. A picture that can't be read is warned of. Raises RunError if none could.
+    invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character.
+    Warns of each picture that can't be read. Raises RunError if none can.
     """
     for line in found.problems():
         log.warning("%s", line)
     if not found.files:
         raise RunError("there is no picture to recognise; name files or folders that hold some")
-    title = title_of(recogniser.saved.dataset)
-    if invert != "auto" and not recogniser.saved.placement:
+    saved = recogniser.saved
+    if invert != "auto" and not saved.placement:
+        title = title_of(saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
-    names = Counter(path.name for path in found.files)
     has_pages = order is not None and recogniser.reads_pages
-    table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
-    montage = annotate.Montage(output) if output else None
-    shown, room, pictures, failures, answers = [], annotate.PAGE, 0, 0, []
+    table = AnswerTable(saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
+    annotated = AnnotatedPictures(saved, found.files, output, show_input, show)
+    are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
     with tqdm(total=len(found.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
         for result in recogniser.read_files(found.files, invert, order, top, bar.update):
             if isinstance(result, Failure):
@@ -74,44 +74,73 @@ def recognise_pictures(
                     _print(json.dumps({**result.source.to_dict(), "error": result.reason}))
                 continue
             pictures += 1
-            answers += [each.is_sure for each in result.answers]
+            are_sure += [each.is_sure for each in result.answers]
             _print(json.dumps(result.to_dict()) if as_json else table.format(result))
-            path, name = result.source.path, result.source.name
-            caption = os.path.basename(name)
-            caption = caption if names[path.name] == 1 else os.path.join(path.parent.name, caption)
-            if montage or show and room > 0:
-                annotated = _annotated(recogniser.saved, result, printable(caption), show_input)
-                is_sheet = len(result.answers) > 1
-                if montage:
-                    montage.add_sheet(annotated(1)) if is_sheet else montage.add(annotated(1))
-                if show and room > 0:
-                    shown.append(annotated)
-                    room -= 5 if is_sheet else 1  # pages take more memory
+            annotated.add(result)
     if not pictures:
         raise RunError("no picture was recognised; see the warnings above")
-    written = montage.finish() if montage else []
+    annotated.finish()
     total = pictures + failures
-    counts = f"{len(answers):,} characters in " * (len(answers) > pictures)
+    counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
-    unsure = f", {answers.count(False):,} unsure (?: {why})" * (False in answers)
-    if written:
-        log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
+    unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
     log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
-    if show:
-        show_one_by_one((annotated(2) for annotated in shown), "recognised")
+    annotated.show()
 
 
-def _annotated(saved: Checkpoint, reading: Reading, caption: str, show_input: bool) -> Callable[[int], np.ndarray]:
-    # draws what was read, for a montage at scale 1 and for a window at scale 2
-    names = [saved.display_name(each.top[0].index) for each in reading.answers]
-    if len(names) == 1:
-        (answer,) = reading.answers
-        seen = answer.seen if show_input else None
-        tile = (reading.picture, names[0], answer.probability, caption, seen)
-        return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
-    boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
-    sure = [each.is_sure for each in reading.answers]
-    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
+class AnnotatedPictures:
+    """Pictures with their answers: all in a montage, the first ones in a window.
+
+    files: all pictures to come. path: of the montage; None: no montage. show_input: show the network's input beside a
+    single character. show: keep the first pictures for show().
+    """
+
+    def __init__(
+        self, saved: Checkpoint, files: Sequence[Path], path: Path | None, show_input: bool, show: bool
+    ) -> None:
+        self.saved, self.show_input = saved, show_input
+        self.montage = annotate.Montage(path) if path else None
+        self.names = Counter(path.name for path in files)
+        self.kept: list[Callable[[int], np.ndarray]] = []  # functions that draw a picture at a scale
+        self.room = annotate.PAGE if show else 0  # tiles that memory is taken for
+
+    def add(self, reading: Reading) -> None:
+        """Annotate one more picture. Raises OSError if a file of the montage can't be written."""
+        if not self.montage and self.room <= 0:
+            return
+        draw_at, is_sheet = self._annotated(reading), len(reading.answers) > 1
+        if self.montage:
+            self.montage.add_sheet(draw_at(1)) if is_sheet else self.montage.add(draw_at(1))
+        if self.room > 0:
+            self.kept.append(draw_at)
+            self.room -= 5 if is_sheet else 1  # a page takes more memory
+
+    def finish(self) -> None:
+        """Write the last file of the montage, and log all of them."""
+        if self.montage:
+            first, *others = self.montage.finish()
+            log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
+
+    def show(self) -> None:
+        """Show the pictures that were kept, enlarged, one by one."""
+        if self.kept:
+            show_one_by_one((draw_at(2) for draw_at in self.kept), "recognised")
+
+    def _annotated(self, reading: Reading) -> Callable[[int], np.ndarray]:
+        # draws a picture: at scale 1 for the montage, at scale 2 for a window
+        path, caption = reading.source.path, os.path.basename(reading.source.name)
+        if self.names[path.name] > 1:
+            caption = os.path.join(path.parent.name, caption)
+        caption = printable(caption)
+        names = [self.saved.display_name(each.top[0].index) for each in reading.answers]
+        if len(names) == 1:
+            (answer,) = reading.answers
+            seen = answer.seen if self.show_input else None
+            tile = (reading.picture, names[0], answer.probability, caption, seen)
+            return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
+        boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
+        sure = [each.is_sure for each in reading.answers]
+        return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
 
 
 def _print(text: str) -> None:

@@ -189,11 +189,9 @@ def _conv2d(call: _Call) -> dict | None:
         return None
     kernel, stride, padding = weights[0].size(2), call.arguments["stride"][0], call.arguments["padding"][0]
     is_square = weights[0].size(3) == kernel and call.has(stride=[stride] * 2, padding=[padding] * 2)
-    return (
-        {"op": "conv2d", "weights": weights, "kernel": kernel, "stride": stride, "padding": padding}
-        if is_square
-        else None
-    )
+    if not is_square:
+        return None
+    return {"op": "conv2d", "weights": weights, "kernel": kernel, "stride": stride, "padding": padding}
 
 
 def _batch_norm(call: _Call) -> dict | None:
