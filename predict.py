@@ -1,18 +1,19 @@
-"""Show what a trained network reads in your own pictures, or in test images.
+"""Show what a trained network reads in your pictures, or in test images.
 
-    python predict.py page.jpg scan.tif folder/     # your own pages, pictures
+    python predict.py page.jpg scan.tif folder/     # your pages, pictures
     python predict.py --draw                        # draw in your browser
     python predict.py                               # ten test images
-    python predict.py --evaluate                    # all of them: the report
+    python predict.py --evaluate                    # all test images: report
     python predict.py --export page.html            # for any browser
     python predict.py --export model.onnx           # for other programs
 
-Network, class names and data set are those of the model file.
+Network, class names and data set are read from the model file.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from neural_lib.data.catalog import DATASETS, title_of
@@ -21,10 +22,10 @@ from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
 
-NO_FOLDER = (".png", ".jpg", ".json", ".pdf", ".html")  # a name that ends so was meant as a file
-SAMPLES = 10  # fewer where there are fewer
-MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
-# modes in which an option has an effect; in others it is refused
+NO_FOLDER = (".png", ".jpg", ".json", ".pdf", ".html")  # a name with one of these endings was meant as a file
+SAMPLES = 10  # all test images if there are fewer
+MAX_SAMPLES = 1000  # at 174 x 234 pixels a sample, viewers can't open a picture of more
+# the modes in which an option has an effect; in others it is refused
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
@@ -36,7 +37,7 @@ log = logging.getLogger("neural_lib")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """The options, and `mode`; raises UserError if they can't be."""
+    """The options and the `mode` that they ask for. Raises UserError if an option or a combination is wrong."""
     parser = cli.ArgumentParser(__doc__, usage="%(prog)s [options] [PICTURE ...]")
     add = parser.add_argument
     add("pictures", nargs="*", metavar="PICTURE", help="file or folder of pictures (png, jpg, tif, gif, ...) to read")
@@ -55,7 +56,30 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
 
-    add = parser.add_argument_group("for pictures of your own").add_argument
+    _add_picture_options(parser.add_argument_group("for your pictures").add_argument)
+
+    add = parser.add_argument_group("for test images").add_argument
+    add("--evaluate", action="store_true", help="score all test images and write a report")
+    add(
+        "-n", "--samples", type=int, default=SAMPLES, help="test images to show, drawn at random (default: %(default)s)"
+    )
+    add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
+    names = ", ".join(DATASETS)
+    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or .npz file (default: the model's)")
+    add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
+    add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
+
+    add = parser.add_argument_group("to share the network").add_argument
+    add(
+        "--export",
+        metavar="FILE",
+        help="write the network as page.html, a page that reads drawings and pictures in any browser, or as model.onnx "
+        "for other programs; checked first",
+    )
+    return check_args(parser, parser.parse_args(argv))
+
+
+def _add_picture_options(add: Callable[..., object]) -> None:
     add("-r", "--recursive", action="store_true", help="look into subfolders too")
     add(
         "--order",
@@ -63,7 +87,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         default="rows",
         help="how a page is read: rows, left to right (default), or columns, right to left",
     )
-    add("--single", action="store_true", help="each picture holds one character, which needn't be found on a page")
+    add("--single", action="store_true", help="each picture holds one character, not a page")
     add(
         "--min-probability",
         type=float,
@@ -83,39 +107,19 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
-    add = parser.add_argument_group("for test images").add_argument
-    add("--evaluate", action="store_true", help="score all test images and write a report")
-    add(
-        "-n", "--samples", type=int, default=SAMPLES, help="test images to show, drawn at random (default: %(default)s)"
-    )
-    add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
-    names = ", ".join(DATASETS)
-    add("-d", "--dataset", metavar="NAME", help=f"{names}, or a folder or .npz of your own (default: the model's)")
-    add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
-    add("--no-cache", action="store_true", help="neither read nor write the cache of your own decoded images")
-
-    add = parser.add_argument_group("to pass it on").add_argument
-    add(
-        "--export",
-        metavar="FILE",
-        help="write the network as page.html, which reads drawings and pictures in any browser, or as model.onnx for "
-        "other programs; checked first",
-    )
-    return check_args(parser, parser.parse_args(argv))
-
 
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """Add `mode` to the parsed options; raises UserError if they don't go together."""
+    """Add `mode` to the parsed options. Raises UserError if they don't go together."""
     modes = {
         "pictures": args.pictures,
         "--draw": args.draw,
         "--evaluate": args.evaluate,
         "--export": args.export is not None,
     }
-    given = [mode for mode, value in modes.items() if value] or ["test images"]
-    if len(given) > 1:
-        parser.error(f"{' and '.join(given)} don't go together; give one command for each")
-    args.mode = given[0]
+    requested = [mode for mode, value in modes.items() if value] or ["test images"]
+    if len(requested) > 1:
+        parser.error(f"{' and '.join(requested)} don't go together; give one command for each")
+    args.mode = requested[0]
     for option, goes_with in GOES_WITH.items():
         name = option.strip("-").replace("-", "_")
         value = getattr(args, name)
@@ -147,7 +151,7 @@ def main(argv=None) -> int:
     cli.set_up_logging(leave_stdout=args.json)
     from neural_lib.prediction.command import prepare
 
-    output, found, show = prepare(args)
+    output, to_read, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.images import is_there
@@ -167,7 +171,7 @@ def main(argv=None) -> int:
     # ---- run the mode
     if args.mode == "pictures":
         modes.recognise_pictures(
-            recogniser, found, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
+            recogniser, to_read, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
             as_json=args.json, show_input=args.show_input, show=show,
         )  # fmt: skip
         return 0

@@ -1,4 +1,4 @@
-"""What predict.py checks before torch is loaded: the model file, the output, the pictures and the display."""
+"""The checks of predict.py before torch is loaded: model file, output, pictures and display."""
 
 import argparse
 import importlib.util
@@ -15,33 +15,33 @@ from neural_lib.system.files import check_input, check_output, check_output_fold
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
 DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
-SHOWING = ("test images", "pictures")  # modes in which --show opens windows
+MODES_WITH_WINDOWS = ("test images", "pictures")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
-    """The path that the command writes to, or None; the pictures to read; whether to open windows, or a browser.
+    """The path of the output, or None; the pictures to read; whether to open windows, or with --draw a browser.
 
-    args: as predict.py has parsed them. Raises UserError if something doesn't fit.
+    args: parsed by predict.py; the data set's name is made canonical. Raises UserError if an argument can't be used.
     """
     args.dataset = None if args.dataset is None else identify(args.dataset)
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)
-    found = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
+    to_read = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
     if args.mode == "pictures" and output:
         real_output = Path(os.path.realpath(output))
-        for each in found.files:
+        for each in to_read.files:
             if annotate.is_output(Path(os.path.realpath(each)), real_output):
                 raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
-    return output, found, show
+    return output, to_read, show
 
 
 def _check_output(args: argparse.Namespace) -> Path | None:
-    """The path that the command writes to, or None. Raises UserError if nothing can be written there."""
+    """The path of the output, or None. Raises UserError if nothing can be written there."""
     if args.evaluate:
         model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
         if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
-            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
+            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, another folder")
         return check_output_folder(args.output or model.parent, "--output")
     if args.draw:
         return _check_export(check_output_folder(args.output or "output", "--output") / DRAW_PAGE, "--output")
@@ -58,7 +58,7 @@ def _check_output(args: argparse.Namespace) -> Path | None:
 
 
 def _check_export(path: str | Path, option: str) -> Path:
-    # where the network's page or ONNX file is to be written; `option` named it
+    # the path of the page or the ONNX file; option: the argument that gave it
     path = check_output(path, option, (".html", ".htm", ".onnx"))
     if path in ReportFiles.of_all_data_sets(path.parent):
         raise UserError(f"{option} {path}: is where the report's page goes; choose another name")
@@ -72,7 +72,7 @@ def _check_display(args: argparse.Namespace) -> bool:
     """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
     if args.draw:
         return args.show is not False
-    if args.mode not in SHOWING or args.show is False or args.json and not args.show:
+    if args.mode not in MODES_WITH_WINDOWS or args.show is False or args.json and not args.show:
         return False
     show = is_display_available()
     if args.show and not show:

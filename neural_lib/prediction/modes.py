@@ -30,15 +30,15 @@ from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
-MIN_PATH = 16  # columns of a terminal that a path has at least
-NUMBER_WIDTH = 3  # columns of a character's number; more where there are more than 999
+MIN_PATH = 16  # columns of the terminal
+NUMBER_WIDTH = 3  # columns of a character's number; numbers above 999 are wider
 
 log = logging.getLogger(__name__)
 
 
 def recognise_pictures(
     recogniser: Recogniser,
-    found: Found,
+    to_read: Found,
     output: Path | None,
     *,
     invert: str,
@@ -51,22 +51,22 @@ def recognise_pictures(
     """Print the answers to each picture, write the annotated pictures to `output`, and show them in a window.
 
     invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character.
-    Warns of each picture that can't be read. Raises RunError if none can.
+    A picture that can't be read gets a warning. Raises RunError if no picture can be read.
     """
-    for line in found.problems():
+    for line in to_read.problems():
         log.warning("%s", line)
-    if not found.files:
-        raise RunError("there is no picture to recognise; name files or folders that hold some")
+    if not to_read.files:
+        raise RunError("there is no picture to recognise; name files, or folders that hold pictures")
     saved = recogniser.saved
     if invert != "auto" and not saved.placement:
         title = title_of(saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
     has_pages = order is not None and recogniser.reads_pages
-    table = AnswerTable(saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
-    annotated = AnnotatedPictures(saved, found.files, output, show_input, show)
+    table = AnswerTable(saved, to_read.files, top, shutil.get_terminal_size().columns, has_pages)
+    annotated = AnnotatedPictures(saved, to_read.files, output, show_input, show)
     are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
-    with tqdm(total=len(found.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_files(found.files, invert, order, top, bar.update):
+    with tqdm(total=len(to_read.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
+        for result in recogniser.read_files(to_read.files, invert, order, top, bar.update):
             if isinstance(result, Failure):
                 failures += 1
                 log.warning("%s: %s", printable(result.source.name), result.reason)
@@ -102,7 +102,7 @@ class AnnotatedPictures:
         self.montage = annotate.Montage(path) if path else None
         self.names = Counter(path.name for path in files)
         self.kept: list[Callable[[int], np.ndarray]] = []  # functions that draw a picture at a scale
-        self.room = annotate.PAGE if show else 0  # tiles that memory is taken for
+        self.room = annotate.PAGE if show else 0  # pictures that can still be kept
 
     def add(self, reading: Reading) -> None:
         """Annotate one more picture. Raises OSError if a file of the montage can't be written."""
@@ -127,7 +127,7 @@ class AnnotatedPictures:
             show_one_by_one((draw_at(2) for draw_at in self.kept), "recognised")
 
     def _annotated(self, reading: Reading) -> Callable[[int], np.ndarray]:
-        # draws a picture: at scale 1 for the montage, at scale 2 for a window
+        # a function that draws the picture: at scale 1 for the montage, at scale 2 for a window
         path, caption = reading.source.path, os.path.basename(reading.source.name)
         if self.names[path.name] > 1:
             caption = os.path.join(path.parent.name, caption)
@@ -144,15 +144,15 @@ class AnnotatedPictures:
 
 
 def _print(text: str) -> None:
-    tqdm.write(text, file=sys.stdout)  # which makes room where a progress bar is
+    tqdm.write(text, file=sys.stdout)  # tqdm's print makes room beside a progress bar
     sys.stdout.flush()
 
 
 class AnswerTable:
-    """A table whose rows can be printed one by one, for its columns are as wide as what may come.
+    """A table of answers whose rows can be printed one by one: its columns fit every possible answer.
 
-    paths: of all files. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two. has_pages:
-    with a column for the number of a character on its page.
+    paths: all files to be read. top: classes in a row. width: terminal columns; a Hiragana takes two. has_pages: add a
+    column for the number of a character on its page.
     """
 
     def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int, has_pages: bool = False) -> None:
@@ -168,13 +168,13 @@ class AnswerTable:
         self.has_head = False
 
     def format(self, reading: Reading) -> str:
-        """A line for each answer: path, number, class, probability, the next best; below the titles if it is first."""
+        """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
         path = printable(reading.source.name)
-        while cell_len(path) > self.path_width:  # the end of a path says more than its beginning
+        while cell_len(path) > self.path_width:  # the end of a path is kept: it is the file's name
             path = "..." + path.removeprefix("...")[1:]
         lines = []
         for number, answer in enumerate(reading.answers, start=1):
-            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # else it is shown as 0.0%
+            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # others would be shown as 0.0%
             others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
             probability = annotate.percent(answer.probability)
             place = str(number) if len(reading.answers) > 1 else ""
@@ -198,9 +198,10 @@ class AnswerTable:
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    A data set of the catalogue may have as many other classes, which a warning says. Of one's own these are the images
-    in test/, those that were held out when this network was trained on it, or all that there are.
-    Raises UserError if classes are missing or the data set isn't there, and RunError if it can't be downloaded.
+    If a data set of the catalogue has the same number of classes with other names, they are matched by number, with a
+    warning. The test images of a user data set are those in test/; or those held out when this network was trained on
+    it; or all images.
+    Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
     title = title_of(dataset)
     if dataset in DATASETS:
@@ -225,7 +226,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
 
 
 def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: bool = False) -> Tensor:
-    # the network's label for each class of a data set: by name, or else, if there are as many, by number
+    # the network's label for each class of a data set: by name, or by number if all names differ
     unknown = [name for name in classes if name not in saved.labels]
     if not unknown:
         return torch.tensor([saved.labels[name] for name in classes])
@@ -233,15 +234,15 @@ def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: boo
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")
-    own, theirs = (", ".join(names) for names in (saved.classes, classes))
-    log.warning("the classes of %s are %s; this model calls them, in that order, %s", title, theirs, own)
+    names = (", ".join(each) for each in (classes, saved.classes))
+    log.warning("the classes of %s are %s; this model calls them, in that order, %s", title, *names)
     return torch.arange(len(classes))
 
 
 def show_test_images(
     recogniser: Recogniser, images: ImageTensors, samples: int, seed: int, path: Path, show: bool
 ) -> None:
-    """Log what the network reads in some test images, drawn by the seed, none twice, and write them annotated."""
+    """Log the answers to test images, drawn by the seed without repetition, and write them annotated to `path`."""
     saved = recogniser.saved
     chosen = np.random.default_rng(seed).choice(len(images), size=samples, replace=False)
     pixels, labels = images[torch.from_numpy(chosen)]
@@ -266,7 +267,7 @@ def show_test_images(
 def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
     """Write the network as an ONNX file if the path ends in .onnx, else as a page.
 
-    It is compared on the test images of its data set if these are in data_dir, else on noise. Raises UserError and
+    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises UserError and
     RunError as export_network and export_page do; then nothing is written.
     """
     saved, images = recogniser.saved, None
@@ -284,8 +285,8 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
 def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
     """Write the network as a page to draw on, and open it in the user's browser if `show`.
 
-    If no browser can be opened, a warning names the file. Raises UserError if the network knows only photos, and what
-    export raises.
+    If no browser can be opened, a warning names the file. Raises UserError if the network is for photos, and the
+    errors of export.
     """
     if not recogniser.saved.placement:
         title = title_of(recogniser.saved.dataset)

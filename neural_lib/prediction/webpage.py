@@ -1,7 +1,7 @@
 """A trained network as one HTML file that reads drawings and pictures in any browser, without a server.
 
-webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js makes a picture into an image of the
-data set, webpage.js does what happens on the page.
+webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js turns a picture into an image of the
+data set, webpage.js handles drawing, pictures and answers.
 """
 
 import base64
@@ -31,25 +31,26 @@ from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("network.js", "ink.js", "webpage.js")  # one after the other
+SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
 MAX_SIZE = 20_000_000  # bytes of the page
-CHECKED = 200  # images
-TOLERANCE = 2e-3  # what a probability may differ by: the weights are in float16
+CHECKED = 200  # images that the page's answers are compared on
+TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
 CHECK_TIMEOUT = 300  # seconds
 FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# no sandbox, for root has none; what runs is this project's own, and loads nothing
+# no sandbox: root has none, and the page that runs is written by this module and loads nothing
 BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 log = logging.getLogger(__name__)
 
 
 def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
-    """Write the network as a page, once its script gives the same answers as the network, if anything here runs it.
+    """Write the network as a page, once its script has given the network's answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Its weights have 16 bits, or 32 if
-    the answers differ otherwise. Raises UserError if the page can't run the network or would be larger than MAX_SIZE,
-    and RunError if the answers differ; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
+    answers differ with 16. If neither Node.js nor Chromium is installed, a warning says that the page is unchecked.
+    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError if the script
+    fails or the answers differ; then nothing is written.
     """
     images, which = images_to_check(recogniser.saved, images, CHECKED)
     for bits in (16, 32):
@@ -70,7 +71,7 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
         figures = (runner, len(images), which, greatest)
         log.info("the same labels in %s for %d %s; probabilities differ by at most %.0e", *figures)
     else:
-        log.warning("the page is not checked: nothing here can run its script; install Node.js, or try it in a browser")
+        log.warning("the page is not checked: no program to run its script; install Node.js, or try it in a browser")
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
 
@@ -79,9 +80,9 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
 
 
 def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
-    """All that the page's scripts need of a network, as JSON's types; see network.js.
+    """The data of a network for the page's scripts, in JSON's types; see network.js.
 
-    bits: of a weight, 16 or 32. Raises UserError if the network needs an operation that network.js doesn't have.
+    bits: of a weight, 16 or 32. Raises UserError if the network has an operation that network.js lacks.
     """
     saved, calibration = recogniser.saved, recogniser.calibration
     image = torch.zeros(1, len(saved.mean), saved.image_size, saved.image_size)
@@ -118,7 +119,7 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     """The steps of a network on an image (1, C, H, W) up to its logits, for network.js, and their weights in order.
 
     torch.export lists the same operations however the network is written. Raises UserError for an operation that
-    network.js doesn't have.
+    network.js lacks.
     """
     program = torch.export.export(model, (image,))
     signature = program.graph_signature
@@ -149,7 +150,7 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     raise UserError("the page needs a network that ends in a log-softmax; export it to a file in .onnx")
 
 
-# what a function of STEPS returns for an operation that is no step of network.js: it changes nothing, or it is the last
+# results of STEPS that are no steps of network.js: the operation changes nothing, or ends the network
 NOTHING, LAST = {"op": "nothing"}, {"op": "log_softmax"}
 
 
@@ -262,7 +263,7 @@ STEPS: dict[str, Callable[[_Call], dict | None]] = {  # the step for an operatio
 
 
 def to_html(recogniser: Recogniser, model: dict) -> str:
-    """The page. model: as model_of returns it."""
+    """The page as HTML. model: see model_of."""
     saved = recogniser.saved
     defaults = TrainConfig().to_dict()
     return _environment.get_template("webpage.html.jinja").render(
@@ -286,7 +287,7 @@ def _script(names: tuple[str, ...] = SCRIPTS) -> str:
 
 
 def _hash(text: str) -> str:
-    # as a Content-Security-Policy names a script or a style
+    # the name of a script or a style in a Content-Security-Policy
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -300,15 +301,15 @@ _environment = jinja2.Environment(
 _environment.filters["csp_hash"] = _hash
 
 
-# --- checked before it is written ---
+# --- the check before the page is written ---
 
 
 def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, str]:
-    """Check that the page's script answers as the network does: the greatest difference of a probability, and what ran.
+    """Check that the page's script gives the network's answers, in Node.js, else in Chromium without a window.
 
-    images: (N, C, S, S), uint8. It runs in Node.js, else in Chromium, without a window; the second result is empty
-    where neither can. Raises RunError if the script fails, and DifferenceError if a label differs or a probability by
-    more than TOLERANCE.
+    images: (N, C, S, S), uint8. Returns the greatest difference of a probability and the name of the program that ran
+    the script, empty if neither is installed. Raises RunError if the script fails, and DifferenceError if a label
+    differs or a probability differs by more than TOLERANCE.
     """
     pixels = base64.b64encode(images.contiguous().numpy().tobytes()).decode()
     script = (
@@ -332,7 +333,7 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, 
 
 
 def _run_in_node(script: str) -> str:
-    # what the script shows, or why it failed; "" where there is no Node.js
+    # the script's output, or the reason of its failure; "" if there is no Node.js
     if not (node := shutil.which("node") or shutil.which("nodejs")):
         return ""
     prelude = """
@@ -347,7 +348,7 @@ def _run_in_node(script: str) -> str:
 
 
 def _run_in_browser(script: str) -> str:
-    # the same of a browser, and "" also where it doesn't start
+    # the script's output, or the reason of its failure; "" if there is no browser or it doesn't start
     if not (browser := next(filter(None, map(shutil.which, BROWSERS)), None)):
         return ""
     prelude = """<!DOCTYPE html><body><script>
@@ -358,16 +359,16 @@ def _run_in_browser(script: str) -> str:
         page = Path(folder, "check.html")
         page.write_text(f"{prelude}{script}</script>", encoding="utf-8")
         _, output, _ = _run([browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()])
-    found = re.search(r"<body>(.*)</body>", output, re.DOTALL)
-    return found[1] if found else ""
+    body = re.search(r"<body>(.*)</body>", output, re.DOTALL)
+    return body[1] if body else ""
 
 
-def _run(command: list[str], given: str = "") -> tuple[int, str, str]:
-    # exit status, output and errors
+def _run(command: list[str], stdin: str = "") -> tuple[int, str, str]:
+    # exit status, stdout and stderr
     try:
-        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
+        done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
     except subprocess.TimeoutExpired:
         raise RunError(f"{command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written") from None
-    except OSError:  # it is no program
+    except OSError:  # the file can't be run
         return 0, "", ""
     return done.returncode, done.stdout, done.stderr

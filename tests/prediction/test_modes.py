@@ -69,9 +69,9 @@ def test_on_a_wide_terminal_paths_are_whole():
 
 def recognise(names: list[str], output: str | None = None, dataset: str = "digits", **options: object) -> None:
     """Let an untrained network recognise pictures, with predict.py's defaults for what `options` leave out."""
-    usual = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
+    defaults = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
     path = Path(output) if output else None
-    modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **usual | options)
+    modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **defaults | options)
 
 
 @pytest.fixture

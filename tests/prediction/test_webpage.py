@@ -443,7 +443,7 @@ def test_a_node_that_does_not_start_is_passed_over(export_to, tmp_path, monkeypa
 def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, monkeypatch, caplog):
     monkeypatch.setattr(webpage.shutil, "which", lambda name: None)
     assert export_to(recogniser_of("lenet-slim")).exists()
-    assert "the page is not checked: nothing here can run its script" in caplog.text
+    assert "the page is not checked: no program to run its script" in caplog.text
 
 
 def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path):
