@@ -7,8 +7,8 @@ Unsure: how often an answer has a probability below a half or is to an image unl
 show no character of the data set (tests/odd.py), and of all its test images.
 Pages: from a file to its answers, of a page of 12 megapixels with 100 characters, and of a photo of 1,200 x 1,600
 pixels with one, as a page and with --single.
-Files: predict.py on so many small PNGs, as a process of its own, with its montage and with --json, which has none; the
-peak of its memory besides.
+Files: predict.py on small PNGs, in a separate process, with its montage and with --json, which has none; also the peak
+of its memory.
 """
 
 import argparse

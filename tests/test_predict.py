@@ -110,7 +110,7 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     assert {truth for truth, _, _ in lines} <= set(names)
 
 
-@pytest.mark.slow  # in a process of its own
+@pytest.mark.slow  # in a separate process
 def test_the_command_line(run_script, tmp_path):
     (tmp_path / "d.pth").write_bytes(made_up.make_checkpoint("digits").to_bytes())
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
@@ -181,12 +181,12 @@ def test_a_model_file_without_a_training_record_has_a_page(model, run_predict):
     assert "<dt>command</dt>" not in Path("output/report.html").read_text()
 
 
-# --- pictures of one's own ---
+# --- user pictures ---
 
 
 @pytest.fixture
 def page(digits_model, tmp_path, monkeypatch) -> Path:
-    """A folder of pictures to recognise: a one, a seven, a blank page; one more in a folder of its own."""
+    """A folder of pictures to recognise: a one, a seven, a blank page; one more in a subfolder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "scans"
     (folder / "more").mkdir(parents=True)
@@ -364,7 +364,7 @@ def test_where_no_browser_opens_draw_names_the_page(page, recognise, few_digits,
     assert stderr.splitlines()[-1] == f"[WARNING] no browser can be opened; open {Path('output/draw.html')} in one"
 
 
-@pytest.mark.slow  # in a process of its own
+@pytest.mark.slow  # in a separate process
 def test_draw_starts_the_users_browser_without_a_display(run_script, digits_model, tmp_path):
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "opened $1"\n')

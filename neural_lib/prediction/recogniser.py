@@ -28,7 +28,7 @@ SMALLEST_PAGE = 64  # pixels: a picture whose longer side is shorter holds one c
 SHARP = 48  # pixels: a page with smaller characters or with lines is read again, at a higher resolution
 FEW = 3  # characters found in a picture that may be the parts of one
 PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side of a page, reduced
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
 Picture = str | Path | np.ndarray
 Box = tuple[int, int, int, int]  # left, top, width, height, pixels
@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
 
     label: str  # the class name
     probability: float  # 0 to 1
-    index: int  # of the class, from 0
+    index: int  # the class, from 0
     glyph: str  # the written character, or empty
 
 
@@ -49,8 +49,8 @@ class Answer:
 
     top: list[Candidate]  # the most probable classes, in descending order
     seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
-    path: Path | None = None  # of the file
-    box: Box | None = None  # of the ink in the picture as displayed; None if the whole picture was read
+    path: Path | None = None  # the picture's file
+    box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
     is_sure: bool = (
         True  # False if the probability is below the recogniser's or the image is unlike the training images
     )
