@@ -1,18 +1,19 @@
-"""Show what a trained network reads in your own pictures, or in test images.
+"""Show what a trained network reads in your pictures, or in test images.
 
-    python predict.py page.jpg scan.tif folder/     # your own pages, pictures
-    python predict.py --draw                        # write with the mouse
+    python predict.py page.jpg scan.tif folder/     # your pages, pictures
+    python predict.py --draw                        # draw in your browser
     python predict.py                               # ten test images
-    python predict.py --evaluate                    # all of them: the report
+    python predict.py --evaluate                    # all test images: report
     python predict.py --export page.html            # for any browser
     python predict.py --export model.onnx           # for other programs
 
-Network, class names and data set are those of the model file.
+Network, class names and data set are read from the model file.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from neural_lib.data.catalog import DATASETS, title_of
@@ -21,14 +22,14 @@ from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
 from neural_lib.system.errors import UserError
 
-NO_FOLDER = (".png", ".jpg", ".json", ".pdf")  # a name that ends so was meant as a file
-SAMPLES = 10  # fewer where there are fewer
-MAX_SAMPLES = 1000  # more would make one picture too large for viewers, at 174 x 234 pixels a sample
-# modes in which an option has an effect; in others it is refused
+NO_FOLDER = (".png", ".jpg", ".json", ".pdf", ".html")  # a name with one of these endings was meant as a file
+SAMPLES = 10  # all test images if there are fewer
+MAX_SAMPLES = 1000  # at 174 x 234 pixels a sample, viewers can't open a picture of more
+# the modes in which an option has an effect; in others it is refused
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    "--min-probability": ("pictures", "--export"),
+    "--min-probability": ("pictures", "--export", "--draw"),
     **dict.fromkeys(("--invert", "--json", "--order", "--single"), ("pictures",)),
 }
 
@@ -36,7 +37,7 @@ log = logging.getLogger("neural_lib")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    """The options, and `mode`; raises UserError if they can't be."""
+    """The options and the `mode` that they ask for. Raises UserError if an option or a combination is wrong."""
     parser = cli.ArgumentParser(__doc__, usage="%(prog)s [options] [PICTURE ...]")
     add = parser.add_argument
     add("pictures", nargs="*", metavar="PICTURE", help="file or folder of pictures (png, jpg, tif, gif, ...) to read")
@@ -45,16 +46,40 @@ def parse_args(argv=None) -> argparse.Namespace:
         "-o",
         "--output",
         help="annotated picture to write (default: output/predictions.png; none with --json); with --evaluate the "
-        "folder of the report (default: the model's), with --draw that of the drawings (default: output)",
+        "folder of the report (default: the model's), with --draw that of draw.html (default: output)",
     )
     add(
         "--show",
         action=argparse.BooleanOptionalAction,
-        help="show the images one by one: any key for the next, q or Esc to end (default: if there is a display)",
+        help="show the images one by one: any key for the next, q or Esc to end (default: if there is a display); with "
+        "--draw open the page (default: yes)",
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
 
-    add = parser.add_argument_group("for pictures of your own").add_argument
+    _add_picture_options(parser.add_argument_group("for your pictures").add_argument)
+
+    add = parser.add_argument_group("for test images").add_argument
+    add("--evaluate", action="store_true", help="score all test images and write a report")
+    add(
+        "-n", "--samples", type=int, default=SAMPLES, help="test images to show, drawn at random (default: %(default)s)"
+    )
+    add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
+    names = ", ".join(DATASETS)
+    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or .npz file (default: the model's)")
+    add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
+    add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
+
+    add = parser.add_argument_group("to share the network").add_argument
+    add(
+        "--export",
+        metavar="FILE",
+        help="write the network as page.html, a page that reads drawings and pictures in any browser, or as model.onnx "
+        "for other programs; checked first",
+    )
+    return check_args(parser, parser.parse_args(argv))
+
+
+def _add_picture_options(add: Callable[..., object]) -> None:
     add("-r", "--recursive", action="store_true", help="look into subfolders too")
     add(
         "--order",
@@ -62,7 +87,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         default="rows",
         help="how a page is read: rows, left to right (default), or columns, right to left",
     )
-    add("--single", action="store_true", help="each picture holds one character, which needn't be found on a page")
+    add("--single", action="store_true", help="each picture holds one character, not a page")
     add(
         "--min-probability",
         type=float,
@@ -80,41 +105,21 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--show-input", action="store_true", help="show beside a single character the network's input")
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
-    add("--draw", action="store_true", help="open a window to write in with the mouse")
-
-    add = parser.add_argument_group("for test images").add_argument
-    add("--evaluate", action="store_true", help="score all test images and write a report")
-    add(
-        "-n", "--samples", type=int, default=SAMPLES, help="test images to show, drawn at random (default: %(default)s)"
-    )
-    add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
-    names = ", ".join(DATASETS)
-    add("-d", "--dataset", metavar="NAME", help=f"{names}, or a folder or .npz of your own (default: the model's)")
-    add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
-    add("--no-cache", action="store_true", help="neither read nor write the cache of your own decoded images")
-
-    add = parser.add_argument_group("to pass it on").add_argument
-    add(
-        "--export",
-        metavar="FILE",
-        help="write the network as page.html, which reads drawings and pictures in any browser, or as model.onnx for "
-        "other programs; checked first",
-    )
-    return check_args(parser, parser.parse_args(argv))
+    add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
 
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    """Add `mode` to the parsed options; raises UserError if they don't go together."""
+    """Add `mode` to the parsed options. Raises UserError if they don't go together."""
     modes = {
         "pictures": args.pictures,
         "--draw": args.draw,
         "--evaluate": args.evaluate,
         "--export": args.export is not None,
     }
-    given = [mode for mode, value in modes.items() if value] or ["test images"]
-    if len(given) > 1:
-        parser.error(f"{' and '.join(given)} don't go together; give one command for each")
-    args.mode = given[0]
+    requested = [mode for mode, value in modes.items() if value] or ["test images"]
+    if len(requested) > 1:
+        parser.error(f"{' and '.join(requested)} don't go together; give one command for each")
+    args.mode = requested[0]
     for option, goes_with in GOES_WITH.items():
         name = option.strip("-").replace("-", "_")
         value = getattr(args, name)
@@ -146,52 +151,42 @@ def main(argv=None) -> int:
     cli.set_up_logging(leave_stdout=args.json)
     from neural_lib.prediction.command import prepare
 
-    output, found, show = prepare(args)
+    output, to_read, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.download import is_there
-    from neural_lib.prediction import draw, modes
+    from neural_lib.prediction import modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices
 
     # ---- model: everything about the network comes from its file
     log.info("loading the model %s...", args.model)
     saved = checkpoint.load(args.model)
-    device, reason = devices.select_device("cpu" if args.export else args.device)
+    exports = args.mode in ("--export", "--draw")
+    device, reason = devices.select_device("cpu" if exports else args.device)
     recogniser = Recogniser(saved, device, args.min_probability)
-    reason = "export runs on the CPU" if args.export else reason
+    reason = "export runs on the CPU" if exports else reason
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, title_of(saved.dataset), device, reason)
 
     # ---- run the mode
     if args.mode == "pictures":
         modes.recognise_pictures(
-            recogniser, found, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
+            recogniser, to_read, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
             as_json=args.json, show_input=args.show_input, show=show,
         )  # fmt: skip
-        return 0
-    if args.draw:
-        devices.compute_in_one_thread()
-        draw.draw(recogniser, output)
         return 0
 
     dataset = args.dataset or saved.dataset
     trained_from = saved.training.get("data", "")
     data = args.data or (trained_from if trained_from and is_there(dataset, trained_from) else "data")
-    if args.export:
-        from neural_lib.prediction import export, webpage
-
-        images = None
-        try:
-            if is_there(dataset, data):
-                images = modes.load_test_images(saved, dataset, data, not args.no_cache).images
-        except UserError as error:
-            if dataset in DATASETS:
-                raise
-            log.warning("%s", error)
-        write = export.export_network if output.suffix.lower() == ".onnx" else webpage.export_page
-        write(recogniser, output, images)
+    use_cache = not args.no_cache
+    if args.draw:
+        modes.draw(recogniser, output, data, use_cache, show)
         return 0
-    images = modes.load_test_images(saved, dataset, data, not args.no_cache)
+    if args.export:
+        modes.export(recogniser, output, data, use_cache)
+        return 0
+    images = modes.load_test_images(saved, dataset, data, use_cache)
     if args.mode == "test images" and args.samples > len(images):
         if args.samples != SAMPLES:
             title = title_of(dataset)

@@ -1,20 +1,17 @@
-"""How many pictures of a data set's test images are read right; seconds from a stroke to its answer, and for files.
+"""How many pictures of a data set's test images are read right; seconds for pages and files.
 
     python tests/bench_predict.py --model output/model.pth --data data
 
 Read right: the test images as they are, and made into pictures as people make them (tests/drawn.py).
 Unsure: how often an answer has a probability below a half or is to an image unlike those of training, of pictures that
 show no character of the data set (tests/odd.py), and of all its test images.
-Stroke: from the pen's move to the whole frame, ready to be shown: the ink found and brought to the network's size, the
-network, the chart. Showing it is the window system's.
 Pages: from a file to its answers, of a page of 12 megapixels with 100 characters, and of a photo of 1,200 x 1,600
 pixels with one, as a page and with --single.
-Files: predict.py on so many small PNGs, as a process of its own, with its montage and with --json, which has none; the
-peak of its memory besides.
+Files: predict.py on small PNGs, in a separate process, with its montage and with --json, which has none; also the peak
+of its memory.
 """
 
 import argparse
-import gc
 import json
 import platform
 import statistics
@@ -36,9 +33,8 @@ import torch
 from neural_lib.data import ink
 from neural_lib.data.catalog import Preparation
 from neural_lib.data.images import EVAL_BATCH_SIZE, load_images
-from neural_lib.prediction import PictureError, Recogniser, draw
+from neural_lib.prediction import PictureError, Recogniser
 from neural_lib.prediction.recogniser import convert
-from neural_lib.system import devices
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = """
@@ -119,25 +115,6 @@ def print_unsure(recogniser: Recogniser, data_dir: str, seed: int = 0, count: in
     line("... read wrong", *(each[predictions != labels] for each in both))
 
 
-def stroke_seconds(recogniser: Recogniser, strokes: int) -> list[float]:
-    devices.compute_in_one_thread()  # as the window does
-    generator = np.random.default_rng(0)
-    board = draw.DrawingBoard(recogniser, Path())
-    board.press(200, 200)
-    board.frame()
-    seconds = []
-    gc.collect()  # garbage of print_accuracies, which no window has to clear away
-    for x, y in generator.integers(40, 400, size=(strokes, 2)).tolist():
-        start = time.perf_counter()
-        board.move(x, y)
-        board.frame()  # as if the mouse rested
-        seconds.append(time.perf_counter() - start)
-        if len(board.canvas.strokes[-1]) > 12:  # or nothing stays white
-            board.key("c")
-            board.press(200, 200)
-    return seconds
-
-
 def page_seconds(recogniser: Recogniser, data_dir: str, folder: Path, rounds: int) -> None:
     images = load_images(recogniser.saved.dataset, data_dir, train=False).images[:, 0].numpy()
     for paper in ("plain", "squared"):
@@ -180,7 +157,6 @@ def main() -> None:
     parser.add_argument("--model", default="output/model.pth")
     parser.add_argument("--data", default="data")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--strokes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5, help="for pages")
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
     args = parser.parse_args()
@@ -190,10 +166,7 @@ def main() -> None:
     recogniser = Recogniser.load(model, "cpu")
     print_accuracies(recogniser, args.data, args.images)
     print_unsure(recogniser, args.data)
-    milliseconds = sorted(1000 * each for each in stroke_seconds(recogniser, args.strokes))
-    median, most = statistics.median(milliseconds), milliseconds[int(0.95 * len(milliseconds))]
-    print(f"stroke to frame: median {median:.1f} ms, 95 % below {most:.1f}, at most {milliseconds[-1]:.1f}")
-    record = {"model": args.model, "stroke_ms": median}
+    record = {"model": args.model}
     with tempfile.TemporaryDirectory() as folder:
         page_seconds(recogniser, args.data, Path(folder), args.rounds)
         for count in args.files:

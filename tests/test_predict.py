@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from neural_lib import checkpoint
 from neural_lib.data import catalog
 from neural_lib.data.images import load_images
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import command, draw, recogniser
+from neural_lib.prediction import command, modes, recogniser, webpage
 from neural_lib.system import cli
 
 LINE = re.compile(r"\[INFO\] ground truth label: (\S+), predicted label: (\S+) \((\d+\.\d)%\)")
@@ -109,7 +110,7 @@ def test_log_and_picture_take_the_names_from_the_checkpoint(model, run_predict, 
     assert {truth for truth, _, _ in lines} <= set(names)
 
 
-@pytest.mark.slow  # in a process of its own
+@pytest.mark.slow  # in a separate process
 def test_the_command_line(run_script, tmp_path):
     (tmp_path / "d.pth").write_bytes(made_up.make_checkpoint("digits").to_bytes())
     done = run_script("predict.py", "--model", "d.pth", "--samples", 3, "--output", "new/folder/p.jpg")
@@ -180,12 +181,12 @@ def test_a_model_file_without_a_training_record_has_a_page(model, run_predict):
     assert "<dt>command</dt>" not in Path("output/report.html").read_text()
 
 
-# --- pictures of one's own ---
+# --- user pictures ---
 
 
 @pytest.fixture
 def page(digits_model, tmp_path, monkeypatch) -> Path:
-    """A folder of pictures to recognise: a one, a seven, a blank page; one more in a folder of its own."""
+    """A folder of pictures to recognise: a one, a seven, a blank page; one more in a subfolder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "scans"
     (folder / "more").mkdir(parents=True)
@@ -306,26 +307,98 @@ def test_file_names_of_any_kind_are_printed(page, recognise):
     assert " すし??.png " in stdout and (sys.platform != "linux" or " ?.png " in stdout)
 
 
-def test_a_network_for_photos_recognises_pictures_of_any_size(page, run_predict, monkeypatch):
+def test_a_network_for_photos_recognises_pictures_of_any_size(page, run_predict):
     Path("photos.pth").write_bytes(made_up.make_checkpoint("cifar10").to_bytes())
     status, stdout, stderr = run_predict("-m", "photos.pth", "scans/blank.png", "scans/one.png", "--show-input")
     assert (status, stderr) == (0, "") and "recognised 2 of 2 pictures" in stdout
     inverted = run_predict("-m", "photos.pth", "scans/one.png", "--invert", "no")
     assert "[WARNING] --invert no changes nothing" in inverted[2]
-    monkeypatch.setattr(draw, "is_display_available", lambda: True)
-    status, _, stderr = run_predict("-m", "photos.pth", "--draw")
-    assert status == 2 and "--draw: this network knows CIFAR-10, photos, and can't read what is drawn" in stderr
 
 
 def test_the_windows_show_the_pictures_answers(page, recognise, monkeypatch):
     shown = []
-    monkeypatch.setattr(draw, "is_display_available", lambda: True)
-    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    monkeypatch.setattr(command, "is_display_available", lambda: True)
+    monkeypatch.setattr(modes, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
     assert recognise("scans")[0] == 0
     assert [tile.shape for tile in shown] == [(2 * 228, 2 * 168, 3)] * 2
     for silent in ("--no-show", "--json"):
         recognise("scans", silent)
     assert len(shown) == 2
+
+
+# --- a page to draw on ---
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The addresses of the pages that a browser is asked to open."""
+    addresses = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: addresses.append(address) or True)
+    return addresses
+
+
+def test_draw_opens_the_page_that_export_writes(page, recognise, opened, few_digits):
+    assert recognise("--draw", "--min-probability", 0.75)[0] == 0
+    assert opened == [Path("output/draw.html").absolute().as_uri()]
+    assert recognise("--export", "page.html", "--min-probability", 0.75)[0] == 0
+    assert Path("output/draw.html").read_bytes() == Path("page.html").read_bytes()
+    assert recognise("--draw", "--output", "new/a folder", "--show")[0] == 0
+    assert opened[1].endswith("/new/a%20folder/draw.html") and len(opened) == 2
+
+
+def test_draw_without_showing_names_the_page(page, recognise, opened, few_digits):
+    status, stdout, _ = recognise("--draw", "--no-show")
+    assert status == 0 and f"[INFO] wrote {Path('output/draw.html')} (" in stdout and opened == []
+
+
+@pytest.mark.parametrize("error", [None, webbrowser.Error("could not locate runnable browser")])
+def test_where_no_browser_opens_draw_names_the_page(page, recognise, few_digits, monkeypatch, error):
+    def open_nothing(address: str) -> bool:
+        if error:
+            raise error
+        return False
+
+    monkeypatch.setattr(webbrowser, "open", open_nothing)
+    status, _, stderr = recognise("--draw")
+    assert status == 0 and Path("output/draw.html").exists()
+    assert stderr.splitlines()[-1] == f"[WARNING] no browser can be opened; open {Path('output/draw.html')} in one"
+
+
+@pytest.mark.slow  # in a separate process
+def test_draw_starts_the_users_browser_without_a_display(run_script, digits_model, tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "opened $1"\n')
+    browser.chmod(0o755)
+    done = run_script("predict.py", "--model", digits_model, "--draw", BROWSER=f"{browser} %s")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"opened {(tmp_path / 'output' / 'draw.html').as_uri()}"
+
+
+def test_a_network_that_cannot_read_drawings_is_refused(page, run_predict, opened):
+    Path("photos.pth").write_bytes(made_up.make_checkpoint("cifar10").to_bytes())
+    status, _, stderr = run_predict("-m", "photos.pth", "--draw")
+    assert status == 2 and opened == [] and not Path("output").exists()
+    message = "--draw: this network knows CIFAR-10, photos, not drawings; give picture files instead"
+    assert stderr == f"predict.py: error: {message}\n"
+
+
+def test_a_network_that_the_page_cannot_hold_is_refused(page, recognise, opened, few_digits, monkeypatch):
+    monkeypatch.setattr(webpage, "MAX_SIZE", 1_000_000)
+    status, _, stderr = recognise("--draw")
+    assert status == 2 and opened == [] and not Path("output").exists()
+    message = f"{Path('output/draw.html')}: the page would have 1.2 MB, more than the limit of 1.0 MB; use a smaller"
+    assert stderr == f"predict.py: error: {message} network\n"
+
+
+def test_draw_replaces_no_folder_and_no_report(page, recognise, opened):
+    Path("output/draw.html").mkdir(parents=True)
+    status, _, stderr = recognise("--draw")
+    assert status == 2 and f"--output {Path('output/draw.html')}: is a folder" in stderr
+    Path("output/draw.html").rmdir()
+    Path("output/draw.html").symlink_to(Path("output/report.html").absolute())
+    status, _, stderr = recognise("--draw")
+    assert status == 2 and "report.html: is where the report's page goes" in stderr
+    assert opened == [] and not Path("output/report.html").exists()
 
 
 # --- for other programs ---
@@ -401,17 +474,17 @@ REFUSED = [
     (["--evaluate", "--invert", "yes"], "--invert doesn't go with --evaluate, but with pictures"),
     (["--json"], "--json doesn't go with test images, but with pictures"),
     (["p.png", ""], "a PICTURE needs a name"),
-    (["--draw", "--output", "d.png"], "--output d.png: with --draw it names a folder"),
+    (["--draw", "--output", "d.html"], "--output d.html: with --draw it names a folder"),
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
     (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
     (["--model", "m.pth", "--export", "n.pth"], "--export n.pth: can't write that kind of file; end the name in .html"),
     (["--model", "m.pth", "--export", "report.html"], "--export report.html: is where the report's page goes"),
-    (["--model", "m.pth", "--draw"], "--draw: no display here to open a window on; give picture files instead"),
+    (["--model", "m.pth", "--draw", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: might replace a.png, a picture to read"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
     (["--model", "m.pth", "--dataset", "imagenet"], "--dataset imagenet: is neither one of kmnist, "),
-    (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display here to open a window on"),
+    (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display to open a window on"),
 ]  # fmt: skip
 COMMAND_LINES = """
 import contextlib, io, json, os, sys
@@ -449,7 +522,7 @@ def refusal_of(tmp_path_factory):
 
 @pytest.mark.parametrize("arguments, message", REFUSED)
 def test_bad_arguments_are_refused_in_one_line_without_torch(refusal_of, arguments, message):
-    if {"--show", "--draw"} & set(arguments) and sys.platform != "linux":
+    if "--show" in arguments and sys.platform != "linux":
         pytest.skip("only Linux can be without a display here")
     status, stdout, stderr, files = refusal_of(*arguments)
     assert (status, stdout, files) == (2, "", ["m.pth"])

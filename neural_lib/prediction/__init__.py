@@ -1,12 +1,12 @@
 """Reading pictures with a trained network: `from neural_lib.prediction import Recogniser, PictureError`."""
 
 INVERT = ("auto", "yes", "no")  # yes: dark on light
-ORDERS = ("rows", "columns")  # in which a page's characters are read
-MIN_PROBABILITY = 0.5  # of an answer that is sure
+ORDERS = ("rows", "columns")  # reading orders of a page
+MIN_PROBABILITY = 0.5  # a less probable answer is not sure
 
 
 def __getattr__(name: str) -> object:
-    # so that looking for pictures or a display doesn't load torch
+    # importing them here would load torch, which the checks of the arguments don't need
     if name in ("Recogniser", "PictureError"):
         from neural_lib.prediction import recogniser
 

@@ -1,4 +1,4 @@
-"""What predict.py checks before torch is loaded: the model file, the output, the pictures and the display."""
+"""The checks of predict.py before torch is loaded: model file, output, pictures and display."""
 
 import argparse
 import importlib.util
@@ -9,50 +9,45 @@ from neural_lib.data import pictures
 from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
-from neural_lib.prediction import draw
+from neural_lib.prediction.window import is_display_available
 from neural_lib.records import owner_of
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
-SHOWING = ("test images", "pictures")  # modes in which --show opens windows
+DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
+MODES_WITH_WINDOWS = ("test images", "pictures")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
-    """The path that the command writes to, or None; the pictures to read; True if windows are to be opened.
+    """The path of the output, or None; the pictures to read; whether to open windows, or with --draw a browser.
 
-    args: as predict.py has parsed them. Raises UserError if something doesn't fit.
+    args: parsed by predict.py; the data set's name is made canonical. Raises UserError if an argument can't be used.
     """
     args.dataset = None if args.dataset is None else identify(args.dataset)
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)
-    found = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
+    to_read = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
     if args.mode == "pictures" and output:
         real_output = Path(os.path.realpath(output))
-        for each in found.files:
+        for each in to_read.files:
             if annotate.is_output(Path(os.path.realpath(each)), real_output):
                 raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
-    return output, found, show
+    return output, to_read, show
 
 
 def _check_output(args: argparse.Namespace) -> Path | None:
-    """The path that the command writes to, or None. Raises UserError if nothing can be written there."""
+    """The path of the output, or None. Raises UserError if nothing can be written there."""
     if args.evaluate:
         model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
         if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
-            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, a folder for its own")
+            raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, another folder")
         return check_output_folder(args.output or model.parent, "--output")
     if args.draw:
-        return check_output_folder(args.output or "output", "--output")
+        return _check_export(check_output_folder(args.output or "output", "--output") / DRAW_PAGE, "--output")
     if args.export:
-        path = check_output(args.export, "--export", (".html", ".htm", ".onnx"))
-        if path in ReportFiles.of_all_data_sets(path.parent):
-            raise UserError(f"--export {path}: is where the report's page goes; choose another name")
-        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-        if missing and path.suffix.lower() == ".onnx":
-            raise UserError(f"--export {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-        return path
+        return _check_export(args.export, "--export")
     if args.json and not args.output:
         return None
 
@@ -63,14 +58,24 @@ def _check_output(args: argparse.Namespace) -> Path | None:
     return path
 
 
+def _check_export(path: str | Path, option: str) -> Path:
+    # the path of the page or the ONNX file; option: the argument that gave it
+    path = check_output(path, option, (".html", ".htm", ".onnx"))
+    if path in ReportFiles.of_all_data_sets(path.parent):
+        raise UserError(f"{option} {path}: is where the report's page goes; choose another name")
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and path.suffix.lower() == ".onnx":
+        raise UserError(f"{option} {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    return path
+
+
 def _check_display(args: argparse.Namespace) -> bool:
-    """True if windows are to be opened. Raises UserError if one is asked for and there is no display."""
-    wanted = args.draw or args.show and args.mode in SHOWING
-    if not wanted and (args.show is False or args.json or args.mode not in SHOWING):
+    """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
+    if args.draw:
+        return args.show is not False
+    if args.mode not in MODES_WITH_WINDOWS or args.show is False or args.json and not args.show:
         return False
-    show = draw.is_display_available()
-    if args.draw and not show:
-        raise UserError("--draw: no display here to open a window on; give picture files instead")
-    if wanted and not show:
-        raise UserError("--show: no display here to open a window on; without --show the picture is only written")
+    show = is_display_available()
+    if args.show and not show:
+        raise UserError("--show: no display to open a window on; without --show the picture is only written")
     return show

@@ -1,6 +1,6 @@
 """A trained network as an ONNX file, for other programs and languages; compared with the original in OpenCV's dnn.
 
-torch's exporter needs the packages onnx and onnxscript, which nothing else here does.
+Only torch's exporter needs the packages onnx and onnxscript.
 """
 
 import json
@@ -22,14 +22,14 @@ from neural_lib.system.errors import RunError
 from neural_lib.system.files import write_file
 
 INPUT, OUTPUT = "images", "probabilities"
-TOLERANCE = 1e-4  # what a probability may differ by
-NOISE = 1000  # images that networks are compared on where there are no test images
+TOLERANCE = 1e-4  # the largest difference of a probability, 0 to 1
+NOISE_COUNT = 1000  # images of noise, compared if there are no test images
 
 log = logging.getLogger(__name__)
 
 
 def metadata(saved: Checkpoint) -> dict[str, str]:
-    """The file's metadata; lists are JSON."""
+    """The metadata of the ONNX file; lists are JSON."""
     return {
         "classes": json.dumps(saved.classes),
         **({"glyphs": json.dumps(saved.glyphs, ensure_ascii=False)} if saved.glyphs else {}),
@@ -46,9 +46,10 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 
 
 def to_onnx(recogniser: Recogniser) -> bytes:
-    """The network as the content of an ONNX file: normalised images in any number -> probabilities, with metadata().
+    """The network as the content of an ONNX file, with metadata().
 
-    They are calibrated, as predict.py's are; which images are unlike those of training is not part of it.
+    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are. Whether an
+    image is unlike the training images is not part of the file.
     """
 
     class Probabilities(torch.nn.Module):
@@ -60,10 +61,10 @@ def to_onnx(recogniser: Recogniser) -> bytes:
             return recogniser.calibration.probabilities(self.network(images))
 
     saved = recogniser.saved
-    images = torch.zeros(2, len(saved.mean), saved.image_size, saved.image_size)  # 1 would be taken for a constant
+    images = torch.zeros(2, len(saved.mean), saved.image_size, saved.image_size)  # a batch of 1 would become a constant
     exporters = logging.getLogger("torch.onnx")
-    before = exporters.level
-    exporters.setLevel(logging.ERROR)  # it warns of torchvision's operators, which no network here has
+    level = exporters.level
+    exporters.setLevel(logging.ERROR)  # it warns about torchvision's operators; no network has one
     try:
         program = torch.onnx.export(
             Probabilities().eval(),
@@ -75,43 +76,44 @@ def to_onnx(recogniser: Recogniser) -> bytes:
             verbose=False,
         )
     finally:
-        exporters.setLevel(before)
+        exporters.setLevel(level)
     for node in program.model.graph:
-        node.metadata_props.clear()  # which name this machine's folders, line by line
+        node.metadata_props.clear()  # they name folders of this machine
     program.model.metadata_props.update(metadata(saved))
     return program.model_proto.SerializeToString()
 
 
 def noise(saved: Checkpoint, count: int) -> Tensor:
-    """So many images of noise, uint8 (count, C, S, S), always the same ones: something to compare networks on."""
+    """Images of noise, uint8 (count, C, S, S), the same at each call: inputs to compare networks on."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, len(saved.mean), saved.image_size, saved.image_size)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def images_to_check(saved: Checkpoint, images: Tensor | None, most: int) -> tuple[Tensor, str]:
-    """At most so many of the test images (N, C, S, S), spread evenly over them, or of noise; and what they are."""
+def images_to_check(saved: Checkpoint, images: Tensor | None, max_images: int) -> tuple[Tensor, str]:
+    """At most max_images of the test images (N, C, S, S), evenly spaced, or of noise; and their name for the log."""
     title = title_of(saved.dataset)
     if images is None:
-        return noise(saved, most), f"images of noise (no {title} here)"
-    count = min(len(images), most)
+        return noise(saved, max_images), f"images of noise (no {title} here)"
+    count = min(len(images), max_images)
     return images[torch.arange(count) * len(images) // count], f"test images of {title}"
 
 
 class DifferenceError(RunError):
-    """An exported network gives something else than the original."""
+    """The answers of an exported network differ from the original's."""
 
 
-def check_same(runner: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
-    """The greatest difference between two networks' probabilities (N, classes); runner: what gave theirs.
+def check_same(runner: str, original: Tensor, exported: Tensor, tolerance: float) -> float:
+    """The greatest difference between the probabilities (N, classes) of the original and the exported network.
 
-    Raises DifferenceError if one differs by more than the tolerance, or a label does.
+    runner: the name of the program that ran the exported network. Raises DifferenceError if a probability differs by
+    more than the tolerance, or a label differs.
     """
-    greatest = (theirs - ours).abs().max()  # NaN where there is one
-    wrong = int((theirs.argmax(dim=1) != ours.argmax(dim=1)).sum())
-    if wrong or not greatest <= tolerance:  # which NaN isn't either
+    greatest = (exported - original).abs().max()  # NaN if a probability is
+    wrong = int((exported.argmax(dim=1) != original.argmax(dim=1)).sum())
+    if wrong or not greatest <= tolerance:  # "not": true of NaN, too
         raise DifferenceError(
-            f"--export: in {runner} {wrong:,} of {len(ours):,} predictions differ, and probabilities differ by up to "
+            f"in {runner} {wrong:,} of {len(original):,} predictions differ, and probabilities differ by up to "
             f"{greatest:.1g}; nothing written"
         )
     return float(greatest)
@@ -120,34 +122,32 @@ def check_same(runner: str, ours: Tensor, theirs: Tensor, tolerance: float) -> f
 def verify(
     content: bytes, recogniser: Recogniser, images: Tensor, on_batch: Callable[[int], object] = lambda count: None
 ) -> float:
-    """Check that the exported network, as OpenCV's dnn module runs it, gives what the original gives.
+    """Check that OpenCV's dnn module gives the original's answers for an ONNX file.
 
-    images: (N, C, S, S), uint8. on_batch: called with the number of images of each batch. Returns the greatest
-    difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a probability differs
-    by more than TOLERANCE.
+    content: of the file. images: (N, C, S, S), uint8. on_batch: called with the number of images of each batch.
+    Returns the greatest difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a
+    probability differs by more than TOLERANCE.
     """
-    ours, theirs = [], []
+    original, exported = [], []
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         for batch in images.split(EVAL_BATCH_SIZE):
             network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
-            theirs.append(torch.from_numpy(network.forward().copy()))
-            ours.append(recogniser.probabilities(batch))
+            exported.append(torch.from_numpy(network.forward().copy()))
+            original.append(recogniser.probabilities(batch))
             on_batch(len(batch))
     except cv2.error as error:
-        raise RunError(
-            f"--export: OpenCV can't run what was exported ({error.err or error}); nothing written"
-        ) from None
-    return check_same("OpenCV", torch.cat(ours), torch.cat(theirs), TOLERANCE)
+        raise RunError(f"OpenCV can't run the exported network ({error.err or error}); nothing written") from None
+    return check_same("OpenCV", torch.cat(original), torch.cat(exported), TOLERANCE)
 
 
 def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
-    """Write the network to `path` as ONNX, once OpenCV gives the same for it.
+    """Write the network to `path` as ONNX, once OpenCV has given the same answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Raises RunError if OpenCV can't
-    run what was exported, or gives something else; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. Raises RunError if OpenCV can't run the
+    exported network or its answers differ; then nothing is written.
     """
-    images, which = images_to_check(recogniser.saved, images, NOISE if images is None else len(images))
+    images, which = images_to_check(recogniser.saved, images, NOISE_COUNT if images is None else len(images))
     content = to_onnx(recogniser)
     with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
         greatest = verify(content, recogniser, images, bar.update)

@@ -1,4 +1,4 @@
-/* Makes a picture into an image of the data set, as data/ink.py does it for one character on plain ground.
+/* Turns a picture into an image of the data set, as data/ink.py does for one character on plain ground.
 
 A plane is {width, height, data}: height rows of width numbers, in a Float32Array; grey from 0, black, to 255, ink from 0,
 ground, to 1. The constants are ink.py's, and so are the names of the functions; tests/prediction/test_webpage.py
@@ -7,9 +7,9 @@ compares the two.
 "use strict";
 
 const MIN_CONTRAST = 25, MIN_OF_NOISE = 6, MAX_NOISE = 128, SHADED_FROM = 0.15, FRAMED_FROM = 0.9, MIN_SPECK = 0.01;
-const SEEN_FROM = Math.fround(0.2);  // as a plane's numbers are
+const SEEN_FROM = Math.fround(0.2);  // rounded as the numbers of a plane
 
-/* Picture as a canvas has it, RGBA (width, height) on white -> pixels (C, S, S), 0 to 255; null if it shows no ink.
+/* A canvas's picture, RGBA (width, height) on white -> pixels (C, S, S), 0 to 255; null if it shows no ink.
    invert: "yes": ink is darker than its ground, "no": lighter, "auto": whichever stands out more. */
 function prepare({width, height, data}, {placement, channels, image_size: size, fit}, invert) {
   const planes = [0, 1, 2].map((channel) => plane(width, height, (i) => data[4 * i + channel]));
@@ -43,7 +43,7 @@ function findInk(grey, invert, onPaper) {
   return cut(ink, ...box(ink));
 }
 
-/* The ground's brightness everywhere: a quadratic surface where it varies as that of a lit page does. */
+/* The ground's brightness at each pixel: a quadratic surface if it varies like that of a lit page, else constant. */
 function litGround(grey, smoothGrey, even) {
   const scale = Math.min(1, 64 / Math.max(grey.width, grey.height));
   const [width, height] = [grey.width, grey.height].map((length) => Math.max(1, round(length * scale)));
@@ -55,7 +55,7 @@ function litGround(grey, smoothGrey, even) {
   });
   const contrast = extent(smoothGrey.data.map((value) => Math.abs(value - even)))[1];
   let surface = small.data.map(() => even);
-  for (let times = 0; times < 2; times++) {  // the second time without the pixels that the first surface leaves out
+  for (let times = 0; times < 2; times++) {  // the second time only with pixels near the first surface
     const near = terms.map((_, i) => i).filter((i) => Math.abs(small.data[i] - surface[i]) < 0.3 * contrast);
     if (near.length < 0.2 * terms.length) return grey.data.map(() => even);
     const fitted = leastSquares(near.map((i) => terms[i]), near.map((i) => small.data[i]));
@@ -66,8 +66,8 @@ function litGround(grey, smoothGrey, even) {
   return resize({width, height, data: surface}, grey.width, grey.height, linearTaps).data;
 }
 
-/* x for which the rows times x are nearest to the values, by the normal equations and Gaussian elimination; an x that
-   doesn't matter is 0 */
+/* The x for which rows times x is nearest to the values, by the normal equations and Gaussian elimination; 0 for
+   an x without effect. */
 function leastSquares(rows, values) {
   const count = rows[0].length;
   const system = Array.from({length: count}, (_, i) => {
@@ -126,13 +126,13 @@ function box({width, height, data}) {
     }
     parts.push(part);
   }
-  const largest = parts.reduce((most, part) => Math.max(most, part.area), 0);
+  const largest = parts.reduce((area, part) => Math.max(area, part.area), 0);
   return parts.filter((part) => part.area >= MIN_SPECK * largest).reduce(([left, top, right, bottom], part) => [
     Math.min(left, part.left), Math.min(top, part.top), Math.max(right, part.right), Math.max(bottom, part.bottom),
   ], [width, height, 0, 0]);
 }
 
-/* Ink as findInk gives it -> (S, S), 0 to 255, where and as large as the data set has it, light on black. */
+/* Ink from findInk -> (S, S), 0 to 255, light on black, placed and scaled like the data set's. */
 function place(ink, placement, size) {
   let scale = placement.box / Math.max(ink.width, ink.height);
   if (placement.stroke > 0) ink = thicken(ink, placement.stroke / scale - strokeWidth(ink));
@@ -140,10 +140,10 @@ function place(ink, placement, size) {
   const [width, height] = [ink.width, ink.height].map((length) => Math.max(1, round(length * scale)));
   const small = resize(ink, width, height);
   small.data = small.data.map((value) => clip(value, 0, 1));
-  const most = Math.max(extent(small.data)[1], 1e-3);
+  const highest = Math.max(extent(small.data)[1], 1e-3);
 
   let left = Math.floor((size - width) / 2), top = Math.floor((size - height) / 2);
-  if (placement.centre === "mass") {  // it goes to the pixel below and right of the middle
+  if (placement.centre === "mass") {  // the centre of mass is moved to the pixel below and right of the middle
     let total = 0, right = 0, down = 0;
     small.data.forEach((value, i) => {
       total += value;
@@ -155,13 +155,13 @@ function place(ink, placement, size) {
   [left, top] = [clip(left, 0, size - width), clip(top, 0, size - height)];
   const frame = plane(size, size, () => 0);
   small.data.forEach((value, i) => {
-    frame.data[(top + (i / width | 0)) * size + left + i % width] = round(value / most * 255);
+    frame.data[(top + (i / width | 0)) * size + left + i % width] = round(value / highest * 255);
   });
   return frame;
 }
 
-/* The mean width of the strokes in pixels: twice their area over the length of their outline, which runs through the
-   centres of the outermost pixels; four neighbouring pixels say which piece of it lies between them. */
+/* The mean width of the strokes in pixels: twice their area over the length of their outline. The outline runs through
+   the centres of the outermost pixels; each four neighbouring pixels determine the piece of it between them. */
 function strokeWidth({width, height, data}) {
   const isInk = (x, y) => x >= 0 && y >= 0 && x < width && y < height && data[y * width + x] > 0.5 ? 1 : 0;
   let length = 0;
@@ -175,7 +175,7 @@ function strokeWidth({width, height, data}) {
   return 2 * data.reduce((area, value) => area + (value > 0.5 ? 1 : 0), 0) / Math.max(length, 1);
 }
 
-/* The ink with strokes wider by that many pixels: each pixel becomes the greatest within an ellipse around it. */
+/* The ink with strokes `by` pixels wider: each pixel becomes the greatest within an ellipse around it. */
 function thicken(ink, by) {
   const reach = round(by / 2);
   if (reach < 1) return ink;
@@ -247,7 +247,7 @@ function join(planes) {
   return Float32Array.from(planes.flatMap(({data}) => Array.from(data)));
 }
 
-/* Of red, green and blue, by ITU-R BT.601-7, section 2.5.1 */
+/* Grey from red, green and blue, by ITU-R BT.601-7, section 2.5.1 */
 function toGrey([red, green, blue]) {
   return plane(red.width, red.height, (i) => round(0.299 * red.data[i] + 0.587 * green.data[i] + 0.114 * blue.data[i]));
 }
@@ -267,7 +267,7 @@ function border({width, height, data}) {
   return Float32Array.from(values);
 }
 
-/* Against single pixels of noise, which mean nothing in a large picture and something in one of 28x28. */
+/* A blurred plane, so that single pixels of noise don't count; in a picture of 28x28 they do, so it stays as it is. */
 function smooth(grey) {
   const sigma = Math.min(grey.width, grey.height) / 400;
   if (sigma < 0.5) return grey;
@@ -281,9 +281,9 @@ function smooth(grey) {
   return resize(grey, grey.width, grey.height, taps);
 }
 
-/* A plane in another size, first its rows, then its columns. taps(from, to): of each pixel of the result the pixels that
-   it is made of, and their weights; where not given, as OpenCV has it: averages in smaller planes, cubic interpolation in
-   larger ones, and something between where one side shrinks and the other grows. */
+/* A plane in another size, first its rows, then its columns. taps(from, to): for each pixel of the result, the source
+   pixels and their weights. The default is OpenCV's: averages in smaller planes, cubic interpolation in larger ones, and
+   a mixture if one side shrinks and the other grows. */
 function resize(picture, width, height, taps = null) {
   const shrinks = width < picture.width || height < picture.height;
   const grows = width > picture.width || height > picture.height;
@@ -328,7 +328,7 @@ function linearTaps(from, to) {
   return around(from, to, [0, 1], (distance) => 1 - distance);
 }
 
-/* By Keys' kernel with OpenCV's -0.75 */
+/* Keys' kernel (1981) with OpenCV's -0.75. */
 function cubicTaps(from, to) {
   const a = -0.75;
   return around(from, to, [-1, 0, 1, 2], (x) =>

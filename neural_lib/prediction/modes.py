@@ -1,12 +1,13 @@
-"""The modes of predict.py for pictures and test images: a table or JSON, an annotated picture, windows."""
+"""The modes of predict.py: answers in tables, JSON, annotated pictures and windows; the network as a file or a page."""
 
 import json
 import logging
 import os
 import shutil
 import sys
+import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,22 @@ from neural_lib.data.download import DownloadError, is_there
 from neural_lib.data.images import ImageTensors, load_images, load_own_test, pixels_of
 from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import draw
+from neural_lib.prediction.export import export_network
 from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
+from neural_lib.prediction.webpage import export_page
+from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
-MIN_PATH = 16  # columns of a terminal that a path has at least
-NUMBER_WIDTH = 3  # columns of a character's number; more where there are more than 999
+MIN_PATH = 16  # columns of the terminal
+NUMBER_WIDTH = 3  # columns of a character's number; numbers above 999 are wider
 
 log = logging.getLogger(__name__)
 
 
 def recognise_pictures(
     recogniser: Recogniser,
-    found: Found,
+    to_read: Found,
     output: Path | None,
     *,
     invert: str,
@@ -45,25 +48,25 @@ def recognise_pictures(
     show_input: bool,
     show: bool,
 ) -> None:
-    """Print what each picture shows, write them annotated to `output`, and show them in a window.
+    """Print the answers to each picture, write the annotated pictures to `output`, and show them in a window.
 
-    invert, order, top: as Recogniser.read_files takes them. show_input: beside each picture that holds one character
-    what the network was given. A picture that can't be read is warned of. Raises RunError if none could.
+    invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character.
+    A picture that can't be read gets a warning. Raises RunError if no picture can be read.
     """
-    for line in found.problems():
+    for line in to_read.problems():
         log.warning("%s", line)
-    if not found.files:
-        raise RunError("there is no picture to recognise; name files or folders that hold some")
-    title = title_of(recogniser.saved.dataset)
-    if invert != "auto" and not recogniser.saved.placement:
+    if not to_read.files:
+        raise RunError("there is no picture to recognise; name files, or folders that hold pictures")
+    saved = recogniser.saved
+    if invert != "auto" and not saved.placement:
+        title = title_of(saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
-    names = Counter(path.name for path in found.files)
     has_pages = order is not None and recogniser.reads_pages
-    table = AnswerTable(recogniser.saved, found.files, top, shutil.get_terminal_size().columns, has_pages)
-    montage = annotate.Montage(output) if output else None
-    shown, room, pictures, failures, answers = [], annotate.PAGE, 0, 0, []
-    with tqdm(total=len(found.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_files(found.files, invert, order, top, bar.update):
+    table = AnswerTable(saved, to_read.files, top, shutil.get_terminal_size().columns, has_pages)
+    annotated = AnnotatedPictures(saved, to_read.files, output, show_input, show)
+    are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
+    with tqdm(total=len(to_read.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
+        for result in recogniser.read_files(to_read.files, invert, order, top, bar.update):
             if isinstance(result, Failure):
                 failures += 1
                 log.warning("%s: %s", printable(result.source.name), result.reason)
@@ -71,56 +74,85 @@ def recognise_pictures(
                     _print(json.dumps({**result.source.to_dict(), "error": result.reason}))
                 continue
             pictures += 1
-            answers += [each.is_sure for each in result.answers]
+            are_sure += [each.is_sure for each in result.answers]
             _print(json.dumps(result.to_dict()) if as_json else table.format(result))
-            path, name = result.source.path, result.source.name
-            caption = os.path.basename(name)
-            caption = caption if names[path.name] == 1 else os.path.join(path.parent.name, caption)
-            if montage or show and room > 0:
-                annotated = _annotated(recogniser.saved, result, printable(caption), show_input)
-                is_sheet = len(result.answers) > 1
-                if montage:
-                    montage.add_sheet(annotated(1)) if is_sheet else montage.add(annotated(1))
-                if show and room > 0:
-                    shown.append(annotated)
-                    room -= 5 if is_sheet else 1  # pages take more memory
+            annotated.add(result)
     if not pictures:
         raise RunError("no picture was recognised; see the warnings above")
-    written = montage.finish() if montage else []
+    annotated.finish()
     total = pictures + failures
-    counts = f"{len(answers):,} characters in " * (len(answers) > pictures)
+    counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
-    unsure = f", {answers.count(False):,} unsure (?: {why})" * (False in answers)
-    if written:
-        log.info("wrote %s", listed([str(written[0]), *(path.name for path in written[1:])]))
+    unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
     log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
-    if show:
-        draw.show_one_by_one((annotated(2) for annotated in shown), "recognised")
+    annotated.show()
 
 
-def _annotated(saved: Checkpoint, reading: Reading, caption: str, show_input: bool) -> Callable[[int], np.ndarray]:
-    # draws what was read, for a montage at scale 1 and for a window at scale 2
-    names = [saved.display_name(each.top[0].index) for each in reading.answers]
-    if len(names) == 1:
-        (answer,) = reading.answers
-        seen = answer.seen if show_input else None
-        tile = (reading.picture, names[0], answer.probability, caption, seen)
-        return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
-    boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
-    sure = [each.is_sure for each in reading.answers]
-    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
+class AnnotatedPictures:
+    """Pictures with their answers: all in a montage, the first ones in a window.
+
+    files: all pictures to come. path: of the montage; None: no montage. show_input: show the network's input beside a
+    single character. show: keep the first pictures for show().
+    """
+
+    def __init__(
+        self, saved: Checkpoint, files: Sequence[Path], path: Path | None, show_input: bool, show: bool
+    ) -> None:
+        self.saved, self.show_input = saved, show_input
+        self.montage = annotate.Montage(path) if path else None
+        self.names = Counter(path.name for path in files)
+        self.kept: list[Callable[[int], np.ndarray]] = []  # functions that draw a picture at a scale
+        self.room = annotate.PAGE if show else 0  # pictures that can still be kept
+
+    def add(self, reading: Reading) -> None:
+        """Annotate one more picture. Raises OSError if a file of the montage can't be written."""
+        if not self.montage and self.room <= 0:
+            return
+        draw_at, is_sheet = self._annotated(reading), len(reading.answers) > 1
+        if self.montage:
+            self.montage.add_sheet(draw_at(1)) if is_sheet else self.montage.add(draw_at(1))
+        if self.room > 0:
+            self.kept.append(draw_at)
+            self.room -= 5 if is_sheet else 1  # a page takes more memory
+
+    def finish(self) -> None:
+        """Write the last file of the montage, and log all of them."""
+        if self.montage:
+            first, *others = self.montage.finish()
+            log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
+
+    def show(self) -> None:
+        """Show the pictures that were kept, enlarged, one by one."""
+        if self.kept:
+            show_one_by_one((draw_at(2) for draw_at in self.kept), "recognised")
+
+    def _annotated(self, reading: Reading) -> Callable[[int], np.ndarray]:
+        # a function that draws the picture: at scale 1 for the montage, at scale 2 for a window
+        path, caption = reading.source.path, os.path.basename(reading.source.name)
+        if self.names[path.name] > 1:
+            caption = os.path.join(path.parent.name, caption)
+        caption = printable(caption)
+        names = [self.saved.display_name(each.top[0].index) for each in reading.answers]
+        if len(names) == 1:
+            (answer,) = reading.answers
+            seen = answer.seen if self.show_input else None
+            tile = (reading.picture, names[0], answer.probability, caption, seen)
+            return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
+        boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
+        sure = [each.is_sure for each in reading.answers]
+        return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
 
 
 def _print(text: str) -> None:
-    tqdm.write(text, file=sys.stdout)  # which makes room where a progress bar is
+    tqdm.write(text, file=sys.stdout)  # tqdm's print makes room beside a progress bar
     sys.stdout.flush()
 
 
 class AnswerTable:
-    """A table whose rows can be printed one by one, for its columns are as wide as what may come.
+    """A table of answers whose rows can be printed one by one: its columns fit every possible answer.
 
-    paths: of all files. top: classes in a row. width: of the terminal, in columns; a Hiragana takes two. has_pages:
-    with a column for the number of a character on its page.
+    paths: all files to be read. top: classes in a row. width: terminal columns; a Hiragana takes two. has_pages: add a
+    column for the number of a character on its page.
     """
 
     def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int, has_pages: bool = False) -> None:
@@ -136,13 +168,13 @@ class AnswerTable:
         self.has_head = False
 
     def format(self, reading: Reading) -> str:
-        """A line for each answer: path, number, class, probability, the next best; below the titles if it is first."""
+        """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
         path = printable(reading.source.name)
-        while cell_len(path) > self.path_width:  # the end of a path says more than its beginning
+        while cell_len(path) > self.path_width:  # the end of a path is kept: it is the file's name
             path = "..." + path.removeprefix("...")[1:]
         lines = []
         for number, answer in enumerate(reading.answers, start=1):
-            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # else it is shown as 0.0%
+            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # others would be shown as 0.0%
             others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
             probability = annotate.percent(answer.probability)
             place = str(number) if len(reading.answers) > 1 else ""
@@ -166,9 +198,10 @@ class AnswerTable:
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    A data set of the catalogue may have as many other classes, which a warning says. Of one's own these are the images
-    in test/, those that were held out when this network was trained on it, or all that there are.
-    Raises UserError if classes are missing or the data set isn't there, and RunError if it can't be downloaded.
+    If a data set of the catalogue has the same number of classes with other names, they are matched by number, with a
+    warning. The test images of a user data set are those in test/; or those held out when this network was trained on
+    it; or all images.
+    Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
     title = title_of(dataset)
     if dataset in DATASETS:
@@ -193,7 +226,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
 
 
 def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: bool = False) -> Tensor:
-    # the network's label for each class of a data set: by name, or else, if there are as many, by number
+    # the network's label for each class of a data set: by name, or by number if all names differ
     unknown = [name for name in classes if name not in saved.labels]
     if not unknown:
         return torch.tensor([saved.labels[name] for name in classes])
@@ -201,15 +234,15 @@ def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: boo
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")
-    own, theirs = (", ".join(names) for names in (saved.classes, classes))
-    log.warning("the classes of %s are %s; this model calls them, in that order, %s", title, theirs, own)
+    names = (", ".join(each) for each in (classes, saved.classes))
+    log.warning("the classes of %s are %s; this model calls them, in that order, %s", title, *names)
     return torch.arange(len(classes))
 
 
 def show_test_images(
     recogniser: Recogniser, images: ImageTensors, samples: int, seed: int, path: Path, show: bool
 ) -> None:
-    """Log what the network reads in some test images, drawn by the seed, none twice, and write them annotated."""
+    """Log the answers to test images, drawn by the seed without repetition, and write them annotated to `path`."""
     saved = recogniser.saved
     chosen = np.random.default_rng(seed).choice(len(images), size=samples, replace=False)
     pixels, labels = images[torch.from_numpy(chosen)]
@@ -225,4 +258,46 @@ def show_test_images(
     write_file(path, lambda: picture)
     log.info("%d of %d right; wrote %s", int((predictions == labels).sum()), samples, path)
     if show:
-        draw.show_one_by_one((annotate.annotate_image(*each, scale=2) for each in tiles), "prediction")
+        show_one_by_one((annotate.annotate_image(*each, scale=2) for each in tiles), "prediction")
+
+
+# --- the exported network ---
+
+
+def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
+    """Write the network as an ONNX file if the path ends in .onnx, else as a page.
+
+    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises UserError and
+    RunError as export_network and export_page do; then nothing is written.
+    """
+    saved, images = recogniser.saved, None
+    try:
+        if is_there(saved.dataset, data_dir):
+            images = load_test_images(saved, saved.dataset, data_dir, use_cache).images
+    except UserError as error:
+        if saved.dataset in DATASETS:
+            raise
+        log.warning("%s", error)
+    write = export_network if path.suffix.lower() == ".onnx" else export_page
+    write(recogniser, path, images)
+
+
+def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
+    """Write the network as a page to draw on, and open it in the user's browser if `show`.
+
+    If no browser can be opened, a warning names the file. Raises UserError if the network is for photos, and the
+    errors of export.
+    """
+    if not recogniser.saved.placement:
+        title = title_of(recogniser.saved.dataset)
+        raise UserError(f"--draw: this network knows {title}, photos, not drawings; give picture files instead")
+    export(recogniser, page, data_dir, use_cache)
+    if show and not _opens_in_browser(page):
+        log.warning("no browser can be opened; open %s in one", page)
+
+
+def _opens_in_browser(page: Path) -> bool:
+    try:
+        return webbrowser.open(page.absolute().as_uri())
+    except webbrowser.Error:
+        return False

@@ -1,10 +1,10 @@
 /* Runs a trained network on one image, in plain JavaScript.
 
 Everything is a Float32Array: an image or a layer's output (C, H, W) is C planes of H rows of W numbers, a vector (F) is
-F numbers. webpage.py writes `model`: its steps in order, each {op, inputs, shape, ...} with the numbers of the values
-that it takes (0 is the image, n the output of the nth step) and the shape of its output; and all weights in base64, of
-16 or 32 bits, in the steps' order: conv2d (out, in, k, k) and (out), linear (out, in) and (out); last, where there are
-any, the mean (F) and the directions (k, F) of the features, which show an image that is unlike those of training.
+F numbers. webpage.py writes `model`: its steps in order, each {op, inputs, shape, ...} with the numbers of its input
+values (0 is the image, n the output of the nth step) and the shape of its output; and all weights in base64, of 16 or 32
+bits, in the steps' order: conv2d (out, in, k, k) and (out), linear (out, in) and (out); last, if `distance` is given,
+the mean (F) and the directions (k, F) of the features, which show whether an image is unlike the training images.
 Batch normalisation is part of the convolutions' weights.
 */
 "use strict";
@@ -45,7 +45,7 @@ class Network {
     return {probabilities: softmax(logits, temperature), isUnlike};
   }
 
-  /* How far an image is from those of training, as evaluation/calibration.py has it. features: (F), logits: (classes) */
+  /* The distance of an image from the training images; see evaluation/calibration.py. features: (F), logits: (classes) */
   distance(features, logits) {
     const {outside, highest} = this.model.distance;
     const length = Math.max(Math.hypot(...features), 1e-12);
@@ -146,7 +146,7 @@ function add(step, [values, others]) {
   return values.map((value, i) => value + others[i]);
 }
 
-/* (C, H, W) -> (C * H * W), which are the same numbers in the same order */
+/* (C, H, W) -> (C * H * W), the same numbers in the same order */
 function flatten(step, [values]) {
   return values;
 }
@@ -166,7 +166,7 @@ function dot(a, b, first) {
   return sum;
 }
 
-/* IEEE 754 numbers of so many bits, little-endian, in base64 -> Float32Array */
+/* IEEE 754 numbers of 16 or 32 bits, little-endian, in base64 -> Float32Array */
 function floats(base64, bits) {
   const text = atob(base64), bytes = new DataView(new ArrayBuffer(text.length));
   for (let i = 0; i < text.length; i++) bytes.setUint8(i, text.charCodeAt(i));

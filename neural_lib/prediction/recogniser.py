@@ -1,4 +1,4 @@
-"""Recogniser: a trained network that reads pictures, from files or arrays."""
+"""Recogniser: a trained network that reads pictures from files or arrays."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,13 +22,13 @@ from neural_lib.evaluation.calibration import Calibration, outputs_of
 from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
 from neural_lib.system.devices import select_device
 
-BATCH_SIZE = 100  # images; they are in memory together, with their pictures
-THUMBNAIL = 2 * TILE_WIDTH  # pixels: the longer side of a single character's picture in a Reading at most
-SMALLEST_PAGE = 64  # pixels: a picture with a shorter longer side holds one character
-SHARP = 48  # pixels: a page whose characters are smaller is read again, reduced less; so is one with lines
-FEW = 3  # characters of a picture that may be one, found in parts
-PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side that it is reduced to
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
+BATCH_SIZE = 100  # images; they and their pictures are in memory together
+THUMBNAIL = 2 * TILE_WIDTH  # pixels: limit of the longer side of a single character's picture in a Reading
+SMALLEST_PAGE = 64  # pixels: a picture whose longer side is shorter holds one character
+SHARP = 48  # pixels: a page with smaller characters or with lines is read again, at a higher resolution
+FEW = 3  # characters found in a picture that may be the parts of one
+PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side of a page, reduced
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
 Picture = str | Path | np.ndarray
 Box = tuple[int, int, int, int]  # left, top, width, height, pixels
@@ -39,19 +39,21 @@ class Candidate(NamedTuple):
 
     label: str  # the class name
     probability: float  # 0 to 1
-    index: int  # of the class, from 0
-    glyph: str  # its written character, if a class is one
+    index: int  # the class, from 0
+    glyph: str  # the written character, or empty
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
     """A network's answer to a picture, or to one character of it."""
 
-    top: list[Candidate]  # the most probable classes, the first one most
-    seen: np.ndarray = field(repr=False)  # what the network was given, uint8 (S, S) or (S, S, 3)
-    path: Path | None = None  # of the file
-    box: Box | None = None  # of the ink in the picture as it is displayed; None where the whole picture was read
-    is_sure: bool = True  # the probability is not below the recogniser's, and the image is not unlike all of training
+    top: list[Candidate]  # the most probable classes, in descending order
+    seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
+    path: Path | None = None  # the picture's file
+    box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
+    is_sure: bool = (
+        True  # False if the probability is below the recogniser's or the image is unlike the training images
+    )
 
     @property
     def label(self) -> str:
@@ -60,13 +62,13 @@ class Answer:
 
     @property
     def probability(self) -> float:
-        """Its probability, 0 to 1."""
+        """The probability of the most probable class, 0 to 1."""
         return self.top[0].probability
 
     def to_dict(self) -> dict:
-        """{"path", "label", "index", "glyph", "probability", "sure", "box", "top": [the most probable classes alike]}.
+        """{"path", "label", "index", "glyph", "probability", "sure", "box", "top": [{"label", "index", ...}, ...]}.
 
-        "glyph" only where classes are written characters, "box" only where there is one.
+        "glyph" is present if the classes are written characters, "box" if the answer has one.
         """
         classes = [
             {"label": each.label, "index": each.index, **({"glyph": each.glyph} if each.glyph else {}),
@@ -79,32 +81,32 @@ class Answer:
 
 
 class Source(NamedTuple):
-    """Where a picture is from."""
+    """The origin of a picture: a file, or a page of it."""
 
     path: Path | None  # None for an array
-    page: int = 0  # from 1, of a file with several; 0 of all others
+    page: int = 0  # from 1; 0 if the file has one page
 
     @property
     def name(self) -> str:
-        """The path, with the page: "scan.tif[2]"."""
+        """The path, with the page if the file has several: "scan.tif[2]"."""
         return f"{self.path}[{self.page}]" if self.page else str(self.path)
 
     def to_dict(self) -> dict:
-        """{"path", "page"}, the latter only of a file with several."""
+        """{"path", "page"}; "page" is present if the file has several."""
         return {"path": str(self.path) if self.path else None, **({"page": self.page} if self.page else {})}
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read in a picture."""
+    """A picture and the answers to its characters."""
 
     source: Source
     picture: np.ndarray = field(repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
-    scale: float  # of that picture's pixels to those of the boxes
-    answers: list[Answer]  # at least one; of a page in reading order
+    scale: float  # pixels of `picture` per pixel of the boxes
+    answers: list[Answer]  # at least one; those of a page in reading order
 
     def to_dict(self) -> dict:
-        """{"path", "characters": [Answer.to_dict() of each]}; a single one's keys stand beside these, too."""
+        """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys."""
         characters = [
             {name: value for name, value in each.to_dict().items() if name != "path"} for each in self.answers
         ]
@@ -112,17 +114,17 @@ class Reading:
 
 
 class _Prepared(NamedTuple):
-    # a picture whose images wait for their answers
+    # a picture whose images have no answers yet
     source: Source
-    picture: np.ndarray  # as Reading has it
+    picture: np.ndarray  # as in Reading
     scale: float
-    images: list[np.ndarray]  # uint8 (C, S, S), of each character
+    images: list[np.ndarray]  # one for each character, uint8 (C, S, S)
     boxes: list[Box | None]
-    may_be_one: bool = False  # the picture may hold a single character that was not found whole
+    may_be_one: bool = False  # the characters found may be the parts of one
 
 
 class Failure(NamedTuple):
-    """A picture without an answer, and why."""
+    """A picture without an answer, and the reason."""
 
     source: Source
     reason: str
@@ -131,7 +133,7 @@ class Failure(NamedTuple):
 class Recogniser:
     """A trained network that reads pictures as predict.py does; Recogniser.load makes one from a model file.
 
-    min_probability: of an answer that is sure. Raises UserError if the checkpoint's parts don't fit together.
+    min_probability: a less probable answer is not sure. Raises UserError if the checkpoint's parts don't fit together.
     """
 
     def __init__(self, saved: Checkpoint, device: torch.device, min_probability: float = MIN_PROBABILITY) -> None:
@@ -142,21 +144,21 @@ class Recogniser:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", min_probability: float = MIN_PROBABILITY) -> "Recogniser":
-        """The recogniser of a model file. Raises UserError if that can't be read or the device isn't there."""
+        """The recogniser of a model file. Raises UserError if the file can't be read or there is no such device."""
         return cls(checkpoint.load(path, option=""), select_device(device)[0], min_probability)
 
     @property
     def reads_pages(self) -> bool:
-        """True if the network knows written characters, several of which can be found on a page."""
+        """True if the classes are written characters, so that pages can be read."""
         placement = self.saved.preparation.placement
         return placement is not None and placement.is_written
 
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
-        """The answer to a picture that holds one character or thing, or the answers to a list of them.
+        """The answer to a picture that holds one character or thing, or the answers to a list of such pictures.
 
-        picture: a file, of which the first page is read, or a uint8 array (H, W) or, in RGB, (H, W, 3). invert: "yes"
-        reads what is darker than its ground, "no" what is lighter, "auto" whichever stands out more. top: classes in
-        an answer. Raises PictureError, naming the file or the place in the list, if one can't be read or shows no ink.
+        picture: a file (its first page is read), or a uint8 array, grey (H, W) or RGB (H, W, 3). invert: "yes": the ink
+        is darker than its ground, "no": lighter, "auto": whichever stands out more. top: classes in an answer.
+        Raises PictureError, naming the file or the place in the list, if a picture can't be read or shows no ink.
         """
         pictures = picture if isinstance(picture, list | tuple) else [picture]
         _check(pictures, invert, top)
@@ -173,8 +175,8 @@ class Recogniser:
     ) -> list[Answer]:
         """The answers to the characters of a page, in reading order.
 
-        picture, invert, top: see read. order: see page.find_characters. page: from 1, of a file with several. Of a
-        network that knows no written characters, and of a small picture, the whole is one.
+        picture, invert, top: see read. order: see page.find_characters. page: of the file, from 1. A small picture is
+        read as one character, and so is any picture if the network reads no pages.
         Raises PictureError, naming the file, if it can't be read or shows no ink.
         """
         _check([picture], invert, top)
@@ -196,9 +198,9 @@ class Recogniser:
         top: int,
         on_read: Callable[[], object] = lambda: None,
     ) -> Iterator[Reading | Failure]:
-        """What is read in each page of each file, in their order; on_read is called after each file.
+        """The reading, or the failure, of each page of each file, in the order of the files.
 
-        order: None if a picture holds one character.
+        order: see read_page; None if each picture holds one character. on_read: called after each file.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
@@ -212,7 +214,7 @@ class Recogniser:
     def _read_all(
         self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
     ) -> Iterator[Reading | Failure]:
-        # in batches of about BATCH_SIZE images, which are in memory together with their pictures; a page takes more
+        # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
         waiting: list[_Prepared | Failure] = []
         load = 0
         for source, picture in sources:
@@ -258,19 +260,19 @@ class Recogniser:
             if isinstance(each, Failure):
                 yield each
                 continue
-            own = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
-            if each.may_be_one and not (own and all(answer.is_sure for answer in own)):
+            parts = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
+            if each.may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(each.picture, self.saved.preparation, invert)
                     (one,) = self._answers([whole], top)
-                    own = [replace(one, path=each.source.path)] if one.is_sure else own
-            if own:
-                yield Reading(each.source, each.picture, each.scale, own)
+                    parts = [replace(one, path=each.source.path)] if one.is_sure else parts
+            if parts:
+                yield Reading(each.source, each.picture, each.scale, parts)
             else:
                 yield Failure(each.source, "no ink found")
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
-        # to images (C, S, S), without their places
+        # the answers to images (C, S, S), without path and box
         answers = []
         for first in range(0, len(images), BATCH_SIZE):
             stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
@@ -282,7 +284,7 @@ class Recogniser:
         return answers
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
-        """The most probable classes, at most `top`, of the probability of each (classes,); equals in their order."""
+        """The at most `top` most probable classes; equally probable ones by index. probabilities: (classes,)."""
         saved, order = self.saved, probabilities.sort(descending=True, stable=True)
         return [
             Candidate(saved.classes[index], value, index, saved.glyphs[index] if saved.glyphs else "")
@@ -290,27 +292,27 @@ class Recogniser:
         ]
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> what the network is given, float32, on its device."""
+        """Images (N, C, H, W), uint8 -> the network's input, float32, on its device."""
         return self.normalise(images.to(self.device))
 
     @torch.inference_mode()
     def answers_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W), uint8 -> the calibrated probability of each class, (N, classes), on the CPU.
+        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU.
 
-        And with it whether the image is unlike every training image, (N,) bool.
+        is_unlike: whether the image is unlike every training image.
         """
         outputs = outputs_of(self.model, self.inputs(images))
         return self.calibration.probabilities(outputs.log_probs).cpu(), self.calibration.is_unlike(outputs).cpu()
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> the calibrated probability of each class, (N, classes), on the CPU."""
+        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), on the CPU."""
         return self.answers_of(images)[0]
 
 
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:
-    """Convert images (N, C, H, W), uint8, of 1 or 3 channels to (N, channels, size, size); also returns what changed.
+    """Images (N, C, H, W), uint8, of 1 or 3 channels -> (N, channels, size, size), and the changes in words.
 
-    Colour becomes grey by LUMA, grey the same in each of three channels; other sizes are resampled bilinearly, with
+    Colour becomes grey by LUMA; grey becomes three equal channels; other sizes are resampled bilinearly, with
     antialiasing.
     """
     changes, values = [], images.float()

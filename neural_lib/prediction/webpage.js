@@ -1,26 +1,26 @@
-/* What happens on the page: strokes and pictures in, answers out. */
+/* The page's behaviour: strokes and pictures in, answers out. */
 "use strict";
 
 const model = JSON.parse(document.getElementById("model").textContent);
 const network = new Network(model);
 const SIDE = 280;  // pixels of the sheet to write on, in height and width
-const PEN = 15;  // pixels: 1.5 of 28; thinner strokes than the data set has are thickened anyway
+const PEN = 15;  // pixels: 1.5 of 28; strokes thinner than the data set's are thickened anyway
 const LONGEST_SIDE = 1024;  // pixels; a larger picture is reduced to it
 const TOP = 5;  // classes in the chart
-const PAUSE = 600;  // milliseconds after which the pen is taken to rest
-const BUSY = 100;  // milliseconds; what takes longer is read only when the pen rests
-const MARGIN = 2;  // the pause before a drawing is read, in times that reading it took
+const PAUSE = 600;  // milliseconds without a move after which the pen is at rest
+const BUSY = 100;  // milliseconds; a drawing that takes longer is read only when the pen rests
+const MARGIN = 2;  // the pause before a drawing is read, as a multiple of the time that reading takes
 
 const EMPTY = {strokes: [], picture: null};
 const element = (id) => document.getElementById(id);
-const sheet = element("sheet"), small = document.createElement("canvas");  // what is seen, and what is read and saved
+const sheet = element("sheet"), small = document.createElement("canvas");  // shown; read and saved
 const context = small.getContext("2d", {willReadFrequently: true});
 const canDraw = Boolean(model.placement);
-let state = EMPTY, history = [];  // strokes or a picture, {canvas, data, width, height}; what was there before each change
-let pointer = null;  // of the pen that is down
+let state = EMPTY, history = [];  // strokes or a picture {canvas, data, width, height}; the states before each change
+let pointer = null;  // the id of the pen that is down
 let reading = 0, settling = 0, took = 0, loads = 0;
 
-/* Put something else on the sheet, which undo takes off again. */
+/* Replace the sheet's content; undo brings the old one back. */
 function replace(next) {
   history.push(state);
   state = next;
@@ -66,7 +66,7 @@ function clear() {
   replace(EMPTY);
 }
 
-/* What is there, on a canvas with so many pixels a side. */
+/* Draw the strokes or the picture on a canvas, `side` pixels wide and high. */
 function paint(canvas, to, side) {
   [canvas.width, canvas.height] = [side, side];
   to.fillStyle = "#fff";
@@ -74,7 +74,7 @@ function paint(canvas, to, side) {
   if (state.picture) {
     const scale = side / Math.max(state.picture.width, state.picture.height);
     const [width, height] = [state.picture.width * scale, state.picture.height * scale];
-    to.imageSmoothingEnabled = scale < 4;  // enlarged further, its pixels are to be seen
+    to.imageSmoothingEnabled = scale < 4;  // enlarged further, its pixels are shown as squares
     to.drawImage(state.picture.canvas, (side - width) / 2, (side - height) / 2, width, height);
     return;
   }
@@ -83,7 +83,7 @@ function paint(canvas, to, side) {
   for (const points of state.strokes) {
     const [x, y] = points[0];
     to.beginPath();
-    to.arc(x, y, PEN / 2, 0, 2 * Math.PI);  // a dot, which a line of no length does not leave
+    to.arc(x, y, PEN / 2, 0, 2 * Math.PI);  // a dot: a line of no length leaves none
     to.fillStyle = "#000";
     to.fill();
     to.beginPath();
@@ -100,28 +100,28 @@ function repaint() {
 // --- pictures ---
 
 async function load(file) {
-  const mine = ++loads;
+  const id = ++loads;
   element("message").textContent = `opening ${file.name}`;
-  element("clear").disabled = false;  // which also stops this
+  element("clear").disabled = false;  // clearing also stops the loading
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {colorSpaceConversion: "none"});
   } catch {
-    if (mine === loads) element("message").textContent = `${file.name}: no picture that this browser can read; try PNG or JPEG`;
+    if (id === loads) element("message").textContent = `${file.name}: no picture that this browser can read; try PNG or JPEG`;
     return;
   }
-  if (mine !== loads) return;  // something else happened meanwhile
+  if (id !== loads) return;  // the sheet has changed meanwhile
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  const own = canvas.getContext("2d", {willReadFrequently: true});
-  own.fillStyle = "#fff";  // seen where the picture is transparent
-  own.fillRect(0, 0, canvas.width, canvas.height);
-  own.imageSmoothingQuality = "high";
-  own.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const target = canvas.getContext("2d", {willReadFrequently: true});
+  target.fillStyle = "#fff";  // shows through a transparent picture
+  target.fillRect(0, 0, canvas.width, canvas.height);
+  target.imageSmoothingQuality = "high";
+  target.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  const {data, width, height} = own.getImageData(0, 0, canvas.width, canvas.height);
+  const {data, width, height} = target.getImageData(0, 0, canvas.width, canvas.height);
   pointer = null;
   replace({strokes: [], picture: {canvas, data, width, height}});
 }
@@ -140,7 +140,7 @@ function receive(event, {files}) {
 
 // --- answers ---
 
-/* Something else is on the sheet: it is read soon, and the answer given once the pen rests. */
+/* The sheet has changed: it is read soon, and the answer is given once the pen rests. */
 function changed() {
   const isEmpty = !state.strokes.length && !state.picture;
   paint(small, context, SIDE);
@@ -183,7 +183,7 @@ function read() {
   settling = setTimeout(() => settle(answer), picture ? 0 : PAUSE);
 }
 
-/* The bars and the network's input; null: nothing is read. */
+/* Show the bars and the network's input; null: nothing was read. */
 function show(answer) {
   const probabilities = answer ? answer.probabilities : [];
   const order = probabilities.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a] || a - b);
@@ -213,7 +213,7 @@ function showPixels(pixels) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/* The answer in words, which screen readers say; null: no ink was found. */
+/* Show the answer in words, for screen readers too; null: no ink was found. */
 function settle(answer) {
   if (pointer !== null) return;
   element("answers").classList.remove("unsettled");

@@ -1,7 +1,7 @@
 """A trained network as one HTML file that reads drawings and pictures in any browser, without a server.
 
-webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js makes a picture into an image of the
-data set, webpage.js does what happens on the page.
+webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js turns a picture into an image of the
+data set, webpage.js handles drawing, pictures and answers.
 """
 
 import base64
@@ -13,7 +13,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import torch
@@ -29,34 +31,35 @@ from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("network.js", "ink.js", "webpage.js")  # one after the other
+SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
 MAX_SIZE = 20_000_000  # bytes of the page
-CHECKED = 200  # images
-TOLERANCE = 2e-3  # what a probability may differ by: the weights are in float16
+CHECKED = 200  # images that the page's answers are compared on
+TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
 CHECK_TIMEOUT = 300  # seconds
 FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# no sandbox, for root has none; what runs is this project's own, and loads nothing
+# no sandbox: root has none, and the page that runs is written by this module and loads nothing
 BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 log = logging.getLogger(__name__)
 
 
 def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
-    """Write the network as a page, once its script gives the same answers as the network, if anything here runs it.
+    """Write the network as a page, once its script has given the network's answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); noise where not given. Its weights have 16 bits, or 32 if
-    the answers differ otherwise. Raises UserError if the page can't run the network or would be larger than MAX_SIZE,
-    and RunError if the answers differ; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
+    answers differ with 16. If neither Node.js nor Chromium is installed, a warning says that the page is unchecked.
+    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError if the script
+    fails or the answers differ; then nothing is written.
     """
     images, which = images_to_check(recogniser.saved, images, CHECKED)
     for bits in (16, 32):
         model = model_of(recogniser, bits)
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
-            size, most = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
+            size, limit = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
             raise UserError(
-                f"--export {path}: the page would have {size}, and {most} is the most; use a smaller network"
+                f"{path}: the page would have {size}, more than the limit of {limit}; use a smaller network"
             )
         try:
             greatest, runner = verify(recogniser, model, images)
@@ -68,7 +71,7 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
         figures = (runner, len(images), which, greatest)
         log.info("the same labels in %s for %d %s; probabilities differ by at most %.0e", *figures)
     else:
-        log.warning("the page is not checked: nothing here can run its script; install Node.js, or try it in a browser")
+        log.warning("the page is not checked: no program to run its script; install Node.js, or try it in a browser")
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
 
@@ -77,9 +80,9 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
 
 
 def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
-    """All that the page's scripts need of a network, as JSON's types; see network.js.
+    """The data of a network for the page's scripts, in JSON's types; see network.js.
 
-    bits: of a weight, 16 or 32. Raises UserError if the network needs an operation that network.js doesn't have.
+    bits: of a weight, 16 or 32. Raises UserError if the network has an operation that network.js lacks.
     """
     saved, calibration = recogniser.saved, recogniser.calibration
     image = torch.zeros(1, len(saved.mean), saved.image_size, saved.image_size)
@@ -113,99 +116,154 @@ def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
 
 
 def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]:
-    """What a network does to an image (1, C, H, W), up to its logits, as network.js's steps, and the weights in order.
+    """The steps of a network on an image (1, C, H, W) up to its logits, for network.js, and their weights in order.
 
-    torch.export gives its operations whatever way the network is written. Raises UserError for one that network.js
-    doesn't have.
+    torch.export lists the same operations however the network is written. Raises UserError for an operation that
+    network.js lacks.
     """
     program = torch.export.export(model, (image,))
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     tensors = {node: program.state_dict[name].detach() for node, name in names.items() if name in program.state_dict}
-    numbers: dict[Node, int] = {}  # of values: 0 is the image, n the output of the nth step
-    steps, weights = [], []  # of each step the weight and the bias, or neither
+    steps = [{"op": "image", "weights": []}]
+    numbers: dict[Node, int] = {}  # the step whose output a value is
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in signature.user_inputs:
             numbers[node] = 0
-        if node.op != "call_function" or not node.users:  # the latter are checks of a tensor's type
+        if node.op != "call_function" or not node.users:  # one without users checks a tensor's type
             continue
-        given = _arguments(node)
-        own = [tensors.get(getattr(given.get(name), "name", None)) for name in ("weight", "bias")]
-        takes = [given[name] for name in ("input", "self", "other") if isinstance(given.get(name), Node)]
-        if not all(each in numbers for each in takes):
-            raise _refusal(node)  # a weight, or a constant, as a value
-        more = {}  # numbers that the step needs besides
-        match str(node.target), given:
-            case "aten.conv2d.default", {"stride": [s, t], "padding": [p, q], "dilation": [1, 1], "groups": 1} if (
-                (s, p) == (t, q) and own[0] is not None and own[0].size(2) == own[0].size(3)
-            ):
-                op, more = "conv2d", {"kernel": own[0].size(2), "stride": s, "padding": p}
-            case "aten.batch_norm.default", {"input": conv, "training": False} if (
-                len(conv.users) == 1 and str(conv.target) == "aten.conv2d.default" and given["running_mean"]
-            ):
-                statistics = [tensors.get(given[name].name) for name in ("running_mean", "running_var")]
-                step = numbers[conv]
-                weights[step - 1] = list(fuse_conv_bn_weights(*weights[step - 1], *statistics, given["eps"], *own))
-                numbers[node] = step
-                continue
-            case "aten.linear.default", {"input": vector} if vector.meta["val"].dim() == 2 and own[0] is not None:
-                op = "linear"
-            case (("aten.relu.default" | "aten.relu_.default"), _):
-                op = "relu"
-            case "aten.max_pool2d.default", {"kernel_size": [k, m], "padding": [0, 0] | 0, "dilation": [1, 1] | 1} if (
-                k == m and given["stride"] in ([], [k, k]) and not given["ceil_mode"]
-            ):
-                op, more = "max_pool2d", {"kernel": k, "stride": k}
-            case "aten.amax.default", {"dim": [2, 3]}:
-                op = "global_max"
-            case ("aten.mean.dim", {"dim": [2, 3]}) | ("aten.adaptive_avg_pool2d.default", {"output_size": [1, 1]}):
-                op = "global_mean"
-            case (("aten.add.Tensor" | "aten.add_.Tensor"), {"alpha": 1}) if (
-                len(takes) == 2 and takes[0].meta["val"].shape == takes[1].meta["val"].shape
-            ):
-                op = "add"
-            case "aten.flatten.using_ints", {"start_dim": 1, "end_dim": -1}:
-                op = "flatten"
-            case ("aten.dropout.default", {"train": False}) | ("aten.to.dtype", {"dtype": torch.float32}):
-                numbers[node] = numbers[takes[0]]  # which do nothing here
-                continue
-            case "aten.log_softmax.int", {"dim": 1 | -1} if (
-                steps
-                and steps[numbers[takes[0]] - 1]["op"] == "linear"
-                and {each.op for each in node.users} == {"output"}
-            ):
-                break
-            case _:
-                raise _refusal(node)
-        steps.append(
-            {"op": op, "inputs": [numbers[each] for each in takes], "shape": list(node.meta["val"].shape[1:]), **more}
-        )
-        weights.append(own if op in ("conv2d", "linear") else [])
-        numbers[node] = len(steps)
-    else:
-        raise UserError("--export: the page needs a network that ends in a log-softmax; export it to a file in .onnx")
-    biased = [[weight, torch.zeros(len(weight)) if bias is None else bias] for weight, bias in filter(None, weights)]
-    return steps, [each for pair in biased for each in pair]
+        arguments = _arguments(node, tensors)
+        inputs = [arguments[name] for name in ("input", "self", "other") if isinstance(arguments.get(name), Node)]
+        step = None
+        if inputs and all(each in numbers for each in inputs):  # else it takes a weight or a constant
+            call = _Call(node, arguments, inputs, steps[numbers[inputs[0]]])
+            step = STEPS.get(str(node.target), lambda call: None)(call)
+        if step is None:
+            raise UserError(f"the page can't run {node.target} as this network has it; export it to a file in .onnx")
+        if step is LAST:
+            del steps[0]
+            return steps, [tensor for each in steps for tensor in each.pop("weights")]
+        if step is not NOTHING:
+            shape = list(node.meta["val"].shape[1:])
+            steps.append({"weights": [], **step, "inputs": [numbers[each] for each in inputs], "shape": shape})
+        numbers[node] = numbers[inputs[0]] if step is NOTHING else len(steps) - 1
+    raise UserError("the page needs a network that ends in a log-softmax; export it to a file in .onnx")
 
 
-def _refusal(node: Node) -> UserError:
-    return UserError(f"--export: the page can't run {node.target} as this network has it; export it to a file in .onnx")
+# results of STEPS that are no steps of network.js: the operation changes nothing, or ends the network
+NOTHING, LAST = {"op": "nothing"}, {"op": "log_softmax"}
 
 
-def _arguments(node: Node) -> dict[str, object]:
-    # by their names, with defaults
+class _Call(NamedTuple):
+    """An operation of a network, as torch.export lists it."""
+
+    node: Node
+    arguments: dict[str, object]  # by name, with defaults; parameters and buffers as tensors
+    inputs: list[Node]  # the values that it takes
+    source: dict  # the step that gives the first of them
+
+    def has(self, **required: object) -> bool:
+        """True if these arguments have these values."""
+        return all(self.arguments[name] == value for name, value in required.items())
+
+
+def _arguments(node: Node, tensors: dict[str, Tensor]) -> dict[str, object]:
     named = {}
     for place, each in enumerate(node.target._schema.arguments):
         value = node.args[place] if place < len(node.args) else node.kwargs.get(each.name, each.default_value)
-        named[each.name] = list(value) if isinstance(value, list | tuple) else value  # fx has lists of its own
+        value = list(value) if isinstance(value, list | tuple) else value  # fx has its own type of lists
+        named[each.name] = tensors.get(value.name, value) if isinstance(value, Node) else value
     return named
+
+
+def _weights(call: _Call) -> list[Tensor] | None:
+    # weight and bias of a layer; None if one is computed
+    weight, bias = call.arguments["weight"], call.arguments["bias"]
+    if bias is None and isinstance(weight, Tensor):
+        bias = torch.zeros(len(weight))
+    return [weight, bias] if isinstance(weight, Tensor) and isinstance(bias, Tensor) else None
+
+
+def _conv2d(call: _Call) -> dict | None:
+    weights = _weights(call)
+    if weights is None or not call.has(dilation=[1, 1], groups=1):
+        return None
+    kernel, stride, padding = weights[0].size(2), call.arguments["stride"][0], call.arguments["padding"][0]
+    is_square = weights[0].size(3) == kernel and call.has(stride=[stride] * 2, padding=[padding] * 2)
+    if not is_square:
+        return None
+    return {"op": "conv2d", "weights": weights, "kernel": kernel, "stride": stride, "padding": padding}
+
+
+def _batch_norm(call: _Call) -> dict | None:
+    # it becomes part of the convolution that it follows
+    (conv,), arguments = call.inputs, call.arguments
+    statistics = [arguments[name] for name in ("running_mean", "running_var")]
+    is_after_conv = str(conv.target) == "aten.conv2d.default" and len(conv.users) == 1
+    if arguments["training"] or not is_after_conv or not all(isinstance(each, Tensor) for each in statistics):
+        return None
+    affine = arguments["weight"], arguments["bias"]
+    call.source["weights"] = list(fuse_conv_bn_weights(*call.source["weights"], *statistics, arguments["eps"], *affine))
+    return NOTHING
+
+
+def _linear(call: _Call) -> dict | None:
+    weights, is_vector = _weights(call), call.inputs[0].meta["val"].dim() == 2
+    return {"op": "linear", "weights": weights} if weights and is_vector else None
+
+
+def _max_pool2d(call: _Call) -> dict | None:
+    kernel = call.arguments["kernel_size"]
+    is_plain = (
+        len(kernel) == 2 and kernel[0] == kernel[1]
+        and call.arguments["stride"] in ([], kernel) and call.arguments["padding"] in (0, [0, 0])
+        and call.arguments["dilation"] in (1, [1, 1]) and not call.arguments["ceil_mode"]
+    )  # fmt: skip
+    return {"op": "max_pool2d", "kernel": kernel[0], "stride": kernel[0]} if is_plain else None
+
+
+def _add(call: _Call) -> dict | None:
+    shapes = [each.meta["val"].shape for each in call.inputs]
+    return {"op": "add"} if len(shapes) == 2 and shapes[0] == shapes[1] and call.has(alpha=1) else None
+
+
+def _log_softmax(call: _Call) -> dict | None:
+    is_last = call.source["op"] == "linear" and {each.op for each in call.node.users} == {"output"}
+    return LAST if is_last and call.arguments["dim"] in (1, -1) else None
+
+
+def _step(op: str, **required: object) -> Callable[[_Call], dict | None]:
+    return lambda call: {"op": op} if call.has(**required) else None
+
+
+def _nothing(**required: object) -> Callable[[_Call], dict | None]:
+    return lambda call: NOTHING if call.has(**required) else None
+
+
+STEPS: dict[str, Callable[[_Call], dict | None]] = {  # the step for an operation, None if network.js can't do it
+    "aten.conv2d.default": _conv2d,
+    "aten.batch_norm.default": _batch_norm,
+    "aten.linear.default": _linear,
+    "aten.relu.default": _step("relu"),
+    "aten.relu_.default": _step("relu"),
+    "aten.max_pool2d.default": _max_pool2d,
+    "aten.amax.default": _step("global_max", dim=[2, 3]),
+    "aten.mean.dim": _step("global_mean", dim=[2, 3]),
+    "aten.adaptive_avg_pool2d.default": _step("global_mean", output_size=[1, 1]),
+    "aten.add.Tensor": _add,
+    "aten.add_.Tensor": _add,
+    "aten.flatten.using_ints": _step("flatten", start_dim=1, end_dim=-1),
+    "aten.dropout.default": _nothing(train=False),
+    "aten.to.dtype": _nothing(dtype=torch.float32),
+    "aten.log_softmax.int": _log_softmax,
+}
 
 
 # --- the page ---
 
 
 def to_html(recogniser: Recogniser, model: dict) -> str:
-    """The page. model: as model_of returns it."""
+    """The page as HTML. model: see model_of."""
     saved = recogniser.saved
     defaults = TrainConfig().to_dict()
     return _environment.get_template("webpage.html.jinja").render(
@@ -229,7 +287,7 @@ def _script(names: tuple[str, ...] = SCRIPTS) -> str:
 
 
 def _hash(text: str) -> str:
-    # as a Content-Security-Policy names a script or a style
+    # the name of a script or a style in a Content-Security-Policy
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -243,15 +301,15 @@ _environment = jinja2.Environment(
 _environment.filters["csp_hash"] = _hash
 
 
-# --- checked before it is written ---
+# --- the check before the page is written ---
 
 
 def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, str]:
-    """Check that the page's script answers as the network does: the greatest difference of a probability, and what ran.
+    """Check that the page's script gives the network's answers, in Node.js, else in Chromium without a window.
 
-    images: (N, C, S, S), uint8. It runs in Node.js, else in Chromium, without a window; the second result is empty
-    where neither can. Raises RunError if the script fails, and DifferenceError if a label differs or a probability by
-    more than TOLERANCE.
+    images: (N, C, S, S), uint8. Returns the greatest difference of a probability and the name of the program that ran
+    the script, empty if neither is installed. Raises RunError if the script fails, and DifferenceError if a label
+    differs or a probability differs by more than TOLERANCE.
     """
     pixels = base64.b64encode(images.contiguous().numpy().tobytes()).decode()
     script = (
@@ -268,15 +326,14 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, 
         try:
             answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(text)]
         except ValueError:
-            raise RunError(
-                f"--export: {runner} can't run the page's script ({text.strip()[:200]}); nothing written"
-            ) from None
+            reason = text.strip()[:200]
+            raise RunError(f"{runner} can't run the page's script ({reason}); nothing written") from None
         return check_same(runner, recogniser.probabilities(images), torch.tensor(answers), TOLERANCE), runner
     return 0.0, ""
 
 
 def _run_in_node(script: str) -> str:
-    # what the script shows, or why it failed; "" where there is no Node.js
+    # the script's output, or the reason of its failure; "" if there is no Node.js
     if not (node := shutil.which("node") or shutil.which("nodejs")):
         return ""
     prelude = """
@@ -291,7 +348,7 @@ def _run_in_node(script: str) -> str:
 
 
 def _run_in_browser(script: str) -> str:
-    # the same of a browser, and "" also where it doesn't start
+    # the script's output, or the reason of its failure; "" if there is no browser or it doesn't start
     if not (browser := next(filter(None, map(shutil.which, BROWSERS)), None)):
         return ""
     prelude = """<!DOCTYPE html><body><script>
@@ -302,18 +359,16 @@ def _run_in_browser(script: str) -> str:
         page = Path(folder, "check.html")
         page.write_text(f"{prelude}{script}</script>", encoding="utf-8")
         _, output, _ = _run([browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()])
-    found = re.search(r"<body>(.*)</body>", output, re.DOTALL)
-    return found[1] if found else ""
+    body = re.search(r"<body>(.*)</body>", output, re.DOTALL)
+    return body[1] if body else ""
 
 
-def _run(command: list[str], given: str = "") -> tuple[int, str, str]:
-    # exit status, output and errors
+def _run(command: list[str], stdin: str = "") -> tuple[int, str, str]:
+    # exit status, stdout and stderr
     try:
-        done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
+        done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise RunError(
-            f"--export: {command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written"
-        ) from None
-    except OSError:  # it is no program
+        raise RunError(f"{command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written") from None
+    except OSError:  # the file can't be run
         return 0, "", ""
     return done.returncode, done.stdout, done.stderr

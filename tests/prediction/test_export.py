@@ -90,7 +90,7 @@ def test_the_metadata_are_enough_to_use_the_file(exported):
 def test_another_network_is_noticed(exported):
     _, content = exported
     other = recogniser_of("lenet", "kmnist")
-    with pytest.raises(RunError, match=r"^--export: in OpenCV \d+ of 300 predictions differ, and .*; nothing written$"):
+    with pytest.raises(RunError, match=r"^in OpenCV \d+ of 300 predictions differ, and .*; nothing written$"):
         export.verify(content, other, export.noise(other.saved, 300))
 
 
@@ -113,7 +113,7 @@ def test_probabilities_may_differ_by_the_tolerance(exported, monkeypatch):
 
 
 def test_a_file_that_opencv_cannot_run_is_refused(exported):
-    with pytest.raises(RunError, match="^--export: OpenCV can't run what was exported"):
+    with pytest.raises(RunError, match="^OpenCV can't run the exported network"):
         export.verify(exported[1][:500], exported[0], export.noise(exported[0].saved, 2))
 
 

@@ -18,7 +18,7 @@ from neural_lib.data import pictures
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import annotate
-from neural_lib.prediction import draw, modes
+from neural_lib.prediction import modes
 from neural_lib.prediction.modes import AnswerTable
 from neural_lib.prediction.recogniser import Answer, Candidate, Reading, Recogniser, Source
 from neural_lib.system.errors import RunError, UserError
@@ -69,9 +69,9 @@ def test_on_a_wide_terminal_paths_are_whole():
 
 def recognise(names: list[str], output: str | None = None, dataset: str = "digits", **options: object) -> None:
     """Let an untrained network recognise pictures, with predict.py's defaults for what `options` leave out."""
-    usual = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
+    defaults = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
     path = Path(output) if output else None
-    modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **usual | options)
+    modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **defaults | options)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_without_any_answer_nothing_is_written(folder, names, message):
 def test_the_window_gets_the_first_page_of_pictures_enlarged(folder, monkeypatch):
     shown = []
     monkeypatch.setattr(annotate, "PAGE", 3)
-    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    monkeypatch.setattr(modes, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
     recognise(["one.png"] * 4, "p.png", show_input=True, show=True)
     assert [tile.shape for tile in shown] == [(2 * 228, 2 * (2 * 168 + 6), 3)] * 3
     assert sorted(path.name for path in folder.glob("p*")) == ["p-page-1.png", "p-page-2.png"]
@@ -143,7 +143,7 @@ def test_test_images_get_the_networks_size(caplog):
 def test_chosen_test_images_are_shown_and_none_twice(folder, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     shown = []
-    monkeypatch.setattr(draw, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
+    monkeypatch.setattr(modes, "show_one_by_one", lambda tiles, title: shown.extend(tiles))
     images = ImageTensors(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
     modes.show_test_images(recogniser_of("kmnist"), images, 10, 42, Path("p.png"), show=True)
     truths = [message.split()[3].strip(",") for message in caplog.messages if message.startswith("ground truth")]

@@ -177,7 +177,7 @@ def test_a_thin_pen_is_read_too(recogniser, digits):
 
 
 def cut_out(image: np.ndarray, longest: int, pad: int) -> np.ndarray:
-    """A digit's ink alone, dark on light, that large, with so many pixels about it."""
+    """A digit's ink alone, dark on light, `longest` pixels high or wide, with `pad` pixels around it."""
     rows, columns = (image > 50).any(1).nonzero()[0], (image > 50).any(0).nonzero()[0]
     ink = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = longest / max(ink.shape)

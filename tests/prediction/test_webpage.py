@@ -181,7 +181,7 @@ class NormalisedLate(nn.Module):
 )
 def test_an_operation_that_the_page_lacks_is_refused_by_name(network, name):
     network(torch.zeros(2, 1, 28, 28))
-    with pytest.raises(UserError, match=f"^--export: the page can't run {re.escape(name)} as this network has it; "):
+    with pytest.raises(UserError, match=f"^the page can't run {re.escape(name)} as this network has it; "):
         webpage.model_of(recogniser_with(network))
 
 
@@ -354,7 +354,7 @@ def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monke
     assert export_to(recogniser).exists()
     (tmp_path / "page.html").unlink()
     monkeypatch.setattr(Recogniser, "probabilities", lambda self, images: probabilities(self, images).roll(1, 1))
-    with pytest.raises(RunError, match=r"^--export: in \S+ \d+ of 200 predictions differ, .*; nothing written$"):
+    with pytest.raises(RunError, match=r"^in \S+ \d+ of 200 predictions differ, .*; nothing written$"):
         export_to(recogniser)
     assert list(tmp_path.iterdir()) == []
 
@@ -406,7 +406,7 @@ def only(monkeypatch, runner: str) -> None:
 def test_a_script_that_fails_is_one_line(export_to, tmp_path, monkeypatch, script, error, runner):
     only(monkeypatch, runner)
     monkeypatch.setattr(webpage, "_script", lambda names=(): script)
-    with pytest.raises(RunError, match=rf"^--export: (Node.js|Chromium) can't run the page's script \(.*{error}.*\);"):
+    with pytest.raises(RunError, match=rf"^(Node.js|Chromium) can't run the page's script \(.*{error}.*\);"):
         export_to(recogniser_of("lenet-slim"))
     assert list(tmp_path.iterdir()) == []
 
@@ -443,10 +443,12 @@ def test_a_node_that_does_not_start_is_passed_over(export_to, tmp_path, monkeypa
 def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, monkeypatch, caplog):
     monkeypatch.setattr(webpage.shutil, "which", lambda name: None)
     assert export_to(recogniser_of("lenet-slim")).exists()
-    assert "the page is not checked: nothing here can run its script" in caplog.text
+    assert "the page is not checked: no program to run its script" in caplog.text
 
 
 def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path):
-    with pytest.raises(UserError, match=r"page\.html: the page would have \d\d\.\d MB, and 20\.0 MB is the most"):
+    with pytest.raises(
+        UserError, match=r"page\.html: the page would have \d\d\.\d MB, more than the limit of 20\.0 MB;"
+    ):
         export_to(recogniser_of("resnet18"))
     assert list(tmp_path.iterdir()) == []

@@ -78,7 +78,7 @@ def draw(browser, strokes: list[list[tuple[int, int]]], kind: str = "mouse", lif
 
 
 def drop(browser, name: str, content: bytes, copies: int = 1) -> None:
-    """Drop a file on the page, or so many alike."""
+    """Drop a file, or several copies of it, on the page."""
     browser.execute_script(
         """const bytes = Uint8Array.from(atob(arguments[1]), (byte) => byte.charCodeAt(0));
         const dataTransfer = new DataTransfer();
