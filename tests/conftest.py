@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +290,23 @@ def rewrite(path: Path, change: dict, without: Sequence[str] = ()) -> None:
 
     content = {name: value for name, value in torch.load(path, weights_only=True).items() if name not in without}
     path.write_bytes(checkpoint.archive_bytes(content | change, checkpoint.MODEL_FORMAT))
+
+
+@contextlib.contextmanager
+def killed_after_saving(times: int) -> Iterator[None]:
+    """A block in which train.py dies after writing checkpoint.pth for the n-th time, before anything is exported."""
+    from neural_lib.training.outputs import Outputs
+
+    save, numbers = Outputs.save, iter(range(1, 10**6))
+
+    def die(self):
+        save(self)
+        if next(numbers) == times:
+            raise SystemExit("killed")
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Outputs, "save", die)
+        yield
 
 
 def mind_ctrl_c() -> None:

@@ -45,7 +45,7 @@ def write_grid(folder: Path, epochs: int = 3) -> RunManager:
         rows = [dict(zip(names, (1 - each, each + 0.02, 1.1 - each, each, each - 0.01), strict=True)) for each in score]
         durations = [{"epoch_duration": 1.5, "run_duration": 1.5 * epoch} for epoch in range(1, epochs + 1)]
         rows = [dict.fromkeys(MEASURES) | row | duration for row, duration in zip(rows, durations, strict=True)]
-        records.begin_run(records.runs[number - 1], rows=rows)
+        records.begin_run(number, rows=rows)
         records.end_run()
     for run in records.runs[4:]:
         records.fail_run(records.runs.index(run) + 1, "the training loss became nan <at> epoch 1")

@@ -169,10 +169,10 @@ def test_the_values_of_a_hyper_parameter_by_recipe():
 
 
 def test_differences_are_named_by_option():
-    here, there = {"lr": 0.1, "batch_size": 64, "shuffle": True}, {"lr": 0.1, "batch_size": 32, "shuffle": False}
-    assert differences(there, here) == ["--batch-size 32 there, 64 here", "--shuffle off there, on here"]
-    assert differences(here, here) == []
-    assert differences({"lr": 0.1}, {"lr": 0.1, "arch": "lenet"}) == ["--arch nothing there, lenet here"]
+    current, saved = {"lr": 0.1, "batch_size": 64, "shuffle": True}, {"lr": 0.1, "batch_size": 32, "shuffle": False}
+    assert differences(saved, current) == ["--batch-size was 32, is 64", "--shuffle was off, is on"]
+    assert differences(saved, saved) == []
+    assert differences({"lr": 0.1}, {"lr": 0.1, "arch": "lenet"}) == ["--arch was not given, is lenet"]
 
 
 def test_values_are_formatted_as_they_are_typed():

@@ -20,7 +20,8 @@ LIBRARY = ROOT / "neural_lib"
 LEVELS = {"system": 0, "data": 2, "records": 3, "checkpoint": 3, "evaluation": 4, "training": 5, "prediction": 5}
 HEAVY = {"sklearn", "torchvision", "tensorboard", "onnx"}  # or optional; these may be imported where they are needed
 WITHOUT_TORCH = (  # for --help and for refusals that come at once
-    "train", "predict", "neural_lib.config", "neural_lib.records", "neural_lib.data.catalog", "neural_lib.data.download",
+    "train", "predict", "neural_lib.config", "neural_lib.records", "neural_lib.data.catalog",
+    "neural_lib.data.download",
     "neural_lib.evaluation.annotate", "neural_lib.training.command", "neural_lib.training.runs",
     "neural_lib.prediction", "neural_lib.prediction.command", "neural_lib.prediction.window", "neural_lib.data.ink",
     "neural_lib.data.pictures", "neural_lib.system.cli", "neural_lib.system.environment",

@@ -9,7 +9,6 @@ import gc
 import inspect
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -43,16 +42,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         raise UserError(f"no address of rank 0: MASTER_ADDR {host}, MASTER_PORT {port or None}; start with torchrun")
     backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
     try:
-        if ranks.rank:
-            _wait_until_reached(host, int(port))  # or torch would print traces of its own
         store, _, _ = next(dist.rendezvous("env://", timeout=JOIN_LIMIT))
-        # after a restart (torchrun --max-restarts) the store still holds the keys of the processes before
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        store.add("here", 1)
-        while store.add("here", 0) < ranks.world_size:
-            if time.monotonic() - start > JOIN_LIMIT.total_seconds():
-                raise RuntimeError(f"only {store.add('here', 0)} came")
-            time.sleep(0.02)
         place = {"rank": ranks.rank, "world_size": ranks.world_size}
         dist.init_process_group(backend, store=store, timeout=WAIT_LIMIT, **place, **options)
     except (RuntimeError, OSError) as error:
@@ -78,18 +68,6 @@ def _leave(store: dist.Store, ranks: Ranks) -> None:
     while store.add("left", 0) < ranks.world_size - 1 and time.monotonic() < end:
         time.sleep(0.02)
     dist.destroy_process_group()
-
-
-def _wait_until_reached(host: str, port: int) -> None:
-    end = time.monotonic() + JOIN_LIMIT.total_seconds()
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 def rank() -> int:

@@ -97,7 +97,7 @@ def test_train_ends_after_the_step_and_saves_its_state(tmp_path, signum):
     assert process.returncode == 128 + signum
     kept = re.fullmatch(
         r"train.py: error: interrupted; output/model.pth keeps epoch (\d+); "
-        r"the same command with --resume goes on with epoch (\d+), step \d+\n", stderr
+        r"the same command with --resume resumes at epoch (\d+), step \d+\n", stderr
     )  # fmt: skip
     assert checkpoint.load(tmp_path / "output" / "model.pth").metrics["epoch"] == int(kept[1]) < int(kept[2])
     assert sorted(os.listdir(tmp_path / "output")) == ["checkpoint.pth", "model.pth", "results.csv", "results.json"]

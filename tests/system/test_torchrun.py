@@ -12,7 +12,7 @@ from pathlib import Path
 
 import made_up
 import pytest
-from conftest import ROOT, killed_before_recording, leave_out_figures, mind_ctrl_c
+from conftest import ROOT, killed_after_saving, leave_out_figures, mind_ctrl_c
 from ranks import COMMAND, free_port
 
 import train
@@ -176,7 +176,7 @@ def test_a_killed_rank_ends_all_and_another_number_of_ranks_resumes(torchrun, wh
             assert LOST in message or "interrupted" in message
     assert "rank      : 0 " in done.stderr
     done = torchrun(2, "--resume")
-    assert done.returncode == 0 and "[INFO] going on with epoch 2 of 2, step 1\n" in done.stdout, done.stderr
+    assert done.returncode == 0 and "[INFO] resuming at epoch 2 of 2, step 1\n" in done.stdout, done.stderr
     assert_same_history(tmp_path / "output", whole)
 
 
@@ -193,7 +193,7 @@ def test_a_rank_that_runs_out_of_memory_says_so(torchrun):
 def test_a_rank_that_does_not_answer_is_waited_for_only_so_long(torchrun):
     done = torchrun(2, 1, "stuck", 1, *COMMAND, "--quiet", script="tests/dying_train.py")
     (message,) = [line for line in own_lines(done.stderr) if line.startswith("train.py: error:")]
-    assert LOST in message and message.endswith("--resume goes on with epoch 2, step 1")
+    assert LOST in message and message.endswith("--resume resumes at epoch 2, step 1")
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_torchrun_restarts_the_ranks_and_the_run_is_resumed(torchrun, whole, tmp
     restarts = ("--max-restarts", 1)
     done = torchrun(2, 1, "killed", 1, *COMMAND, "--resume", script="tests/dying_train.py", options=restarts)
     assert done.returncode == 0, done.stderr
-    assert "[INFO] going on with epoch 2 of 2, step 1\n" in done.stdout
+    assert "[INFO] resuming at epoch 2 of 2, step 1\n" in done.stdout
     assert_same_history(tmp_path / "output", whole)
 
 
@@ -218,9 +218,7 @@ def test_a_signal_to_torchrun_ends_all_ranks_in_order_and_one_process_resumes(ru
         time.sleep(0.01)
     process.send_signal(signum)
     (message,) = own_lines(process.communicate(timeout=DEADLINE)[1])
-    assert re.search(
-        r"error: interrupted; .*; the same command with --resume goes on with epoch \d, step \d+$", message
-    )
+    assert re.search(r"error: interrupted; .*; the same command with --resume resumes at epoch \d, step \d+$", message)
     assert run_train(*COMMAND, "--quiet", "--resume")[0] == 0
     assert_same_history(tmp_path / "output", whole)
 
@@ -249,11 +247,11 @@ def test_ranks_can_be_started_without_torchrun(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_resume_a_grid_that_was_killed_before_a_run_was_recorded(torchrun, run_train, tmp_path):
-    """Its best network is saved, and only rank 0 has the file of its training state."""
+def test_two_ranks_resume_a_grid_that_was_killed_when_a_better_run_had_ended(torchrun, run_train, tmp_path):
+    """Only rank 0 has read checkpoint.pth, which alone holds the best network."""
     grid = (*COMMAND, "--lr", 1e-5, 0.01)
     assert run_train(*grid, "-m", "whole/model.pth", "-p", "whole/plot.png")[0] == 0
-    with killed_before_recording(2):
+    with killed_after_saving(6):  # two epochs and an end, twice
         run_train(*grid)
     done = torchrun(2, "--resume")
     assert done.returncode == 0, done.stderr

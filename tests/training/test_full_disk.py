@@ -1,4 +1,4 @@
-"""train.py where files can't be written: what goes on, what stops, and that nothing is lost or half there."""
+"""train.py where files can't be written: what continues, what stops, and that nothing is lost or half there."""
 
 import errno
 import math

@@ -21,7 +21,7 @@ from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors, load_data, load_images, split
 from neural_lib.networks import build_network
-from neural_lib.prediction import Recogniser, draw
+from neural_lib.prediction import Recogniser
 from neural_lib.system import cli, signals
 from neural_lib.system.distributed import PADDING
 from neural_lib.system.errors import UserError
@@ -463,18 +463,16 @@ def pages(tmp_path) -> Path:
     return tmp_path / "pages"
 
 
-def test_writing_is_read_from_pages_and_from_the_drawing_board(run_train, pages, tmp_path):
+def test_writing_is_read_from_pages_and_from_a_drawing(run_train, pages, tmp_path):
     (pages / "bar" / "blank.png").write_bytes(cv2.imencode(".png", np.full((50, 50), 200, np.uint8))[1].tobytes())
     status, stdout, stderr = run_train("-d", pages, "--writing", *QUICK, "--epochs", 10)
     assert status == 0 and "pages: 28x28 pixels, grey, their ink placed as KMNIST's" in stdout
     assert "bar/blank.png: no ink found" in stderr
     reader = Recogniser.load("output/model.pth")
     assert reader.saved.preparation == DATASETS["kmnist"].preparation
-    board = draw.DrawingBoard(reader, tmp_path)
-    for x, y in ((200, 100), (240, 180), (290, 300)):
-        (board.move if board.canvas.strokes else board.press)(x, y)
-    board.frame()
-    assert board.answer.label == "bar"
+    drawing = np.full((400, 400), 255, np.uint8)
+    cv2.polylines(drawing, [np.array([(200, 100), (240, 180), (290, 300)], np.int32)], False, 0, 20)
+    assert reader.read(drawing).label == "bar"
 
 
 def test_photos_can_be_mirrored_and_writing_cannot(run_train, photos, pages):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import made_up
 import pytest
+from conftest import killed_after_saving
 from outcomes import finished, outcome, read_files
 
 from neural_lib import checkpoint
@@ -92,28 +93,13 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
     assert outcome("output") == whole
 
 
-# --- where a run goes on ---
-
-
-def kill_after_saving(monkeypatch, times: int) -> None:
-    """Let the process die when checkpoint.pth has been written for the n-th time, before anything is exported."""
-    save, numbers = Outputs.save, iter(range(1, 10**6))
-
-    def die(self):
-        save(self)
-        if next(numbers) == times:
-            raise SystemExit("killed")
-
-    monkeypatch.setattr(Outputs, "save", die)
+# --- where a run resumes ---
 
 
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("times", [1, 3, 4, 5])  # after an epoch, the last epoch, the end of the run, the test
-def test_a_run_killed_between_checkpoint_and_exports_is_resumed_from_the_checkpoint_alone(
-    run_train, monkeypatch, times, deleted
-):
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        kill_after_saving(patched, times)
+def test_a_run_killed_between_checkpoint_and_exports_is_resumed_from_the_checkpoint_alone(run_train, times, deleted):
+    with killed_after_saving(times):
         run_train(*DIGITS)
     saved = read_state()
     assert (saved["run"]["epoch"], saved["run"]["step"]) == (min(times, 3) + 1, 0)
@@ -134,7 +120,7 @@ def test_the_state_is_saved_every_so_many_steps(run_train, monkeypatch):
     assert saved == [*expected, None, None]  # the run's end, and the test's
 
 
-def test_a_grid_goes_on_in_the_middle_of_a_run(run_train, interrupted):
+def test_a_grid_resumes_in_the_middle_of_a_run(run_train, interrupted):
     grid = (*DIGITS, "--lr", 0.001, 0.002)
     assert "--resume resumes at run 2, epoch 1, step " in interrupted(*grid, count=40)  # 11 checks an epoch or so
     status, stdout, stderr = run_train("--resume")
@@ -210,10 +196,9 @@ def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
         Path("output/checkpoint.pth").unlink()
 
 
-def test_a_grid_killed_when_a_better_run_has_ended_is_resumed(run_train, monkeypatch):
+def test_a_grid_killed_when_a_better_run_has_ended_is_resumed(run_train):
     grid = (*DIGITS, "--lr", 1e-5, 0.01)
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        kill_after_saving(patched, 8)  # three epochs and an end, twice
+    with killed_after_saving(8):  # three epochs and an end, twice
         run_train(*grid)
     assert checkpoint.load("output/model.pth").config["lr"] == 1e-5 and read_state()["finished"] == [1, 2]
     assert run_train("--resume")[0] == 0
