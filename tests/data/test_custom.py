@@ -1,4 +1,4 @@
-"""Data sets of one's own: folders of pictures and .npz files, read, prepared and cached."""
+"""Data sets of user images: folders of pictures and .npz files, read, prepared and cached."""
 
 import itertools
 import json
@@ -188,7 +188,7 @@ def test_the_first_of_several_pages_is_an_image_and_a_warning_says_so(photos, ca
     for _ in range(2):  # read, and from the cache
         collection = load(photos)
         assert collection.images[collection.names.index(f"cat/{name}")].min() > 240
-        assert caplog.messages == [f"photos: of a file with several pages only the first is an image: cat/{name}"]
+        assert caplog.messages == [f"photos: only the first page of a file is an image: cat/{name}"]
         caplog.clear()
 
 
@@ -310,7 +310,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, 
 
 
 def test_reading_leaves_pythons_warnings_as_they_are(photos, monkeypatch):
-    monkeypatch.setattr(custom, "SMALL", 0)
+    monkeypatch.setattr(custom, "SMALL_FILE", 0)
     monkeypatch.setattr(custom, "BATCH", 1)
     monkeypatch.setattr(custom, "usable_cores", lambda: 8)
     before = list(warnings.filters)
@@ -323,7 +323,7 @@ def test_pictures_are_read_on_all_cores(photos, monkeypatch):
     barrier, reading = threading.Barrier(2, timeout=10), custom.read_picture
     monkeypatch.setattr(custom, "usable_cores", lambda: 2)
     monkeypatch.setattr(custom, "BATCH", 5)
-    monkeypatch.setattr(custom, "SMALL", 100)
+    monkeypatch.setattr(custom, "SMALL_FILE", 100)
 
     def read(path):
         barrier.wait()  # for another thread that reads as well
@@ -423,7 +423,7 @@ def test_a_cache_that_cannot_be_written_is_warned_of(photos, cache, caplog):
     cache.parent.mkdir()
     cache.write_text("a file in the folder's place")
     assert len(load(photos).indices["train"]) == 10
-    assert "what was read can't be kept" in caplog.text and "so the next run reads it again" in caplog.text
+    assert "the images can't be cached" in caplog.text and "so the next run decodes them again" in caplog.text
 
 
 # --- .npz ---
@@ -494,7 +494,7 @@ def test_kuzushijis_four_files_are_read(tmp_path):
     for path in folder.glob("kmnist-*"):
         path.unlink()
     (folder / "k49-test-labels.npz").unlink()
-    with pytest.raises(UserError, match="k49-test-labels.npz is missing beside it"):
+    with pytest.raises(UserError, match="but k49-test-labels.npz is missing"):
         load(folder)
 
 
@@ -506,7 +506,7 @@ class Malicious:
 @pytest.mark.parametrize("arrays, message", [
     ({}, "has no arrays, and needs train_images and train_labels"),
     ({"x": IMAGES, "y": LABELS}, "has x, y, and needs train_images and train_labels"),
-    ({"train_images": IMAGES}, "of train_images and train_labels only one is there"),
+    ({"train_images": IMAGES}, "has only one of train_images and train_labels, and needs both"),
     ({"train_images": IMAGES / 255, "train_labels": LABELS}, "images are float64 (6, 20, 20), and must be uint8"),
     ({"train_images": picture(6, 20, 20, 20, 1), "train_labels": LABELS}, "images are uint8 (6, 20, 20, 20, 1)"),
     ({"train_images": picture(6, 20, 20, 4), "train_labels": LABELS}, "must be uint8 (N, H, W) or (N, H, W, 3)"),
