@@ -197,7 +197,7 @@ def test_outputs_that_are_not_finite_are_left_uncalibrated(saved):
 
 
 def test_of_many_images_some_are_taken_from_all_over(saved, monkeypatch):
-    monkeypatch.setattr(calibration, "MOST_VAL", 100)
+    monkeypatch.setattr(calibration, "MAX_VAL", 100)
     val = made_up_images(1000, 1)
     every_tenth = val.subset(torch.arange(0, 1000, 10))
     train = made_up_images(100, 0)
