@@ -28,8 +28,8 @@ def build_network(arch: str, **arch_args) -> nn.Module:
 class LeNetSlim(nn.Module):
     """Convolutions of 6 and 12 filters, three linear layers: 32,998 parameters for 1x28x28 and 10 classes.
 
-    numChannels, classes, image_size, dropout: see LeNet. The network comes from a structured PyTorch experiment, has no
-    dropout in it and returns logits there; here it returns log-probabilities, as LeNet does, so that one loss fits all
+    numChannels, classes, image_size, dropout: see LeNet. In the structured experiment that it comes from, as RunBuilder
+    does, the network has no dropout and returns logits. Here it returns log-probabilities, so that one loss fits all
     networks. Raises ValueError for images under 16 pixels: nothing of them would remain after the second pooling.
     """
 
