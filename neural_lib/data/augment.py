@@ -30,7 +30,8 @@ class RandomDistortion(nn.Module):
     def __init__(self, config: TrainConfig, image_size: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.rotation, self.scale, self.shear = math.radians(config.rotation), config.scale, config.shear
-        self.shift, self.elastic = (pixels * 2 / image_size for pixels in (config.shift, config.elastic))  # half images
+        # affine_grid's unit of length is half an image.
+        self.shift, self.elastic = (pixels * 2 / image_size for pixels in (config.shift, config.elastic))
         self.flip, self.thickness, self.gamma = config.flip, config.thickness, config.gamma
         self.resamples = any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
         self.seed, self.generator = config.seed, torch.Generator(device)
