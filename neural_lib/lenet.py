@@ -7,9 +7,9 @@ from torch import Tensor, nn
 class LeNet(nn.Module):
     """Two 5x5 convolutions with 2x2 max-pooling, then two linear layers: 431,080 parameters for 1x28x28 and 10 classes.
 
-    numChannels: channels of an image. classes: number of classes. image_size: its height and width in pixels. dropout:
-    probability that an input of a linear layer is dropped in training; the tutorial's network has none.
-    Raises ValueError for images under 16 pixels, of which the second pooling would leave nothing.
+    numChannels: channels of an image. classes: number of classes. image_size: height and width of an image, pixels.
+    dropout: probability that an input of a linear layer is dropped in training; the tutorial's network has no dropout.
+    Raises ValueError for images under 16 pixels: nothing of them would remain after the second pooling.
     """
 
     def __init__(self, numChannels: int, classes: int, image_size: int = 28, dropout: float = 0.0) -> None:
@@ -34,10 +34,10 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities (N, classes) of images (N, numChannels, image_size, image_size); shapes below for 28."""
-        # pooling before ReLU: both orders give the same maximum, this one leaves ReLU a quarter of the pixels
+        # Pooling before ReLU gives the same values, and ReLU computes only a quarter of the pixels.
         x = self.relu1(self.maxpool1(self.conv1(x)))  # (N, C, 28, 28) -> (N, 20, 12, 12)
         x = self.relu2(self.maxpool2(self.conv2(x)))  # (N, 20, 12, 12) -> (N, 50, 4, 4)
         x = torch.flatten(x, 1)  # (N, 50, 4, 4) -> (N, 800)
         x = self.relu3(self.fc1(self.dropout(x)))  # (N, 800) -> (N, 500)
         x = self.fc2(self.dropout(x))  # (N, 500) -> (N, classes)
-        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16
+        return self.logSoftmax(x.float())  # float32 even if the layers compute in bfloat16

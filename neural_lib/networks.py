@@ -15,7 +15,7 @@ def build_network(arch: str, **arch_args) -> nn.Module:
     Every network maps images (N, C, H, W) to log-probabilities (N, classes). channels_last is only a memory layout: it
     changes no value of the state_dict, and convolutions on the CPU are faster in it.
     Raises KeyError for an unknown name, TypeError for arguments that the network does not take, and UserError for
-    values that it can't have, such as an image size that is too small.
+    values that the network refuses, such as an image size that is too small.
     """
     module, name = ARCHS[arch]
     network = getattr(import_module(module), name)
@@ -28,9 +28,9 @@ def build_network(arch: str, **arch_args) -> nn.Module:
 class LeNetSlim(nn.Module):
     """Convolutions of 6 and 12 filters, three linear layers: 32,998 parameters for 1x28x28 and 10 classes.
 
-    numChannels, classes, image_size, dropout: as LeNet takes them; the experiment's network has no dropout. The
-    original returns logits; this one returns log-probabilities, as LeNet does, so that one loss serves all.
-    Raises ValueError for images under 16 pixels, of which the second pooling would leave nothing.
+    numChannels, classes, image_size, dropout: see LeNet. In the structured experiment that it comes from, as RunBuilder
+    does, the network has no dropout and returns logits. Here it returns log-probabilities, so that one loss fits all
+    networks. Raises ValueError for images under 16 pixels: nothing of them would remain after the second pooling.
     """
 
     def __init__(self, numChannels: int, classes: int, image_size: int = 28, dropout: float = 0.0) -> None:
@@ -52,14 +52,14 @@ class LeNetSlim(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities (N, classes) of images (N, numChannels, image_size, image_size); shapes below for 28."""
-        # pooling before ReLU: both orders give the same maximum, this one leaves ReLU a quarter of the pixels
+        # Pooling before ReLU gives the same values, and ReLU computes only a quarter of the pixels.
         x = self.relu(self.maxpool(self.conv1(x)))  # (N, C, 28, 28) -> (N, 6, 12, 12)
         x = self.relu(self.maxpool(self.conv2(x)))  # (N, 6, 12, 12) -> (N, 12, 4, 4)
         x = torch.flatten(x, 1)  # (N, 12, 4, 4) -> (N, 192)
         x = self.relu(self.fc1(self.dropout(x)))  # (N, 192) -> (N, 120)
         x = self.relu(self.fc2(self.dropout(x)))  # (N, 120) -> (N, 60)
         x = self.out(self.dropout(x))  # (N, 60) -> (N, classes)
-        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16
+        return self.logSoftmax(x.float())  # float32 even if the layers compute in bfloat16
 
 
 class VGGSmall(nn.Module):
@@ -67,8 +67,8 @@ class VGGSmall(nn.Module):
 
     After Simonyan and Zisserman 2015 (arXiv:1409.1556): each convolution with batch normalisation (Ioffe and Szegedy
     2015, arXiv:1502.03167) and ReLU, 2x2 max-pooling between the pairs; then the maximum of each feature over the whole
-    image and one linear layer. numChannels, classes, dropout: as LeNet takes them. image_size changes nothing but the
-    check that 4 pixels, the least that two poolings leave something of, are there: ValueError where they are not.
+    image and one linear layer. numChannels, classes, dropout: see LeNet. image_size is only checked.
+    Raises ValueError for images under 4 pixels: nothing of them would remain after two poolings.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class VGGSmall(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities (N, classes) of images (N, numChannels, H, W); shapes below for 28x28 and width 24."""
-        # a pair ends before its ReLU: the maximum first leaves ReLU a quarter of the pixels, and changes nothing
+        # A pair ends before its ReLU: taking the maximum first gives the same values and leaves ReLU fewer pixels.
         x = self.relu(self.maxpool(self.pair1(x)))  # (N, C, 28, 28) -> (N, 24, 14, 14)
         x = self.relu(self.maxpool(self.pair2(x)))  # (N, 24, 14, 14) -> (N, 48, 7, 7)
         x = self.relu(self.pair3(x).amax(dim=(2, 3)))  # (N, 48, 7, 7) -> (N, 96)
         x = self.fc(self.dropout(x))  # (N, 96) -> (N, classes)
-        return self.logSoftmax(x.float())  # float32 also where the layers compute in bfloat16
+        return self.logSoftmax(x.float())  # float32 even if the layers compute in bfloat16
 
 
 def _pair(channels: int, filters: int) -> nn.Sequential:
-    # no bias: the normalisation after it would take it off again
+    # The convolutions have no bias because the batch normalisation after them would subtract it.
     return nn.Sequential(
         nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(filters),

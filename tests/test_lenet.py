@@ -33,14 +33,14 @@ def test_pooling_before_relu_is_the_same_function_with_the_same_gradients():
     for output in outputs:
         nn.functional.nll_loss(output, labels).backward()
     assert torch.equal(*outputs)
-    for mine, theirs in zip(ours.parameters(), tutorial.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+    for mine, other in zip(ours.parameters(), tutorial.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_dropout_drops_inputs_of_both_linear_layers_in_training_only():
     torch.manual_seed(0)
     model, plain = LeNet(1, 10, dropout=0.4), LeNet(1, 10)
-    plain.load_state_dict(model.state_dict())  # no parameters of its own
+    plain.load_state_dict(model.state_dict())  # dropout has no parameters
     dropped = {}
     for name in ("fc1", "fc2"):
         getattr(model, name).register_forward_pre_hook(
@@ -48,7 +48,7 @@ def test_dropout_drops_inputs_of_both_linear_layers_in_training_only():
         )
     images = torch.rand(64, 1, 28, 28)
     assert torch.equal(model.eval()(images), plain(images))
-    zeros = dropped.copy()  # of ReLU
+    zeros = dropped.copy()  # shares of zeros that ReLU makes
     model.train()(images)
     for name, share in zeros.items():
         assert dropped[name] == pytest.approx(share + (1 - share) * 0.4, abs=0.03)

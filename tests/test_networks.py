@@ -1,4 +1,4 @@
-"""What all networks have in common, then each network besides LeNet."""
+"""Tests of all networks, then of each network besides LeNet."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_dropout_is_for_training_only_and_has_no_parameters(arch):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_channels_last_layout_changes_no_value(arch):
     model = build_network(arch, numChannels=3, classes=10, image_size=32).eval()
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]  # a network may have none
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]  # may be empty
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     plain = build_network(arch, numChannels=3, classes=10, image_size=32).to(memory_format=torch.contiguous_format)
     plain.load_state_dict(model.state_dict())
@@ -60,7 +60,7 @@ def test_a_network_with_a_width_has_more_parameters_the_wider_it_is(arch):
 
 
 class SourceNetwork(nn.Module):
-    """The structured experiment's network, written after its text; it ends in logits."""
+    """The network of the structured experiment that LeNetSlim comes from; it returns logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ class SourceNetwork(nn.Module):
 def test_lenet_slim_with_nll_is_the_source_network_with_cross_entropy():
     torch.manual_seed(0)
     ours, source = build_network("lenet-slim", numChannels=1, classes=10), SourceNetwork()
-    source.load_state_dict(ours.state_dict())  # the same layers, by the same names
+    source.load_state_dict(ours.state_dict())  # the layers have the same names
     images, labels = torch.randn(32, 1, 28, 28), torch.arange(32) % 10
     loss = nn.functional.nll_loss(ours(images), labels)
     source_loss = nn.functional.cross_entropy(source(images), labels)
     torch.testing.assert_close(loss, source_loss)
     for each in (loss, source_loss):
         each.backward()
-    for mine, theirs in zip(ours.parameters(), source.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+    for mine, other in zip(ours.parameters(), source.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_lenet_slims_parameter_count_and_smallest_images():
@@ -105,7 +105,7 @@ def test_vgg_smalls_parameter_count(channels, width, parameters):
 
 
 def test_vgg_small_is_the_network_of_its_description():
-    # built again in the order of the description: ReLU before each maximum
+    # The reference is built in the order of the docstring, with ReLU before each maximum.
     torch.manual_seed(0)
     ours = build_network("vgg-small", numChannels=3, classes=7, image_size=32).double()
     layers, channels = [], 3
@@ -114,15 +114,15 @@ def test_vgg_small_is_the_network_of_its_description():
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2) if width < 96 else nn.AdaptiveMaxPool2d(1))
-    described = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96, 7), nn.LogSoftmax(dim=1)).double()
-    theirs = zip(described.state_dict(), ours.state_dict().values(), strict=True)  # in the same order
-    described.load_state_dict(dict(theirs))
+    reference = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96, 7), nn.LogSoftmax(dim=1)).double()
+    weights = zip(reference.state_dict(), ours.state_dict().values(), strict=True)  # in the same order
+    reference.load_state_dict(dict(weights))
     images, labels = torch.randn(16, 3, 32, 32).double(), torch.arange(16) % 7
-    results = [network(images) for network in (ours, described)]
+    results = [network(images) for network in (ours, reference)]
     torch.testing.assert_close(*results, check_dtype=False)  # ours always ends in float32
     for result in results:
         nn.functional.nll_loss(result, labels).backward()
-    for mine, other in zip(ours.parameters(), described.parameters(), strict=True):
+    for mine, other in zip(ours.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-7)
 
 
@@ -136,17 +136,17 @@ def test_vgg_smalls_smallest_images():
 
 
 def test_resnet18_is_torchvisions_but_for_the_change_for_small_images():
-    ours, theirs = ResNet18(3, 10), resnet18(num_classes=10)
+    ours, reference = ResNet18(3, 10), resnet18(num_classes=10)
     changed = {"conv1.weight"}
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
-    for name, value in theirs.state_dict().items():
+    assert ours.state_dict().keys() == reference.state_dict().keys()
+    for name, value in reference.state_dict().items():
         assert (ours.state_dict()[name].shape == value.shape) is (name not in changed), name
     assert ours.conv1.weight.shape == (64, 3, 3, 3) and ours.conv1.stride == (1, 1)
     assert sum(p.numel() for p in ours.parameters()) == 11_173_962
-    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    theirs.load_state_dict(ours.state_dict())
+    reference.conv1, reference.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    reference.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images).log_softmax(dim=1))
+    torch.testing.assert_close(ours.eval()(images), reference.eval()(images).log_softmax(dim=1))
 
 
 def test_resnet18s_last_pooling_is_over_four_by_four_pixels_of_a_small_image():

@@ -1,6 +1,7 @@
-"""The facts of each data set: class names, sizes, checksums, sources, licences. Nothing here reads or downloads.
+"""The facts of each data set: class names, sizes, checksums, sources, licences.
 
-To add one: an entry in DATASETS. Mean and standard deviation are computed from the training images.
+This module reads and downloads nothing.
+To add a data set, add an entry to DATASETS. Mean and standard deviation are computed from the training images.
 """
 
 import os
@@ -13,35 +14,35 @@ from neural_lib.system.errors import UserError
 
 
 class Placement(NamedTuple):
-    """How a data set's images hold what they show, light on black; measured on its training images.
+    """Size, position and stroke width of the light object on black that each image of a data set shows.
 
-    tests/data/test_real_data.py measures all of it again.
+    Measured on its training images; tests/data/test_real_data.py repeats the measurement.
     """
 
-    box: int  # pixels: the longer side of its bounding box, which keeps its aspect
-    centre: str  # "box": the bounding box is in the middle; "mass": the centre of mass, in the pixel right and below
-    stroke: float = 0.0  # pixels: the width that 95 % of the images' strokes exceed; 0: what they show isn't strokes
+    box: int  # longer side of the object's bounding box, pixels; the aspect ratio is kept
+    centre: str  # "box": the bounding box is centred; "mass": the centre of mass is in the pixel right and below of it
+    stroke: float = 0.0  # width that 95 % of the strokes exceed, pixels; 0: the images show no strokes
 
     @property
     def is_written(self) -> bool:
-        """True if the images show strokes, as of handwriting on paper."""
+        """True if the images show strokes, as handwriting on paper does."""
         return self.stroke > 0
 
 
 class Preparation(NamedTuple):
-    """How a picture becomes an image of a data set, in training and in prediction; ink.prepare does it."""
+    """The settings of ink.prepare, by which a picture becomes an image in training and in prediction."""
 
-    image_size: int  # pixels, height and width
+    image_size: int  # height and width, pixels
     channels: int  # 1: grey, 3: RGB
-    placement: Placement | None  # where ink goes; None: the picture as it is, made square by `fit`
+    placement: Placement | None  # size and position of the ink; None: a photo, which `fit` makes square
     fit: str = "crop"  # one of config.FITS
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One data set: sizes, names and where it is from."""
+    """One data set: its sizes, class names, files and sources."""
 
-    title: str  # as a plot names it
+    title: str  # the name in plots and messages
     classes: tuple[str, ...]
     train_size: int  # images
     test_size: int
@@ -49,25 +50,25 @@ class DatasetInfo:
     source: str
     placement: Placement | None  # None: photos, which fill their frame
     channels: int = 1
-    image_size: int = 28  # pixels, height and width
-    glyphs: tuple[str, ...] = ()  # the written character of each class, where a class is one
-    mirrors: bool = False  # whether the mirror image of one still shows its class
+    image_size: int = 28  # height and width, pixels
+    glyphs: tuple[str, ...] = ()  # the written character of each class, if the classes are characters
+    mirrors: bool = False  # True if the mirror image of an image still shows its class
     shift_note: str = ""  # why validation accuracy may overstate test accuracy
-    fit: str = "crop"  # of photos: see Preparation
-    format: str = "idx"  # of the files, one of images.READERS
-    folder: str = ""  # of the files, under <data>, where torchvision has them
-    sha256: Mapping[str, str] = field(default_factory=dict)  # of those files
-    # by host, in the order they are tried: a name in download.FETCHERS and what that takes
+    fit: str = "crop"  # see Preparation
+    format: str = "idx"  # file format, one of images.READERS
+    folder: str = ""  # the files' folder under <data>; torchvision uses the same
+    sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> checksum
+    # Host -> (a name in download.FETCHERS, *its arguments). Hosts are tried in this order.
     sources: Mapping[str, tuple] = field(default_factory=dict)
 
     @property
     def preparation(self) -> Preparation:
-        """How a picture becomes one of its images."""
+        """The settings by which a picture becomes an image of this data set."""
         return Preparation(self.image_size, self.channels, self.placement, self.fit)
 
 
-FALLBACK = "digits"  # needs no network
-CIFAR10_ARCHIVE = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # md5 and folder, torchvision's
+FALLBACK = "digits"  # needs no download
+CIFAR10_ARCHIVE = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # md5 and folder, from torchvision
 
 DATASETS = {
     "kmnist": DatasetInfo(
@@ -83,7 +84,7 @@ DATASETS = {
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
         folder="KMNIST/raw",
-        # of the uncompressed files as published since February 2019; the older images differ, their labels don't
+        # The uncompressed files published since February 2019. Older files have other images and the same labels.
         sha256={
             "train-images-idx3-ubyte": "7112ba9ec422d98de4885262d4a4dff14cc4fefb81c11ace8bf563a8255df5c3",
             "train-labels-idx1-ubyte": "2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b",
@@ -92,7 +93,7 @@ DATASETS = {
         },
         sources={
             "codh.rois.ac.jp": ("torchvision", "KMNIST"),
-            # the name and version that public code uses; the checksums decide whether it holds the corrected images
+            # Public code uses this name and version. The checksums decide if it holds the corrected images.
             "openml.org": ("openml", "Kuzushiji-MNIST", 1, (28, 28), 10_000),
         },
     ),
@@ -155,7 +156,7 @@ DATASETS = {
         format="cifar",
         placement=None,
         folder="cifar-10-batches-py",
-        # of the files in that archive, as several public projects list them beside its md5
+        # Several public projects list these checksums of the archive's files beside its md5.
         sha256={
             "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
             "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",
@@ -170,7 +171,7 @@ DATASETS = {
                 "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
                 *CIFAR10_ARCHIVE,
             ),
-            # the same archive, where PaddlePaddle gets it
+            # PaddlePaddle's copy of the same archive.
             "dataset.bj.bcebos.com": (
                 "archive",
                 "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
@@ -193,15 +194,15 @@ DATASETS = {
 
 
 def identify(given: str) -> str:
-    """A data set's name as it is given if it is one in DATASETS, else the absolute path of a folder or an .npz file.
+    """Resolve a value of --dataset: a name in DATASETS is returned as it is, an existing path as absolute path.
 
-    Raises UserError if it is neither.
+    Raises UserError for any other value.
     """
     if given in DATASETS:
         return given
     if not given or not os.path.exists(given):
         names = ", ".join(DATASETS)
-        raise UserError(f"--dataset {given}: is neither one of {names} nor a folder or .npz file that is there")
+        raise UserError(f"--dataset {given}: is neither one of {names} nor an existing folder or .npz file")
     path = os.path.abspath(given)
     if not is_text(path):
         raise UserError(f"--dataset {given!r}: its path is not UTF-8, or has control characters; rename it")
@@ -209,10 +210,10 @@ def identify(given: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """True for a name without control characters and bytes that are no UTF-8, which files and pictures can show."""
+    """True if a name can be shown in files and pictures: valid UTF-8 without control characters."""
     return not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
 
 
 def title_of(dataset: str) -> str:
-    """How to name a data set in messages and pictures: "KMNIST", or for a path its last part."""
+    """The name of a data set in messages and pictures: "KMNIST", or the last part of a path."""
     return DATASETS[dataset].title if dataset in DATASETS else os.path.basename(dataset)

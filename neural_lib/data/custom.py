@@ -1,6 +1,6 @@
-"""A data set of one's own: a folder with a subfolder of pictures for each class, or NumPy's .npz files.
+"""Data sets of user images: a folder with a subfolder of pictures for each class, or NumPy's .npz files.
 
-What was decoded from files is kept in the user's cache folder, and found there as long as none of them changes.
+Decoded images are cached in the user's cache folder and read from it until one of the files changes.
 """
 
 import contextlib
@@ -39,31 +39,33 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import atomic_write, remove_abandoned
 
 PARTS = ("train", "val", "test")
-PART_OF = {  # by a folder's name
+PART_OF = {  # folder name -> part
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-OWN_SIZES = range(16, 65)  # pixels: images that are all squares of one such size keep it; LeNet needs 16
-DEFAULT_SIZE = 32  # pixels, of others
-BATCH = 16  # pictures that a thread reads in one go
-SMALL = 10_000  # bytes a file; threads that read small ones wait for each other (20,000: 4.5 s with two, 2.0 with one)
-GREY_WITHIN = 8  # levels of 255 that the channels of a grey picture differ by at most: lossy WebP has no grey
-MOST_CLASSES = 10_000  # that are named for labels to score, whatever these are
-CACHE_FORMAT = 3  # to be raised when the same files would be decoded to other pixels
+KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
+DEFAULT_SIZE = 32  # pixels, for all other images
+BATCH = 16  # pictures per task of a thread
+# Bytes per file up to which one thread reads faster: threads that read small files wait for each other.
+# Measured with 20,000 files: 2.0 s with one thread, 4.5 s with two.
+SMALL_FILE = 10_000
+GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
+MAX_CLASSES = 10_000  # upper limit of the number of classes that labels of a part to score imply
+CACHE_FORMAT = 3  # increase it when a change of the code makes the same files decode to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
 log = logging.getLogger(__name__)
 
 
 class Request(NamedTuple):
-    """How images are to be prepared: TrainConfig's hyper-parameters of these names."""
+    """The requested preparation of images, from TrainConfig's hyper-parameters of these names."""
 
-    image_size: int = 0  # pixels; 0: their own, or DEFAULT_SIZE
+    image_size: int = 0  # pixels; 0: the common size of the pictures, or DEFAULT_SIZE
     fit: str = "crop"
     writing: bool = False
 
     def preparation(self, default_size: Callable[[], int]) -> Preparation:
-        """What that means for colour pictures; default_size: called for the size where none is requested."""
+        """Resolve the request to a Preparation for colour pictures. default_size: called if no size is requested."""
         if not self.writing:
             return Preparation(self.image_size or default_size(), 3, None, self.fit)
         kmnist = DATASETS["kmnist"]
@@ -74,27 +76,27 @@ class Request(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Pictures as images of one size."""
+    """Decoded pictures, all of one size."""
 
-    images: np.ndarray  # uint8 (M, C, S, S); nothing where a picture was left out
+    images: np.ndarray  # uint8 (M, C, S, S); zeros for a picture that was left out
     preparation: Preparation
-    left_out: dict[int, str]  # by index: why a picture could not be read
-    several_pages: list[int]  # the files of which only the first page is an image
+    left_out: dict[int, str]  # index of a picture that could not be read -> reason
+    several_pages: list[int]  # indices of files with several pages, of which the first is the image
 
 
 class Collection(NamedTuple):
-    """A data set of one's own, all of its parts in one array."""
+    """A data set of user images, all parts in one array."""
 
     path: str
     classes: list[str]
     images: np.ndarray  # uint8 (M, C, S, S)
     labels: np.ndarray  # int64 (M,)
-    indices: Mapping[str, np.ndarray]  # of the images of each part that is given, by PARTS, ascending
-    names: Sequence[str]  # (M,): what to call an image
+    indices: Mapping[str, np.ndarray]  # part (one of PARTS) -> indices of its images, ascending; only existing parts
+    names: Sequence[str]  # (M,), a name for each image, such as its file's path
     preparation: Preparation
 
     def info(self, train_size: int, test_size: int) -> DatasetInfo:
-        """Its facts, as the catalogue has those of others."""
+        """The facts of this data set, in the form of a catalogue entry."""
         size, channels, placement, fit = self.preparation
         return DatasetInfo(
             title=os.path.basename(self.path), classes=tuple(self.classes), train_size=train_size, test_size=test_size,
@@ -104,9 +106,10 @@ class Collection(NamedTuple):
 
 
 def load(path: str, how: Request | Preparation, use_cache: bool = True, show_progress: bool = True) -> Collection:
-    """Read the data set in a folder or an .npz file: one to train on, or, for a network's Preparation, to score.
+    """Read the data set in a folder or an .npz file.
 
-    Raises UserError, naming the file or folder, if it holds no data set, or one that is too large for the memory.
+    how: a Request reads it for training, a trained network's Preparation for scoring, which needs no training part.
+    Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
     if os.path.isfile(path):
         return _from_arrays(path, *_read_npz(path), how, show_progress)
@@ -134,7 +137,7 @@ def _refusal(path: str, why: str) -> UserError:
 
 
 def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
-    # needed: bytes
+    # Refuse to use more than the available memory. needed: bytes.
     available = available_memory()
     if needed > available:
         sizes = f"{needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free"
@@ -145,14 +148,14 @@ def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
 
 
 class File(NamedTuple):
-    """A file that lies in a class's folder."""
+    """A file in the folder of a class."""
 
-    part: str
-    name: str  # relative to the folder of that class
+    part: str  # one of PARTS
+    name: str  # path relative to the folder of the class
     label: int
-    path: str  # relative to the data set's folder
+    path: str  # path relative to the data set's folder
     size: int  # bytes
-    changed: tuple[int, int]  # of content and of permissions or name, nanoseconds since 1970
+    changed: tuple[int, int]  # last change of the content, and of permissions or name; nanoseconds since 1970
 
 
 def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
@@ -171,7 +174,7 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_pr
     _warn_of_left_out(path, left_out)
     if several := [files[index].path for index in decoded.several_pages]:
         name = printable(os.path.basename(path))
-        log.warning("%s: of a file with several pages only the first is an image: %s", name, listed(several))
+        log.warning("%s: only the first page of a file is an image: %s", name, listed(several))
     labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
     indices = _indices_of(path, classes, labels, parts, decoded.left_out)
     if use_cache and not cached:
@@ -183,7 +186,8 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_pr
 def _indices_of(
     path: str, classes: Sequence[str], labels: np.ndarray, parts: np.ndarray, left_out: Mapping[int, str]
 ) -> dict[str, np.ndarray]:
-    # the indices of the images of each part that is given; refused where a part or a class to train on has none
+    # The indices of the readable images of each existing part. Raises UserError if a part, or a class in the training
+    # part, has none.
     is_read = np.ones(len(labels), dtype=bool)
     is_read[list(left_out)] = False
     indices = {part: np.flatnonzero(is_read & (parts == part)) for part in PARTS if (parts == part).any()}
@@ -197,10 +201,10 @@ def _indices_of(
 
 
 def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
-    """The classes, the files in their folders, and the names of what lies beside these.
+    """List a data set's class names, the files in the class folders, and the names of stray files and folders.
 
-    Files are ordered by part, then by their own name, whatever the class: page2 before page10.
-    Raises UserError if the folder can't be looked into, or is not laid out as a data set.
+    Files are ordered by part, then by name within the class folder (page2 before page10), then by class.
+    Raises UserError if the folder can't be listed, or is not laid out as a data set.
     """
     folders, stray = _subfolders(path)
     parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
@@ -232,7 +236,7 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
 
 
 def _subfolders(path: str) -> tuple[list[str], list[str]]:
-    # the visible folders in a folder, and what else is in it
+    # The visible folders in a folder, and its other visible entries.
     try:
         names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
     except OSError as error:
@@ -242,13 +246,13 @@ def _subfolders(path: str) -> tuple[list[str], list[str]]:
         name
         for name in names
         if os.path.isdir(os.path.join(path, name))
-        and not inside.startswith(f"{os.path.realpath(os.path.join(path, name))}{os.sep}")  # a link to what holds it
+        and not inside.startswith(f"{os.path.realpath(os.path.join(path, name))}{os.sep}")  # a link to a parent folder
     ]
     return folders, [name for name in names if name not in set(folders)]
 
 
 def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
-    # those to train on, or where none are, those to score; in natural order
+    # The class names in natural order: the training part's, or without one those of all parts.
     names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
     if not names:
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
@@ -260,8 +264,8 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
-    for part, theirs in folders_of.items():
-        if "train" in folders_of and (unknown := [name for name in theirs if name not in folders_of["train"]]):
+    for part, folders in folders_of.items():
+        if "train" in folders_of and (unknown := [name for name in folders if name not in folders_of["train"]]):
             raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
     return sorted(folders_of["train"], key=natural_key) if "train" in folders_of else names
 
@@ -274,14 +278,14 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
     for parent, folders, names in os.walk(top, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
         inner = "" if parent == top else f"{os.path.relpath(parent, top)}{os.sep}"
-        # a link to a folder isn't followed, and is named like a file that is no picture
+        # A link to a folder isn't followed, and is listed like a file that is no picture.
         for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
             if is_hidden(name):
                 continue
             file, size, changed = os.path.join(parent, name), 0, (0, 0)
-            with contextlib.suppress(OSError):  # a link to nothing: reading it will say so
-                about = os.stat(file)
-                size, changed = about.st_size, (about.st_mtime_ns, about.st_ctime_ns)
+            with contextlib.suppress(OSError):  # a broken link: read_picture reports it later
+                status = os.stat(file)
+                size, changed = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
             yield File(part, inner + name, label, os.path.join(folder, inner + name), size, changed)
 
 
@@ -298,16 +302,16 @@ def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
 
 
 def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
-    """The height and width in pixels of pictures that are all squares of one of OWN_SIZES, else DEFAULT_SIZE.
+    """The height and width in pixels of pictures that are all squares of one of KEPT_SIZES, else DEFAULT_SIZE.
 
-    sizes: of the pictures, (width, height), looked at as far as needed; None of what can't be read.
+    sizes: (width, height) of each picture, None for a file that can't be read; consumed only as far as needed.
     """
-    found = None
+    first = None
     for size in sizes:
-        found = found or size
-        if size and (size != found or size[0] != size[1] or size[0] not in OWN_SIZES):
+        first = first or size
+        if size and (size != first or size[0] != size[1] or size[0] not in KEPT_SIZES):
             return DEFAULT_SIZE
-    return found[0] if found else DEFAULT_SIZE
+    return first[0] if first else DEFAULT_SIZE
 
 
 def decode(
@@ -318,10 +322,11 @@ def decode(
     mean_bytes: float,
     show_progress: bool = True,
 ) -> Decoded:
-    """Read pictures, files or arrays, as images; on all cores unless they are small, with a bar on a terminal.
+    """Decode pictures, given as files or arrays, to images of one size; on all cores unless the files are small.
 
-    may_become_grey: whether images in colour are to be grey if each picture is. mean_bytes: of a picture. path: for
-    messages. Raises UserError if they need more memory than there is.
+    path: the data set's name in messages. may_become_grey: reduce the images to one channel if all pictures are grey.
+    mean_bytes: mean size of a picture, bytes. show_progress: show a progress bar, if stderr is a terminal.
+    Raises UserError if the images need more memory than is free.
     """
     size, count = preparation.image_size, len(pictures)
     needed = count * size**2 * (preparation.channels + may_become_grey)
@@ -340,7 +345,7 @@ def decode(
                 continue
             if not isinstance(pictures[index], np.ndarray) and count_pages(pictures[index]) > 1:
                 several_pages.append(index)
-            if may_become_grey and not in_colour and not _is_grey(picture, GREY_WITHIN):
+            if may_become_grey and not in_colour and not _is_grey(picture, GREY_TOLERANCE):
                 in_colour.append(index)
         return len(batch)
 
@@ -349,32 +354,33 @@ def decode(
         total=count, desc="reading", unit=" images", leave=False, disable=None if show_progress else True,
         dynamic_ncols=True,
     )  # fmt: skip
-    threads = usable_cores() if mean_bytes > SMALL else 1
-    # what read_picture does to Python's warnings in several threads at once is undone
+    threads = usable_cores() if mean_bytes > SMALL_FILE else 1
+    # read_picture changes Python's warning filters, which isn't thread-safe; catch_warnings restores them afterwards.
     with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         try:
             for done in pool.map(read_batch, batches):
                 bar.update(done)
-        except BaseException:  # such as Ctrl-C: what has not begun is not waited for
+        except BaseException:  # such as Ctrl-C: don't wait for batches that have not begun
             pool.shutdown(cancel_futures=True)
             raise
     if may_become_grey and not in_colour:
         for image in images:
-            image[0] = to_grey(image.transpose(1, 2, 0))  # as prepare does it, for enlarged channels can differ by 1
+            # The first channel alone would not do: enlarged channels can differ by 1, and prepare uses to_grey.
+            image[0] = to_grey(image.transpose(1, 2, 0))
         images, preparation = images[:, :1].copy(), preparation._replace(channels=1)
     return Decoded(images, preparation, left_out, sorted(several_pages))
 
 
-def _is_grey(pictures: np.ndarray, within: int = 0) -> bool:
-    # (..., 3): three channels that are equal within so many levels
-    return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= within).all())
+def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:
+    # True if neighbouring channels of pictures (..., 3) differ by no more than the tolerance, levels of 255.
+    return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= tolerance).all())
 
 
-# --- the cache: a line of JSON, then the images' bytes ---
+# --- the cache: each file is a line of JSON (the header), then the images' bytes ---
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept; it can be deleted at any time."""
+    """The folder of cached images, which can be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "neural_lib")
 
 
@@ -383,69 +389,70 @@ def _digest(*parts: object) -> str:
 
 
 def _cached(path: str, listing: str, how: Request | Preparation) -> Decoded | None:
-    # what is kept of a folder with these files, whose digest is `listing`
+    # The cached images of a folder, or None. listing: digest of the files that they were decoded from.
     for file in cache_folder().glob(f"{_digest(path)[:16]}-*.images"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError), file.open("rb") as handle:
-            about = json.loads(handle.readline())
-            size, channels, placement, fit = about["preparation"]
+            header = json.loads(handle.readline())
+            size, channels, placement, fit = header["preparation"]
             preparation = Preparation(size, channels, Placement(*placement) if placement else None, fit)
-            request = about["request"] and Request(*about["request"])
-            if about["listing"] == listing and how in (preparation, request):
-                shape = (about["count"], channels, size, size)
-                images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError where bytes are missing
-                left_out = {int(index): why for index, why in about["left_out"].items()}
-                return Decoded(images, preparation, left_out, about["several_pages"])
+            request = header["request"] and Request(*header["request"])
+            if header["listing"] == listing and how in (preparation, request):
+                shape = (header["count"], channels, size, size)
+                images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError if bytes are missing
+                left_out = {int(index): why for index, why in header["left_out"].items()}
+                return Decoded(images, preparation, left_out, header["several_pages"])
     return None
 
 
 def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded) -> Decoded:
-    # write what was decoded, and return it mapped from that file; as it is if it can't be written
+    # Write decoded images to the cache and return them mapped from that file, or unchanged if it can't be written.
     file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
     request = how if isinstance(how, Request) else None
-    about = {"path": printable(path), "listing": listing, "request": request, "count": len(decoded.images),
-             "preparation": decoded.preparation, "left_out": decoded.left_out,
-             "several_pages": decoded.several_pages}  # fmt: skip
+    header = {"path": printable(path), "listing": listing, "request": request, "count": len(decoded.images),
+              "preparation": decoded.preparation, "left_out": decoded.left_out,
+              "several_pages": decoded.several_pages}  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(file)
         with atomic_write(file) as handle:
-            handle.write(json.dumps(about).encode() + b"\n")
+            handle.write(json.dumps(header).encode() + b"\n")
             handle.write(decoded.images)
     except OSError as error:
-        log.warning("%s: what was read can't be kept (%s), so the next run reads it again", file, error.strerror)
+        log.warning("%s: the images can't be cached (%s), so the next run decodes them again", file, error.strerror)
         return decoded
     return _cached(path, listing, how) or decoded
 
 
 # --- arrays ---
 
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # images and labels of each part, by PARTS
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # part (one of PARTS) -> images, labels
 
 
 def _read_npz(path: str) -> tuple[list[str], Arrays]:
     # MedMNIST's keys (https://github.com/MedMNIST/MedMNIST): train_images, train_labels, val_images, ...
     keys = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
-    found = _load_arrays(path, keys)
-    if not found.keys() & set(keys):
-        raise _refusal(path, f"has {listed(sorted(found)) or 'no arrays'}, and needs train_images and train_labels")
+    arrays = _load_arrays(path, keys)
+    if not arrays.keys() & set(keys):
+        raise _refusal(path, f"has {listed(sorted(arrays)) or 'no arrays'}, and needs train_images and train_labels")
     parts = {}
     for part in PARTS:
-        images, labels = (found.get(f"{part}_{kind}") for kind in ("images", "labels"))
+        images, labels = (arrays.get(f"{part}_{kind}") for kind in ("images", "labels"))
         if (images is None) != (labels is None):
-            raise _refusal(path, f"of {part}_images and {part}_labels only one is there")
+            raise _refusal(path, f"has only one of {part}_images and {part}_labels, and needs both")
         if images is not None:
             parts[part] = _checked(path, part, images, labels)
     return _classes_of(path, parts), parts
 
 
 def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
-    # Kuzushiji-49's four files (https://github.com/rois-codh/kmnist), each with the key arr_0, and maybe its class map
+    # Kuzushiji-49's four files (https://github.com/rois-codh/kmnist), each with the key arr_0, and its optional class
+    # map, from which the classes get their characters.
     prefix, folder = train_images.name.removesuffix("-train-imgs.npz"), train_images.parent
     parts = {}
     for part in ("train", "test"):
         files = [folder / f"{prefix}-{part}-{kind}.npz" for kind in ("imgs", "labels")]
         if missing := [file.name for file in files if not file.is_file()]:
-            raise _refusal(str(folder), f"has {train_images.name}, and {' and '.join(missing)} is missing beside it")
+            raise _refusal(str(folder), f"has {train_images.name}, but {' and '.join(missing)} is missing")
         arrays = [_load_arrays(str(file), ["arr_0"]).get("arr_0") for file in files]
         if any(array is None for array in arrays):
             raise _refusal(str(folder), f"the files of its {part} part need an array arr_0 each")
@@ -461,25 +468,26 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
 
 
 def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    # of these keys those that are there, or if there are none the others' names; pickled objects are not loaded
+    # The archive's arrays under these keys, or all arrays if it has none of them. Pickled objects are never loaded.
     try:
-        if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
+        if not zipfile.is_zipfile(path):  # np.load would treat it as a pickle
             raise ValueError
         with np.load(path, allow_pickle=False) as archive:
             wanted = [key for key in keys if key in archive.files] or archive.files
-            needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)  # as parts, and as one
+            # Twice the size, because the parts are concatenated to one array.
+            needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
             _check_memory(path, "to read it takes", needed, "give a smaller file")
             return {key: archive[key] for key in wanted}
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # NumPy and zipfile fail in many ways on a foreign file, and each means the same here
+    except Exception as error:  # NumPy and zipfile raise exceptions of many types for damaged files
         if "allow_pickle" in str(error):
             raise _refusal(path, "holds pickled Python objects, and loading those can run any code") from None
         raise _refusal(path, "is no .npz file, or damaged") from None
 
 
 def _checked(path: str, part: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # images (N, H, W) or (N, H, W, 3) as they are, labels as int64 (N,)
+    # Check a part's arrays: returns images (N, H, W) or (N, H, W, 3) unchanged, and labels as int64 (N,).
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] != 3:
         expected = "uint8 (N, H, W) or (N, H, W, 3)"
         raise _refusal(path, f"the {part} images are {images.dtype} {images.shape}, and must be {expected}")
@@ -494,14 +502,15 @@ def _checked(path: str, part: str, images: np.ndarray, labels: np.ndarray) -> tu
 
 
 def _classes_of(path: str, parts: Arrays) -> list[str]:
-    found = {part: set(np.unique(labels).tolist()) for part, (_, labels) in parts.items()}
-    # a part to score need not show each class
-    count = len(found["train"]) if "train" in found else min(max(map(max, found.values())) + 1, MOST_CLASSES)
-    for part, labels in found.items():
-        wrong = sorted(labels - {*range(count)})
-        if wrong:
-            theirs = listed([str(label) for label in wrong])
-            raise _refusal(path, f"{part} labels must be 0 to {count - 1}, as there are {count} classes, not {theirs}")
+    # Class names "0", "1", ... for the labels.
+    labels_of = {part: set(np.unique(labels).tolist()) for part, (_, labels) in parts.items()}
+    # Parts to score need not show each class, so without a training part the highest label decides.
+    implied = min(max(map(max, labels_of.values())) + 1, MAX_CLASSES)
+    count = len(labels_of["train"]) if "train" in labels_of else implied
+    for part, labels in labels_of.items():
+        if wrong := sorted(labels - {*range(count)}):
+            given = listed([str(label) for label in wrong])
+            raise _refusal(path, f"{part} labels must be 0 to {count - 1}, as there are {count} classes, not {given}")
     return [str(label) for label in range(count)]
 
 
@@ -518,7 +527,7 @@ def _from_arrays(
     _check_trainable(path, how, classes, parts)
     is_square = preparation.placement is None and {*sizes} == {(preparation.image_size,) * 2}
     has_channels = not has_colour if preparation.channels == 1 else all(each.ndim == 4 for each, _ in parts.values())
-    if is_square and has_channels:  # nothing to be prepared
+    if is_square and has_channels:  # the arrays can be used unchanged
         arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images, _ in parts.values()]
         images, left_out = np.concatenate([each[:, : preparation.channels] for each in arrays]), {}
     else:

@@ -1,4 +1,4 @@
-"""Prepare a picture as an image of a data set: find its ink, cut it out and place it; or make a photo square."""
+"""Turn a picture into an image of a data set: find its ink, cut it out and place it; or make a photo square."""
 
 import math
 
@@ -8,23 +8,24 @@ import numpy as np
 from neural_lib.data.catalog import Placement, Preparation
 from neural_lib.data.pictures import PictureError
 
-MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less is blank
-MIN_OF_NOISE = 6  # standard deviations of the ground's noise that ink must stand out by, too
-MAX_NOISE = 128  # grey levels: what stands out by more is ink, however uneven a ground blurred strokes leave
-SHADED_FROM = 0.15  # of the contrast: what the ground's brightness varies by before it is taken for shading
-SEEN_FROM = 0.2  # of the ink's depth: what belongs to its bounding box
-FRAMED_FROM = 0.9  # of the pixels along the edges: what is taken for a frame around the page
-MIN_SPECK = 0.01  # of the largest stroke's area; what is smaller is dust
+# Thresholds; tests/data/test_ink.py has the pictures that they must tell apart.
+MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less contrast is blank
+MIN_OF_NOISE = 6  # standard deviations of the ground's noise by which ink must differ from the ground
+MAX_NOISE = 128  # grey levels; more is ink whatever the noise, because blurred strokes make the ground look noisy
+SHADED_FROM = 0.15  # variation of the ground's brightness, as share of the contrast, from which it counts as shading
+SEEN_FROM = 0.2  # share of the ink's depth from which a pixel belongs to its bounding box
+FRAMED_FROM = 0.9  # share of dark pixels along all four edges from which they are a frame around the page
+MIN_SPECK = 0.01  # share of the largest stroke's area below which a speck is dust
 
 
 def find_ink(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> np.ndarray:
     """The ink of a picture, cut out along its bounding box: float32 (h, w), 0 is ground and 1 is ink.
 
-    grey: uint8 (H, W). invert: "yes" takes what is darker than the ground for ink, "no" what is lighter, and "auto"
-    whichever stands out more. The ground is what the picture's border mostly shows. on_paper: where its brightness
-    varies as that of a lit page does, it is taken to be a quadratic surface, and what is no more than its grain is
-    left out. Specks of dust are left out of the box.
-    Raises PictureError if nothing stands out.
+    grey: uint8 (H, W). invert: "yes" if ink is darker than the ground, "no" if it is lighter, "auto" to choose the one
+    with more contrast. The ground is the median brightness along the picture's border. on_paper: the picture shows a
+    page, so uneven light is corrected by fitting a quadratic surface to the ground, grain of the paper is no ink, and a
+    frame around the page is removed. Specks of dust don't count for the bounding box.
+    Raises PictureError if there is no ink.
     """
     grey = grey.astype(np.float32)
     ground = np.float32(np.median(_border(_smooth(grey))))
@@ -58,7 +59,7 @@ def stroke_width(ink: np.ndarray) -> float:
 
 
 def thicken(ink: np.ndarray, by: float) -> np.ndarray:
-    """The ink with strokes wider by that many pixels, (h, w) -> (h + by, w + by) or so."""
+    """Make strokes wider by about this number of pixels: (h, w) -> (h + 2r, w + 2r), r = round(by / 2)."""
     reach = round(by / 2)
     if reach < 1:
         return ink
@@ -72,13 +73,16 @@ def _border(grey: np.ndarray) -> np.ndarray:
 
 
 def _smooth(grey: np.ndarray) -> np.ndarray:
-    # against single pixels of noise, which mean nothing in a large picture and something in one of 28x28
+    # Blur away single pixels of noise in large pictures. In a small one, such as 28x28, a pixel can be ink.
     sigma = min(grey.shape) / 400  # pixels
     return cv2.GaussianBlur(grey, (0, 0), sigma) if sigma >= 0.5 else grey
 
 
 def lit_ground(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
-    # the ground's brightness everywhere, (H, W), or one number where it is even
+    """The brightness of the ground in each pixel, (H, W), if it varies as on a lit page, else `ground` unchanged.
+
+    grey: float32 (H, W). ground: the typical brightness of the ground. Both in grey levels.
+    """
     scale = min(1.0, 64 / max(grey.shape))
     width, height = (max(1, round(length * scale)) for length in grey.shape[::-1])
     small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
@@ -86,7 +90,7 @@ def lit_ground(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
     contrast = np.abs(_smooth(grey) - ground).max()
     surface = np.full_like(small, ground)
-    for _ in range(2):  # twice: the second time without the pixels that the first surface leaves out
+    for _ in range(2):  # the second fit excludes pixels that are far from the first surface, such as ink
         near = np.abs(small - surface) < 0.3 * contrast
         if near.mean() < 0.2:
             return ground
@@ -97,7 +101,7 @@ def lit_ground(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
 
 
 def _without_frame(ink: np.ndarray) -> np.ndarray:
-    # a frame is rings of ink, from the outermost inwards: no character runs along all four edges
+    # Remove a frame: rings of ink from the outermost inwards. No character runs along all four edges.
     for width in range(min(ink.shape) // 8):
         ring = np.concatenate([ink[width], ink[-1 - width], ink[:, width], ink[:, -1 - width]])
         if (ring > SEEN_FROM).mean() < FRAMED_FROM:
@@ -109,6 +113,7 @@ def _without_frame(ink: np.ndarray) -> np.ndarray:
 
 
 def _box(ink: np.ndarray) -> tuple[slice, slice]:
+    # The bounding box of the ink without dust, as slices of rows and of columns.
     count, _, parts, _ = cv2.connectedComponentsWithStats((ink > SEEN_FROM).astype(np.uint8), connectivity=8)
     parts = parts[1:count]  # without the ground; each (left, top, width, height, area)
     left, top, width, height, _ = parts[parts[:, cv2.CC_STAT_AREA] >= MIN_SPECK * parts[:, cv2.CC_STAT_AREA].max()].T
@@ -116,10 +121,10 @@ def _box(ink: np.ndarray) -> tuple[slice, slice]:
 
 
 def prepare(picture: np.ndarray, how: Preparation, invert: str = "auto") -> np.ndarray:
-    """A picture as an image of a data set: uint8, (C, S, S).
+    """Turn a picture into an image of a data set: uint8 (C, S, S).
 
-    picture: uint8 RGB, (H, W, 3). invert: see find_ink; for photos it changes nothing.
-    Raises PictureError if the data set's images show ink, or a thing on even ground, and the picture shows none.
+    picture: uint8 RGB (H, W, 3). invert: see find_ink; ignored for photos.
+    Raises PictureError if ink, or an object on even ground, is expected and the picture shows none.
     """
     if how.placement is None:
         square = make_square(picture, how.image_size, how.fit)
@@ -130,23 +135,26 @@ def prepare(picture: np.ndarray, how: Preparation, invert: str = "auto") -> np.n
 
 
 def to_grey(picture: np.ndarray) -> np.ndarray:
-    """An RGB picture (H, W, 3) as (H, W); of three equal channels exactly one of them."""
+    """Convert an RGB picture (H, W, 3) to grey (H, W). Three equal channels give exactly one of them."""
     return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
 
 def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
-    """Ink as it came from find_ink -> uint8 (size, size), where and as large as the data set has it, light on black."""
+    """Draw the ink that find_ink returned, light on black, with the data set's size, position and stroke width.
+
+    Returns uint8 (size, size). Strokes are made thicker if they would be thinner than the data set's, never thinner.
+    """
     scale = placement.box / max(cut_out.shape)
     lacking = placement.stroke / scale - stroke_width(cut_out) if placement.is_written else 0.0
     cut_out = thicken(cut_out, lacking)
 
     scale = placement.box / max(cut_out.shape)
     height, width = (max(1, round(length * scale)) for length in cut_out.shape)
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC  # the former averages: no stroke falls between pixels
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC  # INTER_AREA averages, so no thin stroke is lost
     small = np.clip(cv2.resize(cut_out, (width, height), interpolation=how), 0, 1)
     small /= max(small.max(), 1e-3)
 
-    if placement.centre == "mass":  # the centre of mass goes to the pixel below and right of the middle
+    if placement.centre == "mass":  # the centre of mass is put into the pixel below and right of the middle
         top, left = (math.ceil(size / 2 - each) for each in _centre_of_mass(small))
     else:
         top, left = (size - height) // 2, (size - width) // 2
@@ -157,7 +165,10 @@ def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
 
 
 def make_square(picture: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
-    """A picture (H, W, 3) as (size, size, 3), with antialiasing. fit: see Preparation."""
+    """Resize a picture (H, W, 3) to (size, size, 3), with antialiasing.
+
+    fit: "crop" keeps the square in the middle, "pad" adds black bars, "stretch" changes the aspect ratio.
+    """
     height, width = picture.shape[:2]
     if fit == "crop":
         side = min(height, width)
@@ -173,7 +184,7 @@ def make_square(picture: np.ndarray, size: int, fit: str = "crop") -> np.ndarray
 
 
 def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:
-    # in pixels from the upper left corner, down and right
+    # Distances from the upper left corner, down and right, pixels.
     total = image.sum()
     down, right = (float(image.sum(axis) @ (np.arange(image.shape[1 - axis]) + 0.5)) / total for axis in (1, 0))
     return down, right

@@ -1,8 +1,8 @@
-"""Find the characters on a page: take away what is paper, group strokes to characters, sort these as they are read.
+"""Find the characters on a page: remove the paper, group strokes into characters, sort these in reading order.
 
-On the way a page is a map of how much darker than its ground each pixel is (lighter, if its ink is): its depth, uint8
-(H, W), grey levels. Thresholds are relative to the page: to the noise in its ground, the depth of its ink, the size of
-its characters. tests/pages.py measures what they are good for.
+A page is represented by its depth, uint8 (H, W): the number of grey levels by which each pixel is darker than the
+ground (lighter, if the ink is light). Thresholds are relative to the noise of the ground, the depth of the ink and the
+size of the characters. They were chosen on composed pages; tests/pages.py measures how well they work.
 """
 
 import math
@@ -14,43 +14,45 @@ import numpy as np
 from neural_lib.data import ink
 from neural_lib.data.pictures import reduced
 
-SMALLEST = 12  # pixels: the longer side of a character at least
-STEEPEST = 4.0  # degrees that a page may be turned by, either way
+SMALLEST = 12  # smallest longer side of a character, pixels
+STEEPEST = 4.0  # largest angle by which a page may be turned, either way, degrees
 ANGLE_STEP = 0.1  # degrees
-EDGE_FROM = 0.7  # of a side of the picture: where that much of it is dark, this is a scanner's edge, or the table's
-# a line across the page
-LINE_COVERS = 0.5  # of the page's width, but for where thick ink hides it
-LINE_REACHES = 0.6  # of the page's width, from its first to its last pixel
-FINE = 40  # times its thickness
-FEW_LINES = 3  # fewer are lines only if they go from border to border: a 1 or a dash may fill its picture
-FROM_BORDER_TO_BORDER = 0.95  # of the page's width
+EDGE_FROM = 0.7  # dark share of a side of the picture from which it is an edge of the scanner or the table
+# The smallest measures of a printed line across the page.
+LINE_COVERS = 0.5  # share of the page's width with pixels of the line, not counting columns in which thick ink hides it
+LINE_REACHES = 0.6  # length from the first to the last pixel, as a share of the page's width
+FINE = 40  # length divided by thickness
+# Fewer lines than FEW_LINES must reach from border to border, because a 1 or a dash may fill most of its picture.
+FEW_LINES = 3
+FROM_BORDER_TO_BORDER = 0.95  # share of the page's width
 
 
 class Character(NamedTuple):
     """One character of a page."""
 
-    box: tuple[int, int, int, int]  # of its ink in the picture: left, top, width, height, pixels
+    box: tuple[int, int, int, int]  # bounding box of the ink in the picture: left, top, width, height, pixels
     ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
 
 
 class Page(NamedTuple):
-    """What was found on a page."""
+    """The result of find_characters."""
 
-    characters: list[Character]  # in reading order; may be none
-    is_plain: bool  # neither ruled nor squared, and without boxes and dark edges
+    characters: list[Character]  # in reading order; may be empty
+    is_plain: bool  # True if the page has no printed lines, boxes or dark edges
 
 
 def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> Page:
-    """Find the characters of a page.
+    """Find the characters of a page and sort them in reading order.
 
-    grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" from left to right and from top to bottom, or "columns"
-    from top to bottom and from right to left. The page may be turned by STEEPEST degrees, lit unevenly, ruled or
-    squared, its characters in boxes; separate strokes are one character if they are near each other for their size.
+    grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" (left to right, rows from top to bottom) or "columns"
+    (top to bottom, columns from right to left). The page may be turned by up to STEEPEST degrees, lit unevenly, ruled
+    or squared, and have its characters in boxes. Separate strokes are one character if the gap between them is small
+    for the characters' size.
     """
     depth, noise, has_ink = _depth(grey, invert)
     if not has_ink:
         return Page([], is_plain=True)
-    edges = _dark_edges(depth, noise)  # 1 where there is no page
+    edges = _dark_edges(depth, noise)  # 1 in pixels outside of the page
     depth[edges > 0] = 0
     size = grey.shape[::-1]
     for angle in dict.fromkeys((_angle_of_lines(depth), 0.0)):
@@ -61,7 +63,7 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
             outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
         clean, lines = _without_lines(turned, outside, noise)
         if lines.any():
-            break  # else what looked like lines were strokes
+            break  # otherwise the angle was that of strokes, so the page is not turned
     groups = _group_strokes(clean, noise, outside, lines, has_edges=edges.any())
     back = cv2.invertAffineTransform(turn)
     characters = [_cut_out(clean, noise, groups, number, back) for number in _reading_order(groups, order)]
@@ -76,27 +78,26 @@ def _rectangle(width: int, height: int) -> np.ndarray:
 
 
 def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float, bool]:
-    # how much each pixel stands out from the ground, the standard deviation of the ground's noise, grey levels, and
-    # whether anything stands out at all
+    # The depth of each pixel, the standard deviation of the ground's noise (grey levels), and True if there is any ink.
     grey = grey.astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
     ground = np.float32(np.median(grey[::4, ::4]))
     if invert == "auto":
-        out = ink.lit_ground(grey, ground) - smooth
-        invert = "no" if -out.min() > out.max() else "yes"
+        difference = ink.lit_ground(grey, ground) - smooth
+        invert = "no" if -difference.min() > difference.max() else "yes"
     sign = 1 if invert == "yes" else -1
     depth, contrast = sign * (ground - grey), float((sign * (ground - smooth)).max())
 
-    # shadows: what is left where everything as narrow as strokes is taken away
+    # Subtract shadows. A morphological opening removes everything as narrow as strokes, so shadows remain.
     small = reduced(depth, 256)
     widest = 2 * (max(small.shape) // 16) + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (widest, widest))
     shade = cv2.morphologyEx(cv2.medianBlur(small, 3), cv2.MORPH_OPEN, kernel)
-    is_bold = (shade > 0.5 * contrast).astype(np.uint8)  # as dark as ink: a dark edge, a very bold character
+    is_bold = (shade > 0.5 * contrast).astype(np.uint8)  # no shadow but a dark edge or a very bold character
     shade[cv2.dilate(is_bold, kernel) > 0] = 0
     depth -= cv2.resize(cv2.GaussianBlur(shade, (0, 0), 2), grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
-    # grain and dither are smoothed as much as needed
+    # Smooth grain and dither, no more than needed.
     sharp, noise = depth, _noise(depth)
     for sigma in (0.7, 1.4, 2.8):  # pixels
         if noise < contrast / 12:
@@ -107,41 +108,42 @@ def _depth(grey: np.ndarray, invert: str) -> tuple[np.ndarray, float, bool]:
 
 
 def _noise(depth: np.ndarray) -> float:
-    # the standard deviation within blocks of 8x8 pixels, of the block that a quarter of them are quieter than
+    # The standard deviation of the ground: the first quartile of the standard deviations of blocks of 8x8 pixels.
     size = [max(1, length // 8) for length in depth.shape[::-1]]
     mean, square = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (depth, depth * depth))
     return float(np.sqrt(np.percentile(np.maximum(square - mean * mean, 0), 25)))
 
 
 def _ink_threshold(noise: float) -> float:
-    # the depth from which on a pixel is no ground, grey levels
+    # The depth from which a pixel is ink, grey levels.
     return max(ink.MIN_CONTRAST, ink.MIN_OF_NOISE * noise)
 
 
 def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
-    # 1 where a dark edge runs along the picture
-    found = np.zeros(depth.shape, np.uint8)
+    # A mask with 1 in the pixels of dark edges along the picture's border, uint8 (H, W).
+    mask = np.zeros(depth.shape, np.uint8)
     dark = depth > _ink_threshold(noise)
     for turns in range(4):
-        side, edge = np.rot90(dark, turns), np.rot90(found, turns)  # views, with this side at the top
-        run = np.where(side.all(0), side.shape[0], (~side).argmax(0))  # pixels of dark from the top, for each column
+        side, edge = np.rot90(dark, turns), np.rot90(mask, turns)  # views, with this side at the top
+        run = np.where(side.all(0), side.shape[0], (~side).argmax(0))  # dark pixels from the top, for each column
         if (run > 0).mean() < EDGE_FROM:
             continue
         step, reach = 8, len(run) // 8
         at = np.arange(0, len(run), step)
-        usual = [np.median(run[max(0, middle - reach) : middle + reach + 1]) for middle in at]
-        # a character that touches the edge is deeper than the edge is nearby
-        run = np.minimum(run, 1.2 * np.interp(np.arange(len(run)), at, usual) + 4) + 3
+        medians = [np.median(run[max(0, middle - reach) : middle + reach + 1]) for middle in at]
+        # A character that touches the edge makes the run longer than nearby, so runs are limited by their median.
+        run = np.minimum(run, 1.2 * np.interp(np.arange(len(run)), at, medians) + 4) + 3
         edge |= (np.arange(side.shape[0])[:, None] < run).astype(np.uint8)
-    return found
+    return mask
 
 
 # --- ruled and squared paper, and boxes ---
 
 
 def _angle_of_lines(depth: np.ndarray) -> float:
-    # degrees that the page must be turned by for its lines to be level; 0 if it has none
-    small = np.minimum(reduced(depth, 800), 60).astype(np.float32)  # or the ink counts for more than lines
+    # The angle by which the page must be turned to make its printed lines level, degrees; 0 if it has none. The sums
+    # along the page's rows change most from row to row if lines are level, and so do those along its columns.
+    small = np.minimum(reduced(depth, 800), 60).astype(np.float32)  # limited, or ink would count for more than lines
     angles = np.arange(-STEEPEST, STEEPEST + ANGLE_STEP / 2, ANGLE_STEP)
     scores = np.zeros(len(angles))
     for view, sign in ((small, 1), (cv2.transpose(small), -1)):
@@ -151,18 +153,19 @@ def _angle_of_lines(depth: np.ndarray) -> float:
         margin = int(width * math.tan(math.radians(STEEPEST)) / 2) + 2
         blocks = np.pad(blocks, ((margin, margin), (0, 0)))
         rows, middles = np.arange(margin, margin + height)[:, None], (np.arange(count) + 0.5) * width / count
-        sharpness = np.zeros(len(angles))  # of the page summed along its rows
+        sharpness = np.zeros(len(angles))  # squared differences of neighbouring rows' sums
         for number, slope in enumerate(np.tan(np.radians(sign * angles))):
             shifts = np.round((middles - width / 2) * slope).astype(int)
             sharpness[number] = np.square(np.diff(blocks[rows + shifts, np.arange(count)].sum(1))).sum()
-        usual = np.median(sharpness)
-        if sharpness.max() > 1.75 * usual > 0:
-            scores += sharpness / usual
+        median = np.median(sharpness)
+        if sharpness.max() > 1.75 * median > 0:
+            scores += sharpness / median
     return float(angles[scores.argmax()]) if scores.any() else 0.0
 
 
 def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    # the page without its lines and boxes, but with the strokes that cross them; and where lines were, 1
+    # The page's depth without lines and boxes, but with the strokes that cross them; and a mask with 1 in the pixels of
+    # the removed lines. outside: 1 in pixels outside of the page.
     dark = depth[depth > _ink_threshold(noise)]
     faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
     mask = (depth > faintest).astype(np.uint8)
@@ -184,26 +187,27 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
     bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
-    usual_ink = np.percentile(depth[rest > 0], 90) if rest.any() else 255
+    ink_depth = np.percentile(depth[rest > 0], 90) if rest.any() else 255
     clean = depth.copy()
     for axis, (line, band) in enumerate(zip(lines, bands, strict=True)):
         line &= mask
         if not line.any():
             continue
-        # a stroke crosses where there is ink on either side; and where it is darker than the line, it is none of it
+        # A stroke crosses the line if there is ink on both sides of it. Pixels darker than the line are ink, too.
         thickness = line.sum() / max(1, np.count_nonzero(np.diff(line, axis=axis, prepend=0) == 1))
         reach = round(1.5 * thickness) + 6
         beside, over = ((3, 1), (1, reach)) if axis == 0 else ((1, 3), (reach, 1))
         crossing = cv2.morphologyEx(cv2.dilate(rest, _rectangle(*beside)), cv2.MORPH_CLOSE, _rectangle(*over)) > 0
         darkest = np.percentile(depth[line > 0], 90)
-        if darkest < 0.7 * usual_ink:
-            crossing |= depth > (darkest + usual_ink) / 2
+        if darkest < 0.7 * ink_depth:
+            crossing |= depth > (darkest + ink_depth) / 2
         clean[(band > 0) & ~crossing] = 0
     return clean, bands[0] | bands[1]
 
 
 def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
-    # what is ink along so many pixels of a row and not thick; and where a line couldn't be seen, under thick ink
+    # A mask of ink that runs along at least `piece` pixels of a row and is at most `thickest` pixels thick; and a mask
+    # of the pixels in which a line would be hidden, by thick ink or outside of the page.
     run = cv2.morphologyEx(mask | outside, cv2.MORPH_CLOSE, _rectangle(5, 1))
     run = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(piece, 1)) & ~outside & 1
     thick = cv2.dilate(cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1)), _rectangle(3, 3))
@@ -211,11 +215,11 @@ def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: i
 
 
 def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
-    # 1 along the lines that level pieces make up across the page; these may bend a little, as on a photo
-    found = np.zeros_like(pieces)
+    # A mask with 1 along the lines that level pieces form across the page. Lines may bend a little, as on a photo.
+    mask = np.zeros_like(pieces)
     height, width = pieces.shape
     if np.count_nonzero(pieces) < LINE_COVERS * width / 2:
-        return found
+        return mask
     chains = cv2.dilate(pieces | hidden, _rectangle(1, 3))
     chains = cv2.morphologyEx(chains, cv2.MORPH_CLOSE, _rectangle(width // 4 | 1, 1)) & ~outside & 1
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chains, connectivity=8)
@@ -234,28 +238,29 @@ def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, t
         half = math.ceil(line.thickness / 2)
         for shift in range(-half, half + 1):
             at = np.round(line.rows + shift).astype(int)
-            is_there = (at >= 0) & (at < height)
-            found[at[is_there], columns[is_there]] = 1
-    return found
+            is_inside = (at >= 0) & (at < height)
+            mask[at[is_inside], columns[is_inside]] = 1
+    return mask
 
 
 class Line(NamedTuple):
     """A line across the page."""
 
-    rows: np.ndarray  # (W,): of its middle in each column
+    rows: np.ndarray  # (W,), the row of the line's middle in each column
     thickness: float  # pixels
-    reach: float  # from its first to its last pixel, of the page's width there
+    reach: float  # length from the first to the last pixel, as a share of the page's width
 
 
 def _fitted_lines(
     rows: np.ndarray, cols: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int
 ) -> list[Line]:
-    # the lines, one or several that characters connect, among the pixels at these rows and columns
+    # Fit lines to the pixels of level pieces, given by their rows and columns. Characters may connect several lines, so
+    # the pixels of each line are removed and the rest is fitted again.
     lines, failures = [], 0
     columns = np.arange(hidden.shape[1])
     while len(rows) and failures < 5:
         middle = np.full(len(columns), np.bincount(rows).argmax(), float)
-        for degree, reach in ((1, 4), (2, 6), (2, 3)):  # each time nearer to the line, pixels
+        for degree, reach in ((1, 4), (2, 6), (2, 3)):  # a straight line first, then parabolas; reach in pixels
             near = np.abs(rows - middle[cols]) <= reach + thickest / 8
             if len(np.unique(cols[near])) < 0.1 * len(columns):
                 break
@@ -276,7 +281,7 @@ def _fitted_lines(
 
 
 def _thin(pieces: np.ndarray) -> np.ndarray:
-    # the pieces that are much longer than thick, and hardly thicker than most
+    # A mask of the pieces that are much longer than thick, and hardly thicker than the typical piece.
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=8)
     lengths = stats[:, cv2.CC_STAT_WIDTH].astype(float)
     lengths[0] = 0  # the ground
@@ -288,16 +293,34 @@ def _thin(pieces: np.ndarray) -> np.ndarray:
 
 
 def _sides_of_boxes(mask: np.ndarray, straight: np.ndarray, piece: int, thickest: int) -> np.ndarray:
-    # 1 along the sides of the rectangles that straight pieces enclose
-    found = np.zeros_like(mask)
+    # A mask with 1 along the sides of the rectangles that straight pieces enclose.
+    sides = np.zeros_like(mask)
     straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
+    cells = _cells(mask, straight, piece)
+    typical = np.percentile([min(w, h) for _, _, w, h in cells], 90) if cells else 0
+    for x, y, w, h in cells:
+        if min(w, h) < 0.5 * typical:  # a part of a cell that a character divides
+            continue
+        beyond = [straight[max(0, y - thickest) : y, x : x + w][::-1], straight[y + h : y + h + thickest, x : x + w],
+                  straight[y : y + h, max(0, x - thickest) : x].T[::-1],
+                  straight[y : y + h, x + w : x + w + thickest].T]  # fmt: skip
+        above, below, before, after = (int(np.append(each.mean(1) > 0.5, False).argmin()) + 1 for each in beyond)
+        inner = sides[y + 1 : y + h - 1, x + 1 : x + w - 1].copy()
+        sides[max(0, y - above) : y + h + below, max(0, x - before) : x + w + after] = 1
+        sides[y + 1 : y + h - 1, x + 1 : x + w - 1] = inner
+    return sides
+
+
+def _cells(mask: np.ndarray, straight: np.ndarray, piece: int) -> list[tuple[int, int, int, int]]:
+    # The insides of the rectangles that straight pieces enclose: left, top, width, height, pixels.
     _, _, stats, _ = cv2.connectedComponentsWithStats(1 - straight, connectivity=4)
-    cells = []
-    if len(stats) > 2:
-        _, shapes = cv2.connectedComponents(mask, connectivity=8)
-        is_straight = cv2.dilate(straight, _rectangle(3, 3)) > 0
-        share = np.bincount(shapes[is_straight], minlength=shapes.max() + 1) / np.bincount(shapes.ravel())
+    if len(stats) <= 2:  # a single area: the pieces enclose nothing
+        return []
+    _, shapes = cv2.connectedComponents(mask, connectivity=8)
+    is_straight = cv2.dilate(straight, _rectangle(3, 3)) > 0
+    share = np.bincount(shapes[is_straight], minlength=shapes.max() + 1) / np.bincount(shapes.ravel())
     height, width = mask.shape
+    cells = []
     for x, y, w, h, area in stats[1:].tolist():
         if min(w, h) < 0.8 * piece or area < 0.4 * w * h or not (2 <= x < width - w - 1 and 2 <= y < height - h - 1):
             continue
@@ -306,24 +329,13 @@ def _sides_of_boxes(mask: np.ndarray, straight: np.ndarray, piece: int, thickest
                  (rows, slice(x - 2, x), 1), (rows, slice(x + w, x + w + 2), 1)]  # fmt: skip
         if min(straight[a, b].any(axis).mean() for a, b, axis in sides) < 0.8:
             continue
-        # a loop of a character has its other strokes about it, and is empty
-        own = np.bincount(np.concatenate([shapes[a, b].ravel() for a, b, _ in sides]), minlength=2)
-        own[0] = 0
+        # The loop of a character is empty, and a smaller share of its shape is straight, because of the other strokes.
+        counts = np.bincount(np.concatenate([shapes[a, b].ravel() for a, b, _ in sides]), minlength=2)
+        counts[0] = 0  # the ground
         inside = mask[y + 4 : y + h - 4, x + 4 : x + w - 4].mean()
-        if share[own.argmax()] >= (0.5 if inside >= 0.03 else 0.85):
+        if share[counts.argmax()] >= (0.5 if inside >= 0.03 else 0.85):
             cells.append((x, y, w, h))
-    usual = np.percentile([min(w, h) for _, _, w, h in cells], 90) if cells else 0
-    for x, y, w, h in cells:
-        if min(w, h) < 0.5 * usual:  # a part of a cell, which a character divides
-            continue
-        beyond = [straight[max(0, y - thickest) : y, x : x + w][::-1], straight[y + h : y + h + thickest, x : x + w],
-                  straight[y : y + h, max(0, x - thickest) : x].T[::-1],
-                  straight[y : y + h, x + w : x + w + thickest].T]  # fmt: skip
-        above, below, before, after = (int(np.append(each.mean(1) > 0.5, False).argmin()) + 1 for each in beyond)
-        inner = found[y + 1 : y + h - 1, x + 1 : x + w - 1].copy()
-        found[max(0, y - above) : y + h + below, max(0, x - before) : x + w + after] = 1
-        found[y + 1 : y + h - 1, x + 1 : x + w - 1] = inner
-    return found
+    return cells
 
 
 # --- from strokes to characters ---
@@ -333,9 +345,9 @@ class Groups(NamedTuple):
     """The characters of a page, each a group of strokes."""
 
     boxes: np.ndarray  # (N, 4): left, top, right, bottom, pixels
-    strokes: list[list[int]]  # the labels of each one's strokes
-    labels: np.ndarray  # (H, W): of the stroke at each pixel, 0 for the ground
-    size: float  # the longer side of a typical character, pixels
+    strokes: list[list[int]]  # the labels of each character's strokes
+    labels: np.ndarray  # (H, W), the label of the stroke at each pixel, 0 for the ground
+    size: float  # longer side of a typical character, pixels
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
@@ -345,6 +357,7 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
+    # Group strokes to characters. outside, lines: masks of the pixels outside of the page and of removed lines.
     dark = depth[depth > _ink_threshold(noise)]
     none = Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0)
     if not dark.size:
@@ -356,13 +369,13 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     areas, sizes = stats[:, cv2.CC_STAT_AREA], stats[:, 2:4].max(1)
     is_stroke = np.zeros(count, bool)
     is_stroke[np.unique(labels[depth > max(0.3 * full, 5 * noise)])] = True
-    is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * areas  # else it is what is left of a line
+    is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * areas  # otherwise a remnant of a line
     is_stroke[0] = False  # the ground
     is_large = is_stroke & (sizes >= SMALLEST)
     if not is_large.any():
         return none
     size = _weighted_median(sizes[is_large], areas[is_large])
-    is_stroke &= areas >= _largest_dust(is_stroke, is_large, corners, areas, size, depth.shape)
+    is_stroke &= areas >= _min_area(is_stroke, is_large, corners, areas, size, depth.shape)
     at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
     touches = np.zeros(count, bool)
     touches[np.unique(labels[at_border[1:-1, 1:-1] > 0])] = True
@@ -372,43 +385,44 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     for is_first in (True, False, False):
         boxes, groups = _merge_near(boxes, groups, size, is_first)
         longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
-        of_ink = np.array([areas[group].sum() for group in groups])
+        ink_areas = np.array([areas[group].sum() for group in groups])
         if not (longer >= SMALLEST).any():
             return none
-        size = _weighted_median(longer[longer >= SMALLEST], of_ink[longer >= SMALLEST])
+        size = _weighted_median(longer[longer >= SMALLEST], ink_areas[longer >= SMALLEST])
     longest_stroke = np.array([sizes[group].max() for group in groups])
     is_character = (longer >= max(SMALLEST, 0.3 * size)) & (longest_stroke >= 0.25 * size)
-    is_character &= of_ink >= 0.1 * _weighted_median(of_ink, of_ink)
-    # what is left of an edge or a line at the border
+    is_character &= ink_areas >= 0.1 * _weighted_median(ink_areas, ink_areas)
+    # Exclude remnants of an edge or a line at the border.
     at_border = np.array([touches[group].any() for group in groups])
     is_character &= ~(at_border & ((longer > 2 * size) | (lines.any() & (longer > 8 * shorter)) | has_edges))
-    # a dark table about a sheet of paper, or something on it
-    filled = of_ink / np.maximum((longer * shorter), 1)
+    # Exclude a dark table around a sheet of paper, and large objects on it.
+    filled = ink_areas / np.maximum((longer * shorter), 1)
     is_character &= ~((longer * shorter > 0.4 * depth.size) & (filled > 0.75))
     if np.count_nonzero(is_character) > 4:
-        is_character &= longer <= 3 * size  # what lies beside the sheet
+        is_character &= longer <= 3 * size  # larger groups are objects beside the sheet
     kept = np.flatnonzero(is_character)
     return Groups(boxes[kept], [groups[number] for number in kept], labels, size)
 
 
-def _largest_dust(
+def _min_area(
     is_stroke: np.ndarray, is_large: np.ndarray, corners: np.ndarray, areas: np.ndarray, size: float, shape: tuple
 ) -> float:
-    # the area from which on a stroke counts, pixels: more than that of small ones far from all large ones
+    # The area from which a stroke is no dust, pixels. Small strokes far from all large ones are dust, and if there are
+    # enough of these to judge by, strokes must be larger.
     near = np.zeros(shape, np.uint8)
     for left, top, right, bottom in corners[is_large] + np.array([-1, -1, 1, 1]) * round(0.6 * size):
         near[max(0, top) : bottom, max(0, left) : right] = 1
     small = np.flatnonzero(is_stroke & ~is_large)
     x, y = ((corners[small, :2] + corners[small, 2:]) // 2).T
     far = areas[small[near[y, x] == 0]]
-    least = 0.006 * size * size
-    return max(least, 1.2 * np.percentile(far, 95)) if len(far) >= 10 else least
+    min_area = 0.006 * size * size
+    return max(min_area, 1.2 * np.percentile(far, 95)) if len(far) >= 10 else min_area
 
 
 def _merge_near(
     boxes: np.ndarray, groups: list[list[int]], size: float, is_first: bool
 ) -> tuple[np.ndarray, list[list[int]]]:
-    # groups that are near each other for characters of this size become one, the nearest first
+    # Merge groups whose gap is small for characters of this size, the nearest first.
     reach = 0.12 if is_first else 0.7
     order = np.argsort(boxes[:, 0])
     boxes, groups = boxes[order], [groups[number] for number in order]
@@ -431,13 +445,13 @@ def _merge_near(
         one, other = owner_of(one), owner_of(other)
         both = np.concatenate([np.minimum(boxes[one], boxes[other])[:2], np.maximum(boxes[one], boxes[other])[2:]])
         whole, *parts = ((box[2:] - box[:2]).max() / size for box in (both, boxes[one], boxes[other]))
-        if is_first:  # the size is that of strokes
+        if is_first:  # size is still that of strokes
             is_one = whole <= 1.6
         else:
             is_one = (
                 (whole <= 1.25 and gap <= 0.45)  # strokes of one character
-                or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)  # a small one beside the rest, such as a dot
-                or (whole <= 1.2 and max(parts) <= 0.65)  # two halves, with nothing between them
+                or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)  # a small stroke beside the rest, such as a dot
+                or (whole <= 1.2 and max(parts) <= 0.65)  # two halves of one character
             )
         if one != other and is_one:
             boxes[one], owner[other] = both, one
@@ -447,40 +461,40 @@ def _merge_near(
 
 
 def _reading_order(groups: Groups, order: str) -> np.ndarray:
-    # the numbers of the groups as they are read
+    # The numbers of the groups in reading order.
     if len(groups.boxes) < 2:
         return np.arange(len(groups.boxes))
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
-    # turned so that the lines are narrowest; of several such turns the smallest
+    # Turn the page so that its lines of characters are narrowest. If several angles do, take the smallest.
     angles = sorted(np.arange(-STEEPEST, STEEPEST + 0.01, 0.25), key=abs)
     turned = [across - along * math.tan(math.radians(angle)) for angle in angles]
     spread = [np.minimum(np.diff(np.sort(each)), 0.5 * groups.size).sum() for each in turned]
     across = turned[int(np.argmin(spread))]
-    line_of, line, so_far = np.zeros(len(across), int), 0, []
+    line_of, line, positions = np.zeros(len(across), int), 0, []
     for number in np.argsort(across):
-        if so_far and across[number] - np.mean(so_far) > 0.6 * groups.size:
-            line, so_far = line + 1, []
-        so_far.append(across[number])
+        if positions and across[number] - np.mean(positions) > 0.6 * groups.size:
+            line, positions = line + 1, []
+        positions.append(across[number])
         line_of[number] = line
     return np.lexsort((along, line_of))
 
 
 def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray) -> Character:
-    # back: the affine map from the turned page to the picture
+    # The box in the picture and the ink of a group. back: affine map from the turned page to the picture.
     left, top, right, bottom = groups.boxes[number] + (-2, -2, 2, 2)
     left, top = max(0, left), max(0, top)
     part = slice(top, bottom), slice(left, right)
     labels = groups.labels[part]
-    own = np.isin(labels, groups.strokes[number]).astype(np.uint8)
-    own = cv2.dilate(own, _rectangle(5, 5)) & (own | (labels == 0))  # with the soft edges of its strokes
-    values = depth[part].astype(np.float32) * own
+    strokes = np.isin(labels, groups.strokes[number]).astype(np.uint8)
+    strokes = cv2.dilate(strokes, _rectangle(5, 5)) & (strokes | (labels == 0))  # including the strokes' soft edges
+    values = depth[part].astype(np.float32) * strokes
     full = np.median(values[values > 0.5 * values.max()])
     nothing = min(3 * noise, 0.3 * full)
     values = np.clip((values - nothing) / (full - nothing), 0, 1)
     seen = np.argwhere(values > ink.SEEN_FROM)
     (first_row, first_column), (last_row, last_column) = seen.min(0), seen.max(0)
-    there = (seen[:, ::-1] + (left, top)) @ back[:, :2].T + back[:, 2]
-    (x, y), (right, bottom) = np.floor(there.min(0) + 1e-6), np.ceil(there.max(0) - 1e-6) + 1
+    points = (seen[:, ::-1] + (left, top)) @ back[:, :2].T + back[:, 2]  # in the picture
+    (x, y), (right, bottom) = np.floor(points.min(0) + 1e-6), np.ceil(points.max(0) - 1e-6) + 1
     box = (max(0, int(x)), max(0, int(y)), int(right - x), int(bottom - y))
     return Character(box, values[first_row : last_row + 1, first_column : last_column + 1])

@@ -18,52 +18,52 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from neural_lib.system.errors import UserError
 
-# what is read, whatever a file's name is
+# The formats that are read. A file's content decides, not its name.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", *(["AVIF"] if features.check("avif") else []))
-HEADS = {  # how files begin, those of kinds that are to be converted too; the first that fits
+HEADS = {  # kind of file -> pattern of its first bytes; the first match counts. CONVERSIONS has kinds that aren't read
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
     "GIF": rb"GIF8[79]a",
     "WEBP": rb"RIFF.{4}WEBP",
-    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # the size of its second header
-    "TIFF": rb"II[*+]\0|MM\0[*+]",  # + of BigTIFF
-    "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.*avi[fs])",  # ISO/IEC 23008-12: the main brand, and those it fits besides
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # sizes that the second header can have
+    "TIFF": rb"II[*+]\0|MM\0[*+]",  # the + is BigTIFF's
+    "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.*avi[fs])",  # ISO/IEC 23008-12: the main brand or a compatible one
     "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)",
     "PDF": rb"%PDF-",
 }
 HEAD = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), head) for kind, head in HEADS.items()), re.DOTALL)
 HEAD_SIZE = 64  # bytes
 MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {jpg}"
-CONVERSIONS = {  # what a file of a kind is, and how to make a picture of it that is read
+CONVERSIONS = {  # kind of file that isn't read -> error message with a command to convert it
     "HEIC": f"is a HEIC photo; {MAGICK}",
-    "AVIF": f"is an AVIF photo; {MAGICK}",  # where Pillow is built without it
+    "AVIF": f"is an AVIF photo; {MAGICK}",  # for Pillow built without AVIF
     "PDF": "is a PDF; convert it to PNG, as with Poppler: pdftoppm -r 300 -png {file} {stem}",
 }
 SYSTEM_FILES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
     "$recycle.bin",
 )  # fmt: skip
-MAX_PIXELS = 100_000_000  # a larger picture is refused; so many take up to 0.8 GB until they are reduced
+MAX_PIXELS = 100_000_000  # larger pictures are refused; one of this size takes up to 0.8 GB until it is reduced
 MAX_NAMED = 10  # names in a message
-LONGEST_SIDE = 1024  # pixels; a larger picture is reduced to it as it is read
-SUBFILE_TYPE = 254  # TIFF 6.0, section 8
-NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask for one
+LONGEST_SIDE = 1024  # pixels; larger pictures are reduced to it when they are read
+SUBFILE_TYPE = 254  # a tag in TIFF 6.0, section 8
+NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask of another image
 
 
 class PictureError(UserError):
-    """A file that can't be read as a picture, or shows nothing; the message says why."""
+    """A picture can't be used, because its file can't be read or it shows no ink; the message names the reason."""
 
 
 class Found(NamedTuple):
-    """The files and folders of a command line, looked up."""
+    """The picture files that a command line names, and the problems with the rest."""
 
-    files: list[Path]  # to be read, in the order given; a folder's own by name
-    skipped: dict[str, list[Path]]  # in folders, by what their content is: "", no picture, or one of CONVERSIONS
-    unread: dict[Path, str]  # folders, and files in folders, that can't be looked into, and why
-    empty: dict[Path, str]  # folders without a picture, and what could be done about it
+    files: list[Path]  # to be read, in the given order; the files of a folder by name
+    skipped: dict[str, list[Path]]  # kind ("": no picture, or one of CONVERSIONS) -> files in folders
+    unread: dict[Path, str]  # folders, and files in folders, that can't be read -> reason
+    empty: dict[Path, str]  # folders without a picture -> advice
 
     def problems(self) -> list[str]:
-        """A line for each kind of thing that won't be read."""
+        """Warnings about what won't be read, a line for each kind of problem."""
         lines = []
         for why in dict.fromkeys(self.unread.values()):
             first, *others = [path for path, reason in self.unread.items() if reason == why]
@@ -92,12 +92,12 @@ def _conversion(kind: str, path: str | Path) -> str:
 
 
 def printable(path: str | Path) -> str:
-    """A path as printable text on one line, whatever bytes a file's name holds."""
+    """A path as text on one line, with ? for characters that can't be printed."""
     return "".join(each if each.isprintable() else "?" for each in str(path))
 
 
 def listed(names: Sequence[str | Path]) -> str:
-    """The first names, separated by commas, and how many there are besides."""
+    """The first MAX_NAMED names, separated by commas, and the number of the rest: "a, b and 3 more"."""
     more = len(names) - MAX_NAMED
     return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
@@ -105,42 +105,42 @@ def listed(names: Sequence[str | Path]) -> str:
 def find(
     given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
 ) -> Found:
-    """The pictures that files, folders and patterns name. A file that is named is to be read whatever it holds.
+    """Find the pictures that files, folders and patterns name.
 
-    Of a folder the files are taken whose content begins as a picture's; hidden and system files are passed over.
-    recursive: look into folders within folders, but not through links. is_own: True for a picture in a folder that
-    predict.py wrote there, which is passed over too.
+    given: a named file is taken whatever its content is; in a folder the files that begin like a picture, except hidden
+    and system files. recursive: include subfolders, but don't follow links. is_own: True for a picture that predict.py
+    wrote; it is skipped in folders.
     """
-    found = Found([], {}, {}, {})
+    result = Found([], {}, {}, {})
     for path in [path for each in given for path in _expanded(each)]:
         if not os.path.isdir(path):
-            found.files.append(path)
+            result.files.append(path)
             continue
-        before = len(found.files), len(found.unread)
-        for each in _files_in(path, recursive, found.unread):
+        before = len(result.files), len(result.unread)
+        for each in _files_in(path, recursive, result.unread):
             try:
                 kind = kind_of(each)
             except OSError as error:
-                found.unread[each] = f"can't be read ({error.strerror or error})"
+                result.unread[each] = f"can't be read ({error.strerror or error})"
                 continue
             if kind not in FORMATS:
-                found.skipped.setdefault(kind, []).append(each)
+                result.skipped.setdefault(kind, []).append(each)
             elif not is_own(each):
-                found.files.append(each)
-        if (len(found.files), len(found.unread)) == before:
-            deeper = not recursive and any(
+                result.files.append(each)
+        if (len(result.files), len(result.unread)) == before:
+            has_folders = not recursive and any(
                 each.is_dir(follow_symlinks=False) for each in os.scandir(path) if not is_hidden(each.name)
             )
-            found.empty[path] = "; -r looks into its folders" if deeper else ""
-    return found
+            result.empty[path] = "; -r looks into its folders" if has_folders else ""
+    return result
 
 
 def kind_of(path: str | Path) -> str:
-    """What a file holds by its first bytes: one of FORMATS or of CONVERSIONS, "" for anything else.
+    """The kind of a file by its first bytes: one of FORMATS or CONVERSIONS, or "" for any other kind.
 
-    Raises OSError if it can't be read.
+    Raises OSError if the file can't be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
         return ""
     with open(path, "rb", buffering=0) as file:
         return _kind(file)
@@ -153,13 +153,14 @@ def _kind(file: BinaryIO) -> str:
 
 
 def _expanded(given: str | Path) -> list[Path]:
-    # a pattern that the shell left as it is, as Windows' do, unless a file really has that name
+    # Expand a pattern that the shell has not expanded (Windows' shells don't), unless a file has exactly this name.
     if not os.path.lexists(given) and glob.has_magic(str(given)):
         return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=natural_key)] or [Path(given)]
     return [Path(given)]
 
 
 def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterator[Path]:
+    # The visible files in a folder, by name. Folders that can't be listed are added to `unread`.
     def note(error: OSError) -> None:
         unread[Path(error.filename)] = f"can't be looked into ({error.strerror or error})"
 
@@ -171,46 +172,54 @@ def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterato
 def natural_key(name: str) -> list[tuple[int, str]]:
     """A key to sort names by: page2 before page10."""
     parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-    return [*parts, (-2, name)]  # the name itself between 1 and 01
+    return [*parts, (-2, name)]  # the name itself decides between 1 and 01
 
 
 def is_hidden(name: str) -> bool:
-    """True for the name of a file or folder that people don't see, or that a system leaves beside theirs."""
+    """True for the name of a hidden file or folder, or one that an operating system creates, such as Thumbs.db."""
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
 def size_of(path: str | Path, page: int = 0) -> tuple[int, int] | None:
-    """Width and height, in pixels, of a page of a file; None if it has none. Not turned; decodes nothing but GIFs."""
+    """Width and height of a page of a file, pixels, before EXIF rotation; None if the page can't be read.
+
+    Decodes nothing, except GIFs.
+    """
     with contextlib.suppress(PictureError), _opened(path, page) as image:
         return image.size
     return None
 
 
 def count_pages(path: str | Path) -> int:
-    """How many pictures a file holds: the pages of a TIFF or the frames of a GIF; 1 for all else. Decodes nothing.
+    """The number of pictures in a file: pages of a TIFF, frames of a GIF, 1 for all other kinds. Decodes nothing.
 
-    A TIFF's smaller versions of a page and masks are no pages. 1 also for what can't be read: read_picture says why.
+    Smaller versions and masks of a TIFF's pages are not counted. A file that can't be read counts as 1, so that
+    read_picture reports the reason.
     """
     with contextlib.suppress(OSError):
         kind = kind_of(path)
         if kind == "TIFF":
             with contextlib.suppress(PictureError), _opened(path) as image:
-                return len(_places_of_pages(image))
+                return len(_page_positions(image))
         if kind == "GIF":
             with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
-                try:
-                    return image.n_frames
-                except Exception:  # of no closed set, where a frame is damaged; it counts, for reading it says so
-                    return image.tell() + 2
+                return _count_frames(image)
     return 1
 
 
-def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int | None = LONGEST_SIDE) -> np.ndarray:
-    """A picture as RGB, uint8 (H, W, 3).
+def _count_frames(image: Image.Image) -> int:
+    try:
+        return image.n_frames
+    except Exception:  # Pillow raises many types for a damaged frame; it is counted, so that reading it is an error
+        return image.tell() + 2
 
-    picture: a file, or a uint8 array (H, W) or (H, W, 3). page: from 0, of count_pages; a GIF's as it is displayed.
-    longest: pixels; a picture that is higher or wider is reduced to it; None leaves it as large as it is.
-    Turned as a file's EXIF data say, what is transparent on white, more than 8 bits reduced to 8.
+
+def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int | None = LONGEST_SIDE) -> np.ndarray:
+    """Read a picture as RGB, uint8 (H, W, 3).
+
+    picture: a file, or a uint8 array (H, W) or (H, W, 3). page: 0 to count_pages - 1; frames of a GIF are read as they
+    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels; None: never.
+    The picture is rotated by its EXIF data, transparent pixels are shown on white, more than 8 bits are reduced to 8.
     Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
     """
     if isinstance(picture, np.ndarray):
@@ -222,13 +231,14 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int |
         small = _in_8_bits(image)
         if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
             small.load()
-            if max(high for _, high in small.getextrema()[:3]) < 128:  # Pillow has dropped each value's lower byte
+            # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
+            if max(high for _, high in small.getextrema()[:3]) < 128:
                 small = _in_full_colour(image, picture)
         return _as_rgb(small, longest)
 
 
 def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
-    """A picture (H, W) or (H, W, C), averaged to that many pixels in height and width if it is larger."""
+    """Reduce a picture (H, W) or (H, W, C), by averaging, to at most `longest` pixels in height and width."""
     scale = longest / max(picture.shape[:2])
     if scale >= 1:
         return picture
@@ -245,17 +255,18 @@ def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
-    # a page of a file, not decoded yet; what goes wrong until it is closed becomes a PictureError
-    with _picture_errors(), warnings.catch_warnings(action="ignore"):  # Pillow's: of odd metadata and of many pixels
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for somebody to write to it
+    # Open a page of a file without decoding it. All errors until it is closed become PictureErrors. Pillow's warnings
+    # are ignored: they are about odd metadata and many pixels.
+    with _picture_errors(), warnings.catch_warnings(action="ignore"):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
             raise PictureError("is not a file")
-        with open(path, "rb") as file, _image_of(file, path) as image:  # by its name Pillow 13 garbles turned TIFFs
+        with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
             _check_pixels(image)
             pages = range(1)
             if image.format == "TIFF":
-                pages = _places_of_pages(image)
+                pages = _page_positions(image)
             elif image.format == "GIF":
-                pages = range(page + 1)  # seek finds out
+                pages = range(page + 1)  # seek fails if there are fewer
             if not 0 <= page < len(pages):
                 raise PictureError(f"has no page {page + 1:,}")
             if frame := pages[page]:
@@ -282,22 +293,22 @@ def _check_pixels(image: Image.Image) -> None:
         )
 
 
-def _places_of_pages(image: Image.Image) -> list[int]:
-    # where the pages of an opened TIFF are among its images: not its smaller versions and masks
-    places = []
-    for place in itertools.count():
+def _page_positions(image: Image.Image) -> list[int]:
+    # The positions of pages among the images of an opened TIFF, without smaller versions and masks.
+    positions = []
+    for position in itertools.count():
         try:
-            image.seek(place)
+            image.seek(position)
             is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
-        except EOFError:  # after the last one
+        except EOFError:  # after the last image
             break
-        except Exception:  # of no closed set, where one is damaged; it counts, for reading it says so
-            places.append(place)
+        except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
+            positions.append(position)
             break
         if is_page:
-            places.append(place)
+            positions.append(position)
     image.seek(0)
-    return places or [0]
+    return positions or [0]
 
 
 # --- errors, and pixels of every kind ---
@@ -305,25 +316,26 @@ def _places_of_pages(image: Image.Image) -> list[int]:
 
 @contextlib.contextmanager
 def _picture_errors() -> Iterator[None]:
-    # what Pillow raises for a file that can't be read, each in words that a person understands
+    # Turn the exceptions that Pillow raises for a file that can't be read into PictureErrors.
     try:
         yield
     except PictureError:
         raise
-    except Image.DecompressionBombError:  # at the limit of Pillow's own, before there is a size to look at
+    except Image.DecompressionBombError:  # Pillow's own limit; it applies before _check_pixels can
         raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:
-        raise PictureError("needs more memory than there is") from None
+        raise PictureError("needs more memory than is free") from None
     except OSError as error:
-        if error.errno:  # the system's: no such file, no permission
+        if error.errno:  # from the operating system, such as no permission; Pillow's have no number
             raise PictureError(f"can't be read ({error.strerror})") from None
         raise PictureError(f"is damaged or cut short ({error})") from None
-    except Exception as error:  # of no closed set, where a file's numbers make no sense
+    except Exception as error:  # Pillow raises many types for damaged files
         raise PictureError(f"is damaged ({error})") from None
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    # full scale is the next power of two above the highest value, for only the values show it: 12 bits come as 16
+    # Files don't record how many bits are used (12 bits are stored as 16), so full scale is taken to be the next power
+    # of two above the highest value.
     if image.mode.startswith("I;16"):
         return _like(image, _shifted(np.asarray(image)))
     if image.mode not in ("I", "F"):
@@ -346,20 +358,20 @@ def _shifted(values: np.ndarray) -> np.ndarray:
 
 
 def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
-    # an image of other values that is turned as this one is to be
+    # An image of other values with the metadata of this one, such as its rotation.
     other = Image.fromarray(values)
     other.info = {key: value for key, value in image.info.items() if key != "transparency"}
     return other
 
 
 def _rawmode(image: Image.Image) -> str:
-    # how a value lies in the file; "" where that differs or is not known
-    found = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
-    return found.pop() if len(found) == 1 else ""
+    # Pillow's name for the format of a pixel in the file; "" if tiles differ or it is not known.
+    modes = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
+    return modes.pop() if len(modes) == 1 else ""
 
 
 def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
-    # 16 bits of each colour, as OpenCV reads them
+    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return image
@@ -367,13 +379,14 @@ def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def _averageable(image: Image.Image) -> Image.Image:
-    # in a mode whose values can be averaged, as reducing a picture does
+    # Convert to a mode in which values can be averaged, which reducing a picture needs.
     if image.mode not in ("1", "P", "PA"):
         return image
     return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
 
 
 def _flatten_alpha(image: Image.Image) -> Image.Image:
+    # Convert to RGB, with transparent pixels on white.
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

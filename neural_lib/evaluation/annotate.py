@@ -1,4 +1,4 @@
-"""OpenCV drawing: arrays in, arrays out, and montages in files. Colours are OpenCV's BGR."""
+"""Drawing with OpenCV: annotated pictures and pages as arrays, and montages in files. Colours are OpenCV's BGR."""
 
 import math
 import os
@@ -11,12 +11,12 @@ import numpy as np
 
 from neural_lib.system.files import write_file
 
-# what cv2.imencode writes in the wheels of opencv-contrib-python
+# The formats that cv2.imencode writes in the wheels of opencv-contrib-python.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, one square a pixel
-PAGE_SIDE = 1600  # pixels: the longer side of an annotated page at most, unless it is enlarged
-LEGIBLE = 60  # pixels: characters of a page that are smaller are enlarged
-LINE_HEIGHT = 30  # pixels of one line of text below the image
+TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, so that each pixel of the image is a square
+PAGE_SIDE = 1600  # longest side of an annotated page that is not enlarged, pixels
+LEGIBLE = 60  # pixels; a page with smaller characters is enlarged
+LINE_HEIGHT = 30  # height of a line of text, pixels
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
@@ -25,10 +25,10 @@ AMBER, DARK_AMBER, DARK_GREEN = (60, 190, 255), (0, 90, 200), (60, 120, 0)
 
 
 def annotate_image(image: np.ndarray, predicted: str, probability: float, truth: str, scale: int = 1) -> np.ndarray:
-    """One image enlarged, with the predicted name and its probability below it.
+    """Draw one image enlarged, with the predicted name and its probability below it.
 
     image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1.
-    Returns uint8 BGR, scale * TILE_WIDTH wide: green text where right; red, with the truth below it, where wrong.
+    Returns uint8 BGR, scale * TILE_WIDTH wide. The text is green if right, and red with the truth below it if wrong.
     """
     right = predicted == truth
     answer = (f"{predicted}  {percent(probability)}", GREEN if right else RED)
@@ -44,11 +44,11 @@ def annotate_picture(
     scale: int = 1,
     is_sure: bool = True,
 ) -> np.ndarray:
-    """One picture of a person's own, with the predicted name, its probability and a caption below it.
+    """Draw a user's picture, with the predicted name, its probability and a caption below it.
 
-    picture: uint8 RGB, (H, W, 3), shown whole. seen: what the network was given, as annotate_image takes an
-    image; shown to the right. is_sure: if not, the answer is marked. Returns uint8 BGR, scale * TILE_WIDTH wide, twice
-    that and a gap with `seen`.
+    picture: uint8 RGB (H, W, 3), shown whole. probability: 0 to 1. seen: the network's input, uint8 (H, W) or, in RGB,
+    (H, W, 3), to be shown on the right. is_sure: False marks the answer.
+    Returns uint8 BGR, scale * TILE_WIDTH wide, or with `seen` twice that and a gap.
     """
     side = scale * TILE_WIDTH
     shown = _fitted(picture, side)
@@ -66,10 +66,10 @@ def annotate_page(
     sure: list[bool],
     caption: str = "",
 ) -> np.ndarray:
-    """A page with a numbered box and the predicted name about each of its characters: uint8 BGR, (H, W, 3).
+    """Draw a page with a numbered box and the predicted name around each of its characters: uint8 BGR (H, W, 3).
 
-    picture: uint8 RGB, (H, W, 3). boxes: left, top, width, height, pixels of that picture. sure: False marks an answer.
-    caption: a line above it. The page is enlarged where its characters are small.
+    picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. sure: False
+    marks an answer. caption: a line of text above the page. The page is enlarged if its characters are small.
     """
     smallest = np.median([max(box[2:]) for box in boxes])
     longer = max(picture.shape[:2])
@@ -88,11 +88,11 @@ def annotate_page(
         text = f"{number}: {name}{'' if is_sure else ' ?'}"
         width = _text_width(text, font, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
-        for place in (y, bottom + 10 + size):  # below the box where it would hide another character
+        for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it
             is_hidden = (corners[:, 0] < x + width) & (x < corners[:, 2])
-            is_hidden &= (corners[:, 1] < place) & (place - size - 6 < corners[:, 3])
-            if place <= canvas.shape[0] and not is_hidden.any():
-                y = place
+            is_hidden &= (corners[:, 1] < baseline) & (baseline - size - 6 < corners[:, 3])
+            if baseline <= canvas.shape[0] and not is_hidden.any():
+                y = baseline
                 break
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
         cv2.putText(canvas, text, (x + 4, y - 4 - size // 8), WHITE, font, size)
@@ -104,7 +104,7 @@ def annotate_page(
 
 
 def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) -> np.ndarray:
-    # a picture with lines of text below it, each with its colour
+    # A picture with lines of text below it. lines: (text, colour) of each.
     below = np.full((len(lines) * scale * LINE_HEIGHT, picture.shape[1], 3), BACKGROUND, np.uint8)
     for number, (text, colour) in enumerate(lines):
         _put_line(below, text, number, colour, scale)
@@ -112,7 +112,7 @@ def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) 
 
 
 def draw_bars(names: list[str], probabilities: list[float], width: int, height: int) -> np.ndarray:
-    """Probabilities, 0 to 1, as bars, one below the other: uint8 BGR, (height, width, 3)."""
+    """Draw probabilities, 0 to 1, as bars with names, one below the other: uint8 BGR (height, width, 3)."""
     chart = np.full((height, width, 3), BACKGROUND, np.uint8)
     row_height = height // max(len(names), 1)
     for number, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
@@ -128,7 +128,7 @@ def draw_bars(names: list[str], probabilities: list[float], width: int, height: 
 
 
 def draw_lines(texts: list[str], width: int) -> np.ndarray:
-    """Lines of text, one below the other: uint8 BGR, (LINE_HEIGHT * lines, width, 3)."""
+    """Draw lines of text, one below the other: uint8 BGR (LINE_HEIGHT * lines, width, 3)."""
     canvas = np.full((LINE_HEIGHT * len(texts), width, 3), BACKGROUND, np.uint8)
     for number, text in enumerate(texts):
         _put_line(canvas, text, number, GREY, 1)
@@ -136,7 +136,7 @@ def draw_lines(texts: list[str], width: int) -> np.ndarray:
 
 
 def with_text(picture: np.ndarray, text: str, width: int) -> np.ndarray:
-    """A BGR picture with a line of text to its right, that wide together."""
+    """Draw a line of text to the right of a BGR picture. width: of both together, pixels."""
     canvas = np.full((picture.shape[0], width, 3), BACKGROUND, np.uint8)
     left = picture.shape[1] + MARGIN
     canvas[:, MARGIN:left] = picture
@@ -145,9 +145,9 @@ def with_text(picture: np.ndarray, text: str, width: int) -> np.ndarray:
 
 
 def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
-    """A montage of the tiles, which may be none, under a line of text."""
+    """Draw a line of text above a montage of the tiles, of which there may be none."""
     rows = [montage(tiles)] if tiles else []
-    width = max([4 * TILE_WIDTH, *(row.shape[1] for row in rows)])  # beside few tiles there is room for the text
+    width = max([4 * TILE_WIDTH, *(row.shape[1] for row in rows)])  # room for the text even with few tiles
     head = np.full((LINE_HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, np.uint8)
     _put_line(head[MARGIN:], text, 0, GREY, 1)
     rows = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows]
@@ -155,9 +155,9 @@ def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
 
 
 def glyph(character: str, height: int = 48) -> np.ndarray:
-    """A written character as dark on transparent, RGBA, uint8, (height, width, 4), for pictures that have no such font.
+    """Draw a character in black on transparent ground: uint8 RGBA (height, width, 4).
 
-    OpenCV's own font holds Hiragana, which matplotlib's does not.
+    Plots use it for characters that matplotlib's font lacks, such as Hiragana, which OpenCV's font has.
     """
     font, size = cv2.FontFace("uni"), height * 2 // 3
     ink = np.zeros((height, max(1, _text_width(character, font, size)), 3), np.uint8)
@@ -166,7 +166,7 @@ def glyph(character: str, height: int = 48) -> np.ndarray:
 
 
 def enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    """An image as annotate_image takes one, that many pixels wide, its pixels as squares: uint8 BGR."""
+    """Resize an image, uint8 (H, W) or RGB (H, W, 3), to a width in pixels, its pixels becoming squares: uint8 BGR."""
     size = (width, round(width * image.shape[0] / image.shape[1]))
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
     how = cv2.INTER_NEAREST if width >= image.shape[1] else cv2.INTER_AREA
@@ -174,7 +174,7 @@ def enlarged(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def montage(tiles: list[np.ndarray]) -> np.ndarray:
-    """Tiles of one size side by side on one canvas, about as wide as high and at least 5 to a row where there are 5."""
+    """Put tiles of one size on one canvas, about as wide as high, but with at least 5 tiles in the first row."""
     height, width = tiles[0].shape[:2]
     columns = min(len(tiles), max(5, math.ceil(math.sqrt(len(tiles) * height / width))))
     rows = math.ceil(len(tiles) / columns)
@@ -183,17 +183,17 @@ def montage(tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def encode(image: np.ndarray, suffix: str) -> bytes:
-    """The content of a picture file of the kind that `suffix` (one of SUFFIXES) names."""
+    """Encode a BGR picture as the content of a file. suffix: one of SUFFIXES."""
     return cv2.imencode(suffix, image)[1].tobytes()
 
 
 def percent(probability: float, is_sure: bool = True) -> str:
-    """A probability, 0 to 1, as the tiles and the log show it; one of an answer that isn't sure with a mark."""
+    """Format a probability, 0 to 1: "97.5%", or "40.0% ?" if the answer isn't sure."""
     return f"{probability:.1%}{'' if is_sure else ' ?'}"
 
 
 def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
-    # the whole RGB picture in a square of BGR
+    # The whole RGB picture, resized, in the middle of a BGR square.
     height, width = (max(1, round(length * side / max(picture.shape[:2]))) for length in picture.shape[:2])
     how = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_NEAREST
     small = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how), cv2.COLOR_RGB2BGR)
@@ -204,7 +204,7 @@ def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:
-    # "uni" is the font inside OpenCV 5 that holds Hiragana; the size shrinks until a long name fits
+    # OpenCV 5's font "uni" has Hiragana. A long text is drawn smaller until it fits.
     font, size, room = cv2.FontFace("uni"), scale * FONT_SIZE, canvas.shape[1] - 2 * scale * MARGIN
     while _text_width(text, font, size) > room and size > scale * SMALLEST_FONT:
         size -= 1
@@ -217,52 +217,52 @@ def _text_width(text: str, font: cv2.FontFace, size: int) -> int:
     return x + width
 
 
-MARK = b"neural_lib montage"  # at the end of each file, where no reader of pictures looks
-PAGE = 100  # tiles: 12 x 9 of annotate's are 2,088 x 2,148 pixels, with their heading
+MARK = b"neural_lib montage"  # written at the end of each file, which readers of pictures ignore
+PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a file has 2,088 x 2,148 pixels
 
 
 def is_montage(path: Path) -> bool:
     """True if a Montage wrote this file."""
-    if not os.path.isfile(path):  # opening a pipe would wait for somebody to write to it
+    if not os.path.isfile(path):  # opening a pipe would wait until something writes to it
         return False
     try:
         with path.open("rb") as file:
             file.seek(-len(MARK), os.SEEK_END)
             return file.read() == MARK
-    except OSError:  # such as of a shorter file
+    except OSError:  # also for a file shorter than the mark
         return False
 
 
 def is_output(path: Path, output: Path) -> bool:
-    """True if a Montage for `output` may write to this path."""
+    """True if a Montage for the file `output` may write to this path, as in p.png and p-page-1.png."""
     stem, suffix = re.escape(output.stem), re.escape(output.suffix)
     is_name = re.fullmatch(rf"{stem}(-(page|sheet)-\d+)?{suffix}", path.name)
     return bool(is_name) and path.parent == output.parent
 
 
 class Montage:
-    """Collects tiles of one size and annotated pages, and writes them; holds at most PAGE tiles and one page.
+    """Collects tiles of one size and annotated pages, and writes them; holds at most PAGE tiles and one page in memory.
 
-    All tiles in one file are `path`, more than PAGE of them p-page-1.png, p-page-2.png ... for p.png. An annotated page
-    is a file of its own, p-sheet-1.png ..., or `path` if it is all that there is. Raises OSError if one can't be
-    written.
+    path: the file for up to PAGE tiles, say p.png; more tiles are written to p-page-1.png, p-page-2.png ... Each
+    annotated page is a separate file, p-sheet-1.png ..., or `path` if there is nothing else.
+    The methods raise OSError if a file can't be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tiles: list[np.ndarray] = []
-        self.sheet: np.ndarray | None = None  # the first one, until there is something else
+        self.sheet: np.ndarray | None = None  # the first annotated page, as long as there is nothing else
         self.counts = {"page": 0, "sheet": 0}
         self.written: list[Path] = []
 
     def add(self, tile: np.ndarray) -> None:
-        """Take one more tile."""
+        """Add a tile."""
         if len(self.tiles) == PAGE:
             self._write_tiles("page")
         self.tiles.append(tile)
 
     def add_sheet(self, sheet: np.ndarray) -> None:
-        """Take one more annotated page."""
+        """Add an annotated page."""
         if self.sheet is not None or self.counts["sheet"]:
             self._write_sheet()
             self._write(self._numbered("sheet"), sheet)
@@ -270,7 +270,7 @@ class Montage:
             self.sheet = sheet
 
     def finish(self) -> list[Path]:
-        """Write what is left; returns all files."""
+        """Write everything that is not written yet; returns the paths of all files."""
         if self.sheet is not None and not self.tiles and not self.counts["page"]:
             self._write(self.path, self.sheet)
             self.sheet = None

@@ -1,12 +1,12 @@
-"""How sure an answer is: probabilities that mean what they say, and images that are unlike those of training.
+"""Calibrated probabilities, and the detection of images unlike the training images (out of distribution).
 
 Temperature scaling (Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599) divides the logits by
-one number, fitted on validation images, which leaves the most probable class as it is.
+one number, fitted on validation images. It doesn't change which class is the most probable.
 
-What is unlike every training image is recognised by its features, the inputs of the network's last layer, after Wang et
-al. 2022 (ViM: out-of-distribution with virtual-logit matching, arXiv:2203.10807), in two ways: they leave the few
-directions in which those of training images vary, and they point to no class, so that the highest logit is low
-(Hendrycks et al. 2022, arXiv:1911.11132). Distances compared with this one: tests/README.md.
+Unlike images are detected by their features, the inputs of the network's last layer, after Wang et al. 2022 (ViM:
+out-of-distribution with virtual-logit matching, arXiv:2203.10807), in two ways: the features lie outside of the few
+directions in which the training images' features vary, and the highest logit is low (Hendrycks et al. 2022,
+arXiv:1911.11132). tests/README.md compares this distance with others.
 """
 
 import logging
@@ -19,39 +19,39 @@ from torch import Tensor, nn
 from neural_lib.checkpoint import HOTTEST, Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
 
-MOST_TRAIN, MOST_VAL = 2000, 5000  # images, so that large data sets take no longer: 0.3 s for KMNIST and LeNet
-REFUSED = 100  # of so many validation images one is taken for unlike; fewer set no threshold
-EXPLAINED = 0.9  # of the features' variance, by the directions that are kept
-MOST_DIRECTIONS = 128  # 256 kB of LeNet's features
+MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
+REFUSED = 100  # one of this number of validation images counts as unlike; with fewer images there is no threshold
+EXPLAINED = 0.9  # share of the features' variance in the kept directions; 95 % was no better (tests/README.md)
+MAX_DIRECTIONS = 128  # 256 kB for LeNet's 500 features
 BINS = 15  # of probabilities, as in Guo et al.
 
 log = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
-    """What a network makes of N images."""
+    """A network's outputs for N images, with those of its last layer."""
 
     log_probs: Tensor  # (N, classes)
-    logits: Tensor  # (N, classes), of the last layer
-    features: Tensor  # (N, F), its inputs
+    logits: Tensor  # (N, classes), outputs of the last layer
+    features: Tensor  # (N, F), inputs of the last layer
 
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Outputs:
-    """Run the network, whose last nn.Linear is its last layer, once on normalised images (N, C, H, W)."""
+    """Run a network on normalised images (N, C, H, W). Its last layer must be its last nn.Linear."""
     *_, last_layer = (module for module in model.modules() if isinstance(module, nn.Linear))
-    seen = []
-    hook = last_layer.register_forward_hook(lambda _, given, logits: seen.append((logits, *given)))
+    calls = []
+    hook = last_layer.register_forward_hook(lambda _, inputs, logits: calls.append((logits, *inputs)))
     try:
         log_probs = model(inputs)
     finally:
         hook.remove()
-    return Outputs(log_probs, *(each.float() for each in seen[0]))
+    return Outputs(log_probs, *(each.float() for each in calls[0]))
 
 
 class Calibration:
-    """A network's calibration, from what calibrate returned.
+    """A network's calibration, ready for use on a device.
 
-    content: empty for networks without one: then the temperature is 1, and nothing is unlike.
+    content: the result of calibrate. If it is empty, the temperature is 1, and no image is unlike.
     """
 
     def __init__(self, content: dict, device: torch.device | str = "cpu") -> None:
@@ -63,14 +63,14 @@ class Calibration:
             self.outside, self.highest = content["outside"], content["highest"]
 
     def probabilities(self, log_probs: Tensor) -> Tensor:
-        """The calibrated probability of each class, from log-probabilities, (N, classes)."""
+        """Calibrated probabilities (N, classes) from log-probabilities (N, classes)."""
         return at_temperature(log_probs, self.temperature)
 
     def distances(self, outputs: Outputs) -> Tensor:
-        """How far each image is from those of training (N,): the sum of two parts in standard deviations.
+        """The distance (N,) of each image from the training images; 0 if there is no threshold.
 
-        What of the features is outside of the directions, and how low the highest logit is, each compared with the
-        validation images. 0 for all where no threshold was set.
+        The sum of two parts, each in standard deviations from the mean of the validation images: the length of the
+        features outside of the directions, and the negative highest logit.
         """
         if not self.has_distance:
             return outputs.log_probs.new_zeros(len(outputs.log_probs))
@@ -78,7 +78,7 @@ class Calibration:
         return (rest - self.outside[0]) / self.outside[1] - (highest - self.highest[0]) / self.highest[1]
 
     def is_unlike(self, outputs: Outputs) -> Tensor:
-        """True (N,) where an image is further from those of training than 99 % of the validation images."""
+        """True (N,) for each image that is further from the training images than 99 % of the validation images."""
         return self.distances(outputs) > self.threshold
 
 
@@ -88,14 +88,14 @@ def at_temperature(log_probs: Tensor, temperature: float) -> Tensor:
 
 
 def unit(features: Tensor) -> Tensor:
-    """Feature vectors (N, F) of length 1; those of nothing but zeros stay."""
+    """Scale feature vectors (N, F) to length 1; vectors of zeros stay zero."""
     return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def outside(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
-    """How far each feature vector, made a unit vector, is from where mean and directions lead: (N,), 0 to 2.
+    """The distance (N,), 0 to 2, of each unit feature vector from the subspace through the mean along the directions.
 
-    features: (N, F). mean: (F,). directions: (k, F), orthonormal.
+    features: (N, F), which are scaled to length 1. mean: (F,). directions: (k, F), orthonormal.
     """
     offsets = unit(features) - mean
     inside = (offsets @ directions.T).square().sum(dim=1)  # (N, k) -> (N,)
@@ -103,13 +103,14 @@ def outside(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
 
 
 def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict:
-    """Calibrate a saved network on the images that it was trained and validated on, on their device.
+    """Calibrate a saved network on its training and validation images, on their device.
 
-    Returns Checkpoint.calibration: temperature and, if there are enough validation images, mean, directions, outside,
-    highest and threshold. A rank can call it alone.
+    Returns the value of Checkpoint.calibration: temperature and, if there are enough validation images, mean (F,),
+    directions (k, F), outside and highest (mean and standard deviation each), and threshold, a distance. Empty if the
+    network's outputs aren't finite. One rank can call it without the others.
     """
     model, normalise = saved.build_model().to(val.device), Normalisation(saved.mean, saved.std).to(val.device)
-    outputs, labels = _run(model, normalise, val, MOST_VAL)
+    outputs, labels = _run(model, normalise, val, MAX_VAL)
     if not all(each.isfinite().all() for each in outputs):
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
@@ -118,16 +119,16 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
         log.info("%s to tell which pictures are unlike those of training; that takes %d", few, REFUSED)
         return content
-    mean, directions = principal_directions(unit(_run(model, normalise, train, MOST_TRAIN)[0].features))
+    mean, directions = principal_directions(unit(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
     distances = Calibration({**content, "threshold": math.inf}).distances(outputs)
     return content | {"threshold": distances.sort(descending=True).values[len(distances) // REFUSED].item()}
 
 
-def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, most: int) -> tuple[Outputs, Tensor]:
-    # the outputs for at most so many images, spread evenly over all of them, and their labels, on the CPU
-    count = min(len(images), most)
+def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, max_count: int) -> tuple[Outputs, Tensor]:
+    # Outputs and labels, on the CPU, for at most max_count images, which are spread evenly over all images.
+    count = min(len(images), max_count)
     chosen = torch.arange(count) * len(images) // count
     batches, labels = [], []
     with torch.inference_mode():
@@ -139,15 +140,15 @@ def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, most:
 
 
 def _spread(values: Tensor) -> list[float]:
-    # mean and standard deviation, the latter 1 where nothing varies, so that it can be divided by
+    # Mean and standard deviation; the latter is 1 instead of 0, so that it can be divided by.
     return [values.mean().item(), values.std().item() or 1.0]
 
 
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
-    """The temperature at which the likelihood of the labels (N,) is highest, from log-probabilities (N, classes).
+    """The temperature, 1 / HOTTEST to HOTTEST, at which the labels are most likely, as a maximum a posteriori estimate.
 
-    As if of N + 2 images of each probability one had been right and one wrong (Platt 1999, Probabilistic outputs for
-    support vector machines), so that a few images that are all right don't make it 0. From 1 / HOTTEST to HOTTEST.
+    log_probs: (N, classes). labels: (N,). The prior adds two images, one right and one wrong (Platt 1999, Probabilistic
+    outputs for support vector machines), so that a few images that are all right don't make the temperature 0.
     """
     logits, count = log_probs.double(), len(labels)
     right, wrong = (count + 1) / (count + 2), 1 / (count + 2) / max(logits.size(1) - 1, 1)
@@ -162,24 +163,25 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
 
 
 def principal_directions(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (F,) of features (N, F), and the fewest orthonormal directions (k, F) that explain EXPLAINED of them.
+    """The mean (F,) of features (N, F), and the directions (k, F) in which they vary most, orthonormal.
 
-    At most MOST_DIRECTIONS.
+    k is the smallest number of principal components with a share of EXPLAINED of the variance, at most MAX_DIRECTIONS.
     """
     features = features.double()
     mean = features.mean(dim=0)
     variances, vectors = torch.linalg.eigh((features - mean).T @ (features - mean))  # ascending
     explained = variances.flip(0).clamp(min=0).cumsum(0)
-    count = min(int((explained < EXPLAINED * explained[-1]).sum()) + 1, MOST_DIRECTIONS)
+    count = min(int((explained < EXPLAINED * explained[-1]).sum()) + 1, MAX_DIRECTIONS)
     return mean.float(), vectors.flip(1)[:, :count].T.float().contiguous()
 
 
 def expected_calibration_error(probabilities: Tensor, is_right: Tensor, bins: int = BINS) -> float:
-    """How far the probabilities of predictions (N,) are from the share of them that is right (N,), 0 to 1.
+    """The expected calibration error (Guo et al. 2017), 0 to 1.
 
-    The mean over all predictions of the difference in their bin, of so many equally wide ones (Guo et al. 2017).
+    The mean difference, over all predictions, between the mean probability in a prediction's bin and the share of the
+    bin that is right. Bins have equal widths. probabilities: (N,), of the predicted classes. is_right: (N,).
     """
     probabilities = probabilities.double()
-    bin_of = (probabilities * bins).ceil().long().clamp(1, bins) - 1  # the upper bound belongs to a bin
+    bin_of = (probabilities * bins).ceil().long().clamp(1, bins) - 1  # a bin includes its upper bound
     differences = torch.zeros(bins, dtype=torch.float64).index_add(0, bin_of, probabilities - is_right.double())
     return differences.abs().sum().item() / len(probabilities)

@@ -16,18 +16,18 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from neural_lib.records import Records, accuracy_of
 
-MAX_IN_LEGEND = 10  # runs; matplotlib's ten colours
-WIDEST_OF_TWO, WIDEST_OF_ONE = 58, 120  # characters of an entry, in a legend of two columns and of one
-MAX_UPRIGHT = 6  # characters of a class name below a column of the confusion matrix; longer ones are slanted
-MIN_SPAN = 0.1  # of the diagonal's colour scale
+MAX_IN_LEGEND = 10  # runs; matplotlib has ten colours
+MAX_IN_COLUMN, MAX_IN_LINE = 58, 120  # characters that fit a legend's entry, with two columns and with one
+MAX_UPRIGHT = 6  # characters; longer class names below the confusion matrix are slanted
+MIN_SPAN = 0.1  # smallest range of the diagonal's colour scale
 LONGEST_NAME = 24  # characters of a class name in tables and pictures
-DARK = 0.65  # of a colour scale, from where on its colours want white letters
-GLYPH_ROOM, GLYPH_GAP = 18, 4  # points, for a written character beside its name, and before it
-LOG_FROM = 20  # a hyper-parameter whose values lie so many times apart has a logarithmic colour scale
+DARK = 0.65  # position on a colour scale from which letters are white
+GLYPH_ROOM, GLYPH_GAP = 18, 4  # room for a written character beside a name, and the part of it that stays empty, points
+LOG_FROM = 20  # ratio of the highest value to the lowest from which a colour scale is logarithmic
 
 
 def plot_results(records: Records, title: str) -> Figure:
-    """The curves of a single run, or of all finished runs of a grid."""
+    """Plot the curves of a single run, or of all finished runs of a grid."""
     best = records.best()
     if records.count == 1:
         return plot_history(records.rows_of[1], best["epoch"], title)
@@ -37,10 +37,10 @@ def plot_results(records: Records, title: str) -> Figure:
 
 
 def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
-    """The hyper-parameter that colours many runs, the swept number with the most values, and its value in each run.
+    """The name of the quantity that colours a grid's runs, and its value in each run.
 
-    The seed only where no other number varies: runs of different seeds are meant to look alike. Where no number varies
-    at all, the best validation accuracy.
+    It is the numeric hyper-parameter with the most values in the grid. The seed is used only if no other number varies,
+    because runs that differ in the seed should look alike; the best validation accuracy if no number varies.
     """
     by_name = {name: {run: records.label(run)[name] for run in range(1, records.count + 1)} for name in records.swept}
     numbers = {
@@ -57,9 +57,9 @@ def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: str) -> Figure:
-    """The tutorial's four curves, loss and accuracy each on its own axes; a line marks `best_epoch`, counted from 1.
+    """Plot the tutorial's four curves, loss and accuracy on separate axes; a line marks `best_epoch`, counted from 1.
 
-    rows: an epoch each, by records.MEASURES.
+    rows: the figures of each epoch, by records.MEASURES.
     """
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
     for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
@@ -81,14 +81,15 @@ def plot_runs(
     title: str,
     scale: tuple[str, Mapping[int, float]],
 ) -> Figure:
-    """Validation loss and accuracy of each run over its epochs; the run `best` stands out.
+    """Plot validation loss and accuracy of each run over its epochs; the line of the run `best` is thicker.
 
-    Up to MAX_IN_LEGEND runs have a colour and an entry in the legend each. Of more, only the best has, in black; the
-    others are coloured by `scale`: a hyper-parameter and its value in each run.
+    runs: run number -> the figures of each epoch. names: run number -> name. Up to MAX_IN_LEGEND runs have a colour
+    and an entry in the legend each. With more runs only the best has an entry, in black, and the rest are coloured by
+    `scale`: the name of a quantity and its value in each run (colour_scale).
     """
     many = len(runs) > MAX_IN_LEGEND
     entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
-    columns = 1 if many or max(map(len, entries.values())) > WIDEST_OF_TWO else 2
+    columns = 1 if many or max(map(len, entries.values())) > MAX_IN_COLUMN else 2
     lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
     colours = _by_scale(figure, scale) if many else {run: f"C{index}" for index, run in enumerate(runs)}
@@ -108,12 +109,12 @@ def plot_runs(
 
 
 def _entry(run: int, name: str, is_best: bool) -> str:
-    # a run's line in a legend, folded where it is wider than the figure
-    return textwrap.fill(f"run {run}: {name}{' (best)' if is_best else ''}", WIDEST_OF_ONE, subsequent_indent="    ")
+    # A run's entry in a legend, wrapped if it is wider than the figure.
+    return textwrap.fill(f"run {run}: {name}{' (best)' if is_best else ''}", MAX_IN_LINE, subsequent_indent="    ")
 
 
 def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
-    # a figure and its two axes
+    # An empty figure and its two axes.
     figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
     figure.suptitle(title)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
@@ -128,11 +129,12 @@ def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
 
 
 def _marks(epochs: int) -> dict:
-    # a single epoch is a point, and a line through it would not show
+    # The line's style: few epochs have markers, without which a single epoch would not show.
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
 
 
 def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
+    # Run number -> colour. Adds the colour bar to the figure.
     name, values = scale
     low, high = min(values.values()), max(values.values())
     norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
@@ -142,7 +144,10 @@ def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
 
 
 def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
-    """A figure as a file of that kind, such as png; the same bytes each time. options: of Figure.savefig."""
+    """Encode a figure as the content of a file, the same bytes each time.
+
+    kind: a format of matplotlib, such as png. options: see Figure.savefig.
+    """
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
         metadata = {"metadata": {"Date": None}} if kind == "svg" else {}
@@ -153,20 +158,20 @@ def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
 def plot_confusion(
     matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray | None] = ()
 ) -> Figure:
-    """A confusion matrix (true, predicted) of counts: each cell with its count and its share of the row.
+    """Plot a confusion matrix (true, predicted) of counts; each cell shows its count and its share of the row.
 
-    The diagonal and the other cells have a colour scale each, so that a few confusions are seen beside many hits.
-    glyphs: a picture (H, W, 4) to stand beside or instead of each class's name, or None; there may be none.
+    The diagonal and the other cells have separate colour scales, so that a few confusions are seen beside many hits.
+    glyphs: a picture (H, W, 4) or None for each class, drawn beside its name; empty: no pictures.
     """
     counts, classes = np.asarray(matrix), [shortened(name) for name in classes]
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), of the true class
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), shares of the true class
     figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     is_right = np.eye(len(counts), dtype=bool)
     for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
         shown = np.ma.masked_array(shares, ~part | (counts == 0))
         low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
-        low = min(low, high - MIN_SPAN) - 0.02 if name == "right" else 0.0  # the lowest value is not white
+        low = min(low, high - MIN_SPAN) - 0.02 if name == "right" else 0.0  # so that the lowest value is not white
         picture = axes.imshow(shown, cmap=colours, vmin=max(0.0, low), vmax=high)
         bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
         bar.set_label(f"{name}, share of the true class")
@@ -185,31 +190,31 @@ def plot_confusion(
     axes.set_ylabel("true (a row is 100 %)")
     axes.set_title(title)
     for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_parse_math(False)  # a name may hold a dollar
+        text.set_parse_math(False)  # a name may contain a dollar sign
     return figure
 
 
 def shortened(name: str) -> str:
-    """A class name of at most LONGEST_NAME characters: "a very long na..."."""
+    """Shorten a class name to at most LONGEST_NAME characters: "a very long na..."."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def can_draw(text: str) -> bool:
-    """True if matplotlib's font has each of these characters."""
+    """True if matplotlib's font has all characters of a text."""
     font = get_font(findfont(FontProperties()))
     return all(font.get_char_index(ord(each)) for each in text)
 
 
 def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray | None]) -> None:
-    # between the axes and the names, for which the names make room
+    # Draw the glyphs between the axes and the names, which are moved outwards to make room.
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_tick_params(pad=GLYPH_ROOM)
-    for place, glyph in enumerate(glyphs):
+    for label, glyph in enumerate(glyphs):
         if glyph is None:
             continue
         for xy, offset, coordinates, alignment in (
-            ((place, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), (0.5, 1)),
-            ((0, place), (-GLYPH_GAP, 0), ("axes fraction", "data"), (1, 0.5)),
+            ((label, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), (0.5, 1)),
+            ((0, label), (-GLYPH_GAP, 0), ("axes fraction", "data"), (1, 0.5)),
         ):
             box = OffsetImage(glyph, zoom=(GLYPH_ROOM - GLYPH_GAP) / len(glyph))
             axes.add_artist(

@@ -1,6 +1,6 @@
-"""How good a saved network is on a test set: figures on the terminal and in report.json, two pictures and a page.
+"""The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page.
 
-The page is report.html.jinja, beside this file, which holds all markup, style and script.
+The page's template, report.html.jinja beside this file, has all markup, style and script.
 """
 
 import base64
@@ -43,27 +43,27 @@ from neural_lib.records import TITLES, Records, figure_text, json_text
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
 
-MAX_MISTAKES = 28  # in mistakes.png: four full rows of seven
-MAX_CONFUSIONS = 5  # on the terminal
-MAX_ROWS = 40  # of a table on the terminal; results.csv has all
-GAP_WORTH_A_WARNING = 0.01  # between validation and test accuracy: a point
+MAX_MISTAKES = 28  # tiles of mistakes.png: four full rows of seven
+MAX_CONFUSIONS = 5  # pairs of classes on the terminal
+MAX_ROWS = 40  # rows of a table on the terminal; results.csv has all
+GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
-# of the page
-MAX_IMAGES = 20  # of a cell of the confusion matrix
-MISTAKES_ON_PAGE = 20  # before anything is clicked
+# The page.
+MAX_IMAGES = 20  # images of a cell of the confusion matrix
+MISTAKES_ON_PAGE = 20  # images shown before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
-IMAGE_BYTES = 2_800_000  # of all images, as base64: with the rest of the page it stays below 4 MB
-SVG_POINTS = 10_000  # a figure of more, as of a grid of hundreds of runs, is a PNG
-MAX_RUNS = 200  # in the table
-QUALITIES = (  # how images are encoded, and how many of a cell, until they fit
+IMAGE_BYTES = 2_800_000  # size of all images as base64; the whole page then stays below 4 MB
+SVG_POINTS = 10_000  # a figure with more points, as for a grid of hundreds of runs, is a PNG
+MAX_RUNS = 200  # rows of the table of runs
+QUALITIES = (  # (encoding, number of images per cell): the first is used with which all images fit
     ({"format": "PNG"}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 80}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 50}, 8),
     ({"format": "WEBP", "quality": 50}, 2),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
-MIN_SPAN = 0.1  # of the diagonal's colour scale
-FAINTEST = 0.15  # opacity of the lowest value on either colour scale, 1 being the highest's
+MIN_SPAN = 0.1  # smallest range of the diagonal's colour scale
+FAINTEST = 0.15  # opacity of the lowest value on a colour scale; the highest has 1
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ log = logging.getLogger(__name__)
 class Report:
     """The figures, pictures and page of a network's scores on the test images of a data set.
 
-    images: the scored ones, uint8 (N, C, H, W), in the scores' order. records: of the command that trained the network;
-    without them the page has no curves and no runs.
+    images: the scored images, uint8 (N, C, H, W), in the scores' order. records: the records of the command that
+    trained the network; None: the page has no curves and no runs.
     """
 
     def __init__(
@@ -80,19 +80,20 @@ class Report:
     ) -> None:
         self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
         self.title, self.info = title_of(dataset), DATASETS.get(dataset)
-        own = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
-        self.which = f"{self.title}, test{own}"
+        network = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
+        self.heading = f"{self.title}, test{network}"
 
     @functools.cached_property
     def matrix(self) -> list[list[int]]:
-        """Counts (true, predicted)."""
+        """The confusion matrix: counts (true, predicted)."""
         return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.saved.classes)).tolist()
 
     @functools.cached_property
     def content(self) -> dict:
-        """report.json: scikit-learn's figures as plain types, unrounded, the confusion matrix, and what it is of."""
+        """The content of report.json: scikit-learn's figures, unrounded, the confusion matrix, network and data set."""
         saved, scores = self.saved, self.scores
-        numbers = [str(label) for label in range(len(saved.classes))]  # for names may be the same, or "accuracy"
+        # The classes are numbers, because names may be equal, or "accuracy", which is one of scikit-learn's keys.
+        numbers = [str(label) for label in range(len(saved.classes))]
         table = self._classification(target_names=numbers, output_dict=True)
         classes = [{"class": name, **table[number]} for name, number in zip(saved.classes, numbers, strict=True)]
         for row in [*classes, table["macro avg"], table["weighted avg"]]:
@@ -117,7 +118,7 @@ class Report:
         }
 
     def _calibration(self) -> dict[str, float | None]:
-        # expected calibration errors, 0 to 1; no temperature in model files of earlier versions
+        # Expected calibration errors, 0 to 1; None for model files of earlier versions, which have no temperature.
         scores, is_right = self.scores, self.scores.labels == self.scores.predictions
         before = scores.probabilities if scores.uncalibrated is None else scores.uncalibrated
         after = None if scores.uncalibrated is None else expected_calibration_error(scores.probabilities, is_right)
@@ -128,15 +129,15 @@ class Report:
         }
 
     def _classification(self, **options: object) -> object:
-        # also of a class that neither occurs nor is predicted, with scores of 0
+        # All classes have a row. Scores of a class that neither occurs nor is predicted are 0.
         options |= {"labels": range(len(self.saved.classes)), "zero_division": 0}
         return classification_report(self.scores.labels, self.scores.predictions, **options)
 
     @functools.cached_property
     def gap(self) -> tuple[float, str]:
-        """Validation accuracy less test accuracy, and a sentence on what that means; NaN where there is none.
+        """Validation accuracy minus test accuracy, and an explanation of the difference.
 
-        There is none for another data set than the network was trained on.
+        (NaN, "") if the network has no validation accuracy on this data set.
         """
         saved, accuracy, count = self.saved, self.scores.accuracy, len(self.scores.labels)
         validation = saved.metrics.get("val_accuracy")
@@ -184,17 +185,17 @@ class Report:
     # --- the files ---
 
     def write(self, files: ReportFiles, writer: Writer) -> None:
-        """Write the four files; where one fails, a warning says so and the others are written all the same."""
+        """Write the four files. If one fails, a warning is logged and the others are still written."""
         writer.write(files.json, lambda: json_text(**self.content).encode())
         writer.write(files.mistakes, lambda: annotate.encode(self._mistakes(), files.mistakes.suffix))
         writer.write(files.confusion, self._confusion)
-        # a path may hold bytes of any kind
+        # A path on the page may contain bytes that are no UTF-8.
         writer.write(files.page, lambda: self.html().encode(errors="backslashreplace"))
 
     def _mistakes(self) -> np.ndarray:
         scores, saved = self.scores, self.saved
         count = int((scores.predictions != scores.labels).sum())
-        most = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MAX_MISTAKES)
+        shown = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MAX_MISTAKES)
         tiles = [
             annotate.annotate_image(
                 pixels_of(self.images[index]),
@@ -202,14 +203,15 @@ class Report:
                 float(scores.probabilities[index]),
                 saved.display_name(int(scores.labels[index])),
             )
-            for index in most
+            for index in shown
         ]
-        what = f"the {len(most)} most confident of {count:,} mistakes" if count > len(most) else f"{count} mistake"
-        what += "s" if count != 1 and count <= len(most) else ""
-        return annotate.titled_montage(tiles, f"{self.which}: {what} among {len(scores.labels):,} images")
+        mistakes = f"{count} mistake{'' if count == 1 else 's'}"
+        if count > len(shown):
+            mistakes = f"the {len(shown)} most confident of {count:,} mistakes"
+        return annotate.titled_montage(tiles, f"{self.heading}: {mistakes} among {len(scores.labels):,} images")
 
     def _confusion(self) -> bytes:
-        title = f"{self.which}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
+        title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
         names, glyphs = self.saved.classes, [annotate.glyph(each) for each in self.saved.glyphs]
         if not glyphs and (foreign := [not plots.can_draw(name) for name in names]):
             glyphs = [annotate.glyph(name) if each else None for name, each in zip(names, foreign, strict=True)]
@@ -217,7 +219,7 @@ class Report:
         return plots.to_bytes(plots.plot_confusion(self.matrix, names, title, glyphs), "png")
 
     def html(self) -> str:
-        """report.html, self-contained."""
+        """The content of report.html, which refers to no other file."""
         saved, scores, report, records, matrix = self.saved, self.scores, self.content, self.records, self.matrix
         mistakes = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MISTAKES_ON_PAGE)
         uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
@@ -226,7 +228,8 @@ class Report:
         scales, (gap, meaning) = _scales(matrix), self.gap
         return _environment.get_template("report.html.jinja").render(
             saved=saved,
-            training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},  # or of old files
+            # Model files of earlier versions lack these.
+            training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},
             report=report,
             title=self.title,
             trained_on=title_of(saved.dataset),
@@ -255,7 +258,7 @@ class Report:
             pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
-            # unless they were matched by name
+            # If the data set's classes weren't matched by name, the page lists their names beside the network's.
             own_classes=saved.classes if not self.info or set(self.info.classes) <= saved.labels.keys()
             else self.info.classes,
             settings={name: value for name, value in saved.config.items()
@@ -268,9 +271,9 @@ class Report:
 def report_results(
     files: ReportFiles, plot: Path, records: Records, writer: Writer, saved: Checkpoint, scores: Scores, images: Tensor
 ) -> None:
-    """Log, write and draw what the best network of a command scored on the test set, and what its runs were.
+    """Log and write the report on the best network of a command, the table of its runs, and the learning curves.
 
-    plot: where the learning curves go. images: as Report takes them.
+    plot: the file of the learning curves. images: see Report.
     """
     best, report = records.best(), Report(saved, saved.dataset, scores, images, records)
     writer.attempt("the classification report", report.log)
@@ -289,9 +292,9 @@ def report_results(
 def evaluate_model(
     saved: Checkpoint, model: nn.Module, dataset: str, images: ImageTensors, folder: Path, model_path: Path
 ) -> bool:
-    """Score a saved network on test images and write its report to `folder`; True if all files could be written.
+    """Score a saved network on test images and write its report to `folder`; returns True if all files were written.
 
-    model_path: of the network; the records beside it are shown on the page.
+    model_path: the network's file; the page shows the records beside it.
     """
     suffix, other = ("", "") if dataset == saved.dataset else (f"-{os.path.basename(dataset)}", dataset)
     files = ReportFiles(folder, "--output", suffix, dataset=other)
@@ -306,7 +309,7 @@ def evaluate_model(
 
 
 def log_written(paths: Sequence[Path]) -> None:
-    """Log which files were written, a line for each folder, and last the page, for that is the one to open."""
+    """Log which files were written, a line for each folder, and last the page, which is the file to open."""
     pages = [path for path in paths if path.suffix == ".html"]
     others = [path for path in paths if path not in pages]
     for folder in dict.fromkeys(path.parent for path in others):
@@ -317,7 +320,7 @@ def log_written(paths: Sequence[Path]) -> None:
 
 
 def records_of(saved: Checkpoint, folder: Path) -> Records | None:
-    """The records beside a model, where they are of the command that trained it."""
+    """Read the records in a model's folder; None if there are none, or they belong to another command's network."""
     try:
         records = Records.read(folder)
     except UserError as error:
@@ -352,9 +355,10 @@ def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[
 def _as_uris(
     images: Tensor, cells: dict[tuple[int, int], list[int]], mistakes: list[int]
 ) -> tuple[dict[int, str], dict[tuple[int, int], list[int]]]:
-    # by index, and what of the cells is shown: exact images if they are small enough, else lossy ones, else fewer
-    for encode, most in QUALITIES:
-        shown_of = {cell: indices[:most] for cell, indices in cells.items()}
+    # Encoded images by index, and the indices that are shown for each cell. Images are exact if all of them fit into
+    # IMAGE_BYTES, otherwise lossy, and in the end fewer.
+    for encode, max_images in QUALITIES:
+        shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
         uris, size = {}, 0
         for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
             uris[index] = _as_uri(pixels_of(images[index]), **encode)
@@ -367,7 +371,7 @@ def _as_uris(
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:
-    # (H, W) or (H, W, 3), uint8
+    # pixels: uint8 (H, W) or (H, W, 3).
     picture, file = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     picture.save(file, **encode)
@@ -379,7 +383,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _figure(records: Records | None) -> str:
-    # plot.png's; nothing where no run has a second epoch, for a curve needs two points
+    # The figure of plot.png; "" if no run has a second epoch, because a curve needs two points.
     if not records or max(len(records.rows_of[run]) for run in records.finished) < 2:
         return ""
     figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
@@ -388,7 +392,7 @@ def _figure(records: Records | None) -> str:
 
 
 def _rows_of_runs(records: Records) -> Iterator[dict]:
-    # the best first, those that failed last
+    # The runs for the page's table, the best first and the failed last.
     for run in records.ranked():
         yield {"run": run, "label": records.label(run), "best": records.best_of(run),
                "seconds": records.rows_of[run][-1]["run_duration"], "failure": ""}  # fmt: skip
@@ -397,7 +401,8 @@ def _rows_of_runs(records: Records) -> Iterator[dict]:
 
 
 def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
-    # lowest and highest share of the true class: of the diagonal, whose scale spans MIN_SPAN or more, and of the rest
+    # The ends of the two colour scales, as shares of the true class: True for the diagonal, whose scale spans at least
+    # MIN_SPAN, and False for the other cells.
     shares = {True: [], False: []}
     for truth, row in enumerate(matrix):
         for predicted, count in enumerate(row):
@@ -408,12 +413,12 @@ def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
 
 
 def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
-    # each cell's count and its place on its colour scale
+    # Each cell's count and its opacity.
     def cell(truth: int, predicted: int) -> dict:
         is_right, count = truth == predicted, matrix[truth][predicted]
         low, high = scales[is_right]
-        place = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
-        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * place}
+        position = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
+        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * position}
 
     return [[cell(truth, predicted) for predicted in range(len(matrix))] for truth in range(len(matrix))]
 
@@ -422,17 +427,17 @@ def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) ->
 
 
 def log_runs(records: Records) -> None:
-    """Log the grid's runs, and means over the seeds where there are several."""
+    """Log the grid's runs, and means over the seeds if there are several."""
     log.info("the runs, by validation %s\n%s", records.monitor, runs_table(records))
     if over_seeds := spreads_text(records):
         log.info("validation accuracy, mean and standard deviation over the seeds\n%s", over_seeds)
 
 
 def runs_table(records: Records, width: int | None = None) -> str:
-    """The grid's runs, the best first and those that failed last.
+    """The grid's runs as a table, the best first and the failed last.
 
-    width: of the terminal, in characters; as it is where not given. Where columns of their own don't fit, all
-    hyper-parameters share one.
+    width: terminal columns; default: the current terminal's. If separate columns don't fit, all hyper-parameters share
+    one.
     """
     width = width or shutil.get_terminal_size().columns
     names = records.swept
@@ -445,7 +450,7 @@ def runs_table(records: Records, width: int | None = None) -> str:
 
 
 def spreads_text(records: Records) -> str:
-    """A line for each group of runs that differ only in their seed: mean, standard deviation, number."""
+    """A line for each group of runs that differ only in their seed: mean, standard deviation, number of runs."""
     lines = [
         f"{format_values(each.hyperparameters) or 'all'}: {each.mean:.4f} +- {each.deviation:.4f} (n = {each.count})"
         for each in records.spreads()
@@ -464,7 +469,7 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
     for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
 
-    def own(run: int) -> list[str]:
+    def hyperparameters(run: int) -> list[str]:
         label = records.label(run)
         return [
             format_value(label[names[0]]) if len(names) == 1 else format_values({name: label[name] for name in names})
@@ -475,9 +480,9 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
         row = records.best_of(run)
         seconds = records.rows_of[run][-1]["run_duration"]
         figures = [figure_text(row[name]) for name in measures]
-        table.add_row(str(run), *own(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
+        table.add_row(str(run), *hyperparameters(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
     for run in sorted(records.failures)[:MAX_ROWS]:
-        table.add_row(str(run), *own(run), "failed")
+        table.add_row(str(run), *hyperparameters(run), "failed")
     return table
 
 
@@ -488,5 +493,5 @@ def _widest(table: Table) -> int:
 def _rendered(table: Table, width: int) -> str:
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
-    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # for terminals without that letter
+    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
     return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n")

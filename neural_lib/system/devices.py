@@ -1,4 +1,4 @@
-"""Which device computes, and how precisely."""
+"""The device that computes, and its precision."""
 
 import logging
 import time
@@ -10,15 +10,12 @@ from neural_lib.system.errors import UserError
 
 
 def compute_in_one_thread() -> None:
-    """Let torch compute on the CPU in one thread from now on: for single small images, on which several gain nothing.
-
-    Beside another busy program they wait for each other, and an answer was seen to take several times as long.
-    """
+    """Run torch on one CPU thread: more threads don't help single small images, and slow them on a busy machine."""
     torch.set_num_threads(1)
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a monotonic clock, read once everything queued on the device has been computed."""
+    """Seconds on a monotonic clock, read after everything queued on the device has been computed."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
@@ -28,29 +25,30 @@ log = logging.getLogger(__name__)
 
 
 def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, str]:
-    """The device to compute on and, in words, why: 'auto' takes an accelerator where torch finds one.
+    """Select the device for a value of --device; 'auto' selects an accelerator if torch finds one, else the CPU.
 
-    ranks: of several processes, of which each takes a GPU of its own.
-    Raises UserError if torch can't use the requested device here, or there are fewer GPUs than processes.
+    Returns the device and the reason for the choice. ranks: default: a single process. Each of several processes on a
+    machine gets a different GPU.
+    Raises UserError if torch can't use the requested device on this machine, or there are fewer GPUs than processes.
     """
     ranks = ranks or Ranks()
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if ranks.world_size > 1 and found and found.type != "cuda":  # torch.distributed has no backend for it
-        if name == found.type:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if ranks.world_size > 1 and accelerator and accelerator.type != "cuda":  # torch.distributed has no backend for it
+        if name == accelerator.type:
             raise UserError(f"--device {name}: for one process alone; start several with --device cpu")
-        found = None
+        accelerator = None
     if name == "auto":
-        if found is None:
+        if accelerator is None:
             threads = describe(torch.device("cpu")).removeprefix("cpu, ")
             return torch.device("cpu"), f"torch found no accelerator; {threads}"
-        return _device_of_rank(found.type, ranks), f"torch found this accelerator: {describe(found)}"
-    if name != "cpu" and (found is None or found.type != name):
+        return _device_of_rank(accelerator.type, ranks), f"torch found this accelerator: {describe(accelerator)}"
+    if name != "cpu" and (accelerator is None or accelerator.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
     return _device_of_rank(name, ranks), "as --device says"
 
 
 def _device_of_rank(kind: str, ranks: Ranks) -> torch.device:
-    # of several processes on a machine each computes on a GPU of its own
+    # Each of several processes on a machine computes on a different GPU.
     if kind != "cuda" or ranks.world_size == 1:
         return torch.device(kind)
     if (gpus := torch.cuda.device_count()) < ranks.local_world_size:
@@ -71,24 +69,24 @@ def describe(device: torch.device) -> str:
 
 
 def select_precision(name: str, device: torch.device) -> str:
-    """'fp32' or 'bf16' for a choice of --precision; 'auto' is bf16 if the device is known to compute it natively."""
+    """Resolve a value of --precision; 'auto' is 'bf16' if the device is known to compute it natively, else 'fp32'."""
     return name if name != "auto" else "bf16" if computes_bfloat16(device) else "fp32"
 
 
 def computes_bfloat16(device: torch.device) -> bool:
     """True if the device is known to have instructions for bfloat16.
 
-    CUDA has them from Ampere on, x86 with AVX512-BF16 or AMX. Others may have them as well; whether they make torch
-    faster there hasn't been seen.
+    CUDA GPUs have them from Ampere on, x86 CPUs with AVX512-BF16 or AMX. Other devices may have them, too, but it was
+    not measured if torch is faster with them.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        has = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
-        return any(has.get(instructions) for instructions in ("avx512_bf16", "amx_bf16"))
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
+        return any(capabilities.get(instructions) for instructions in ("avx512_bf16", "amx_bf16"))
     return False
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which layers compute in bfloat16, where precision is 'bf16'; their weights stay float32."""
+    """A context in which layers compute in bfloat16 if precision is 'bf16'; their weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -11,11 +11,13 @@ from types import FrameType
 
 SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
-REPEATED_WITHIN = 2.0  # seconds; under a launcher: it passes on a signal that its processes have got already
+# Seconds in which a second signal is ignored under a launcher, which forwards signals that its processes have already
+# received from the terminal or the scheduler.
+REPEATED_WITHIN = 2.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has arrived; `signum` says which."""
+    """A signal has arrived. signum: its number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -23,18 +25,18 @@ class Stopped(KeyboardInterrupt):
 
 
 class StoppedBetweenSteps(Stopped):
-    """Raised by GracefulStop.check, between two steps: nothing is half done."""
+    """A signal took effect in GracefulStop.check, between two steps, so no step is half done."""
 
 
 class GracefulStop:
-    """A block in which a signal takes effect only in `check`, between two steps, which raises StoppedBetweenSteps.
+    """A block in which signals don't interrupt; after a signal the next call of `check` raises StoppedBetweenSteps.
 
-    A second signal ends the process immediately. A launcher such as torchrun repeats signals; there later ones don't,
-    unless they come more than REPEATED_WITHIN seconds after the first (raise_on_signals).
+    A second signal ends the process immediately. Under a launcher such as torchrun, which repeats signals, it does so
+    only if it comes more than REPEATED_WITHIN seconds after the first (raise_on_signals).
     """
 
     def __init__(self) -> None:
-        self.signum = 0  # the signal that was received; 0: none
+        self.signum = 0  # the first signal that was received; 0: none
         self._handled = contextlib.ExitStack()
 
     def __enter__(self) -> "GracefulStop":
@@ -50,7 +52,7 @@ class GracefulStop:
         self._handled.close()
 
     def check(self, signum: int | None = None) -> None:
-        """Raise StoppedBetweenSteps if a signal has been received, or another rank's is given."""
+        """Raise StoppedBetweenSteps if a signal has been received. signum: a signal that another rank received."""
         if signum or self.signum:
             raise StoppedBetweenSteps(signum or self.signum)
 
@@ -60,17 +62,18 @@ _launched = False
 
 @contextlib.contextmanager
 def raise_on_signals(launched: bool = False) -> Iterator[None]:
-    """Within the block each of the signals raises Stopped immediately.
+    """A block in which each of SIGNALS raises Stopped immediately.
 
-    launched: by torchrun, as one of several processes. Then only the first signal counts, because the launcher repeats
-    it; but one that comes later than REPEATED_WITHIN ends this process, even if it waits for a rank that has ended.
+    launched: this is one of several processes that torchrun started. Then only the first signal raises, because the
+    launcher repeats it; a signal more than REPEATED_WITHIN seconds later ends this process, even while it waits for
+    another rank.
     """
     global _launched
-    seen = []
+    received = []
 
     def stop(signum: int, _: FrameType | None) -> None:
-        seen.append(signum)
-        if not launched or len(seen) == 1:
+        received.append(signum)
+        if not launched or len(received) == 1:
             raise Stopped(signum)
 
     _launched = launched
@@ -83,7 +86,7 @@ def raise_on_signals(launched: bool = False) -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore all further signals: this process is already ending."""
+    """Ignore all further signals, because this process is already ending."""
     if threading.current_thread() is threading.main_thread():
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
@@ -91,7 +94,8 @@ def ignore_signals() -> None:
 
 @contextlib.contextmanager
 def _watch() -> Iterator[None]:
-    # a thread of its own: while the main one waits in a collective operation, no Python handler runs
+    # End the process on a late second signal. This needs a second thread, because no Python signal handler runs while
+    # the main thread waits in a collective operation.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,11 +125,11 @@ def _watch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handle(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
-    # yields what puts the handlers back that were there before
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+    # Handle SIGNALS within the block; yields a function that restores the previous handlers.
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield lambda: None
         return
-    # a signal that is ignored, as nohup ignores SIGHUP, stays ignored
+    # A signal that is ignored, as nohup ignores SIGHUP, stays ignored.
     before = {each: old for each in SIGNALS if (old := signal.getsignal(each)) not in (signal.SIG_IGN, None)}
 
     def restore() -> None:

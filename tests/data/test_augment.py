@@ -11,7 +11,7 @@ SIZE = 28
 
 
 def smooth_images(count: int) -> torch.Tensor:
-    """A blob off the centre, black at the border; uint8 (count, 1, 28, 28)."""
+    """Copies of an image of a blob off the centre, black at the border: uint8 (count, 1, 28, 28)."""
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     blob = 255 * torch.exp(-((rows - 10) ** 2 / 30 + (columns - 15) ** 2 / 12))
     return blob.to(torch.uint8).expand(count, 1, SIZE, SIZE).contiguous()
@@ -52,7 +52,7 @@ def test_the_amounts_follow_from_seed_epoch_and_step_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(torch.equal(batches[i], batches[j]) for i in range(3) for j in range(i))
     torch.manual_seed(99)
-    for place, batch in zip(places[::-1], batches[::-1], strict=True):  # whatever was drawn before
+    for place, batch in zip(places[::-1], batches[::-1], strict=True):  # another order of calls
         assert torch.equal(again(images, *place), batch)
     other = RandomDistortion(TrainConfig(seed=4, rotation=10, elastic=0.5), SIZE)
     assert not torch.equal(batches[0], other(images))
@@ -61,7 +61,7 @@ def test_the_amounts_follow_from_seed_epoch_and_step_alone():
 def test_shifts_are_uniform_and_bounded_in_pixels():
     moved = centres(RandomDistortion(TrainConfig(shift=2), SIZE)(smooth_images(2000))) - centres(smooth_images(1))
     assert 1.9 < moved.abs().max() < 2.05  # the tails of the blob leave the image
-    assert moved.std(dim=0).tolist() == pytest.approx([2 / math.sqrt(3)] * 2, rel=0.06)  # of uniform -2..2
+    assert moved.std(dim=0).tolist() == pytest.approx([2 / math.sqrt(3)] * 2, rel=0.06)  # uniform, -2 to 2
     assert abs(torch.corrcoef(moved.T)[0, 1]) < 0.1
 
 
@@ -72,7 +72,7 @@ def test_scales_are_bounded_shares_of_height_and_width():
 
 
 def test_shifts_are_pixels_of_the_result_whatever_the_scale(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))  # every amount at its positive end
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))  # the greatest value of every amount
     images = smooth_images(1)
     scaled, both = (RandomDistortion(TrainConfig(scale=0.5, shift=shift), SIZE)(images) for shift in (0, 3))
     torch.testing.assert_close(both[..., :-3, :-3], scaled[..., 3:, 3:], atol=0.1, rtol=0)
@@ -88,7 +88,8 @@ def test_rotations_turn_about_the_centre_by_at_most_so_many_degrees():
 
 
 def test_it_resamples_as_torchvision_does(monkeypatch):
-    # every amount at its positive end: 90 degrees of the result are -90 degrees of the image, and so with the shift
+    # Every amount has its greatest value. The affine map goes from the result to the image, so torchvision's angle has
+    # the opposite sign, and so has the shift.
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(shape))
     images = smooth_images(1)
     by_torchvision = affine(images.float(), angle=-90, translate=[0, 0], scale=1, shear=[0.0])
@@ -97,9 +98,9 @@ def test_it_resamples_as_torchvision_does(monkeypatch):
     )
     shifted = RandomDistortion(TrainConfig(shift=3), SIZE)(images)
     torch.testing.assert_close(shifted[..., :-3, :-3], images[..., 3:, 3:].float(), atol=0.1, rtol=0)
-    assert shifted[..., -3:, :].max() == 0  # nothing comes from outside
+    assert shifted[..., -3:, :].max() == 0  # pixels from outside of the image are black
     sheared = RandomDistortion(TrainConfig(shear=0.5), SIZE)(images)
-    for row in (4, 10, 20):  # a row moves by half its distance from the centre
+    for row in (4, 10, 20):  # a row moves by half of its distance from the centre
         distance = (row - (SIZE - 1) / 2) * 0.5
         mass = [
             (image[0, 0, row].float() * torch.arange(SIZE)).sum() / image[0, 0, row].sum()

@@ -13,15 +13,15 @@ def test_every_data_set_is_described():
         assert all(kind in download.FETCHERS for kind, *_ in info.sources.values())
 
 
-@pytest.mark.parametrize("name, theirs", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
-def test_the_facts_agree_with_torchvisions(name, theirs):
+@pytest.mark.parametrize("name, dataset", [("kmnist", "KMNIST"), ("fashion-mnist", "FashionMNIST"), ("mnist", "MNIST")])
+def test_the_facts_agree_with_torchvisions(name, dataset):
     from torchvision import datasets
 
-    info, theirs = DATASETS[name], getattr(datasets, theirs)
-    assert list(info.classes) == [name.split(" - ")[0] for name in theirs.classes]  # MNIST's are "0 - zero" there
-    assert set(info.sha256) == {file.removesuffix(".gz") for file, _ in theirs.resources}
-    assert info.folder == f"{theirs.__name__}/raw"
-    assert list(info.sources)[0] == theirs.mirrors[0].split("/")[2]  # the host that a failure is reported with
+    info, reference = DATASETS[name], getattr(datasets, dataset)
+    assert list(info.classes) == [name.split(" - ")[0] for name in reference.classes]  # such as "0 - zero"
+    assert set(info.sha256) == {file.removesuffix(".gz") for file, _ in reference.resources}
+    assert info.folder == f"{reference.__name__}/raw"
+    assert list(info.sources)[0] == reference.mirrors[0].split("/")[2]  # the host that error messages name
 
 
 def test_cifar10s_facts_agree_with_torchvisions():

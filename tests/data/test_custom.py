@@ -1,4 +1,4 @@
-"""Data sets of one's own: folders of pictures and .npz files, read, prepared and cached."""
+"""Data sets of user images: folders of pictures and .npz files, read, prepared and cached."""
 
 import itertools
 import json
@@ -59,7 +59,7 @@ def layout(tmp_path: Path, *files: str) -> Path:
     return tmp_path / "d"
 
 
-@pytest.mark.parametrize("files, classes, found, stray", [
+@pytest.mark.parametrize("files, classes, expected, stray", [
     (["b/1.png", "a/2.png", "a/10.png"], ["a", "b"], ["train b/1.png", "train a/2.png", "train a/10.png"], []),
     (["@/1", "a/2"], ["@", "a"], ["train @/1", "train a/2"], []),
     (["c10/1", "c9/1"], ["c9", "c10"], ["train c9/1", "train c10/1"], []),  # natural order, then the class
@@ -74,18 +74,18 @@ def layout(tmp_path: Path, *files: str) -> Path:
     (["a/1", "b/1", "notes.txt", ".git/x", "a/.DS_Store", "a/Thumbs.db", "b/._1", "a/@eaDir/1", "__MACOSX/a/1"],
      ["a", "b"], ["train a/1", "train b/1"], ["notes.txt"]),
 ])  # fmt: skip
-def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, classes, found, stray):
+def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, classes, expected, stray):
     listed, entries, beside = custom.list_files(str(layout(tmp_path, *files)))
     assert listed == classes and beside == stray
-    assert [f"{each.part} {each.path}" for each in entries] == found
+    assert [f"{each.part} {each.path}" for each in entries] == expected
     assert all(each.path.endswith(f"{listed[each.label]}/{each.name}") for each in entries)
 
 
 def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
     orders = itertools.permutations(["1/01.png", "01/1.png", "001/001.png"])
-    found = [custom.list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
-    assert all(each[0] == found[0][0] for each in found)
-    assert len({tuple(file.path for file in files) for _, files, _ in found}) == 1
+    listings = [custom.list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
+    assert all(each[0] == listings[0][0] for each in listings)
+    assert len({tuple(file.path for file in files) for _, files, _ in listings}) == 1
 
 
 @pytest.mark.parametrize("files, message", [
@@ -128,7 +128,7 @@ def test_folders_that_hold_nothing_are_refused(tmp_path):
 
 
 def test_links_are_followed_unless_they_loop(photos):
-    os.symlink(photos / "cat", photos / "fox")  # a class elsewhere
+    os.symlink(photos / "cat", photos / "fox")  # a link to a class folder is a class
     os.symlink(photos, photos / "all")
     os.symlink("self", photos / "self")
     os.symlink(photos, photos / "dog" / "back")
@@ -136,7 +136,7 @@ def test_links_are_followed_unless_they_loop(photos):
     assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
     assert [classes[each.label] for each in files].count("fox") == 5
     assert not any("back/" in each.path for each in files)
-    assert "dog/back" in [each.path for each in files]  # named, as it is no picture
+    assert "dog/back" in [each.path for each in files]  # listed, and later reported as no picture
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may look into every folder")
@@ -172,8 +172,8 @@ def test_what_is_no_picture_is_named_and_left_out(photos, caplog):
     (photos / "dog" / "cut.jpg").write_bytes(cv2.imencode(".jpg", picture(90, 90))[1].tobytes()[:99])
     os.symlink("nowhere", photos / "dog" / "gone.png")
     (photos / "readme.md").write_text("beside")
-    found = load(photos)
-    assert len(found.names) == 13 and len(found.indices["train"]) == 10
+    data = load(photos)
+    assert len(data.names) == 13 and len(data.indices["train"]) == 10
     (warning,) = caplog.messages
     assert warning.startswith("photos: 4 files are left out\n    readme.md: in no class's folder\n")
     assert "cat/b?ell.txt: is not a PNG, JPEG" in warning and "dog/cut.jpg: is damaged" in warning
@@ -186,9 +186,9 @@ def test_the_first_of_several_pages_is_an_image_and_a_warning_says_so(photos, ca
     pages = [Image.new("RGB", (40, 40), (level,) * 3) for level in levels]
     pages[0].save(photos / "cat" / name, save_all=True, append_images=pages[1:])
     for _ in range(2):  # read, and from the cache
-        collection = load(photos)
-        assert collection.images[collection.names.index(f"cat/{name}")].min() > 240
-        assert caplog.messages == [f"photos: of a file with several pages only the first is an image: cat/{name}"]
+        data = load(photos)
+        assert data.images[data.names.index(f"cat/{name}")].min() > 240
+        assert caplog.messages == [f"photos: only the first page of a file is an image: cat/{name}"]
         caplog.clear()
 
 
@@ -243,10 +243,10 @@ def test_images_are_grey_if_all_pictures_show_grey_alone(tmp_path):
     for number, name in enumerate("aabb"):
         grey = picture(20, 20, seed=number)
         write(tmp_path / "d" / name / f"{number}.png", np.dstack([grey] * 3) if number % 2 else grey)
-    found = load(tmp_path / "d")
-    assert found.preparation == Preparation(20, 1, None, "crop") and found.images.shape == (4, 1, 20, 20)
-    assert all(np.array_equal(image[0], picture(20, 20, seed=number)) for number, image in enumerate(found.images))
-    nearly = np.dstack([picture(20, 20) // 2 + add for add in (8, 0, 8)])  # as lossy WebP makes of grey
+    data = load(tmp_path / "d")
+    assert data.preparation == Preparation(20, 1, None, "crop") and data.images.shape == (4, 1, 20, 20)
+    assert all(np.array_equal(image[0], picture(20, 20, seed=number)) for number, image in enumerate(data.images))
+    nearly = np.dstack([picture(20, 20) // 2 + add for add in (8, 0, 8)])  # as lossy WebP decodes grey
     write(tmp_path / "d" / "b" / "nearly.png", nearly)
     assert load(tmp_path / "d").images.shape == (5, 1, 20, 20)
     write(tmp_path / "d" / "b" / "colour.png", picture(20, 20, 3))
@@ -258,10 +258,10 @@ def test_a_grey_network_gets_from_its_training_files_what_it_was_trained_on(tmp_
     """OpenCV enlarges three channels and one with different code: a few pixels in a million differ by 1."""
     for number in range(60):
         write(tmp_path / "d" / "ab"[number % 2] / f"{number}.png", picture(8 + number % 5, 8 + number % 7, seed=number))
-    found = load(tmp_path / "d", size)
-    assert found.preparation.channels == 1
-    for image, name in zip(found.images, found.names, strict=True):
-        assert np.array_equal(image, ink.prepare(read_picture(tmp_path / "d" / name), found.preparation))
+    data = load(tmp_path / "d", size)
+    assert data.preparation.channels == 1
+    for image, name in zip(data.images, data.names, strict=True):
+        assert np.array_equal(image, ink.prepare(read_picture(tmp_path / "d" / name), data.preparation))
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
@@ -281,10 +281,10 @@ def test_a_picture_is_made_square(fit, size):
 
 @pytest.mark.parametrize("how", [(), (24, "pad"), (40, "stretch"), (0, "crop", True), (56, "crop", True)])
 def test_each_image_is_what_prediction_makes_of_its_file(photos, how):
-    found = load(photos, *how)
-    for index, name in enumerate(found.names):
-        if index in found.indices["train"]:
-            assert np.array_equal(ink.prepare(read_picture(photos / name), found.preparation), found.images[index])
+    data = load(photos, *how)
+    for index, name in enumerate(data.names):
+        if index in data.indices["train"]:
+            assert np.array_equal(ink.prepare(read_picture(photos / name), data.preparation), data.images[index])
 
 
 def test_writing_is_placed_as_kmnists(tmp_path):
@@ -293,10 +293,10 @@ def test_writing_is_placed_as_kmnists(tmp_path):
         cv2.line(page, (50, 60), (150, 260), (30, 30, 30), 9)
         write(tmp_path / "d" / name / "1.png", page)
     for size in (28, 56):
-        found = load(tmp_path / "d", size, "crop", True)
-        assert found.preparation.placement == (size, "box", 1.55 * size / 28)
-        rows = np.flatnonzero(found.images[0, 0].any(axis=1))
-        assert (rows[0], rows[-1]) == (0, size - 1) and found.images.max() == 255
+        data = load(tmp_path / "d", size, "crop", True)
+        assert data.preparation.placement == (size, "box", 1.55 * size / 28)
+        rows = np.flatnonzero(data.images[0, 0].any(axis=1))
+        assert (rows[0], rows[-1]) == (0, size - 1) and data.images.max() == 255
 
 
 # --- memory, time, interruption ---
@@ -310,7 +310,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, 
 
 
 def test_reading_leaves_pythons_warnings_as_they_are(photos, monkeypatch):
-    monkeypatch.setattr(custom, "SMALL", 0)
+    monkeypatch.setattr(custom, "SMALL_FILE", 0)
     monkeypatch.setattr(custom, "BATCH", 1)
     monkeypatch.setattr(custom, "usable_cores", lambda: 8)
     before = list(warnings.filters)
@@ -323,10 +323,10 @@ def test_pictures_are_read_on_all_cores(photos, monkeypatch):
     barrier, reading = threading.Barrier(2, timeout=10), custom.read_picture
     monkeypatch.setattr(custom, "usable_cores", lambda: 2)
     monkeypatch.setattr(custom, "BATCH", 5)
-    monkeypatch.setattr(custom, "SMALL", 100)
+    monkeypatch.setattr(custom, "SMALL_FILE", 100)
 
     def read(path):
-        barrier.wait()  # for another thread that reads as well
+        barrier.wait()  # passes only if another thread reads at the same time
         return reading(path)
 
     monkeypatch.setattr(custom, "read_picture", read)
@@ -369,7 +369,7 @@ def test_what_was_read_is_found_again_and_mapped_from_the_file(photos, cache, mo
     again = load(photos)
     assert_same(first, again)
     assert isinstance(again.images, np.memmap) and Path(again.images.filename) == file
-    assert_same(first, custom.load(str(photos), first.preparation))  # as predict.py asks for it
+    assert_same(first, custom.load(str(photos), first.preparation))  # as predict.py loads it
 
 
 def test_the_mapped_images_can_be_written_to_without_changing_the_file(photos, cache):
@@ -384,7 +384,7 @@ def test_what_has_changed_is_read_again(photos, cache, monkeypatch, change):
     if change == "touch":
         os.utime(photos / "cat" / "0.png", ns=(1, 1))
     elif change == "chmod":
-        (photos / "cat" / "0.png").chmod(0o600)  # it may be readable now
+        (photos / "cat" / "0.png").chmod(0o600)  # a file that could not be read may be readable now
     elif change == "new":
         write(photos / "cat" / "new.png", picture(9, 9))
     elif change == "gone":
@@ -395,20 +395,20 @@ def test_what_has_changed_is_read_again(photos, cache, monkeypatch, change):
         photos = photos.rename(photos.with_name("others"))
     count, reading = [], custom.read_picture
     monkeypatch.setattr(custom, "read_picture", lambda path: count.append(path) or reading(path))
-    found = load(photos, *how)
-    assert len(count) == len(found.names)
-    assert len(list(cache.iterdir())) == (2 if change in ("request", "elsewhere") else 1)  # the old one is replaced
+    data = load(photos, *how)
+    assert len(count) == len(data.names)
+    assert len(list(cache.iterdir())) == (2 if change in ("request", "elsewhere") else 1)  # else replaced
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "format"])
 def test_a_damaged_cache_is_read_anew(photos, cache, damage):
     first = load(photos)
-    first = first._replace(images=first.images.copy())  # not from the file that will be damaged
+    first = first._replace(images=first.images.copy())  # a copy, not mapped from the file that will be damaged
     (file,) = cache.iterdir()
     content = file.read_bytes()
     if damage == "format":
-        about = json.loads(content.splitlines()[0]) | {"listing": "other"}
-        content = json.dumps(about).encode() + content[content.index(b"\n") :]
+        header = json.loads(content.splitlines()[0]) | {"listing": "other"}
+        content = json.dumps(header).encode() + content[content.index(b"\n") :]
     file.write_bytes({"cut": content[:-1], "empty": b"", "foreign": b"\xff{]\n", "format": content}[damage])
     assert_same(load(photos), first)
     assert file.stat().st_size > 10_000
@@ -423,7 +423,7 @@ def test_a_cache_that_cannot_be_written_is_warned_of(photos, cache, caplog):
     cache.parent.mkdir()
     cache.write_text("a file in the folder's place")
     assert len(load(photos).indices["train"]) == 10
-    assert "what was read can't be kept" in caplog.text and "so the next run reads it again" in caplog.text
+    assert "the images can't be cached" in caplog.text and "so the next run decodes them again" in caplog.text
 
 
 # --- .npz ---
@@ -443,14 +443,14 @@ COLOUR = picture(6, 20, 20, 3)
 def test_medmnists_arrays_are_read_as_they_are(tmp_path, images, channels, shape):
     arrays = {f"{part}_images": images for part in ("train", "val", "test")}
     arrays |= {f"{part}_labels": LABELS.reshape(shape) for part in ("train", "val", "test")}
-    found = load(save(tmp_path / "m.npz", **arrays, more=np.zeros(3)))
-    assert found.preparation == Preparation(20, channels, None) and found.classes == ["0", "1", "2"]
-    assert {part: list(each) for part, each in found.indices.items()} == {
+    data = load(save(tmp_path / "m.npz", **arrays, more=np.zeros(3)))
+    assert data.preparation == Preparation(20, channels, None) and data.classes == ["0", "1", "2"]
+    assert {part: list(each) for part, each in data.indices.items()} == {
         "train": [*range(6)], "val": [*range(6, 12)], "test": [*range(12, 18)],
     }  # fmt: skip
     expected = images.reshape(6, 20, 20, -1)[..., :channels].transpose(0, 3, 1, 2)
-    assert np.array_equal(found.images, np.concatenate([expected] * 3))
-    assert found.labels.tolist() == LABELS.tolist() * 3 and found.names[13] == "test_images[1]"
+    assert np.array_equal(data.images, np.concatenate([expected] * 3))
+    assert data.labels.tolist() == LABELS.tolist() * 3 and data.names[13] == "test_images[1]"
 
 
 @pytest.mark.parametrize("images", [picture(6, 20, 30), picture(6, 90, 90, 3), picture(6, 20, 20)])
@@ -459,17 +459,17 @@ def test_other_arrays_are_prepared_as_pictures(tmp_path, images, how):
     if how[2:] == (True,):
         images = images // 16 + 200  # paper
         images[:, 5:15, 8:11] = 20  # ink
-    found = load(save(tmp_path / "m.npz", train_images=images, train_labels=LABELS), *how)
-    for index in found.indices["train"]:
-        assert np.array_equal(found.images[index], ink.prepare(read_picture(images[index]), found.preparation))
+    data = load(save(tmp_path / "m.npz", train_images=images, train_labels=LABELS), *how)
+    for index in data.indices["train"]:
+        assert np.array_equal(data.images[index], ink.prepare(read_picture(images[index]), data.preparation))
     grey = images.ndim == 3 or how[2:] == (True,)
-    assert found.preparation.channels == (1 if grey else 3) and set(found.indices) == {"train"}
+    assert data.preparation.channels == (1 if grey else 3) and set(data.indices) == {"train"}
 
 
 def test_grey_arrays_become_colour_for_a_network_that_takes_it(tmp_path):
     path = save(tmp_path / "m.npz", test_images=IMAGES, test_labels=LABELS)
-    found = custom.load(str(path), Preparation(20, 3, None))
-    assert all((found.images[:, channel] == IMAGES).all() for channel in range(3)) and set(found.indices) == {"test"}
+    data = custom.load(str(path), Preparation(20, 3, None))
+    assert all((data.images[:, channel] == IMAGES).all() for channel in range(3)) and set(data.indices) == {"test"}
 
 
 def write_kuzushiji(folder: Path, prefix: str = "k49") -> Path:
@@ -482,9 +482,9 @@ def write_kuzushiji(folder: Path, prefix: str = "k49") -> Path:
 
 def test_kuzushijis_four_files_are_read(tmp_path):
     folder = write_kuzushiji(tmp_path / "k")
-    found = load(folder)
-    assert set(found.indices) == {"train", "test"} and found.classes == ["0", "1", "2"]
-    assert np.array_equal(found.images[:6, 0], IMAGES) and found.labels.tolist() == LABELS.tolist() * 2
+    data = load(folder)
+    assert set(data.indices) == {"train", "test"} and data.classes == ["0", "1", "2"]
+    assert np.array_equal(data.images[:6, 0], IMAGES) and data.labels.tolist() == LABELS.tolist() * 2
     (folder / "k49_classmap.csv").write_text("index,codepoint,char\n0,U+3042,あ\n1,U+3044,い\n2,U+3046,う\n", "utf-8")
     assert load(folder).classes == ["あ", "い", "う"]
     for path in sorted(folder.glob("k49-*.npz")):
@@ -494,7 +494,7 @@ def test_kuzushijis_four_files_are_read(tmp_path):
     for path in folder.glob("kmnist-*"):
         path.unlink()
     (folder / "k49-test-labels.npz").unlink()
-    with pytest.raises(UserError, match="k49-test-labels.npz is missing beside it"):
+    with pytest.raises(UserError, match="but k49-test-labels.npz is missing"):
         load(folder)
 
 
@@ -506,7 +506,7 @@ class Malicious:
 @pytest.mark.parametrize("arrays, message", [
     ({}, "has no arrays, and needs train_images and train_labels"),
     ({"x": IMAGES, "y": LABELS}, "has x, y, and needs train_images and train_labels"),
-    ({"train_images": IMAGES}, "of train_images and train_labels only one is there"),
+    ({"train_images": IMAGES}, "has only one of train_images and train_labels, and needs both"),
     ({"train_images": IMAGES / 255, "train_labels": LABELS}, "images are float64 (6, 20, 20), and must be uint8"),
     ({"train_images": picture(6, 20, 20, 20, 1), "train_labels": LABELS}, "images are uint8 (6, 20, 20, 20, 1)"),
     ({"train_images": picture(6, 20, 20, 4), "train_labels": LABELS}, "must be uint8 (N, H, W) or (N, H, W, 3)"),

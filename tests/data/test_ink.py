@@ -1,4 +1,4 @@
-"""Ink found in pictures, and placed as a data set has it."""
+"""ink.py: ink is cut out of pictures and placed as in the images of a data set."""
 
 import cv2
 import drawn
@@ -19,15 +19,15 @@ def page(height=120, width=160, ground=255) -> np.ndarray:
 
 
 def with_bar(grey: np.ndarray, ink_level: int = 0) -> np.ndarray:
-    grey[30:80, 50:60] = ink_level  # 50 high, 10 wide
+    grey[30:80, 50:60] = ink_level  # 50 pixels high, 10 wide
     return grey
 
 
 @pytest.mark.parametrize("ground, level", [(255, 0), (0, 255), (200, 60), (90, 180), (128, 0)])
 def test_what_stands_out_from_the_border_is_ink(ground, level):
-    found = ink.find_ink(with_bar(page(ground=ground), level))
-    assert found.shape == (50, 10) and found.dtype == np.float32
-    assert found.min() == pytest.approx(1)
+    cut_out = ink.find_ink(with_bar(page(ground=ground), level))
+    assert cut_out.shape == (50, 10) and cut_out.dtype == np.float32
+    assert cut_out.min() == pytest.approx(1)
 
 
 def test_invert_chooses_the_darker_or_the_lighter():
@@ -39,7 +39,7 @@ def test_invert_chooses_the_darker_or_the_lighter():
 
 def test_the_border_is_the_ground_of_a_character_that_fills_its_frame():
     grey = page(28, 28, 0)
-    grey[:, 4:24] = 255  # more than half of it
+    grey[:, 4:24] = 255  # more than half of the picture
     assert ink.find_ink(grey).shape == (28, 20)
 
 
@@ -56,18 +56,18 @@ def test_a_blank_page_has_no_ink(grey):
 
 def test_values_go_from_0_on_the_ground_to_1_on_the_ink():
     grey = with_bar(page(ground=180), 100)
-    grey[30:80, 60:65] = 140  # half as dark, beside it
-    found = ink.find_ink(grey)
-    assert found.shape == (50, 15) and found[:, :10].min() == 1
-    assert found[:, 12] == pytest.approx(0.5, abs=0.02)
+    grey[30:80, 60:65] = 140  # a bar beside it, half as dark
+    cut_out = ink.find_ink(grey)
+    assert cut_out.shape == (50, 15) and cut_out[:, :10].min() == 1
+    assert cut_out[:, 12] == pytest.approx(0.5, abs=0.02)
 
 
 def test_shading_and_grain_are_removed():
     lit = np.linspace(110, 230, 160)[None, :] + np.zeros((120, 1))
     lit = (lit + GENERATOR.normal(0, 4, lit.shape)).clip(0, 255).astype(np.uint8)
-    found = ink.find_ink(with_bar(lit, 30))
-    assert found.shape[0] == pytest.approx(50, abs=2) and found.shape[1] == pytest.approx(10, abs=2)
-    assert ink.find_ink(with_bar(lit, 30), on_paper=False).shape[1] > 40  # the dark side of the page
+    cut_out = ink.find_ink(with_bar(lit, 30))
+    assert cut_out.shape[0] == pytest.approx(50, abs=2) and cut_out.shape[1] == pytest.approx(10, abs=2)
+    assert ink.find_ink(with_bar(lit, 30), on_paper=False).shape[1] > 40  # the dark side of the page counts as ink
 
 
 @pytest.mark.parametrize("level", [90, 130, 150, 170, 230])
@@ -98,7 +98,7 @@ def test_dust_is_not_in_the_box():
     grey = with_bar(page())
     grey[5, 5] = grey[110, 150] = 0
     assert ink.find_ink(grey).shape == (50, 10)
-    grey[100:103, 50:60] = 0  # a stroke of its own
+    grey[100:103, 50:60] = 0  # large enough to be a stroke
     assert ink.find_ink(grey).shape == (73, 10)
 
 
@@ -191,14 +191,14 @@ def test_a_data_sets_own_image_comes_back(size, inverted):
 
 
 def test_a_garment_is_no_page():
-    # an even gradient over most of the frame: shading for a page, cloth here
+    # An even gradient over most of the frame is shading on a page, but cloth in a photo of clothes.
     shirt = np.full((100, 100, 3), 255, np.uint8)
     shirt[5:95, 5:95] = np.linspace(40, 140, 90)[None, :, None]
     image = ink.prepare(shirt, DATASETS["fashion-mnist"].preparation)[0]
     assert (image[3:25, 3:25] > 80).all()
 
 
-@pytest.mark.filterwarnings("error")  # a division by zero would be one
+@pytest.mark.filterwarnings("error")  # such as a division by zero
 @pytest.mark.parametrize("name", ["kmnist", "mnist", "fashion-mnist", "cifar10"])
 def test_any_picture_gives_an_image_or_is_blank(name):
     generator, info, images = np.random.default_rng(0), DATASETS[name], 0

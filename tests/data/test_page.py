@@ -1,5 +1,4 @@
-"""Pages as people make them: their characters are found, and nothing else; in order, and with the strokes that cross
-lines."""
+"""All characters on pages of many kinds are found, nothing else is, and their order and strokes are right."""
 
 import io
 import warnings
@@ -25,7 +24,7 @@ def sheet(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def write(grey: np.ndarray, text: str, x: int, y: int, size: int = 150, shade: int = INK) -> tuple[int, int, int, int]:
-    """Write text upon a page, its baseline's left end at (x, y); returns the box of its ink."""
+    """Write text on a page, with the left end of its baseline at (x, y); returns the box of its ink."""
     left, top = max(0, x - 20), max(0, y - 2 * size)
     part = grey[top : y + size, left : x + 2 * size * len(text)]
     ground = np.zeros((*part.shape, 3), np.uint8)
@@ -37,7 +36,7 @@ def write(grey: np.ndarray, text: str, x: int, y: int, size: int = 150, shade: i
 
 
 def overlap(one: tuple, other: tuple) -> float:
-    """What two boxes have in common, of what they cover together."""
+    """The intersection of two boxes over their union, 0 to 1."""
     left, top = np.maximum(one[:2], other[:2])
     right, bottom = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
     common = max(0, right - left) * max(0, bottom - top)
@@ -48,13 +47,13 @@ def boxes_on(grey: np.ndarray, **how: str) -> list[tuple]:
     return [each.box for each in find_characters(grey, **how).characters]
 
 
-def assert_found(grey: np.ndarray, expected: list[tuple], least: float = 0.8, **how: str) -> None:
-    found = boxes_on(grey, **how)
-    assert len(found) == len(expected), found
-    assert min(map(overlap, found, expected)) > least, (found, expected)
+def assert_found(grey: np.ndarray, expected: list[tuple], min_overlap: float = 0.8, **how: str) -> None:
+    boxes = boxes_on(grey, **how)
+    assert len(boxes) == len(expected), boxes
+    assert min(map(overlap, boxes, expected)) > min_overlap, (boxes, expected)
 
 
-# --- the pages that a person tries ---
+# --- kinds of paper ---
 
 
 def squared(grey: np.ndarray, step: int = 60) -> None:
@@ -117,7 +116,7 @@ def test_strokes_that_cross_lines_are_not_cut(paper):
         write(grey, "ま", 700, 650)
     (whole,), (crossed,) = (find_characters(grey).characters for grey in (plain, lined))
     inks = [cv2.resize(each.ink, (60, 60), interpolation=cv2.INTER_AREA) for each in (whole, crossed)]
-    assert np.abs(inks[0] - inks[1]).mean() < 0.06  # of what is ink and what isn't
+    assert np.abs(inks[0] - inks[1]).mean() < 0.06
     assert inks[1].sum() > 0.95 * inks[0].sum()
 
 
@@ -152,8 +151,8 @@ def test_the_order_is_that_of_reading(order, expected, turned):
     turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), turned, 1)
     grey = cv2.warpAffine(grey, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     middles = {text: turn @ (x + w / 2, y + h / 2, 1) for text, (x, y, w, h) in boxes.items()}
-    found = [np.add(box[:2], np.divide(box[2:], 2)) for box in boxes_on(grey, order=order)]
-    nearest = [min(middles, key=lambda text: np.hypot(*(middles[text] - middle))) for middle in found]
+    centres = [np.add(box[:2], np.divide(box[2:], 2)) for box in boxes_on(grey, order=order)]
+    nearest = [min(middles, key=lambda text: np.hypot(*(middles[text] - middle))) for middle in centres]
     assert "".join(nearest) == expected
 
 
@@ -174,7 +173,7 @@ def test_a_page_may_be_turned(paper, angle):
     grey = cv2.warpAffine(grey, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     corners = np.array([(x, y, 1), (x + w, y, 1), (x, y + h, 1), (x + w, y + h, 1)]) @ turn.T
     (left, top), (right, bottom) = corners.min(0), corners.max(0)
-    assert_found(grey, [(left, top, right - left, bottom - top)], least=0.7)
+    assert_found(grey, [(left, top, right - left, bottom - top)], min_overlap=0.7)
 
 
 def test_a_dithered_scan_is_read():
@@ -194,7 +193,7 @@ def test_jpeg_of_low_quality_is_read():
     assert_found(np.asarray(Image.open(file)), boxes)
 
 
-# --- what holds no character ---
+# --- pages without characters ---
 
 
 def specks(count: int) -> np.ndarray:
@@ -217,8 +216,8 @@ def test_pictures_of_any_shape_are_answered(shape):
     grey = np.full(shape, 255, np.uint8)
     grey[:, shape[1] // 3 : shape[1] // 2] = 0
     with warnings.catch_warnings(action="error"):
-        found = find_characters(grey)
-    assert all(min(each.box[2:]) >= 1 for each in found.characters)
+        result = find_characters(grey)
+    assert all(min(each.box[2:]) >= 1 for each in result.characters)
 
 
 def test_printed_text_is_found_letter_by_letter():
@@ -252,14 +251,14 @@ def write_on_plain() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", pages.KINDS)
 def test_the_characters_of_composed_pages_are_found(digit_images, kind):
-    found = wanted = false = 0
+    hits = wanted = false = 0
     for seed in range(2):
         composed = pages.compose(digit_images, np.random.default_rng([seed, 7]), kind, count=12, size=70 + 40 * seed)
         boxes = boxes_on(cv2.cvtColor(composed.picture, cv2.COLOR_RGB2GRAY), order=composed.order)
         best = [max((overlap(box, each) for each in boxes), default=0) for box in composed.boxes]
-        wanted, found = wanted + len(best), found + sum(each >= 0.5 for each in best)
+        wanted, hits = wanted + len(best), hits + sum(each >= 0.5 for each in best)
         false += sum(max(overlap(box, each) for box in composed.boxes) < 0.5 for each in boxes)
-    assert found >= 0.94 * wanted and false <= 0.06 * wanted
+    assert hits >= 0.94 * wanted and false <= 0.06 * wanted
 
 
 @pytest.fixture(scope="module")
@@ -292,5 +291,5 @@ def test_a_face_is_no_page_of_characters():
         grey[((x - eye) / 0.09) ** 2 + ((y + 0.1) / 0.05) ** 2 < 1] = 60
     grey[(x / 0.2) ** 2 + ((y - 0.4) / 0.04) ** 2 < 1] = 90
     grey = cv2.GaussianBlur(grey, (0, 0), 4) + np.random.default_rng(4).normal(0, 3, grey.shape)
-    found = find_characters(grey.round().clip(0, 255).astype(np.uint8))
-    assert len(found.characters) <= 6
+    result = find_characters(grey.round().clip(0, 255).astype(np.uint8))
+    assert len(result.characters) <= 6

@@ -56,11 +56,11 @@ def test_16_bits_are_reduced_to_8(tmp_path):
     read = read_picture(write(tmp_path / "p.png", Image.fromarray(values)))
     assert np.abs(read[..., 0] - values / 257).max() <= 1
     dark = read_picture(write(tmp_path / "dark.png", Image.fromarray(values // 8192)))
-    assert dark.max() <= 7  # and not stretched to what would be noise
+    assert dark.max() <= 7  # not stretched, which would amplify noise
 
 
 def png_16(values: np.ndarray) -> bytes:
-    """A PNG with 16 bits a colour, which Pillow doesn't write: values (H, W, C)."""
+    """Encode values (H, W, C) as a PNG with 16 bits per channel, which Pillow can't write."""
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -172,7 +172,7 @@ def test_the_frames_of_a_gif_are_read_as_they_are_displayed(tmp_path):
 
 
 def tiff(*directories: dict[int, int], order: str = "<", next_of_last: int = 0) -> bytes:
-    """A TIFF of images of 8 x 8 pixels whose levels are their numbers, with these tags besides."""
+    """A TIFF of images of 8 x 8 pixels; the grey level of each is its number. directories: additional tags of each."""
     content = bytearray({"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8))
     for number, extra in enumerate(directories):
         tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 8, 279: 64, **extra}
@@ -351,7 +351,7 @@ def test_no_damage_leads_to_another_error(tmp_path, kind):
         (tmp_path / "p").write_bytes(damaged)
         assert count_pages(tmp_path / "p") >= 1
         try:
-            assert read_picture(tmp_path / "p").shape[2] == 3  # nothing that matters was hit
+            assert read_picture(tmp_path / "p").shape[2] == 3  # the damage may be harmless
         except PictureError as error:
             assert str(error)
 
@@ -389,7 +389,7 @@ def _refused(*_, **__):
     raise PermissionError(13, "Permission denied")
 
 
-# --- what a command line names ---
+# --- files and folders on a command line ---
 
 
 CONTENT = {
@@ -422,17 +422,17 @@ def names(paths, folder) -> list[str]:
 
 
 def test_a_folder_gives_its_pictures_by_name(folder):
-    found = pictures.find([folder])
-    assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
-    assert found.problems() == [f"skipped, for the content is not that of a picture: {folder / 'notes.txt'}"]
+    result = pictures.find([folder])
+    assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
+    assert result.problems() == [f"skipped, for the content is not that of a picture: {folder / 'notes.txt'}"]
 
 
 @pytest.mark.parametrize("name", ["p.HEIC", "p.txt", "p", "p.pdf"])
 @pytest.mark.parametrize("kind", CONTENT)
 def test_a_picture_is_known_by_its_content(tmp_path, name, kind):
     (tmp_path / name).write_bytes(CONTENT[kind])
-    found = pictures.find([tmp_path])
-    assert names(found.files, tmp_path) == [name] and not found.problems()
+    result = pictures.find([tmp_path])
+    assert names(result.files, tmp_path) == [name] and not result.problems()
 
 
 def test_each_kind_that_is_read_is_found(tmp_path):
@@ -444,8 +444,8 @@ def test_each_kind_that_is_read_is_found(tmp_path):
 @pytest.mark.parametrize("content", NO_PICTURES)
 def test_what_is_no_picture_is_skipped_whatever_its_name_is(tmp_path, content):
     (tmp_path / "p.png").write_bytes(content)
-    found = pictures.find([tmp_path])
-    assert not found.files and found.problems()[1].endswith(f"content is not that of a picture: {tmp_path / 'p.png'}")
+    result = pictures.find([tmp_path])
+    assert not result.files and result.problems()[1].endswith(f"content is not that of a picture: {tmp_path / 'p.png'}")
 
 
 @pytest.mark.parametrize("ending", CONVERTIBLE)
@@ -459,8 +459,8 @@ def test_what_must_be_converted_is_named_with_the_command(tmp_path, ending):
     assert str(caught.value).startswith(f"{what}; convert it to ") and str(caught.value).endswith(f": {command}")
     assert count_pages(path) == 1
     write(tmp_path / "p.png", Image.fromarray(SCENE))
-    found = pictures.find([tmp_path])
-    assert names(found.files, tmp_path) == ["p.png"] and found.problems() == [f"{path}: {caught.value}"]
+    result = pictures.find([tmp_path])
+    assert names(result.files, tmp_path) == ["p.png"] and result.problems() == [f"{path}: {caught.value}"]
 
 
 def test_many_that_must_be_converted_take_one_line(tmp_path):
@@ -476,9 +476,9 @@ def test_hidden_and_system_files_are_passed_over(folder):
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg", ".hidden.png", ".git/x.png", "@eaDir/a.jpg"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(CONTENT["png"])
-    found = pictures.find([folder], recursive=True)
-    assert len(found.files) == 5 and len(found.problems()) == 1
-    assert pictures.find([folder / ".hidden.png"]).files == [folder / ".hidden.png"]  # what is named is read
+    result = pictures.find([folder], recursive=True)
+    assert len(result.files) == 5 and len(result.problems()) == 1
+    assert pictures.find([folder / ".hidden.png"]).files == [folder / ".hidden.png"]  # hidden, but named
     assert pictures.find([folder / ".git"]).files == [folder / ".git" / "x.png"]
 
 
@@ -486,10 +486,10 @@ def test_hidden_and_system_files_are_passed_over(folder):
 def test_a_pipe_or_a_broken_link_in_a_folder_is_named(folder):
     os.mkfifo(folder / "pipe.png")
     (folder / "link.png").symlink_to(folder / "nowhere.png")
-    found = pictures.find([folder])
-    assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
-    assert found.problems()[0] == f"{folder / 'link.png'}: can't be read (No such file or directory)"
-    assert str(folder / "pipe.png") in found.problems()[1]
+    result = pictures.find([folder])
+    assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
+    assert result.problems()[0] == f"{folder / 'link.png'}: can't be read (No such file or directory)"
+    assert str(folder / "pipe.png") in result.problems()[1]
 
 
 def test_files_without_permission_take_one_line(tmp_path, monkeypatch):
@@ -502,8 +502,8 @@ def test_files_without_permission_take_one_line(tmp_path, monkeypatch):
 
 
 def test_recursive_looks_into_subfolders(folder):
-    found = pictures.find([folder], recursive=True)
-    assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp", "in/c.gif", "in/deep/d.tiff"]
+    result = pictures.find([folder], recursive=True)
+    assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp", "in/c.gif", "in/deep/d.tiff"]
 
 
 def test_a_named_file_is_taken_whatever_its_ending_is_and_in_its_order(folder):
@@ -512,17 +512,17 @@ def test_a_named_file_is_taken_whatever_its_ending_is_and_in_its_order(folder):
 
 
 def test_a_folder_without_a_picture_is_a_problem(folder):
-    (folder / "empty" / "link").symlink_to(folder / "in", target_is_directory=True)  # which -r wouldn't follow
+    (folder / "empty" / "link").symlink_to(folder / "in", target_is_directory=True)  # -r doesn't follow links
     for empty, recursive, advice in (
         ("empty", False, ""),
         ("empty", True, ""),
         ("outer", False, "; -r looks into its folders"),
     ):
         (folder / "outer" / "inner").mkdir(parents=True, exist_ok=True)
-        found = pictures.find([folder / empty], recursive)
-        assert found.files == []
-        assert [line for line in found.problems() if line.startswith(f"{folder / empty}: holds no picture (PNG, ")]
-        assert found.problems()[0].endswith(f"){advice}")
+        result = pictures.find([folder / empty], recursive)
+        assert result.files == []
+        assert [line for line in result.problems() if line.startswith(f"{folder / empty}: holds no picture (PNG, ")]
+        assert result.problems()[0].endswith(f"){advice}")
 
 
 def test_numbers_in_names_are_sorted_as_numbers(tmp_path):
@@ -532,8 +532,8 @@ def test_numbers_in_names_are_sorted_as_numbers(tmp_path):
 
 
 def test_what_the_program_wrote_is_left_out_of_folders(folder):
-    found = pictures.find([folder, folder / "a.jpg"], is_own=lambda path: path.name == "a.jpg")
-    assert names(found.files, folder) == ["b.PNG", "ü す.webp", "a.jpg"]  # but not where it is named itself
+    result = pictures.find([folder, folder / "a.jpg"], is_own=lambda path: path.name == "a.jpg")
+    assert names(result.files, folder) == ["b.PNG", "ü す.webp", "a.jpg"]  # but not if it is named itself
 
 
 def test_a_path_takes_one_line_whatever_it_holds(tmp_path):
@@ -556,9 +556,9 @@ def test_a_folder_without_permission_is_a_problem(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found = pictures.find([folder], recursive=True)
-    assert f"{folder / 'in'}: can't be looked into (Permission denied)" in found.problems()
-    assert names(found.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
+    result = pictures.find([folder], recursive=True)
+    assert f"{folder / 'in'}: can't be looked into (Permission denied)" in result.problems()
+    assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
 
 
 def test_a_pattern_that_no_shell_has_expanded_is_expanded(folder):
@@ -567,8 +567,8 @@ def test_a_pattern_that_no_shell_has_expanded_is_expanded(folder):
     assert names(pictures.find([folder / "scan*.png"]).files, folder) == ["scan1.png", "scan2.png", "scan10.png"]
     assert names(pictures.find([str(folder / "**" / "*.gif")]).files, folder) == ["in/c.gif"]
     nothing = folder / "nothing*.png"
-    assert pictures.find([nothing]).files == [nothing]  # read_picture will say that it isn't there
-    (folder / "a[1].png").touch()  # a real name, not a pattern
+    assert pictures.find([nothing]).files == [nothing]  # read_picture reports that it doesn't exist
+    (folder / "a[1].png").touch()  # an existing file's name is no pattern
     (folder / "a1.png").touch()
     assert names(pictures.find([folder / "a[1].png"]).files, folder) == ["a[1].png"]
 

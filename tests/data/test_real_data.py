@@ -1,4 +1,4 @@
-"""On the real data sets, where they are in ../shared/data or data/; never downloaded for a test."""
+"""Tests on the real data sets, skipped unless they are in ../shared/data or data/; tests download nothing."""
 
 import functools
 from pathlib import Path
@@ -26,7 +26,7 @@ from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
 from neural_lib.system import cli
 
 DATA_DIRS = [ROOT.parent / "shared" / "data", ROOT / "data"]
-REAL = {  # torchvision's class, and mean and standard deviation of each channel as they are published
+REAL = {  # torchvision's class; the published mean and standard deviation of each channel
     "kmnist": ("KMNIST", [0.1918], [0.3483]),
     "fashion-mnist": ("FashionMNIST", [0.2860], [0.3530]),
     "mnist": ("MNIST", [0.1307], [0.3081]),
@@ -55,12 +55,12 @@ def test_the_images_are_those_that_torchvision_reads(name, train):
 
     info, (images, labels) = DATASETS[name], load(name, train)
     size = info.train_size if train else info.test_size
-    theirs = getattr(datasets, REAL[name][0])(folder_with(name), train=train)
-    pixels = torch.as_tensor(theirs.data).view(size, info.image_size, info.image_size, -1)  # (N, H, W, C)
+    reference = getattr(datasets, REAL[name][0])(folder_with(name), train=train)
+    pixels = torch.as_tensor(reference.data).view(size, info.image_size, info.image_size, -1)  # (N, H, W, C)
     assert images.shape == (size, info.channels, info.image_size, info.image_size) and images.dtype == torch.uint8
-    assert torch.equal(images.permute(0, 2, 3, 1), pixels) and torch.equal(labels, torch.as_tensor(theirs.targets))
+    assert torch.equal(images.permute(0, 2, 3, 1), pixels) and torch.equal(labels, torch.as_tensor(reference.targets))
     assert labels.bincount(minlength=10).min() > 0
-    if name != "mnist":  # whose classes are not equally large
+    if name != "mnist":  # MNIST's classes are not equally large
         assert labels.bincount().tolist() == [size // 10] * 10
 
 
@@ -74,7 +74,7 @@ def test_the_statistics_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.placement])
 def test_the_training_images_have_the_catalogs_placement(name):
-    # the longer side of the bounding box, what is centred, and how wide strokes are, on every sixth image
+    # Measure the longer side of the bounding box, the centre and the stroke width, on every sixth image.
     info, size = DATASETS[name], DATASETS[name].image_size
     images = load(name, train=True).images[:, 0].numpy()
     images = images[::6] if len(images) > 10_000 else images
@@ -98,7 +98,7 @@ def test_the_training_images_have_the_catalogs_placement(name):
 
 @pytest.fixture(scope="module")
 def kmnist_recogniser(tmp_path_factory) -> tuple[Recogniser, list[np.ndarray], np.ndarray]:
-    """A network that has learned the real KMNIST in one epoch, and 200 test images with their labels."""
+    """A network trained on the real KMNIST for one epoch, and 200 test images with their labels."""
     data_dir, path = folder_with("kmnist"), tmp_path_factory.mktemp("kmnist") / "model.pth"
     outputs = ["--model", str(path), "--plot", str(path.with_suffix(".png"))]
     arguments = ["-d", "kmnist", "--data", str(data_dir), "--recipe", "fast", "--quiet", *outputs]
@@ -117,15 +117,15 @@ def test_kmnist_written_out_as_pictures_is_read_about_as_well(kmnist_recogniser,
     paths = [tmp_path / f"{number:03}.png" for number in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         cv2.imwrite(str(path), drawn.picture(image, size, generator, inverted, quality=50)[..., ::-1])
-    found = np.array([answer.top[0].index for answer in recogniser.read(paths, top=1)])
-    assert (found == labels).mean() >= originals.mean() - 0.02
+    predictions = np.array([answer.top[0].index for answer in recogniser.read(paths, top=1)])
+    assert (predictions == labels).mean() >= originals.mean() - 0.02
 
 
-@pytest.mark.parametrize("name, most", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
-def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, most):
+@pytest.mark.parametrize("name, max_difference", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
+def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, max_difference):
     images = load(name, train=False).images[:300, 0].numpy()
     back = [ink.prepare(np.repeat(image[..., None], 3, 2), DATASETS[name].preparation)[0] for image in images]
-    assert np.abs(np.stack(back).astype(float) - images).mean() < most  # grey levels of 255
+    assert np.abs(np.stack(back).astype(float) - images).mean() < max_difference  # grey levels of 255
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_the_whole_test_set_is_the_same_in_onnx(kmnist_recogniser):
 
 @pytest.mark.slow
 def test_a_table_in_openmls_format_gives_the_real_files(server, monkeypatch, tmp_path):
-    # the first images of each part; all 70,000 rows take scikit-learn's reader a minute
+    # Only the first images of each part, because scikit-learn's reader is slow.
     parts = {name: load("kmnist", train=name == "train") for name in ("train", "t10k")}
     sizes = {"train": 3000, "t10k": 500}
     files = {}
@@ -157,7 +157,7 @@ def test_a_table_in_openmls_format_gives_the_real_files(server, monkeypatch, tmp
 
 @pytest.mark.slow
 def test_resnet18_learns_a_part_of_kmnist_on_this_machines_cpu(run_train, monkeypatch, tmp_path):
-    # half a minute; the whole of KMNIST is for a GPU
+    # A part of KMNIST, because the whole takes too long on a CPU.
     data_dir = folder_with("kmnist")
 
     few = {True: 1200, False: 400}
@@ -182,8 +182,8 @@ def test_the_characters_of_composed_pages_are_found(kind):
     totals = np.zeros(len(pages.Counts._fields), int)
     for number in range(6):
         page = pages.compose(images[:, 0], np.random.default_rng([99, number]), kind)
-        found = find_characters(cv2.cvtColor(page.picture, cv2.COLOR_RGB2GRAY), order=page.order).characters
-        answers = [Answer([Candidate("", 1.0, 0, "")], each.ink, box=each.box) for each in found]
+        characters = find_characters(cv2.cvtColor(page.picture, cv2.COLOR_RGB2GRAY), order=page.order).characters
+        answers = [Answer([Candidate("", 1.0, 0, "")], each.ink, box=each.box) for each in characters]
         totals += pages.judge(page, answers, labels, np.ones(len(labels), bool))
     sums = pages.Counts(*totals)
     assert sums.found >= 0.96 * sums.characters and sums.false <= 0.04 * sums.answers and sums.in_order >= 5

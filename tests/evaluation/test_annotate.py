@@ -14,7 +14,7 @@ CAPTION = annotate.TILE_WIDTH  # the first row below the picture
 
 
 def caption_has(tile, bgr) -> bool:
-    """Whether some pixel of the caption is exactly of that colour."""
+    """True if some pixel of the caption has exactly this colour."""
     return bool((tile[CAPTION:].reshape(-1, 3) == bgr).all(axis=1).any())
 
 
@@ -40,7 +40,7 @@ def test_right_is_green_and_wrong_is_red_with_the_truth():
 
 
 def test_hiragana_is_really_drawn():
-    # each character has pixels of its own: none is the font's box for an unknown one
+    # All drawings differ, so no character is drawn as the font's box for unknown characters.
     drawn = {annotate.annotate_image(IMAGE, glyph, 1.0, glyph).tobytes() for glyph in "おきすつなはまやれを"}
     assert len(drawn) == 10
 
@@ -50,7 +50,7 @@ def test_a_long_name_stays_inside_the_tile(name):
     tile = annotate.annotate_image(IMAGE, name, 1.0, "other " + name)
     shorter = annotate.annotate_image(IMAGE, "W", 1.0, "W")
     assert tile.shape == shorter.shape
-    if len(name) < 40:  # a name too long for the smallest font is cut off at the edge
+    if len(name) < 40:  # longer names are cut off at the edge
         assert (tile[CAPTION:, -annotate.MARGIN // 2 :] == annotate.BACKGROUND).all()
 
 
@@ -150,12 +150,12 @@ def test_text_beside_a_picture_leaves_the_picture_unchanged():
     (3, ["p.png"]), (PAGE, ["p.png"]), (PAGE + 5, ["p-page-1.png", "p-page-2.png"]), (0, []),
 ])  # fmt: skip
 def test_every_tile_is_on_a_page(tmp_path, added, written):
-    pages, most = Montage(tmp_path / "p.png"), 0
+    pages, max_held = Montage(tmp_path / "p.png"), 0
     for number in range(added):
         pages.add(np.full((60, 40, 3), 1 + number % 255, np.uint8))
-        most = max(most, len(pages.tiles))
+        max_held = max(max_held, len(pages.tiles))
     assert [path.name for path in pages.finish()] == written == sorted(path.name for path in tmp_path.iterdir())
-    assert most <= PAGE  # tiles in memory
+    assert max_held <= PAGE  # number of tiles in memory
     seen = set()
     for name in written:
         seen |= set(np.unique(cv2.imread(str(tmp_path / name))[..., 0]).tolist())
@@ -184,7 +184,7 @@ def test_what_is_no_file_is_no_montage(tmp_path):
     assert not annotate.is_montage(tmp_path) and not annotate.is_montage(tmp_path / "nowhere.png")
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "pipe.png")
-        assert not annotate.is_montage(tmp_path / "pipe.png")  # and nobody waits for a writer
+        assert not annotate.is_montage(tmp_path / "pipe.png")  # nothing waits for a writer
 
 
 @pytest.mark.parametrize("suffix", annotate.SUFFIXES)
@@ -211,7 +211,7 @@ def test_each_character_gets_a_box_and_the_page_stays_as_it_is():
         assert tuple(drawn[top + height // 2, left - 4]) == colour == tuple(drawn[top + height + 4, left + width // 2])
         assert (drawn[top : top + height, left : left + width] == (230, 240, 250)).all()  # BGR
     right = annotate.annotate_page(a_page(), boxes[:1], ["su す"], [True])
-    assert np.array_equal(drawn[:, :160], right[:, :160])  # each label stands by its own box
+    assert np.array_equal(drawn[:, :160], right[:, :160])  # a label is beside its box, whatever the other boxes are
 
 
 def test_a_page_of_small_characters_is_enlarged():
@@ -223,7 +223,7 @@ def test_a_page_of_small_characters_is_enlarged():
 @pytest.mark.parametrize("box", [(0, 0, 20, 20), (380, 280, 20, 20), (0, 290, 400, 10)])
 def test_a_box_at_the_border_has_its_label_on_the_page(box):
     drawn = annotate.annotate_page(a_page(), [box], ["a long name"], [True])
-    assert (drawn == annotate.DARK_GREEN).all(2).sum() > 500 and (drawn == 255).all(2).any()  # a label with text
+    assert (drawn == annotate.DARK_GREEN).all(2).sum() > 500 and (drawn == 255).all(2).any()  # the label has text
 
 
 def test_an_unsure_answer_is_marked():

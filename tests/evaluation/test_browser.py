@@ -1,4 +1,4 @@
-"""report.html in a real browser."""
+"""Tests of report.html in a real browser."""
 
 import page_parts
 import pytest
@@ -100,7 +100,7 @@ def test_sorting_sorts(opened, table):
             )  # fmt: skip
             numbers = [float(value) for value in values if value is not None]
             assert numbers == sorted(numbers, reverse=orders[-1] == "descending") and len(numbers) > 1
-            assert None not in values[: len(numbers)]  # a failed run, which has none, stays last
+            assert None not in values[: len(numbers)]  # a failed run has no value and stays last
         assert sorted(orders) == ["ascending", "descending"]
         assert len(elements(opened, f"#{table} [aria-sort]")) == 1
 

@@ -1,4 +1,4 @@
-"""Temperature, distance and calibration error: of made-up logits and features, and of trained networks."""
+"""Temperature, distance and calibration error on made-up logits and features, and on trained networks."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ from neural_lib.evaluation.scores import score
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system import signals
 
-CLASSES, FEATURES = 10, 60  # of make_checkpoint's lenet-slim
+CLASSES, FEATURES = 10, 60  # as in make_checkpoint's lenet-slim
 
 
 def made_up_images(count: int, seed: int, classes: int = 10) -> ImageTensors:
@@ -42,12 +42,12 @@ def made_up_images(count: int, seed: int, classes: int = 10) -> ImageTensors:
 
 @pytest.fixture(scope="module")
 def saved() -> checkpoint.Checkpoint:
-    """An untrained network for KMNIST's kind of images."""
+    """An untrained network for images like KMNIST's."""
     return made_up.make_checkpoint("kmnist")
 
 
 def drawn_from(logits: torch.Tensor) -> torch.Tensor:
-    """A label for each row of logits, drawn with the probabilities that these mean."""
+    """A label for each row of logits, drawn at random with the probabilities of the row's softmax."""
     return torch.multinomial(logits.softmax(dim=1), 1, generator=torch.Generator().manual_seed(1)).flatten()
 
 
@@ -89,7 +89,7 @@ def test_a_temperature_has_bounds():
 def test_the_expected_calibration_error_of_four_predictions_by_hand():
     probabilities = torch.tensor([0.95, 0.91, 0.55, 0.3], dtype=torch.float64)
     is_right = torch.tensor([True, False, True, False])
-    # bins of a tenth: (0.93 against 0.5) twice, 0.55 against 1 and 0.3 against 0
+    # Ten bins: two predictions with mean 0.93 and half of them right, 0.55 and right, 0.3 and wrong.
     assert expected_calibration_error(probabilities, is_right, bins=10) == pytest.approx((2 * 0.43 + 0.45 + 0.3) / 4)
 
 
@@ -120,7 +120,7 @@ def test_the_directions_are_those_in_which_features_vary():
     assert directions.shape == (3, FEATURES) and mean.shape == (FEATURES,)
     torch.testing.assert_close(directions @ directions.T, torch.eye(3))
     near = outside(features, mean, directions)
-    torch.testing.assert_close(outside(7 * features, mean, directions), near)  # their length means nothing
+    torch.testing.assert_close(outside(7 * features, mean, directions), near)  # the length of features doesn't matter
     assert near.max() < 0.5 < outside(torch.randn(99, FEATURES, generator=generator), mean, directions).min()
 
 
@@ -197,7 +197,7 @@ def test_outputs_that_are_not_finite_are_left_uncalibrated(saved):
 
 
 def test_of_many_images_some_are_taken_from_all_over(saved, monkeypatch):
-    monkeypatch.setattr(calibration, "MOST_VAL", 100)
+    monkeypatch.setattr(calibration, "MAX_VAL", 100)
     val = made_up_images(1000, 1)
     every_tenth = val.subset(torch.arange(0, 1000, 10))
     train = made_up_images(100, 0)
@@ -221,7 +221,7 @@ def test_a_trained_network_is_calibrated_and_refuses_noise(digits_model):
     saved, report = checkpoint.load(digits_model), json.loads(digits_model.with_name("report.json").read_text())
     assert saved.calibration["threshold"] > 0
     assert report["calibration"]["temperature"] == saved.calibration["temperature"]
-    assert report["calibration"]["ece_after"] < report["calibration"]["ece_before"]  # fast has label smoothing
+    assert report["calibration"]["ece_after"] < report["calibration"]["ece_before"]  # fast smooths labels
     noise = torch.randint(0, 256, (200, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert Recogniser.load(digits_model).answers_of(noise)[1].float().mean() > 0.9
 
@@ -249,7 +249,7 @@ def test_an_interrupted_run_is_calibrated_once_it_is_resumed(run_train, monkeypa
 
 def test_odd_pictures_are_of_five_kinds_always_the_same_and_all_can_be_read(saved):
     first = list(odd.pictures(seed=3, count=4))
-    assert len(list(odd.pictures(seed=4, count=4))) == 20  # which must leave nothing behind
+    assert len(list(odd.pictures(seed=4, count=4))) == 20  # other pictures in between must change nothing
     second = list(odd.pictures(seed=3, count=4))
     assert [kind for kind, _ in first] == [kind for kind in odd.KINDS for _ in range(4)]
     for (_, picture), (_, again) in zip(first, second, strict=True):

@@ -151,7 +151,7 @@ def test_short_names_are_upright_and_long_ones_slanted():
 
 def test_a_class_name_is_no_formula():
     figure = plot_confusion(torch.eye(2).long(), ["$a_{$", "b"], "$t_{$")
-    figure.draw_without_rendering()  # matplotlib would refuse it as mathematics
+    figure.draw_without_rendering()  # matplotlib would reject the names as formulas
 
 
 def test_confusions_are_seen_beside_many_hits():
@@ -162,7 +162,7 @@ def test_confusions_are_seen_beside_many_hits():
     for picture, is_right in ((wrong, False), (right, True)):
         assert np.array_equal(~picture.get_array().mask, np.eye(3, dtype=bool) == is_right)
         shades = picture.norm(picture.get_array().compressed())
-        assert shades.max() == 1 and shades.max() - shades.min() > 0.2  # 30 of 1,000 beside 990
+        assert shades.max() == 1 and shades.max() - shades.min() > 0.2  # 30 of 1,000 are seen beside 990
 
 
 @pytest.mark.parametrize("matrix", [[[5, 0], [0, 5]], [[0, 3], [2, 0]], [[0, 0], [0, 4]], [[0, 0], [0, 0]]])
@@ -173,7 +173,7 @@ def test_a_matrix_without_hits_or_without_confusions_is_drawn(matrix):
     assert counts == {str(count) for row in matrix for count in row if count}
 
 
-# --- what a command's runs gave ---
+# --- the results of a command's runs ---
 
 
 def make_records(values: list[dict], accuracies: list[float]) -> Records:

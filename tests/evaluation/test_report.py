@@ -47,7 +47,7 @@ SOME = make_scores(labels=[0, 1, 2, 3, 4], predictions=[0, 2, 5, 3, 9], probabil
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Write a report's files into tmp_path, without drawing matplotlib's figures; returns report.json's content."""
+    """A function that writes a report without matplotlib's figures to tmp_path and returns report.json's content."""
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"not drawn"))
 
     def write(scores=SOME, images=IMAGES, dataset="kmnist", suffix="", saved=SAVED) -> dict:
@@ -82,11 +82,11 @@ def test_the_json_holds_every_score_and_the_names_of_network_and_data_set(write,
 
 def test_the_calibration_is_that_of_the_probabilities_before_and_after_temperature(write, tmp_path):
     expected = {"temperature": None, "ece_before": pytest.approx((0.1 + 0.5 + 0.8 + 0.7) / 5), "ece_after": None}
-    assert write()["calibration"] == expected  # each of the five in a bin of its own
+    assert write()["calibration"] == expected  # each of the five is in a different bin
     assert 'id="calibration"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
     calibrated = SOME._replace(probabilities=torch.tensor([0.5, 0.1, 0.25, 1.0, 0.1]), uncalibrated=SOME.probabilities)
     written = write(calibrated, saved=replace(SAVED, calibration={"temperature": 1.5}))["calibration"]
-    after = pytest.approx((0.5 + 0.2 + 0.25) / 5)  # those of 0.1 are in one bin
+    after = pytest.approx((0.5 + 0.2 + 0.25) / 5)  # the two probabilities of 0.1 share a bin
     assert written == {**expected, "temperature": 1.5, "ece_after": after}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "(temperature 1.50): on" in page and "differ by 19.0 points" in page
@@ -102,23 +102,23 @@ def test_the_log_has_the_scores_of_every_class_and_the_most_frequent_confusions(
     labels, guesses = torch.randint(3, (2, 300), generator=generator)
     predictions = torch.where(torch.rand(300, generator=generator) < 0.6, labels, guesses)
     scores = SOME._replace(labels=labels, predictions=predictions, probabilities=torch.ones(300))
-    found = Report(replace(SAVED, classes=classes, glyphs=[]), "kmnist", scores, IMAGES)
-    found.log()
+    result = Report(replace(SAVED, classes=classes, glyphs=[]), "kmnist", scores, IMAGES)
+    result.log()
     names = ("precision", "recall", "f1-score")
     rows = {line.strip().split("  ")[0]: line.split() for line in caplog.messages[0].splitlines() if line.strip()}
-    for row in found.content["classes"]:
+    for row in result.content["classes"]:
         assert rows[row["class"]][1:] == [f"{row[name]:.4f}" for name in names] + [str(row["support"])]
     for mean in ("macro avg", "weighted avg"):
-        row = found.content[mean]
+        row = result.content[mean]
         assert rows[mean][2:] == [f"{row[name]:.4f}" for name in names] + [str(row["support"])]
     assert rows["never"][1:] == ["0.0000", "0.0000", "0.0000", "0"]
     right = (labels == predictions).double().mean().item()
-    assert found.content["accuracy"] == right and rows["accuracy"][1:] == [f"{right:.4f}", "300"]
+    assert result.content["accuracy"] == right and rows["accuracy"][1:] == [f"{right:.4f}", "300"]
     first = caplog.messages[1].splitlines()[1]
     truth, predicted = max(
-        ((t, p) for t in range(3) for p in range(3) if t != p), key=lambda cell: found.matrix[cell[0]][cell[1]]
+        ((t, p) for t in range(3) for p in range(3) if t != p), key=lambda cell: result.matrix[cell[0]][cell[1]]
     )
-    count, support = found.matrix[truth][predicted], sum(found.matrix[truth])
+    count, support = result.matrix[truth][predicted], sum(result.matrix[truth])
     assert first == f"    {classes[truth]} read as {classes[predicted]}: {count} of {support}"
 
 
@@ -127,7 +127,7 @@ def test_the_log_has_the_scores_of_every_class_and_the_most_frequent_confusions(
 
 def test_another_programs_file_is_not_replaced(write, tmp_path):
     write()
-    write()  # its own files it may replace
+    write()  # files of an earlier report may be replaced
     (tmp_path / "report.json").write_text('{"mine": 1}')
     with pytest.raises(UserError, match="report.json: was not written by train.py; move it"):
         write()
@@ -181,10 +181,10 @@ def test_the_heading_counts_the_mistakes(write, tmp_path, labels, text):
 def test_a_gap_between_validation_and_test_is_explained(caplog, validation, right, count, dataset, meaning):
     scores = make_scores([0] * count, [0] * right + [1] * (count - right), [1.0] * count)
     saved = replace(SAVED, dataset=dataset, metrics={"val_accuracy": validation})
-    found = Report(saved, dataset, scores, IMAGES)
-    difference, sentence = found.gap
+    result = Report(saved, dataset, scores, IMAGES)
+    difference, sentence = result.gap
     assert difference == pytest.approx(validation - right / count) and meaning in sentence
-    found.log_gap()
+    result.log_gap()
     assert caplog.messages == [
         f"validation accuracy {validation:.4f}, test accuracy {right / count:.4f}: "
         f"{100 * abs(difference):.1f} points apart: {sentence}"
@@ -199,13 +199,13 @@ def test_of_few_validation_images_the_gap_says_so():
 
 
 def test_there_is_no_gap_without_a_validation_on_the_same_data_set(caplog):
-    for found in (
+    for result in (
         Report(replace(SAVED, metrics={"val_accuracy": 0.5}), "mnist", SOME, IMAGES),
-        Report(SAVED, "kmnist", SOME, IMAGES),  # of a model that was never validated
+        Report(SAVED, "kmnist", SOME, IMAGES),  # a model without validation accuracy
     ):
-        difference, sentence = found.gap
+        difference, sentence = result.gap
         assert math.isnan(difference) and sentence == ""
-        found.log_gap()
+        result.log_gap()
     assert not caplog.messages
 
 
@@ -213,7 +213,7 @@ def test_there_is_no_gap_without_a_validation_on_the_same_data_set(caplog):
 
 
 class Tables(HTMLParser):
-    """The data-values of the body rows of each table that has an id."""
+    """Parses a page; rows: table id -> the data-value of each cell, for each row of the table's body."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -260,9 +260,9 @@ def test_every_score_is_report_jsons(written):
 
 def test_the_matrix_holds_report_jsons_counts(written):
     _, content, text = written
-    found = dict(re.findall(r'data-cell="(\d,\d)" data-count="(\d+)"', text))
+    counts = dict(re.findall(r'data-cell="(\d,\d)" data-count="(\d+)"', text))
     matrix = content["confusion_matrix"]
-    assert found == {f"{t},{p}": str(n) for t, row in enumerate(matrix) for p, n in enumerate(row) if n}
+    assert counts == {f"{t},{p}": str(n) for t, row in enumerate(matrix) for p, n in enumerate(row) if n}
 
 
 def test_every_run_is_results_jsons_the_best_first_and_the_failed_last(written):
@@ -287,7 +287,7 @@ def test_names_are_escaped_and_nothing_is_fetched(written):
     assert "<b>" not in text and "<script>alert" not in text and "a <b> c" not in text
     assert all(html.escape(name).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text for name in NAMES)
     addresses = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", text)
-    assert addresses and all(uri.startswith("data:") for found in addresses for uri in found if uri)
+    assert addresses and all(uri.startswith("data:") for pair in addresses for uri in pair if uri)
     assert "default-src 'none'" in text
 
 
@@ -319,10 +319,10 @@ def test_a_figure_of_very_many_points_is_a_png(tmp_path, monkeypatch):
 
 
 def test_without_records_the_page_has_neither_curves_nor_runs():
-    found = page_parts.make_report()
-    page = found.html()
+    result = page_parts.make_report()
+    page = result.html()
     assert "svg+xml" not in page and 'id="runs"' not in page and 'id="learning"' not in page
-    assert str(found.content["accuracy"]) in page
+    assert str(result.content["accuracy"]) in page
 
 
 def test_records_that_cannot_be_read_are_a_warning(tmp_path, caplog):
@@ -342,33 +342,33 @@ def test_only_the_records_of_the_networks_own_command_are_used(tmp_path):
 
 def test_the_most_confident_images_of_each_cell_are_chosen():
     scores = page_parts.scores()
-    found = report.images_of_cells(scores, len(NAMES))
-    for (truth, predicted), indices in found.items():
+    cells = report.images_of_cells(scores, len(NAMES))
+    for (truth, predicted), indices in cells.items():
         inside = (scores.labels == truth) & (scores.predictions == predicted)
         expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
         assert indices == expected[: report.MAX_IMAGES] and expected
-    small = sum(len(indices) < report.MAX_IMAGES for indices in found.values())
-    assert 0 < small < len(found)  # some cells have fewer images than that, some more
+    small = sum(len(indices) < report.MAX_IMAGES for indices in cells.values())
+    assert 0 < small < len(cells)  # some cells have fewer images, some more
 
 
 def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monkeypatch):
     cells = report.images_of_cells(page_parts.scores(), len(NAMES))
 
-    def kinds_and_most(limit: int) -> tuple[set, int, int]:
+    def encoded(limit: int) -> tuple[set, int, int]:
         monkeypatch.setattr(report, "IMAGE_BYTES", limit)
         uris, shown = report._as_uris(page_parts.images(), cells, mistakes=[COUNT - 1])
         assert COUNT - 1 in uris
         kinds = {re.match(r"data:image/(\w+);", uri)[1] for uri in uris.values()}
         return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
 
-    kinds, most, size = kinds_and_most(10**9)
-    assert (kinds, most) == ({"png"}, report.MAX_IMAGES)
+    kinds, max_images, size = encoded(10**9)
+    assert (kinds, max_images) == ({"png"}, report.MAX_IMAGES)
     for limit, expected in ((size - 1, 20), (size // 3, 8), (size // 8, 2), (10_000, 0)):
-        kinds, most, size_now = kinds_and_most(limit)
-        assert (kinds, most) == ({"webp"}, expected) and size_now <= limit + 2000  # one image above the limit
+        kinds, max_images, size_now = encoded(limit)
+        assert (kinds, max_images) == ({"webp"}, expected) and size_now <= limit + 2000  # one image above the limit
 
 
-@pytest.mark.slow  # 2,000 images of noise, which hardly compress
+@pytest.mark.slow  # noise hardly compresses, and 2,000 images of it take long
 def test_the_page_of_the_worst_images_stays_below_4_mb():
     rng = np.random.default_rng(0)
     noise = torch.from_numpy(rng.integers(0, 256, (4000, 3, 32, 32), dtype=np.uint8))
