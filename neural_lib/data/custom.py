@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
@@ -51,6 +52,7 @@ BATCH = 16  # pictures per task of a thread
 SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
 MAX_CLASSES = 10_000  # upper limit of the number of classes that labels of a part to score imply
+UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
 CACHE_FORMAT = 3  # increase it when a change of the code makes the same files decode to other pixels
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
@@ -538,3 +540,53 @@ def _from_arrays(
     part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
     indices = _indices_of(path, classes, labels, part_of, left_out)
     return Collection(path, classes, images, labels, indices, names, preparation)
+
+
+def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:
+    """Log what a data set holds and how it is divided, and warn of what makes its scores doubtful.
+
+    parts: "training", "validation" and "test" -> indices of their images, as config divides them.
+    """
+    title, size, (_, channels, placement, fit) = os.path.basename(found.path), found.preparation[0], found.preparation
+    counts = np.bincount(found.labels[found.indices["train"]], minlength=len(found.classes)).tolist()
+    named = [f"{name} ({count:,})" for name, count in zip(found.classes, counts, strict=True)]
+    colour = "in colour" if channels == 3 else "grey"
+    shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[fit]
+    how = "their ink placed as KMNIST's" if placement else shape
+    log.info("%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", listed(named))
+    log.info("%s: %dx%d pixels, %s, %s", title, size, size, colour, how)
+    for part in ("test", *(["validation"] if "val" in found.indices else [])):
+        known = set(found.labels[parts[part]].tolist())
+        if missing := [name for label, name in enumerate(found.classes) if label not in known]:
+            log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
+    if "test" not in found.indices:
+        share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+        log.info("%s: %s images are held out for test: %s", title, f"{len(parts['test']):,}", share)
+    elif config.test_split != TrainConfig.test_split:
+        log.warning("--test-split has no effect, as the test part of %s is given", title)
+    most, least = max(counts), min(counts)
+    if most >= UNEQUAL_FROM * least and config.class_weights == "none":
+        names = (found.classes[counts.index(most)], found.classes[counts.index(least)])
+        log.warning(
+            "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
+            "--monitor f1 chooses the epoch by a score that does", names[0], most / least, names[1],
+        )  # fmt: skip
+    if copies := same_images(found.images, parts):
+        examples = "; ".join(f"{found.names[one]} and {found.names[other]}" for one, other in copies[:2])
+        log.warning(
+            "%s image%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s",
+            f"{len(copies):,}", "s" if len(copies) > 1 else "", "are" if len(copies) > 1 else "is", examples,
+        )  # fmt: skip
+
+
+def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
+    """Pairs of images (M, C, S, S) with equal pixels in two parts: the index in the earlier part, then in the later."""
+    seen: dict[bytes, tuple[str, int]] = {}
+    pairs = []
+    for part, indices in parts.items():
+        for index in indices.tolist():
+            digest = hashlib.blake2b(images[index].tobytes(), digest_size=16).digest()
+            first_part, first = seen.setdefault(digest, (part, index))
+            if first_part != part:
+                pairs.append((first, index))
+    return pairs

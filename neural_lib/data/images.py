@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,6 @@ from neural_lib.system.errors import UserError
 
 EVAL_BATCH_SIZE = 250  # images in each rank; scoring needs no gradients, so more fit at once, with fewer calls an image
 CHUNK = 1000  # images that are looked at together, so that a large data set need not be copied as a whole
-UNEQUAL_FROM = 3  # times as many images of one class as of another: worth a hint
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +219,7 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 
 
 def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
-    """Read one's own images to train on, draw what is held out for test unless it is given, and log what there is.
+    """Read user images to train on, hold a share of each class out for test unless a test part is given, and log them.
 
     Raises UserError if there is no such data set, or a class has too few images for all parts.
     """
@@ -241,7 +240,9 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
         train, test = _held_out(parts, config.test_split, test_seed)
     data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names, test_seed=test_seed)
     if is_main():
-        _log_own(data, counts, config, "test" in parts)
+        training, validation = data.split(config)
+        by_part = {"training": training, "validation": validation, "test": test}
+        custom.log_summary(found, {part: images.indices.numpy() for part, images in by_part.items()}, config)
     return data
 
 
@@ -293,55 +294,6 @@ def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[
     images, least = parts["train"], 1 if "val" in parts else 2
     train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"), least)
     return images.subset(train), images.subset(test)
-
-
-def _log_own(data: Data, counts: list[int], config: TrainConfig, has_test: bool) -> None:
-    # counts: of each class, with what was held out of them
-    title, info = data.info.title, data.info
-    named = [f"{name} ({count:,})" for name, count in zip(info.classes, counts, strict=True)]
-    colour = "in colour" if info.channels == 3 else "grey"
-    shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[info.fit]
-    how = "their ink placed as KMNIST's" if info.placement else shape
-    log.info("%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", listed(named))
-    log.info("%s: %dx%d pixels, %s, %s", title, info.image_size, info.image_size, colour, how)
-    for part, images in (("test", data.test), *([("validation", data.val)] if data.val else [])):
-        known = set(images.labels.tolist())
-        if missing := [name for label, name in enumerate(info.classes) if label not in known]:
-            log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
-    if has_test and config.test_split != TrainConfig.test_split:
-        log.warning("--test-split has no effect, as the test part of %s is given", title)
-    if not has_test:
-        share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
-        log.info("%s: %s images are held out for test: %s", title, f"{len(data.test):,}", share)
-    most, least = max(counts), min(counts)
-    if most >= UNEQUAL_FROM * least and config.class_weights == "none":
-        names = (info.classes[counts.index(most)], info.classes[counts.index(least)])
-        log.warning(
-            "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
-            "--monitor f1 chooses the epoch by a score that does", names[0], most / least, names[1],
-        )  # fmt: skip
-    train, val = data.split(config)
-    copies = same_images({"training": train, "validation": val, "test": data.test})
-    if copies:
-        examples = "; ".join(f"{data.names[one]} and {data.names[other]}" for one, other in copies[:2])
-        log.warning(
-            "%s image%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s",
-            f"{len(copies):,}", "s" if len(copies) > 1 else "", "are" if len(copies) > 1 else "is", examples,
-        )  # fmt: skip
-
-
-def same_images(parts: Mapping[str, ImageTensors]) -> list[tuple[int, int]]:
-    """The images of a part whose very pixels are in an earlier part: their indices there and here, of those stored."""
-    seen: dict[bytes, tuple[str, int]] = {}
-    found = []
-    for part, images in parts.items():
-        rows = (row for chunk in images.chunks() for row in chunk)
-        for index, row in zip(images.indices.tolist(), rows, strict=True):
-            digest = hashlib.blake2b(row.contiguous().numpy(), digest_size=16).digest()
-            first_part, first = seen.setdefault(digest, (part, index))
-            if first_part != part:
-                found.append((first, index))
-    return found
 
 
 # --- in batches ---
