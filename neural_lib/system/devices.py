@@ -9,11 +9,6 @@ from neural_lib.system.environment import Ranks
 from neural_lib.system.errors import UserError
 
 
-def compute_in_one_thread() -> None:
-    """Run torch on one CPU thread: more threads don't help single small images, and slow them on a busy machine."""
-    torch.set_num_threads(1)
-
-
 def now(device: torch.device) -> float:
     """Seconds on a monotonic clock, read after everything queued on the device has been computed."""
     if device.type != "cpu":

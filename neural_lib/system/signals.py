@@ -1,11 +1,8 @@
 """Signals that end a run: Ctrl-C, a scheduler's SIGTERM or its warning (SIGUSR1, SIGUSR2), a terminal's SIGHUP."""
 
 import contextlib
-import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -13,7 +10,6 @@ SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
 # Seconds in which a second signal is ignored under a launcher, which forwards signals that its processes have already
 # received from the terminal or the scheduler.
-REPEATED_WITHIN = 2.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -31,8 +27,7 @@ class StoppedBetweenSteps(Stopped):
 class GracefulStop:
     """A block in which signals don't interrupt; after a signal the next call of `check` raises StoppedBetweenSteps.
 
-    A second signal ends the process immediately. Under a launcher such as torchrun, which repeats signals, it does so
-    only if it comes more than REPEATED_WITHIN seconds after the first (raise_on_signals).
+    A second signal ends the process immediately, except under a launcher such as torchrun, which repeats signals.
     """
 
     def __init__(self) -> None:
@@ -65,8 +60,7 @@ def raise_on_signals(launched: bool = False) -> Iterator[None]:
     """A block in which each of SIGNALS raises Stopped immediately.
 
     launched: this is one of several processes that torchrun started. Then only the first signal raises, because the
-    launcher repeats it; a signal more than REPEATED_WITHIN seconds later ends this process, even while it waits for
-    another rank.
+    launcher repeats it; the launcher kills a process that waits in vain for another rank.
     """
     global _launched
     received = []
@@ -78,7 +72,7 @@ def raise_on_signals(launched: bool = False) -> Iterator[None]:
 
     _launched = launched
     try:
-        with _handle(stop), _watch() if launched else contextlib.nullcontext():
+        with _handle(stop):
             yield
     finally:
         if launched:
@@ -90,37 +84,6 @@ def ignore_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _watch() -> Iterator[None]:
-    # End the process on a late second signal. This needs a second thread, because no Python signal handler runs while
-    # the main thread waits in a collective operation.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        first = None
-        while signum := os.read(readable, 1)[0]:
-            if first and time.monotonic() - first > REPEATED_WITHIN:
-                print(f"ended by signal {signum}, while waiting for another rank", file=sys.stderr, flush=True)
-                os._exit(128 + signum)
-            first = first or time.monotonic()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.write(writable, b"\0")
-        thread.join()
-        os.close(readable)
-        os.close(writable)
 
 
 @contextlib.contextmanager

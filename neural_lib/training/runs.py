@@ -105,7 +105,7 @@ class RunManager(Records):
         if rows:
             self.set_rows(number, rows)
         label = self.label(number) or self.runs[number - 1]._asdict()
-        self._to_board("begin_run", label, self.hyperparameters[number - 1], network, loader, optimizer, len(rows))
+        self._to_board("begin_run", label, network, loader, optimizer, len(rows))
         self.run_start = self.now()
 
     def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: Any) -> None:

@@ -1,9 +1,7 @@
 """TensorBoard's files of a grid of runs: curves, images, graph, weights, confusion matrix, hyper-parameters."""
 
-import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import textwrap
 import warnings
@@ -19,42 +17,34 @@ from neural_lib.config import format_value, format_values
 from neural_lib.evaluation.plots import plot_confusion
 from neural_lib.evaluation.scores import Scores, confusion_matrix
 from neural_lib.records import TITLES
-from neural_lib.system.errors import UserError
-from neural_lib.system.files import locked, write_file
 
 log = logging.getLogger(__name__)
 SAMPLES = 32  # images shown of each run
-EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's own name for them
-LONGEST_NAME = 200  # characters of a folder's name; most file systems take 255 bytes
+MAX_NAME = 200  # characters of a folder's name; most file systems take 255 bytes
 
 
 class TensorBoard:
-    """A folder for each run, named after its hyper-parameters, under `logdir`.
+    """A folder for each run under `logdir`, named after its hyper-parameters; a number follows if that name is taken.
 
-    What an earlier run with the very same ones left there is replaced. Where another run has a folder of that name,
-    this one's gets a number; hyperparameters.json in the folder says whose it is.
-
-    Training's and validation's figures are in folders of their own with the same names, `loss` and `accuracy`, so that
+    Figures of training and of validation are in subfolders with the same names, `loss` and `accuracy`, so that
     TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names.
     """
 
     def __init__(self, logdir: str | Path, classes: Sequence[str], prefix: str = "") -> None:
         self.logdir, self.classes, self.prefix = Path(logdir), classes, prefix
         self.writers: dict[str, SummaryWriter] = {}
-        self.lock = contextlib.ExitStack()
 
     def begin_run(
         self,
         label: Mapping[str, object],
-        hyperparameters: Mapping[str, object],
         network: nn.Module | None = None,
         loader: DataLoader | None = None,
         optimizer: optim.Optimizer | None = None,
         done: int = 0,
     ) -> None:
-        """Begin a run, or go on after `done` epochs. label: the hyper-parameters in which it differs from others."""
+        """Begin a run, or resume it after `done` epochs. label: its hyper-parameters that vary in the grid."""
         self.label, self.network, self.optimizer = dict(label), network, optimizer
-        folder = self._own_folder(folder_name(label, self.prefix), hyperparameters, keep=done > 0)
+        folder = self._make_folder(folder_name(label, self.prefix), is_resumed=done > 0)
         purge = {"purge_step": done + 1} if done else {}  # drops the events of epochs that are trained again
         self.writers = {part: SummaryWriter(str(folder / part), **purge) for part in ("", "train", "val")}
         self.best_val = None
@@ -65,23 +55,14 @@ class TensorBoard:
             if network is not None:
                 self._add_graph(images[:1].float())
 
-    def _own_folder(self, name: str, hyperparameters: Mapping[str, object], keep: bool) -> Path:
-        own = json.dumps(dict(hyperparameters), indent=1, default=str) + "\n"
-        for number in itertools.count(1):
-            folder = self.logdir / (name if number == 1 else f"{name},{number}")
-            described = folder / "hyperparameters.json"
-            if folder.exists() and not (described.exists() and described.read_text(encoding="utf-8") == own):
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                self.lock.enter_context(locked(described, "--logdir"))
-            except UserError:  # the very same run is being trained by another command
-                continue
-            break
-        for part in () if keep else ("", "train", "val"):
-            for stale in (folder / part).glob(EVENT_FILES):
-                stale.unlink()
-        write_file(described, own.encode)
+    def _make_folder(self, name: str, is_resumed: bool) -> Path:
+        # the first free one of name, name,2, name,3 ...; for a resumed run the last that is taken
+        folders = (self.logdir / (f"{name},{number}" if number > 1 else name) for number in itertools.count(1))
+        taken = list(itertools.takewhile(Path.exists, folders))
+        if is_resumed and taken:
+            return taken[-1]
+        folder = self.logdir / (f"{name},{len(taken) + 1}" if taken else name)
+        folder.mkdir(parents=True)
         return folder
 
     def _add_images(self, images: Tensor) -> None:
@@ -144,12 +125,11 @@ class TensorBoard:
         for writer in self.writers.values():
             writer.close()
         self.writers = {}
-        self.lock.close()
 
 
 def folder_name(label: Mapping[str, object], prefix: str) -> str:
     """A run's folder: "lr=0.01,batch_size=100"."""
     name = ",".join(part for part in (prefix, format_values(label).replace(", ", ",")) if part) or "run"
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= MAX_NAME:
         return name
-    return f"{name[:LONGEST_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name[:MAX_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -38,7 +38,7 @@ class RecordingBoard:
     def __init__(self) -> None:
         self.calls = []
 
-    def begin_run(self, label, hyperparameters, network=None, loader=None, optimizer=None, done=0):
+    def begin_run(self, label, network=None, loader=None, optimizer=None, done=0):
         self.calls.append(("begin", dict(label)))
 
     def end_epoch(self, epoch, count, measures, val=None, is_best=True):

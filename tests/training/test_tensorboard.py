@@ -1,6 +1,6 @@
 """TensorBoard's files, read back with its own reader."""
 
-import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from neural_lib.evaluation.scores import Scores
 from neural_lib.networks import build_network
 from neural_lib.records import MEASURES, TITLES
 from neural_lib.training import tensorboard
-from neural_lib.training.tensorboard import LONGEST_NAME, TensorBoard, folder_name
+from neural_lib.training.tensorboard import MAX_NAME, TensorBoard, folder_name
 
 CLASSES = [str(number) for number in range(10)]
 
@@ -35,7 +35,7 @@ def one_run(board: TensorBoard | None, label: dict, dropout: float = 0.5) -> nn.
     dataset = ImageTensors(torch.arange(40 * 784).view(40, 1, 28, 28).to(torch.uint8), torch.arange(40) % 10)
     loader = make_loader(dataset, 8, Normalisation((0.2,), (0.3,)), shuffle_seed=1)
     if board:
-        board.begin_run(label, {**label, "epochs": 3, "dropout": dropout}, model, loader, optimizer)
+        board.begin_run(label, model, loader, optimizer)
     for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.25)):
         for images, labels in loader:
             optimizer.zero_grad()
@@ -112,47 +112,32 @@ def test_hyper_parameters_and_best_figures(folder):
     assert given["lr"].number_value == 0.25 and given["shuffle"].string_value == "on"
 
 
-def log_figures(board: TensorBoard, label: dict, hyperparameters: dict, done: int = 0) -> None:
-    """Log the figures of a run's epochs, up to the third, and no network."""
-    board.begin_run(label, hyperparameters, done=done)
-    for epoch in range(done + 1, 4):
-        board.end_epoch(epoch, 10, dict.fromkeys(MEASURES, 0.5) | {"epoch_duration": 1.0})
-    board.end_run({"epoch": 1, "train_accuracy": 0.5, "val_accuracy": 0.5, "val_loss": 0.5})
-
-
-def test_files_of_an_earlier_attempt_are_replaced(tmp_path):
-    log_figures(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}, {"lr": 0.25})
-    (tmp_path / "lr=0.25" / "mine.txt").touch()
-    log_figures(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}, {"lr": 0.25})
-    assert len(scalars(tmp_path / "lr=0.25" / "val", "loss")) == 3
-    assert (tmp_path / "lr=0.25" / "mine.txt").exists()
-
-
-def test_a_resumed_run_adds_to_its_files(tmp_path):
-    board = TensorBoard(tmp_path, CLASSES)
-    board.begin_run({"lr": 0.25}, {"lr": 0.25})
-    board.end_epoch(1, 10, dict.fromkeys(MEASURES, 0.25) | {"epoch_duration": 1.0})
+def log_figures(logdir: Path, epochs: range, value: float = 0.5) -> None:
+    """Log the figures of a run's epochs, and no network."""
+    board = TensorBoard(logdir, CLASSES)
+    board.begin_run({"lr": 0.25}, done=epochs.start - 1)
+    for epoch in epochs:
+        board.end_epoch(epoch, 10, dict.fromkeys(MEASURES, value) | {"epoch_duration": 1.0})
     board.close()
-    log_figures(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}, {"lr": 0.25}, done=1)
-    assert scalars(tmp_path / "lr=0.25" / "val", "loss") == [(1, 0.25), (2, 0.5), (3, 0.5)]
 
 
-def test_another_run_with_the_same_name_keeps_its_folder(tmp_path):
-    for dropout in (0.5, 0.1, 0.5):
-        log_figures(TensorBoard(tmp_path, CLASSES), {"lr": 0.25}, {"lr": 0.25, "dropout": dropout})
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["lr=0.25", "lr=0.25,2"]
-    for name, dropout in (("lr=0.25", 0.5), ("lr=0.25,2", 0.1)):
-        assert json.loads((tmp_path / name / "hyperparameters.json").read_text())["dropout"] == dropout
-        assert len(scalars(tmp_path / name / "val", "loss")) == 3
+def test_a_run_whose_folder_is_taken_gets_a_number(tmp_path):
+    for value in (0.25, 0.5, 0.75):
+        log_figures(tmp_path, range(1, 4), value)
+    folders = sorted(folder.name for folder in tmp_path.iterdir())
+    assert folders == ["lr=0.25", "lr=0.25,2", "lr=0.25,3"]
+    for name, value in zip(folders, (0.25, 0.5, 0.75), strict=True):
+        assert scalars(tmp_path / name / "val", "loss") == [(epoch, value) for epoch in (1, 2, 3)]
 
 
-def test_the_same_run_of_two_commands_at_once_has_a_folder_for_each(tmp_path):
-    boards = [TensorBoard(tmp_path, CLASSES) for _ in range(2)]
-    for board in boards:
-        board.begin_run({"lr": 0.25}, {"lr": 0.25})
-    for board in boards:
-        board.close()
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["lr=0.25", "lr=0.25,2"]
+def test_a_resumed_run_adds_to_the_files_of_the_last_one(tmp_path):
+    log_figures(tmp_path, range(1, 4))
+    log_figures(tmp_path, range(1, 3), 0.25)
+    log_figures(tmp_path, range(2, 4), 0.75)  # epoch 2 is trained again
+    assert scalars(tmp_path / "lr=0.25" / "val", "loss") == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert scalars(tmp_path / "lr=0.25,2" / "val", "loss") == [(1, 0.25), (2, 0.75), (3, 0.75)]
+    log_figures(tmp_path / "gone", range(2, 4))  # whoever deleted the files gets the rest
+    assert scalars(tmp_path / "gone" / "lr=0.25" / "val", "loss") == [(2, 0.5), (3, 0.5)]
 
 
 def test_a_network_that_cannot_be_traced_is_a_warning(tmp_path, caplog, monkeypatch):
@@ -168,7 +153,7 @@ def test_a_network_that_cannot_be_traced_is_a_warning(tmp_path, caplog, monkeypa
 def test_a_loader_of_another_data_set_has_no_sample_images(tmp_path):
     board = TensorBoard(tmp_path, CLASSES)
     data = torch.utils.data.TensorDataset(torch.zeros(4, 1, 28, 28), torch.zeros(4).long())
-    board.begin_run({"lr": 1}, {"lr": 1}, nn.Linear(2, 2), torch.utils.data.DataLoader(data))
+    board.begin_run({"lr": 1}, nn.Linear(2, 2), torch.utils.data.DataLoader(data))
     board.close()
     assert read(tmp_path / "lr=1").Tags()["images"] == []
 
@@ -181,7 +166,7 @@ def test_logging_leaves_the_weights_unchanged(tmp_path):
 
 def test_a_run_without_network_or_validation_is_logged_too(tmp_path):
     board = TensorBoard(tmp_path, CLASSES)
-    board.begin_run({}, {})
+    board.begin_run({})
     measures = dict.fromkeys(MEASURES) | {"train_loss": 0.5, "train_accuracy": 0.5, "epoch_duration": 1.0}
     board.end_epoch(1, 10, measures)
     board.end_run({"epoch": 1, "train_accuracy": 0.5, "val_accuracy": None, "val_loss": None})
@@ -193,4 +178,4 @@ def test_names_of_folders():
     assert folder_name({"lr": 0.001, "shuffle": False}, "") == "lr=0.001,shuffle=off"
     assert folder_name({"epochs": 3}, "best") == "best,epochs=3" and folder_name({}, "") == "run"
     long = [folder_name({f"hyper_parameter_{name}": value for name in range(20)}, "") for value in (1, 2)]
-    assert long[0] != long[1] and max(map(len, long)) <= LONGEST_NAME + 9
+    assert long[0] != long[1] and max(map(len, long)) <= MAX_NAME + 9
