@@ -202,9 +202,10 @@ def main(argv=None) -> int:
             log.info("evaluating the network of %s on the test set...", progress.name_of_best())
             test = score(best, best.build_model().to(device), data.test)
             is_well = report(command, outputs, best, test, data.test.images.cpu()) if is_main else True
+        is_missed = misses_target(test.accuracy, args.target_accuracy)
         if data.warning:
             log.warning(data.warning)
-        return distributed.broadcast(int(not is_well or misses_target(test.accuracy, args.target_accuracy)))
+        return distributed.broadcast(int(is_missed or not is_well))
 
 
 if __name__ == "__main__":
