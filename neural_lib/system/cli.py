@@ -18,7 +18,7 @@ from neural_lib.system.errors import Interrupted, RunError, UserError
 from neural_lib.system.files import remove_empty_folders
 
 ERROR_DELAY = 3.0  # seconds that other ranks wait, so that rank 0's error is printed first
-CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words of torch.distributed's errors
+CONNECTION_ERRORS = ("gloo", "nccl", "connection closed", "caused pair closure")  # words in torch.distributed's errors
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def failures_explained(summary: Callable[[], str] = str) -> Iterator[None]:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's own, but the values of an option that takes several are "N ..." instead of "N [N ...]"."""
+    """argparse's formatter, but an option with several values is shown as "N ..." instead of "N [N ...]"."""
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         if action.nargs == argparse.ONE_OR_MORE:
@@ -63,7 +63,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _wrapped(text: str, stream: TextIO) -> str:
-    # lines that are longer than a terminal is wide are broken between words; files and pipes get them as they are
+    # long lines are broken between words on a terminal; files and pipes get them unchanged
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -86,21 +86,21 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler):
-    """logging's own, but an output that fails, such as a pipe whose reader has gone, ends the run."""
+    """logging's handler, but a failing output, such as a pipe whose reader has ended, ends the run."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm = sys.modules.get("tqdm")  # not loaded: no progress bar is there to make room
+        tqdm = sys.modules.get("tqdm")  # if tqdm is not loaded, there is no progress bar to hide
         with tqdm.tqdm.external_write_mode(self.stream) if tqdm else contextlib.nullcontext():
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:
-        raise  # what is being handled where logging calls this
+        raise  # the exception that logging is handling
 
 
 def set_up_logging(quiet: bool = False, leave_stdout: bool = False, rank: int = 0) -> None:
-    """Let the project's loggers speak: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
+    """Set up the project's loggers: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
 
-    leave_stdout: for programs that read it; all goes to stderr. Ranks other than 0 say nothing.
+    leave_stdout: write all messages to stderr, so that programs can read stdout. Ranks other than 0 log nothing.
     """
     log = logging.getLogger("neural_lib")
     if rank:
@@ -110,7 +110,7 @@ def set_up_logging(quiet: bool = False, leave_stdout: bool = False, rank: int = 
     log.setLevel(logging.INFO)
     log.propagate = False
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path in another script than the terminal's is no reason to fail
+        if hasattr(stream, "reconfigure"):  # characters that the terminal can't show are escaped
             stream.reconfigure(errors="backslashreplace")
     to_stdout, to_stderr = _Handler(sys.stderr if leave_stdout else sys.stdout), _Handler(sys.stderr)
     to_stdout.addFilter(lambda record: record.levelno < logging.WARNING and not quiet)
@@ -128,7 +128,7 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
     2 for what the user gave, 1 for what failed at run time, 128 + n after signal n (130 after Ctrl-C).
     Anything else is a defect of the project and keeps its traceback.
     """
-    os.environ.pop("MPLBACKEND", None)  # a notebook's, perhaps not installed here; files need no window system
+    os.environ.pop("MPLBACKEND", None)  # a notebook sets it to a backend that may be missing; drawing files needs none
     try:
         ranks = ranks_from_environment()
     except UserError as error:
@@ -138,12 +138,12 @@ def run(main: Callable[[Sequence[str] | None], int], prog: str, argv: Sequence[s
             return main(argv)
     except (UserError, RunError) as error:
         return _fail(prog, str(error), error.exit_status, ranks.rank, isinstance(error, Interrupted))
-    except BrokenPipeError:  # of stdout: `train.py | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python flushes at its exit goes nowhere
+    except BrokenPipeError:  # stdout was closed, as by `train.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout at its exit
         return 1
     except OSError as error:
         return _fail(prog, f"{error.filename or 'input or output'}: {error.strerror or error}", 1, ranks.rank)
-    except KeyboardInterrupt:  # a second one while the first was being reported
+    except KeyboardInterrupt:  # a second signal, while the first was being reported
         return _fail(prog, "interrupted", 130, ranks.rank, True)
     finally:
         remove_empty_folders()
@@ -187,6 +187,6 @@ def _fail(prog: str, message: str, status: int, rank: int = 0, is_interrupted: b
         time.sleep(ERROR_DELAY)
         print(f"{prog}: error: rank {rank}: {' '.join(message.split())}", file=sys.stderr)
     elif not rank:
-        with contextlib.suppress(OSError):  # a terminal that has been closed
+        with contextlib.suppress(OSError):  # the terminal has been closed
             print(_wrapped(f"{prog}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""Several processes (ranks) that torchrun starts on the same program: all of torch.distributed that the project uses.
+"""Several processes (ranks) of the same program, started by torchrun; the project's only use of torch.distributed.
 
 Each rank takes its shard of every batch; gradients and scores are summed over the ranks. Only rank 0 downloads, logs,
 draws and writes. With one process they change nothing: rank 0 of 1.
@@ -24,13 +24,13 @@ from neural_lib.system.errors import RunError, UserError
 log = logging.getLogger(__name__)
 JOIN_LIMIT = timedelta(minutes=2)  # for the ranks to connect; they start at the same time
 WAIT_LIMIT = timedelta(minutes=30)  # for an operation of all ranks, such as waiting while rank 0 downloads
-LEAVE_LIMIT = timedelta(seconds=2)  # for which rank 0 waits for the others to leave first
-PADDING = -100  # the label of an image that counts for nothing: torch's losses ignore it by default
+LEAVE_LIMIT = timedelta(seconds=2)  # how long rank 0 waits until the other ranks have left
+PADDING = -100  # the label of an image that is not scored: torch's losses ignore it by default
 
 
 @contextlib.contextmanager
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within the block the ranks are connected: by NCCL where they compute on GPUs, otherwise by Gloo.
+    """A block in which the ranks are connected: by NCCL if they compute on GPUs, otherwise by Gloo.
 
     Raises RunError if they don't meet within JOIN_LIMIT.
     """
@@ -54,12 +54,12 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         yield
     finally:
         gc.collect()  # replicas, which refer to the group, are parts of reference cycles
-        with contextlib.suppress(RuntimeError):  # a rank, and perhaps the store with it, that has gone already
+        with contextlib.suppress(RuntimeError):  # another rank, or the store, has ended already
             _leave(store, ranks)
 
 
 def _leave(store: dist.Store, ranks: Ranks) -> None:
-    # rank 0 last: its sockets are the ones that the others may still read from
+    # rank 0 leaves last, because the other ranks may still read from its sockets
     end = time.monotonic() + LEAVE_LIMIT.total_seconds()
     if ranks.rank:
         dist.destroy_process_group()
@@ -81,7 +81,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """True in the one process that downloads, logs, draws and writes."""
+    """True in rank 0, the only process that downloads, logs, draws and writes."""
     return rank() == 0
 
 
@@ -102,7 +102,7 @@ def all_reduce(tensor: Tensor) -> Tensor:
 
 
 def any_rank(number: int) -> int:
-    """The greatest of the ranks' numbers."""
+    """The largest of the numbers that the ranks give, such as a signal's if any rank has received one."""
     if not dist.is_initialized():
         return number
     greatest = torch.tensor(number)
@@ -120,7 +120,7 @@ def all_reduce_during(tensor: Tensor) -> Iterator[None]:
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This rank's part of a batch (N, ...): every world_size-th row, from its rank on.
+    """This rank's part of a batch (N, ...): every world_size-th row, starting at its rank.
 
     If there are fewer rows than ranks it may be the first row as padding (is_padding): every layer needs an image.
     """
@@ -133,7 +133,7 @@ def is_padding(global_batch_size: int) -> bool:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Gather rows (N, k) on the CPU, in their original order; each rank has the ones that `shard` gave it."""
+    """All ranks' rows (N, k), on the CPU, in their original order; each rank gives the rows of its shard."""
     if not dist.is_initialized():
         return rows
     count = int(all_reduce(torch.tensor(len(rows))))
@@ -143,7 +143,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def replicate(model: nn.Module) -> nn.Module:
-    """The model as DistributedDataParallel: its gradients are the mean of the ranks'.
+    """The model in DistributedDataParallel, which averages gradients over the ranks; with one process the model itself.
 
     Batch normalisation is synchronised on GPUs; on CPUs, for which torch has no such layer, each rank normalises its
     own shard.
@@ -151,14 +151,14 @@ def replicate(model: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return model
     if next(model.parameters()).device.type != "cpu":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, but for a model that is one such layer
-    names = inspect.signature(DistributedDataParallel).parameters  # the older one is deprecated from torch 2.15 on
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # changes the model in place
+    names = inspect.signature(DistributedDataParallel).parameters  # torch 2.15 has renamed the argument
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     return DistributedDataParallel(model, **{buffers: False})
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank rank 0's buffers, the running statistics of batch normalisation: the ones that are saved."""
+    """Copy rank 0's buffers, the running statistics of batch normalisation, to all ranks: they are the saved ones."""
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

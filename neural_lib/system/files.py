@@ -18,17 +18,19 @@ from neural_lib.system.errors import UserError
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 3600  # seconds
 HEAD = 4096  # bytes
-_made: list[Path] = []  # folders that were made for files to come
+# Folders made for files that may never come. One list for the process: many functions check outputs, and the folders
+# are removed when the process ends.
+_made: list[Path] = []
 
 
 def check_input(path: str | Path, option: str, hint: str) -> None:
-    """Raise UserError, with the advice `hint`, where no file `path` can be opened for reading.
+    """Raise UserError, with the advice `hint`, if `path` is no file that can be opened for reading.
 
     option: that gave the path, empty where none did.
     """
     name = f"{option} {path}".strip()
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait for somebody to write to it
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait until another program writes to it
             raise UserError(f"{name}: is a pipe, not a file; {hint}")
         with open(path, "rb"):
             pass
@@ -37,9 +39,9 @@ def check_input(path: str | Path, option: str, hint: str) -> None:
 
 
 def begins_with(path: Path, mark: bytes) -> bool:
-    """True if `mark` is in the first bytes of a file, as it is in each kind of file of this project."""
+    """True if `mark` is in the first bytes of a file; each file format of this project has one."""
     try:
-        if not path.is_file():  # opening a pipe would wait for somebody to write to it
+        if not path.is_file():  # opening a pipe would wait until another program writes to it
             return False
         with path.open("rb") as handle:
             return mark in handle.read(HEAD)
@@ -48,13 +50,13 @@ def begins_with(path: Path, mark: bytes) -> bool:
 
 
 def check_is_ours(path: Path, mark: bytes, hint: str) -> None:
-    """Raise UserError, with the advice `hint`, if there is another file than one of ours with this mark."""
+    """Raise UserError, with the advice `hint`, if `path` is a file without the mark, which another program wrote."""
     if path.exists() and not (path.is_file() and path.stat().st_size == 0) and not begins_with(path, mark):
         raise UserError(f"{path}: was not written by train.py; {hint}")
 
 
 def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Path:
-    """Return where the file `path` is to be written; its missing parent folders are made, a link to a file is followed.
+    """The path at which a file is to be written: its missing parent folders are made, a link to a file is followed.
 
     remove_empty_folders() removes those folders again if nothing is written to them.
 
@@ -77,7 +79,7 @@ def check_output(path: str | Path, option: str, suffixes: tuple[str, ...]) -> Pa
 
 
 def check_output_folder(path: str | Path, option: str) -> Path:
-    """Return the folder `path`, with its parents made where it is missing.
+    """The folder `path`, which is made with its parents if it is missing.
 
     Raises UserError if no file can be made in it.
     """
@@ -90,7 +92,7 @@ def check_output_folder(path: str | Path, option: str) -> Path:
 
 
 def _try_to_write(file: Path, given: Path, option: str) -> None:
-    # a real try, beside the file: permission bits say nothing about a read-only disk
+    # creates a file and removes it: permission bits do not show that a disk is read-only
     try:
         _made.extend(each for each in file.absolute().parents if not each.exists())
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,21 +104,21 @@ def _try_to_write(file: Path, given: Path, option: str) -> None:
 
 
 def remove_empty_folders() -> None:
-    """Remove the folders that were made for files that never came, since the command was refused or failed."""
+    """Remove the folders that were made for files and stayed empty, because the command was refused or failed."""
     for folder in sorted(_made, key=lambda folder: -len(folder.parts)):  # the deepest first
-        with contextlib.suppress(OSError):  # it holds something
+        with contextlib.suppress(OSError):  # it is not empty
             folder.rmdir()
     _made.clear()
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove the temporary files that killed processes left when they were to write `path`, an hour ago or more.
+    """Remove temporary files of `path` that processes left when they were killed, an hour ago or more.
 
     Age decides: a process identifier says nothing about another container's processes, and a write takes seconds.
     """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+\.)?[0-9a-f]{{8}}\.tmp")
     for each in os.scandir(path.parent):
-        with contextlib.suppress(OSError):  # somebody else's, or gone already
+        with contextlib.suppress(OSError):  # it belongs to another user, or is gone already
             if pattern.fullmatch(each.name) and time.time() - each.stat().st_mtime > ABANDONED_AFTER:
                 os.unlink(each.path)
 
@@ -142,7 +144,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)  # after closing it: Windows renames no open file
     except OSError as error:
         if error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None  # what the user knows, not the temporary file
+            error.filename, error.filename2 = str(path), None  # the path that the user knows, not the temporary file's
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -173,7 +175,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def write_file(path: str | Path, make: Callable[[], bytes]) -> None:
-    """Write what `make` returns, whole or not at all. Raises what it raises, and OSError where it can't be written."""
+    """Write what `make` returns, whole or not at all. Raises what `make` raises, and OSError if a write fails."""
     content = make()
     with atomic_write(path) as handle:
         handle.write(content)
@@ -194,7 +196,7 @@ class Writer:
         """Call `act`; if that fails, warn and keep it for the next try. what: the file or thing to be named."""
         try:
             act()
-        except BrokenPipeError:  # of stdout
+        except BrokenPipeError:  # stdout was closed
             raise
         except Exception as error:  # a figure can fail in as many ways as the libraries that draw it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -211,16 +213,16 @@ class Writer:
         return True
 
     def is_written(self, path: Path) -> bool:
-        """True if a file holds what was to be written last."""
+        """True if the last attempt to write this file succeeded."""
         return path in self.written and path not in self.pending
 
     def retry(self, level: int = logging.WARNING) -> None:
-        """Try once more what failed."""
+        """Repeat each attempt that failed."""
         for what, act in list(self.pending.items()):
             self.attempt(what, act, level)
 
     def finish(self) -> bool:
-        """Try for the last time; True if nothing is missing now, and an error for each thing that is."""
+        """Repeat each failed attempt for the last time and log an error if it fails again; True if none does."""
         self.retry(logging.ERROR)
         return not self.pending
 
@@ -246,5 +248,5 @@ def locked(path: Path, option: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if os.name != "nt":  # Windows removes no open file: the lock file remains
+        if os.name != "nt":  # Windows can't remove an open file, so the lock file remains there
             Path(lock.lock_file).unlink(missing_ok=True)

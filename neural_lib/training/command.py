@@ -37,7 +37,7 @@ from neural_lib.system.files import (
 )
 from neural_lib.training.runs import RunBuilder
 
-RESUMED = ("command", "started", "init", "init_sha256")  # run_info that is kept when a command is resumed
+RESUMED = ("command", "started", "init", "init_sha256")  # entries of run_info that stay when a command is resumed
 MAX_RUNS = 1000  # a larger grid is probably a mistake
 OTHER_MODEL = "move it, or give a --model in another folder"
 MODEL_SUFFIXES = (".pth", ".pt")
@@ -66,9 +66,9 @@ class Command:
     report: ReportFiles
     run_info: dict  # how it was started, for the model file: names in checkpoint.TRAINING
     is_resume: bool  # whether --resume was given
-    is_longer: bool = False  # whether its runs are resumed with more epochs than they had
+    is_longer: bool = False  # whether the runs are resumed with more epochs than before
     init: str = ""  # the model file whose weights the runs begin from
-    saved_configs: tuple[TrainConfig, ...] = ()  # of the runs, as they were requested, if the command is resumed
+    saved_configs: tuple[TrainConfig, ...] = ()  # the requested configurations, if the command is resumed
 
     @property
     def exports(self) -> list[Path]:
@@ -77,7 +77,7 @@ class Command:
 
     @property
     def options(self) -> dict[str, str]:
-        """The command for results.json and checkpoint.pth."""
+        """The command as results.json and checkpoint.pth record it."""
         own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
         return own | self.run_info
 
@@ -176,7 +176,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
     if not command.is_data_given:
         run_info["data"] = options["data"]
     device = command.device
-    if device == "auto" and ranks_from_environment().world_size == 1:  # of several processes one alone has read `saved`
+    if device == "auto" and ranks_from_environment().world_size == 1:  # only rank 0 of several has read `saved`
         device = "cpu" if options["device"] == "cpu" else "auto"
     return replace(
         command, params=params, recipe=options["recipe"], dataset=runs[0].dataset, data_dir=run_info["data"],
@@ -206,7 +206,7 @@ def _values(runs: Sequence[TrainConfig], name: str) -> list:
 
 
 def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs: int) -> str:
-    # empty if they can be trained for that many epochs
+    # a reason in brackets, or nothing if they can
     if any(run.schedule != "constant" for run in runs):
         return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
     if any(run.epochs > epochs for run in runs):
@@ -235,7 +235,7 @@ def build_configs(params: Mapping[str, Sequence], recipe: str | None, dataset: s
 
 
 def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
-    """Raise UserError if a configuration doesn't suit the data set or its network. info: None where not known yet."""
+    """Raise UserError if a configuration doesn't suit the data set or its network. info: None if still unknown."""
     for config in configs:
         if config.dataset in DATASETS:
             config.split_sizes(info.train_size)
@@ -246,12 +246,12 @@ def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
             raise UserError(f"--width {config.width}: {config.arch} has its own; only {takers} takes one")
 
 
-# --- other models in the folder ---
+# --- other models in the same folder ---
 
 
 def _check_model(path: Path) -> None:
-    # the model's path must not hold something else, nor its folder another model: the records, report and pictures in a
-    # folder are of one model, which results.json names, and would be replaced; a copy of it does no harm
+    # A folder has the records, the report and the pictures of one model, which results.json names; those of another
+    # model would be replaced. A copy of that model does no harm.
     check_is_ours(path, MODEL_MARK, OTHER_MODEL)
     for other in sorted(path.parent.iterdir()):
         if other == path or other.suffix.lower() not in MODEL_SUFFIXES or not begins_with(other, MODEL_MARK):

@@ -38,7 +38,7 @@ def train_one_epoch(
         stop.check()
     loader.sampler.set_epoch(state.epoch, state.step)
     run.model.train()
-    recent: list[Tensor] = []  # losses not looked at yet
+    recent: list[Tensor] = []  # losses that are not checked yet
     for images, labels in loader:
         if config.dropout:
             _seed_dropout(state.device, derived_seed(config.seed, "dropout", state.epoch, state.step, rank()))
@@ -73,7 +73,10 @@ def train_one_epoch(
 
 
 def validate(run: Run, stop: GracefulStop | None = None) -> Scores:
-    """The run's scores on its validation images, of the network that rank 0 saves. Raises StoppedBetweenSteps."""
+    """Score the run's network on its validation images, in every rank with the buffers that rank 0 saves.
+
+    Raises StoppedBetweenSteps if any rank has received a signal.
+    """
     broadcast_buffers(run.model)
     return evaluate(run.model, run.val_loader, run.config.precision, stop)
 
@@ -87,7 +90,7 @@ def _seed_dropout(device: torch.device, seed: int) -> None:
 
 
 def _raise_if_not_finite(losses: list[Tensor], state: TrainingState) -> None:
-    values = torch.stack(losses).tolist() if losses else []  # one read for all
+    values = torch.stack(losses).tolist() if losses else []  # one transfer for all of them
     losses.clear()
     for step, value in enumerate(values, start=state.step - len(values) + 1):
         if not math.isfinite(value):
@@ -95,15 +98,15 @@ def _raise_if_not_finite(losses: list[Tensor], state: TrainingState) -> None:
 
 
 class ProgressBar:
-    """A bar over the images of an epoch, where stderr is a terminal, with the time left for the epoch and for the run.
+    """A bar over the images of an epoch, shown if stderr is a terminal, with the time left for epoch and run.
 
     Used in a with block for each epoch, so that nothing is left of it afterwards.
     """
 
-    val_seconds = 0.0  # that the last validation took
+    val_seconds = 0.0  # duration of the last validation
 
     def __init__(self, quiet: bool = False) -> None:
-        self.disable = True if quiet else None  # None: tqdm's own look at whether stderr is a terminal
+        self.disable = True if quiet else None  # None: tqdm shows the bar if stderr is a terminal
 
     def epoch(self, epoch: int, run: Run) -> "ProgressBar":
         """The bar of a run's epoch `epoch`, counted from 1."""
@@ -129,20 +132,20 @@ class ProgressBar:
         self.bar.close()
 
     def step(self, sums: RunningScores) -> None:
-        """A batch has been trained on; sums: the epoch's so far."""
+        """Move the bar after a batch. sums: the scores of the epoch so far."""
         self.last = time.perf_counter()
-        if self.first is None:  # the first step waits for more than it computes, and a resumed epoch begins anywhere
+        if self.first is None:  # the first step is slower, and a resumed epoch begins at any step
             self.first = self.last, sums.count
-        if self.bar.update(sums.count - self.bar.n):  # true a few times a second: only then are the sums read back
+        if self.bar.update(sums.count - self.bar.n):  # True a few times a second; reading the sums waits for the device
             left = self._time_left(sums.count)
             self.bar.set_postfix_str(f"{left}loss {sums.loss:.3f}, acc {sums.accuracy:.3f}", refresh=False)
 
     def _time_left(self, count: int) -> str:
-        # after so many images of the epoch: "00:03 left, run 02:10, "
+        # count: images of the epoch so far. Returns "00:03 left, run 02:10, "
         start, before = self.first
         if count == before:
             return ""
-        seconds = (self.last - start) / (count - before)  # an image
+        seconds = (self.last - start) / (count - before)  # for one image
         epoch = seconds * (self.train_size - count)
         run = epoch + self.val_seconds + (self.epochs - self.number) * (seconds * self.train_size + self.val_seconds)
         return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "

@@ -27,7 +27,7 @@ class Muon(optim.AdamW):
         super().__init__([{"params": each} for each in groups], lr=lr, weight_decay=weight_decay, **options)
 
     def __setstate__(self, state: dict) -> None:
-        optim.Optimizer.__setstate__(self, state)  # AdamW's looks for its moments of all weights
+        optim.Optimizer.__setstate__(self, state)  # AdamW's own expects its moments for all weights
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -94,8 +94,8 @@ def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
 
     counts: images of each class that are trained on (classes,), on the device; with balanced class weights an image
     counts images / (classes * images of its class) times, as scikit-learn has it. With label smoothing (Szegedy et al.
-    2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes log-probabilities as well: their log-softmax
-    is what they are.
+    2016, arXiv:1512.00567, section 7) it is CrossEntropyLoss, which takes log-probabilities as well: log-softmax leaves
+    them unchanged.
     """
     balanced = config.class_weights == "balanced"
     reduction = "none" if balanced else "sum"
@@ -107,9 +107,9 @@ def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
 
 
 class BalancedLoss(nn.Module):
-    """The sum of each image's loss times images / (classes * images of its class).
+    """The sum over images of their loss times images / (classes * images of their class).
 
-    loss: gives that of each image. counts: images of each class (classes,). torch's own weights would, with label
+    loss: computes the loss of each image. counts: images of each class (classes,). torch's own weights would, with label
     smoothing, also weigh the smoothed share of every other class, and so favour the rare ones.
     """
 

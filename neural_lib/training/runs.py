@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class RunBuilder:
-    """From values to runs."""
+    """Makes the runs of a grid."""
 
     @staticmethod
     def get_runs(params: Mapping[str, Sequence]) -> list[tuple]:
@@ -51,7 +51,7 @@ class RunBuilder:
 
 
 class RunManager(Records):
-    """Goes through the runs of a grid and records them: results.csv and results.json, and TensorBoard's files.
+    """Records the runs of a grid while they are trained, in results.csv, results.json and TensorBoard's files.
 
     params: as RunBuilder takes them. folder: of the two files; without one none are written. hyperparameters: of each
     run, all that is recorded; the values in params where not given. `monitor` among them says what epochs and runs are
@@ -78,13 +78,13 @@ class RunManager(Records):
         if taken := {"run", "epoch", "failure", *MEASURES} & set(self.requested[0]):
             raise ValueError(f"a hyper-parameter can't have the name of a column: {', '.join(sorted(taken))}")
         self.board, self.now, self.write = board, now, write
-        self.number = 0  # of the run that is under way
+        self.number = 0  # the run that was begun last, from 1
 
     def unfinished(self) -> list[int]:
-        """The numbers of the runs that have not ended well yet."""
+        """The numbers of the runs that have not finished."""
         return [number for number in range(1, self.count + 1) if number not in self.finished]
 
-    # --- what happens, in train.py's loop ---
+    # --- called by train.py's loop ---
 
     def begin_run(
         self,
@@ -94,7 +94,7 @@ class RunManager(Records):
         optimizer: Any = None,
         rows: Sequence[Mapping[str, float | None]] = (),
     ) -> None:
-        """Begin run `number`, from 1, or resume it; what an earlier attempt at it left in the records is dropped.
+        """Begin run `number`, from 1, or resume it; records of an earlier attempt are dropped.
 
         rows: the figures of the epochs that have ended already.
         """
@@ -117,20 +117,20 @@ class RunManager(Records):
             self.save()
 
     def end_run(self) -> None:
-        """Record that the run has ended well."""
+        """Record that the run has finished."""
         self._to_board("end_run", self.best_of(self.number))
         self.finished.append(self.number)
         self.failures.pop(self.number, None)
         self.save()
 
     def fail_run(self, number: int, reason: str) -> None:
-        """Record that a run has failed, perhaps before it began; others may follow."""
+        """Record that a run has failed, perhaps before it was begun."""
         self._to_board("close")
         self.failures[number] = reason
         self.save()
 
     def save(self) -> bool:
-        """Write results.csv and results.json. Raises OSError if that fails, or returns False where `write` does."""
+        """Write results.csv and results.json. Raises OSError if that fails; False if `write` returned False."""
         if not self.folder:
             return True
         done = [self.write(self.csv_path, self.to_csv), self.write(self.json_path, self.to_json)]
@@ -144,7 +144,7 @@ class RunManager(Records):
             log.warning("--logdir: %s; this command goes on without TensorBoard's files", error)
             self.board = None
 
-    # --- what happens, in another loop ---
+    # --- called by a loop of yours ---
 
     @contextmanager
     def run(self, run: tuple, network: Any = None, loader: Any = None, optimizer: Any = None) -> Iterator[None]:
@@ -159,7 +159,7 @@ class RunManager(Records):
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
-        """An epoch, whose figures are recorded unless the block raises; what is no finite number is left out."""
+        """A block for one epoch, which is recorded unless it raises; figures that are not finite become None."""
         self._losses, self._correct, self._val, start = [], [], None, self.now()
         yield
         train = SimpleNamespace(loss=_mean(self._losses), accuracy=_mean(self._correct))  # waits for the device
@@ -184,6 +184,6 @@ class RunManager(Records):
 
 
 def _mean(sums: list[tuple[Any, int]]) -> float:
-    # of (sum, number of images) pairs; sums may be tensors on a device
+    # sums: pairs of a sum, which may be a tensor on a device, and its number of images
     count = sum(count for _, count in sums)
     return sum(float(each) for each, _ in sums) / count if count else nan

@@ -40,7 +40,7 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that holds the model."""
         return next(self.model.parameters()).device
 
     def seconds(self) -> float:
@@ -61,7 +61,7 @@ class TrainingState:
         score = [monitored_score(row, self.config.monitor) for row in self.rows]
         is_best = not self.best_epoch or score[self.epoch - 1] > score[self.best_epoch - 1]
         if is_best:
-            # contiguous: files keep values, not the memory layout that this machine computes in
+            # contiguous: files don't keep the memory layout in which this machine computes
             self.best_weights = {
                 name: value.detach().to("cpu", copy=True).contiguous()
                 for name, value in self.model.state_dict().items()

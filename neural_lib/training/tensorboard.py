@@ -19,7 +19,7 @@ from neural_lib.evaluation.scores import Scores, confusion_matrix
 from neural_lib.records import TITLES
 
 log = logging.getLogger(__name__)
-SAMPLES = 32  # images shown of each run
+SAMPLES = 32  # training images shown for each run
 MAX_NAME = 200  # characters of a folder's name; most file systems take 255 bytes
 
 
@@ -45,10 +45,10 @@ class TensorBoard:
         """Begin a run, or resume it after `done` epochs. label: its hyper-parameters that vary in the grid."""
         self.label, self.network, self.optimizer = dict(label), network, optimizer
         folder = self._make_folder(folder_name(label, self.prefix), is_resumed=done > 0)
-        purge = {"purge_step": done + 1} if done else {}  # drops the events of epochs that are trained again
+        purge = {"purge_step": done + 1} if done else {}  # drops events of epochs that are trained once more
         self.writers = {part: SummaryWriter(str(folder / part), **purge) for part in ("", "train", "val")}
         self.best_val = None
-        # from the data set: going through the loader would draw from its generator
+        # read from the data set, because iterating over the loader would draw from its generator
         images = getattr(getattr(loader, "dataset", None), "images", None)
         if images is not None:
             self._add_images(images[:SAMPLES])
@@ -71,10 +71,10 @@ class TensorBoard:
     def _add_graph(self, image: Tensor) -> None:
         training = self.network.training
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit's remarks on its age
+            warnings.simplefilter("ignore")  # torch.jit warns that it is deprecated
             try:
                 self.writers[""].add_graph(self.network.eval(), image)  # eval: dropout would draw from its generator
-            except RuntimeError as error:  # of a network that torch.jit can't trace
+            except RuntimeError as error:  # torch.jit can't trace every network
                 log.warning("TensorBoard will not show the network's graph: %s", textwrap.shorten(str(error), 200))
         self.network.train(training)
 
@@ -121,7 +121,7 @@ class TensorBoard:
         self.close()
 
     def close(self) -> None:
-        """End the run, however it went."""
+        """Close the files of the run."""
         for writer in self.writers.values():
             writer.close()
         self.writers = {}
