@@ -109,8 +109,8 @@ def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:
 class BalancedLoss(nn.Module):
     """The sum over images of their loss times images / (classes * images of their class).
 
-    loss: computes the loss of each image. counts: images of each class (classes,). torch's own weights would, with label
-    smoothing, also weigh the smoothed share of every other class, and so favour the rare ones.
+    loss: computes the loss of each image. counts: images of each class (classes,). With label smoothing, torch's own
+    weights would also weigh the smoothed share of every other class, and so favour rare ones.
     """
 
     def __init__(self, loss: nn.Module, counts: Tensor) -> None:
