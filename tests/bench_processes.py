@@ -70,15 +70,16 @@ def work(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace, batch_size: int, images):
-    from one_run import Run
+    from one_run import run_of
 
-    return Run(TrainConfig(arch=args.arch, batch_size=batch_size), images)
+    return run_of(TrainConfig(arch=args.arch, batch_size=batch_size), images)
 
 
 def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
     """The median time of `args.steps` training steps."""
     from neural_lib.data.images import ImageTensors
     from neural_lib.system import devices
+    from neural_lib.training.loop import train_one_epoch
 
     few = -(-batch_size * (WARM_UP + args.steps + 1) * 4 // 3)  # three quarters are trained on
     few = ImageTensors(*images[[index % len(images) for index in range(few)]], images.device)
@@ -88,7 +89,7 @@ def step_seconds(args: argparse.Namespace, batch_size: int, images) -> float:
         def step(self, sums) -> None:
             times.append(devices.now(images.device))
 
-    build(args, batch_size, few).train(progress=Clock())
+    train_one_epoch(build(args, batch_size, few), bar=Clock())
     after = times[WARM_UP : WARM_UP + args.steps + 1]
     return statistics.median(later - earlier for earlier, later in zip(after, after[1:], strict=False))
 

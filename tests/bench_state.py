@@ -1,4 +1,4 @@
-"""What saving the training state costs: seconds and size, for each network.
+"""What writing checkpoint.pth costs: seconds and size, for each network.
 
     python tests/bench_state.py --folder . --rounds 20
 
@@ -17,18 +17,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from one_run import Run
+from one_run import run_of, train_epochs
 
 from neural_lib.config import ARCHS, RECIPES
 from neural_lib.data.images import ImageTensors, load_images
 from neural_lib.system.files import write_file
+from neural_lib.training.progress import Progress
+from neural_lib.training.runs import RunManager
 
 
-def trained(arch: str, folder: Path) -> Run:
-    """A run that has learned an epoch of a few digits, so that every part of its state is there."""
+def trained(arch: str, folder: Path) -> Progress:
+    """A command whose only run has learned an epoch of a few digits, so that its state has every part."""
     images, labels = load_images("digits", folder, train=True)
     config = RECIPES["best"].config(arch=arch, dataset="digits", epochs=2, batch_size=16)
-    return Run(config, ImageTensors(images[:40], labels[:40])).epochs(1)
+    progress = Progress(RunManager({}, None, [config.to_dict()]), [config])
+    progress.begin_run(1, train_epochs(run_of(config, ImageTensors(images[:40], labels[:40])), 1))
+    return progress
 
 
 def main() -> None:
@@ -37,12 +41,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        runs = {arch: trained(arch, Path(folder)) for arch in ARCHS}
+        commands = {arch: trained(arch, Path(folder)) for arch in ARCHS}
         seconds = {arch: [] for arch in ARCHS}
         for _ in range(args.rounds):
-            for arch, run in runs.items():
+            for arch, progress in commands.items():
                 began = time.perf_counter()
-                write_file(Path(folder, arch), run.state.to_bytes)
+                write_file(Path(folder, arch), progress.to_bytes)
                 seconds[arch].append(time.perf_counter() - began)
         for arch, taken in seconds.items():
             size = Path(folder, arch).stat().st_size / 1e6

@@ -68,23 +68,23 @@ class OurLoop:
     """train.py's run, an epoch at a time, less the saving of the best one."""
 
     def __init__(self, config, data_dir: str, device) -> None:
-        from one_run import Run
+        from one_run import run_of
 
         from neural_lib.data.images import ImageTensors, load_images
         from neural_lib.system import devices
 
         self.precision = devices.select_precision(config.precision, device)
         images = ImageTensors(*load_images("kmnist", data_dir, train=True), device)
-        self.run = Run(replace(config, precision=self.precision), images)
-        self.model, self.train_loader = self.run.model, self.run.loader
+        self.run = run_of(replace(config, precision=self.precision), images)
+        self.model, self.train_loader = self.run.model, self.run.train_loader
 
     def run_epoch(self) -> float:
         """Train and validate once, with train.py's own progress bar; returns the validation accuracy."""
-        from neural_lib.training.loop import Progress
+        from neural_lib.training.loop import ProgressBar, train_one_epoch, validate
 
-        with Progress(epochs=1, train_size=45_000).epoch(1) as progress:
-            self.run.train(progress=progress)
-            val = self.run.validate()
+        with ProgressBar().epoch(1, self.run) as bar:
+            train_one_epoch(self.run, bar=bar)
+            val = validate(self.run)
         self.run.state.end_epoch(val)
         return val.accuracy
 
