@@ -84,7 +84,7 @@ def test_many_small_losses_are_not_lost_in_a_large_sum():
 
 def test_sums_are_saved_as_plain_numbers_and_restored():
     sums, restored = RunningScores(), RunningScores()
-    assert math.isnan(sums.loss) and math.isnan(sums.accuracy)  # of no images
+    assert math.isnan(sums.loss) and math.isnan(sums.accuracy)  # no images yet
     sums.add(batch_sums(torch.tensor(3.0), torch.tensor([[0.0, -9.0]] * 2), torch.tensor([0, 1])), 2)
     assert sums.state_dict() == {"count": 2, "loss_sum": 3.0, "correct": 1.0}
     restored.load_state_dict(sums.state_dict())
@@ -106,9 +106,9 @@ def test_macro_f1_is_scikit_learns(count):
 def test_the_most_confident_mistakes_come_first():
     labels, predictions = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 2, 5, 3, 9])
     probabilities = torch.tensor([0.9, 0.5, 0.8, 1.0, 0.7])
-    assert most_confident_mistakes(labels, predictions, probabilities, most=9) == [2, 4, 1]
-    assert most_confident_mistakes(labels, predictions, probabilities, most=2) == [2, 4]
-    assert most_confident_mistakes(labels, labels, probabilities, most=9) == []
+    assert most_confident_mistakes(labels, predictions, probabilities, max_count=9) == [2, 4, 1]
+    assert most_confident_mistakes(labels, predictions, probabilities, max_count=2) == [2, 4]
+    assert most_confident_mistakes(labels, labels, probabilities, max_count=9) == []
 
 
 def test_confusions_are_counted_by_pair_the_most_frequent_first():
