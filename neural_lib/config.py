@@ -95,9 +95,7 @@ class TrainConfig:
     weight_decay: float = _option(0.0, "weight decay; decoupled with adamw and muon, else L2 penalty", *NOT_NEGATIVE)
     label_smoothing: float = _option(0.0, "label smoothing: share of the target spread over all classes", *SHARE)
     class_weights: str = _option(
-        "none",
-        "balanced: all classes have the same weight in the loss, whatever their number of images",
-        choices=("none", "balanced"),
+        "none", "balanced: all classes have the same weight in the loss", choices=("none", "balanced")
     )
     dropout: float = _option(0.0, "dropout probability before each linear layer", *SHARE)
     rotation: float = _option(0.0, "rotate training images by up to X degrees", *ANGLE, distorts=True)
@@ -105,15 +103,8 @@ class TrainConfig:
     shear: float = _option(0.0, "shear training images by a slope of up to X", *FROM_0_TO_1, distorts=True)
     shift: float = _option(0.0, "shift training images by up to X pixels in each direction", *PIXELS, distorts=True)
     elastic: float = _option(0.0, "elastic distortion, standard deviation in pixels", *PIXELS, distorts=True)
-    thickness: float = _option(
-        0.0,
-        "make strokes thicker or thinner by up to X pixels on each side, X from 0 to 1",
-        *FROM_0_TO_1,
-        distorts=True,
-    )
-    gamma: float = _option(
-        0.0, "raise brightness to a power from exp(-X) to exp(X), X from 0 to 1", *FROM_0_TO_1, distorts=True
-    )
+    thickness: float = _option(0.0, "thicken or thin strokes by up to X pixels per side", *FROM_0_TO_1, distorts=True)
+    gamma: float = _option(0.0, "raise brightness to a power from exp(-X) to exp(X)", *FROM_0_TO_1, distorts=True)
     flip: bool = _option(False, "mirror training images with probability 0.5", *SWITCH, distorts=True)
     precision: str = _option(  # weights are always float32
         "fp32",
@@ -138,7 +129,7 @@ class TrainConfig:
     writing: bool = _option(
         False, "pictures show written characters: find the ink, place it as in KMNIST", *SWITCH, prepares=True
     )
-    test_split: float = _option(0.15, "share held out for test if there is no folder test/", *BETWEEN, prepares=True)
+    test_split: float = _option(0.15, "share held out for test if no test part is given", *BETWEEN, prepares=True)
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -188,9 +179,8 @@ class TrainConfig:
 
     def regularisation(self) -> list[str]:
         """Names of the methods in use that apply to training alone and lower its scores, such as dropout."""
-        strengths = {
-            "distorted images": self.distorts(), "dropout": self.dropout, "label smoothing": self.label_smoothing
-        }  # fmt: skip
+        distorted, smoothing = self.distorts(), self.label_smoothing
+        strengths = {"distorted images": distorted, "dropout": self.dropout, "label smoothing": smoothing}
         return [name for name, strength in strengths.items() if strength]
 
 

@@ -54,11 +54,9 @@ def evaluate(
             highest = highest.exp()
             calibrated = highest if temperature is None else at_temperature(log_probs, temperature).amax(dim=1)
             batches.append((labels, predictions, calibrated, highest, losses))
-    columns = [
-        torch.cat(column).cpu().double() for column in zip(*batches, strict=True)
-    ]  # float64 is exact for classes
-    rows = torch.stack(columns, dim=1)  # 5 columns (n,) -> (n, 5)
-    columns = gather_rows(rows[rows[:, 0] != PADDING]).unbind(dim=1)  # (N, 5) -> 5 columns (N,), images of all ranks
+    columns = [torch.cat(column).cpu().double() for column in zip(*batches, strict=True)]
+    rows = torch.stack(columns, dim=1)  # 5 columns (n,) -> (n, 5); labels are exact in float64
+    columns = gather_rows(rows[rows[:, 0] != PADDING]).unbind(dim=1)  # (N, 5), images of all ranks -> 5 columns (N,)
     (labels, predictions), (calibrated, highest, losses) = (each.long() for each in columns[:2]), columns[2:]
     uncalibrated = None if temperature is None else highest.float()
     accuracy = (labels == predictions).double().mean().item()
