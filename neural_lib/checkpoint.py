@@ -195,7 +195,8 @@ class Checkpoint:
         if "threshold" not in content:
             return True
         mean, directions = content["mean"], content["directions"]
-        numbers = torch.tensor([content["outside"], content["highest"], [content["threshold"], 1.0]])
+        rows = [content["outside"], content["highest"], [content["threshold"], 1.0]]
+        numbers = torch.tensor(rows, dtype=torch.float64)
         return (
             mean.shape == (features,)
             and directions.shape == (len(directions), features)

@@ -23,11 +23,7 @@ OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weigh
     # 0.9 as in PyTorch's training references; a one-cycle schedule varies it from 0.85 to 0.95
     "sgd": ("torch.optim.SGD", {"momentum": 0.9, "nesterov": True, "fused": True}),
 }
-FITS = (
-    "crop",
-    "pad",
-    "stretch",
-)  # how a picture becomes square: cut to its middle, with black bars added, or with its proportions changed
+FITS = ("crop", "pad", "stretch")  # how a picture becomes square: cut to its middle, with black bars, or stretched
 
 
 def _option(
@@ -228,12 +224,10 @@ class Recipe:
 
     about: str  # description for --help, one line
     values: dict
-    variants: tuple[
-        tuple[dict, dict], ...
-    ] = ()  # (condition, values); values replace the recipe's if all conditions hold
+    variants: tuple[tuple[dict, dict], ...] = ()  # (condition, values that apply if it holds)
 
     def config(self, **overrides) -> TrainConfig:
-        """The recipe's configuration for the given values, which replace the recipe's. Later variants win."""
+        """The recipe's configuration; overrides replace its values. If several variants apply, the last wins."""
         chosen = TrainConfig().to_dict() | self.values | overrides
         values = dict(self.values)
         for condition, variant in self.variants:
@@ -259,7 +253,7 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
             (dict(arch="vgg-small"), dict(width=32, epochs=30, lr=4e-3)),
             # Clothes are classified worse with KMNIST's distortions. Chosen on Fashion-MNIST's validation images.
             (dict(dataset="fashion-mnist"), UNDISTORTED | dict(shift=2.0, flip=True)),
-            # Shifts and flips of He et al. 2016 (arXiv:1512.03385, section 4.2), without a search of our own.
+            # Shifts and flips of He et al. 2016 (arXiv:1512.03385, section 4.2); no other values were tried.
             (dict(dataset="cifar10"), UNDISTORTED | dict(shift=4.0, flip=True)),
         ),
     ),
@@ -290,8 +284,8 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
 
     Returns the group of options for user images.
     """
-    names = "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
-    parser.epilog = f"recipes:\n{names}"
+    descriptions = "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
+    parser.epilog = f"recipes:\n{descriptions}"
     parser.set_defaults(params={})
     general_group = parser.add_argument_group(
         "hyper-parameters",

@@ -158,8 +158,8 @@ def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> 
 def stratified_split(labels: Tensor, share: float, seed: int, min_count: int = 1) -> tuple[Tensor, Tensor]:
     """The indices of a random share of each class's images, (n,), and of the rest, (N - n,); both ascending.
 
-    labels: (N,). Of each class, at least min_count images are in the first part and one in the second, so each class
-    must have that number.
+    labels: (N,). The first part gets at least min_count images of each class and the second at least one, so each class
+    needs min_count + 1 images.
     """
     generator, is_first = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
@@ -199,7 +199,7 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
-    """Load the training or the test images of the catalogue's data set `name`; missing files are downloaded.
+    """Load the training (train=True) or the test images of the data set `name`; missing files are downloaded.
 
     Raises DownloadError if no source delivers them, and UserError if an existing file is not the official one.
     """
@@ -219,7 +219,7 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 
 
 def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
-    """Read user images to train on, and log a summary. Without a test part a share of each class is held out for test.
+    """Read user images to train on, and log a summary; if there is no test part, a share of each class is held out.
 
     Raises UserError if there is no such data set, or a class has too few images for all parts.
     """
@@ -254,13 +254,13 @@ def load_own_test(
     is_same: bool = False,
     use_cache: bool = True,
 ) -> tuple[ImageTensors, list[str]]:
-    """Load user images to test a network on, and their class names.
+    """Load the user images to score a network on, and their class names.
 
-    They are the images of test/. Without that folder they are the images that were held out when the network was
-    trained on this data set, wherever it is now; else, with a warning, all images. preparation: the network's.
-    held_out: share and seed of the images held out from the network's training, and fingerprint of the rest; None if
-    none were. is_same: True if `dataset` is the path that the network was trained on; a warning then says if its images
-    have changed. Raises UserError as load_own does.
+    These are the images of test/. If there are none, they are the images held out when the network was trained on this
+    data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: share
+    and seed of the images held out from its training, and fingerprint of the rest; None if no images were. is_same:
+    True if it was trained on this path; if the images have changed since, a warning is logged. Raises UserError if the
+    images can't be read.
     """
     log.info("reading the images of %s...", dataset)
     collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)

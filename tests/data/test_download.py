@@ -129,7 +129,7 @@ def test_the_second_source_is_used_after_the_first_failed(sources, files, tmp_pa
     assert "downloading from codh.rois.ac.jp..." in caplog.text and "downloading from openml.org..." in caplog.text
 
 
-def test_files_in_place_stay_when_the_others_are_downloaded(sources, files, monkeypatch, tmp_path):
+def test_existing_files_stay_when_missing_ones_are_downloaded(sources, files, monkeypatch, tmp_path):
     serve_codh(sources, files, monkeypatch)
     raw = made_up.write_files({IMAGES: files[IMAGES]}, tmp_path / "KMNIST" / "raw")
     before = (raw / IMAGES).stat()
@@ -157,7 +157,7 @@ WRONG_CONTENT = "what it sent as train-images-idx3-ubyte is not the official fil
     (serve_openml, DESCRIPTION, lambda page: b"<html>maintenance</html>", "openml.org: .*"),
 ])  # fmt: skip
 def test_a_bad_source_leaves_nothing_behind(sources, files, monkeypatch, tmp_path, serve, page, damage, reason):
-    other_images = {IMAGES: files[IMAGES][:-1] + b"\xaa"}  # such as those of the data set's older version
+    other_images = {IMAGES: files[IMAGES][:-1] + b"\xaa"}  # as in the data set's older version
     serve(sources, files if page else files | other_images, monkeypatch)
     if page:
         sources.pages[page] = damage(sources.pages[page])
@@ -179,7 +179,7 @@ def test_a_data_folder_that_cannot_be_made_is_named(sources, tmp_path):
         load_images("kmnist", tmp_path / "data", train=True)
 
 
-# --- files in place ---
+# --- existing files ---
 
 
 @pytest.mark.parametrize("damage", [

@@ -99,8 +99,10 @@ def test_macro_f1_is_scikit_learns(count):
     generator = torch.Generator().manual_seed(0)
     labels, guesses = torch.randint(12, (2, count), generator=generator)
     predictions = torch.where(torch.rand(count, generator=generator) < 0.6, labels, guesses)
-    theirs = f1_score(labels, predictions, labels=range(15), average="macro", zero_division=0)  # 3 classes never occur
-    assert macro_f1(confusion_matrix(labels, predictions, 15)) == pytest.approx(theirs, rel=1e-12)
+    expected = f1_score(
+        labels, predictions, labels=range(15), average="macro", zero_division=0
+    )  # 3 classes never occur
+    assert macro_f1(confusion_matrix(labels, predictions, 15)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_most_confident_mistakes_come_first():
