@@ -58,7 +58,7 @@ MODEL_FORMAT = FileFormat(
 TRAINING = {  # keys of Checkpoint.training, each optional, and their types
     "command": str,  # command line
     "started": str,  # time, ISO 8601
-    "device": str,
+    "device": str,  # result of devices.describe: "cpu, 2 threads"
     "processes": int,  # number of ranks
     "data": str,  # folder of the data sets
     "val_images": int,  # number of validation images
@@ -107,14 +107,14 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
     if not isinstance(content, dict) or content.get("format") != kind.name:
         raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
-    found_version = content.get("format_version")
-    if not isinstance(found_version, int) or found_version not in kind.readable:
+    file_version = content.get("format_version")
+    if not isinstance(file_version, int) or file_version not in kind.readable:
         raise UserError(
-            f"{name}: has {kind.noun} format {found_version}, and this version reads format "
+            f"{name}: has {kind.noun} format {file_version}, and this version reads format "
             f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it, or "
             f"{kind.if_damaged}"
         )
-    if not has_checksum and found_version not in kind.without_checksum:
+    if not has_checksum and file_version not in kind.without_checksum:
         raise refusal("is damaged or was changed: it lacks its checksum")
     return content
 
