@@ -1,13 +1,12 @@
-"""model.pth: a file that describes itself, with all that is needed to use a trained network again.
+"""model.pth and checkpoint.pth as files: self-describing, safe to load, protected by a checksum.
 
-It holds only tensors and plain types, and is read with weights_only=True, which runs no code from the file
-(https://docs.pytorch.org/docs/stable/notes/serialization.html). It is torch.save's zip archive. torch.load
-doesn't check the archive's CRCs, so the comment at the archive's end holds a sha256 of every byte before it.
+They hold only tensors and plain types and are read with weights_only=True, which runs no code from the file
+(https://docs.pytorch.org/docs/stable/notes/serialization.html). Each is a zip archive by torch.save. torch.load doesn't
+check the archive's CRCs, so the comment at the archive's end holds the sha256 of all bytes before that digest.
 """
 
 import hashlib
 import io
-import math
 import platform
 import struct
 import textwrap
@@ -16,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +26,23 @@ from neural_lib.networks import build_network
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input
 
-MARK = b"neural_lib sha256 "  # then 64 hexadecimal digits
+MARK = b"neural_lib sha256 "  # precedes the 64 hexadecimal digits of the checksum
 COMMENT_SIZE = len(MARK) + 64
-END = b"PK\x05\x06"  # begins the last record of a zip archive: 22 bytes, the last two the comment's length
-END_SIZE = 22
+END = b"PK\x05\x06"  # beginning of a zip archive's last record; its last two bytes are the comment's length
+END_SIZE = 22  # bytes of that record without the comment
 
 
 class FileFormat(NamedTuple):
-    """A kind of file: its name and versions, and the advice in messages about it."""
+    """A file format: its name and versions, and the advice in error messages."""
 
-    name: str  # as it stands in the file
-    version: int  # the one that is written
-    readable: tuple[int, ...]  # those that can be read
-    noun: str  # "checkpoint"
-    option: str  # "--model", which gives the path; empty where none does
-    if_missing: str  # advice
-    if_damaged: str
-    without_checksum: tuple[int, ...] = ()  # versions from before there was one
+    name: str  # value of "format" in the file
+    version: int  # version of new files
+    readable: tuple[int, ...]  # versions that can be read
+    noun: str  # name of the format in messages: "checkpoint"
+    option: str  # option that gives the path, such as "--model"; "" if no option does
+    if_missing: str  # advice if there is no such file
+    if_damaged: str  # advice if the file is damaged
+    without_checksum: tuple[int, ...] = ()  # versions older than the checksum
 
 
 MODEL_FORMAT = FileFormat(
@@ -56,31 +55,27 @@ MODEL_FORMAT = FileFormat(
     if_damaged="give a file that train.py wrote",
     without_checksum=(1,),
 )
-TRAINING = {  # the keys of Checkpoint.training and their types; what is not known is left out
-    "command": str,
-    "started": str,  # ISO 8601
-    "device": str,
-    "processes": int,
-    "data": str,  # the folder of the data sets
-    "val_images": int,
-    "init": str,  # the model file whose weights it began from
-    "init_sha256": str,  # of that file
-    "fingerprint": str,  # of one's own images to train on
-    "test_seed": int,  # that drew which of them are held out for test
+TRAINING = {  # keys of Checkpoint.training, each optional, and their types
+    "command": str,  # command line
+    "started": str,  # time, ISO 8601
+    "device": str,  # result of devices.describe: "cpu, 2 threads"
+    "processes": int,  # number of ranks
+    "data": str,  # folder of the data sets
+    "val_images": int,  # number of validation images
+    "init": str,  # model file with the initial weights
+    "init_sha256": str,  # checksum of that file
+    "fingerprint": str,  # sha256 of the user images for training and validation
+    "test_seed": int,  # seed that drew the user images held out for test
 }
-HOTTEST = 20.0  # the highest temperature in Checkpoint.calibration, and one over the lowest
-DISTANCE = ("mean", "directions", "outside", "highest", "threshold")  # all of these in Checkpoint.calibration, or none
+HOTTEST = 20.0  # highest temperature in Checkpoint.calibration; the lowest is 1 / HOTTEST
 
 
 def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
-    """Tensors and plain types as the bytes of a file."""
+    """Serialise tensors and plain types to the bytes of a file, with its format and checksum."""
     file = io.BytesIO()
     torch.save({"format": kind.name, "format_version": kind.version, **content}, file)
     archive = bytearray(file.getbuffer())
-    end = len(archive) - END_SIZE
-    assert archive[end : end + 4] == END and archive[-2:] == b"\0\0", (
-        "torch.save's archive has another end than expected"
-    )
+    assert archive[-END_SIZE:].startswith(END), "torch.save's archive doesn't end as expected"
     archive[-2:] = struct.pack("<H", COMMENT_SIZE)
     archive += MARK
     archive += hashlib.sha256(archive).hexdigest().encode()
@@ -88,11 +83,10 @@ def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
 
 
 def load_archive(path: str | Path, kind: FileFormat) -> dict:
-    """Read what archive_bytes made, its tensors on the CPU, without running any code that the file may hold.
+    """Read a file that archive_bytes made, its tensors on the CPU, without running any code in it.
 
-    Raises UserError, naming the file, if it is missing, damaged, or of another format or version.
+    Raises UserError, naming the file, if it is missing or damaged, or has another format or version.
     """
-
     name = f"{kind.option} {path}".strip()
 
     def refusal(why: str) -> UserError:
@@ -104,57 +98,57 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
     if has_checksum and hashlib.sha256(archive[:-64]).hexdigest().encode() != archive[-64:]:
         raise refusal("is damaged: its checksum does not match")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's remarks on foreign files; what counts is said below
+        with warnings.catch_warnings(action="ignore"):  # torch warns of foreign files, which are refused below
             content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load fails in many ways on a foreign file, and each means the same here
-        if "GLOBAL" in str(error):  # the unpickler's word for "import this and call it"
+    except Exception as error:  # torch.load raises many kinds of errors for a foreign file
+        if "GLOBAL" in str(error):  # the pickle instruction to import a class or function
             why = "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
             raise refusal(why) from None
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
     if not isinstance(content, dict) or content.get("format") != kind.name:
         raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
-    found = content.get("format_version")
-    if not isinstance(found, int) or found not in kind.readable:
+    file_version = content.get("format_version")
+    if not isinstance(file_version, int) or file_version not in kind.readable:
         raise UserError(
-            f"{name}: has {kind.noun} format {found}, and this version reads format "
+            f"{name}: has {kind.noun} format {file_version}, and this version reads format "
             f"{' and '.join(map(str, kind.readable))}; use the version of the project that wrote it, or "
             f"{kind.if_damaged}"
         )
-    if not has_checksum and found not in kind.without_checksum:
+    if not has_checksum and file_version not in kind.without_checksum:
         raise refusal("is damaged or was changed: it lacks its checksum")
     return content
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, torch and torchvision, as each checkpoint records them."""
-    # torch's own word names its build, such as 2.15.0+cpu, which the package's metadata leaves out
+    """The versions of Python, torch and torchvision, which are stored in each file."""
+    # torch.__version__ names the build too, such as 2.15.0+cpu; the package's metadata doesn't
     return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": version("torchvision")}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that is needed to use a trained network again."""
+    """The content of model.pth: a trained network and all that is needed to use it."""
 
     arch: str  # a name in config.ARCHS
-    arch_args: dict  # what that network was built with
+    arch_args: dict  # arguments that the network was built with
     state_dict: dict[str, Tensor]
-    dataset: str  # a name in catalog.DATASETS, or the path of one's own
-    classes: list[str]
-    image_size: int  # pixels, height and width
-    mean: list[float]  # per channel, of pixels scaled to 0..1
-    std: list[float]
+    dataset: str  # a name in catalog.DATASETS, or the path of user images
+    classes: list[str]  # names, in the order of the labels
+    image_size: int  # height and width, pixels
+    mean: list[float]  # of each channel, pixels scaled to 0..1
+    std: list[float]  # of each channel, pixels scaled to 0..1
     config: dict  # TrainConfig.to_dict()
-    metrics: dict  # of the saved epoch: epoch, train_*, val_* and, once it was scored, test_*
-    glyphs: list[str] = field(default_factory=list)  # the written character of each class, where a class is one
+    metrics: dict[str, int | float]  # figures of the saved epoch: epoch, train_*, val_* and, after the test, test_*
+    glyphs: list[str] = field(default_factory=list)  # written character of each class; empty if classes have none
     versions: dict = field(default_factory=versions)
-    training: dict = field(default_factory=dict)  # of the command that trained it, by the names in TRAINING
-    placement: dict | None = None  # catalog.Placement's fields, or none of them for photos; None in older files
-    fit: str = "crop"  # of photos: one of config.FITS
-    calibration: dict = field(default_factory=dict)  # what evaluation.calibration.calibrate returned; {} in older files
+    training: dict = field(default_factory=dict)  # how it was trained; keys: TRAINING
+    placement: dict | None = None  # fields of catalog.Placement; {} for photos, None in older files
+    fit: str = "crop"  # how photos become square: one of config.FITS
+    calibration: dict = field(default_factory=dict)  # result of evaluation.calibration.calibrate; {} in older files
 
     @property
     def preparation(self) -> Preparation:
-        """How a picture becomes an image that the network takes."""
+        """The settings by which a picture becomes an image for this network."""
         placement = Placement(**self.placement) if self.placement else None
         return Preparation(self.image_size, len(self.mean), placement, self.fit)
 
@@ -164,17 +158,17 @@ class Checkpoint:
         return {name: label for names in (self.glyphs, self.classes) for label, name in enumerate(names)}
 
     def display_name(self, label: int) -> str:
-        """The class name as a picture shows it, with its written character where it has one: "su す"."""
+        """The class name for pictures, followed by the written character if the class has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]
 
     def to_bytes(self) -> bytearray:
-        """The checkpoint as the bytes of a model file."""
+        """Serialise the checkpoint to the bytes of a model file."""
         return archive_bytes(vars(self), MODEL_FORMAT)
 
     def build_model(self) -> nn.Module:
-        """The trained network, on the CPU and in evaluation mode.
+        """Build the trained network, on the CPU and in evaluation mode.
 
-        Raises UserError if the weights don't fit it, or it doesn't turn such images into scores of such classes.
+        It is run on one image. Raises UserError if weights, image size, classes or calibration don't fit the network.
         """
         try:
             model = build_network(self.arch, **self.arch_args)
@@ -182,10 +176,10 @@ class Checkpoint:
             with torch.inference_mode():
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
-                raise ValueError(f"it tells {outputs} classes apart, and {len(self.classes)} are named")
+                raise ValueError(f"the network has {outputs} outputs, and {len(self.classes)} classes are named")
             *_, last_layer = (each for each in model.modules() if isinstance(each, nn.Linear))
-            if "mean" in self.calibration and len(self.calibration["mean"]) != last_layer.in_features:
-                raise ValueError("its calibration is of another network")
+            if not self._is_calibration_usable(last_layer.in_features):
+                raise ValueError("its calibration is invalid or belongs to another network")
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
@@ -193,13 +187,31 @@ class Checkpoint:
             ) from None
         return model
 
+    def _is_calibration_usable(self, features: int) -> bool:
+        # features: inputs of the last layer. Missing keys and other types raise the errors that build_model catches.
+        content = self.calibration
+        if not 1 / HOTTEST <= content.get("temperature", 1.0) <= HOTTEST:
+            return False
+        if "threshold" not in content:
+            return True
+        mean, directions = content["mean"], content["directions"]
+        rows = [content["outside"], content["highest"], [content["threshold"], 1.0]]
+        numbers = torch.tensor(rows, dtype=torch.float64)
+        return (
+            mean.shape == (features,)
+            and directions.shape == (len(directions), features)
+            and all(each.dtype is torch.float32 and each.layout is torch.strided for each in (mean, directions))
+            and numbers.shape == (3, 2)
+            and bool(numbers.isfinite().all() and (numbers[:, 1] > 0).all())  # column 1: standard deviations
+        )
+
 
 def for_run(
     config: TrainConfig, info: DatasetInfo, arch_args: dict, statistics: tuple[list[float], list[float]], training: dict
 ) -> Checkpoint:
-    """The checkpoint of a run without weights and metrics, which dataclasses.replace adds.
+    """The checkpoint of a run before its first epoch; dataclasses.replace adds weights and metrics.
 
-    statistics: mean and standard deviation of each channel.
+    statistics: mean and standard deviation of each channel, pixels scaled to 0..1. training: keys in TRAINING.
     """
     mean, std = statistics
     return Checkpoint(
@@ -210,65 +222,107 @@ def for_run(
 
 
 def load(path: str | Path, option: str = "--model") -> Checkpoint:
-    """Read a checkpoint without running any code that the file may hold; its tensors are on the CPU.
+    """Read a model file without running any code in it; the tensors are on the CPU.
 
-    option: that gave the path. Raises UserError, naming both, if the file is missing, damaged or something else than a
-    checkpoint.
+    option: the option that gave the path, "" if none did. Raises UserError, naming option and path, if the file is
+    missing, damaged or no checkpoint, or holds invalid values.
     """
     name = f"{option} {path}".strip()
     content = load_archive(path, MODEL_FORMAT._replace(option=option))
-    known = {each.name: content[each.name] for each in fields(Checkpoint) if each.name in content}
     try:
-        saved = Checkpoint(**known)
+        saved = Checkpoint(**{each.name: content[each.name] for each in fields(Checkpoint) if each.name in content})
     except TypeError:  # a field without a default is missing
         raise UserError(f"{name}: is an incomplete checkpoint; train the network again") from None
-    if wrong := _wrong_fields(saved):
-        raise UserError(f"{name}: invalid values for {', '.join(wrong)}; train it again")
-    if saved.placement is None:  # written before placements stood in the file
-        if saved.dataset not in DATASETS:
-            known = ", ".join(DATASETS)
-            raise UserError(f"{name}: its data set {saved.dataset!r} is not one of {known}; train it again")
+    if invalid := _invalid_fields(saved):
+        raise UserError(f"{name}: invalid values for {', '.join(invalid)}; train it again")
+    if saved.placement is None:  # older files hold none, so it is the data set's
         placement = DATASETS[saved.dataset].placement
         saved = replace(saved, placement=placement._asdict() if placement else {})
     return saved
 
 
+def _invalid_fields(saved: Checkpoint) -> list[str]:
+    # A damaged file fails its checksum; this refuses files that were written with other content. build_model checks
+    # weights and calibration.
+    if wrong := [each.name for each in fields(saved) if not _is_a(getattr(saved, each.name), each.type)]:
+        return wrong
+    checks = {
+        "dataset": saved.placement is not None or saved.dataset in DATASETS,
+        "image_size": 1 <= saved.image_size <= 4096,
+        "mean": len(saved.mean) in (1, 3),
+        "std": len(saved.std) == len(saved.mean),
+        "glyphs": len(saved.glyphs) in (0, len(saved.classes)),
+        "training": all(isinstance(value, TRAINING.get(name, object)) for name, value in saved.training.items()),
+        "placement": not saved.placement or _is_placement(saved.placement, saved.image_size),
+        "fit": saved.fit in FITS,
+    }
+    return [name for name, is_valid in checks.items() if not is_valid]
+
+
+def _is_a(value: object, kind: type) -> bool:
+    # isinstance for Checkpoint's annotations: also list[item] and dict[key, value]
+    kinds = get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(item, *kinds) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(all(map(_is_a, pair, kinds)) for pair in value.items())
+    return isinstance(value, kind)
+
+
+def _is_placement(values: dict, image_size: int) -> bool:
+    try:
+        box, centre, stroke = Placement(**values)
+    except TypeError:  # other names
+        return False
+    has_types = isinstance(box, int) and isinstance(stroke, int | float)
+    return has_types and 1 <= box <= image_size and centre in ("box", "mass") and 0 <= stroke <= box
+
+
 def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
-    """Read the checkpoint that --init names. Raises UserError if it is of another network than the configurations."""
+    """Read the model file that --init names.
+
+    Raises UserError as load does, and if a configuration has another architecture or width than the saved network.
+    """
     saved = load(path, "--init")
+    arch, width = saved.arch, saved.arch_args.get("width", 0)
     for config in configs:
-        there, here = (saved.arch, saved.arch_args.get("width", 0)), (config.arch, config.width)
-        if there != here:
-            options = f"--arch {there[0]}{f' --width {there[1]}' if there[1] != here[1] else ''}"
+        if (config.arch, config.width) != (arch, width):
+            options = f"--arch {arch}{f' --width {width}' if width != config.width else ''}"
             raise UserError(f"--init {path}: is another network than is to be trained; give {options}")
     return saved
 
 
 def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
-    """Copy a trained network's weights into another one of the same kind; returns what keeps its initial values.
+    """Copy a saved network's weights into a model of the same architecture; name the weights that stay as they are.
 
-    Weights of another shape do. The last layer has a row for each class, and those are copied whose classes both
-    networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit together.
+    classes: names of the model's classes. Weights of another shape stay. The rows of the last layer are copied for the
+    classes that both networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit
+    together.
     """
-    own, there, fresh = model.state_dict(), saved.build_model().state_dict(), []
-    here = [label for label, name in enumerate(classes) if name in saved.labels]
-    rows = [saved.labels[classes[label]] for label in here]
-    *_, weight, bias = own  # every network ends in a linear layer
-    for name, value in own.items():
-        if name in (weight, bias) and value.shape[1:] == there[name].shape[1:]:
-            value[here] = there[name][rows].to(value.device)
-        elif value.shape == there[name].shape:
-            value.copy_(there[name])
+    weights, saved_weights, kept = model.state_dict(), saved.build_model().state_dict(), []
+    labels = saved.labels
+    shared = [label for label, name in enumerate(classes) if name in labels]
+    saved_rows = [labels[classes[label]] for label in shared]
+    last_layer = list(weights)[-2:]  # weight and bias; every network ends in a linear layer
+    for name, value in weights.items():
+        saved_value = saved_weights[name]
+        if name in last_layer and value.shape[1:] == saved_value.shape[1:]:
+            value[shared] = saved_value[saved_rows].to(value.device)
+        elif value.shape == saved_value.shape:
+            value.copy_(saved_value)
         else:
-            fresh.append(f"{name} (of another shape)")
-    if len(here) < len(classes):
-        which = "its classes" if not here else f"{len(classes) - len(here)} of its {len(classes)} classes"
-        fresh.append(f"the last layer for {which}")
-    return fresh
+            kept.append(f"{name} (of another shape)")
+    if len(shared) < len(classes):
+        which = f"{len(classes) - len(shared)} of its {len(classes)} classes" if shared else "its classes"
+        kept.append(f"the last layer for {which}")
+    return kept
 
 
 def describe(path: Path) -> tuple[str, str]:
-    """The data set that the network in a model file was trained on, and a phrase about it; of any file, or none."""
+    """The data set of the network in a model file, and a phrase: "lenet trained on digits, test accuracy 0.9798".
+
+    Both are "" if the file is missing; if it can't be read, only the data set is.
+    """
     if not path.exists():
         return "", ""
     try:
@@ -278,68 +332,3 @@ def describe(path: Path) -> tuple[str, str]:
     accuracy = saved.metrics.get("test_accuracy")
     scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
     return saved.dataset, f"{saved.arch} trained on {saved.dataset}, {scored}"
-
-
-def _wrong_fields(saved: Checkpoint) -> list[str]:
-    # whether the weights fit the network is build_model's to say
-    def is_list(value: object, kind: type) -> bool:
-        return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-    types = {each.name: each.type for each in fields(Checkpoint) if each.type in (str, dict)}
-    right = {name: isinstance(getattr(saved, name), kind) for name, kind in types.items()}
-    right |= {
-        "state_dict": isinstance(saved.state_dict, dict) and all(isinstance(name, str) for name in saved.state_dict),
-        "classes": is_list(saved.classes, str),
-        "image_size": isinstance(saved.image_size, int) and 1 <= saved.image_size <= 4096,
-        "mean": is_list(saved.mean, float) and len(saved.mean) in (1, 3),
-        "std": is_list(saved.std, float),
-        "metrics": right["metrics"] and is_list(list(saved.metrics.values()), int | float),
-        "glyphs": is_list(saved.glyphs, str),
-        "placement": saved.placement in (None, {}) or _is_placement(saved.placement, saved.image_size),
-        "fit": saved.fit in FITS,
-        "calibration": saved.calibration == {} or _is_calibration(saved.calibration),
-        "training": right["training"]
-        and all(type(value) is TRAINING.get(name, type(value)) for name, value in saved.training.items()),
-    }
-    wrong = [name for name, is_right in right.items() if not is_right]
-    if not wrong and len(saved.std) != len(saved.mean):
-        wrong.append("std")
-    if not wrong and len(saved.glyphs) not in (0, len(saved.classes)):
-        wrong.append("glyphs")
-    return wrong
-
-
-def _is_placement(found: object, image_size: object) -> bool:
-    try:
-        box, centre, stroke = Placement(**found)
-        return isinstance(box, int) and 1 <= box <= image_size and centre in ("box", "mass") and 0 <= stroke <= box
-    except TypeError:
-        return False
-
-
-def _is_calibration(found: object) -> bool:
-    def is_number(value: object, least: float = -math.inf) -> bool:
-        return isinstance(value, float) and math.isfinite(value) and value >= least
-
-    def is_spread(value: object) -> bool:  # mean, and standard deviation above 0
-        return isinstance(value, list) and len(value) == 2 and is_number(value[0]) and is_number(value[1], 1e-30)
-
-    def is_tensor(value: object, dimensions: int) -> bool:
-        is_plain = isinstance(value, Tensor) and value.layout is torch.strided and value.dtype is torch.float32
-        return is_plain and value.dim() == dimensions and bool(value.isfinite().all())
-
-    if not isinstance(found, dict) or not is_number(found.get("temperature"), 1 / HOTTEST):
-        return False
-    if found["temperature"] > HOTTEST:
-        return False
-    if not any(name in found for name in DISTANCE):
-        return True
-    return (
-        is_tensor(found.get("mean"), 1)
-        and is_tensor(found.get("directions"), 2)
-        and found["directions"].size(1) == len(found["mean"])
-        and 1 <= len(found["directions"]) <= len(found["mean"])
-        and is_spread(found.get("outside"))
-        and is_spread(found.get("highest"))
-        and is_number(found.get("threshold"))
-    )

@@ -20,7 +20,7 @@ from neural_lib.system.errors import UserError
 
 
 def choices() -> dict[str, tuple]:
-    """The hyper-parameters that are one of a few names."""
+    """The hyper-parameters that take one of several names, with these names."""
     return {each.name: each.metadata["choices"] for each in fields(TrainConfig) if each.metadata.get("choices")}
 
 
@@ -60,28 +60,17 @@ def test_a_value_out_of_range_is_named_with_its_option(name, values):
 def test_split_sizes_lose_no_image():
     assert TrainConfig().split_sizes(60_000) == (45_000, 15_000)
     assert TrainConfig(train_split=1 / 3, batch_size=1).split_sizes(10) == (3, 7)
+    assert TrainConfig(train_split=0.999999, batch_size=1).split_sizes(100) == (99, 1)
 
 
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"train_split": 0.001}, "leaves 0 of kmnist's 100 images"),
-        ({"train_split": 0.999999, "batch_size": 1}, None),
-        ({"batch_size": 76}, "--batch-size 76 is larger than the 75 images"),
-    ],
-)
-def test_a_part_too_small_is_refused(values, message):
-    config = TrainConfig(**values)
-    if message is None:
-        assert config.split_sizes(100) == (99, 1)
-    else:
-        with pytest.raises(UserError, match=message):
-            config.split_sizes(100)
-
-
-def test_one_part_is_never_empty():
-    with pytest.raises(UserError, match="--train-split"):
-        TrainConfig(batch_size=1).split_sizes(1)
+@pytest.mark.parametrize("values, count, message", [
+    ({"train_split": 0.001}, 100, "--train-split 0.001 leaves 0 of kmnist's 100 images"),
+    ({"batch_size": 1}, 1, "--train-split 0.75 leaves 0 of kmnist's 1 images"),
+    ({"batch_size": 76}, 100, "--batch-size 76 is larger than the 75 images"),
+])  # fmt: skip
+def test_a_part_that_is_empty_or_smaller_than_a_batch_is_refused(values, count, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**values).split_sizes(count)
 
 
 def test_an_unknown_choice_is_answered_with_the_known_ones():
@@ -90,24 +79,22 @@ def test_an_unknown_choice_is_answered_with_the_known_ones():
             TrainConfig(**{name: "something"})
 
 
-@pytest.mark.parametrize("name, most", [("shift", 7), ("elastic", 2)])
-def test_images_are_neither_moved_out_of_their_frame_nor_folded(name, most):
-    TrainConfig(**{name: float(most)}).check_images(28, mirrors=True)
-    with pytest.raises(
-        UserError, match=f"--{name} {most}.5 is too far for kmnist's images of 28 pixels: at most {most}"
-    ):
-        TrainConfig(**{name: most + 0.5}).check_images(28, mirrors=True)
+@pytest.mark.parametrize("name, limit", [("shift", 7), ("elastic", 2)])
+def test_images_are_neither_moved_out_of_their_frame_nor_folded(name, limit):
+    TrainConfig(**{name: float(limit)}).check_images(28, mirrors=True)
+    message = f"--{name} {limit}.5 is too far for kmnist's images of 28 pixels: at most {limit}"
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**{name: limit + 0.5}).check_images(28, mirrors=True)
 
 
 def test_only_images_that_keep_their_class_are_mirrored():
     TrainConfig(dataset="cifar10", flip=True).check_images(32, mirrors=True)
-    with pytest.raises(
-        UserError, match="^--flip on: in the mirror an image of kmnist means something else, or nothing$"
-    ):
+    message = "^--flip on: in the mirror an image of kmnist means something else, or nothing$"
+    with pytest.raises(UserError, match=message):
         TrainConfig(flip=True).check_images(28, mirrors=False)
 
 
-def test_of_a_recipes_variants_the_last_that_applies_wins():
+def test_the_last_variant_of_a_recipe_that_applies_wins():
     variants = (
         ({"arch": "resnet18"}, {"lr": 0.2, "epochs": 2}),
         ({"dataset": "cifar10"}, {"flip": True}),
@@ -133,20 +120,13 @@ def test_every_recipe_fits_every_data_set_with_every_network(recipe):
 
 def test_the_classic_recipe_is_the_default_and_the_tutorials():
     assert RECIPES["classic"].config() == TrainConfig()
-    tutorial = {
-        "epochs": 10,
-        "batch_size": 64,
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "train_split": 0.75,
-        "precision": "fp32",
-    }
+    tutorial = dict(epochs=10, batch_size=64, optimizer="adam", lr=1e-3, train_split=0.75, precision="fp32")
     assert TrainConfig().to_dict().items() >= tutorial.items()
     assert TrainConfig().schedule == "constant" and not TrainConfig().distorts()
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_recipe_is_a_valid_configuration_of_which_any_value_can_be_replaced(recipe):
+def test_any_value_of_a_recipe_can_be_replaced(recipe):
     assert recipe.config().to_dict().items() >= recipe.values.items()
     assert recipe.config(epochs=3, lr=0.5) == TrainConfig(**recipe.values | {"epochs": 3, "lr": 0.5})
 
@@ -185,10 +165,10 @@ def test_values_are_formatted_as_they_are_typed():
 
 
 def test_derived_seeds_differ_by_purpose_and_position_and_are_repeatable():
-    places = [(seed, purpose, *position) for seed in (1, 2) for purpose in ("shuffle", "dropout")
+    positions = [(seed, purpose, *position) for seed in (1, 2) for purpose in ("shuffle", "dropout")
               for position in ((1,), (2,), (1, 2), (12,), (2, 1))]  # fmt: skip
-    seeds = [derived_seed(*place) for place in places]
+    seeds = [derived_seed(*position) for position in positions]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
-    assert seeds == [derived_seed(*place) for place in places]
-    # must not change between versions, or runs resumed from older states would draw something else
+    assert seeds == [derived_seed(*position) for position in positions]
+    # It must not change between versions, or runs resumed from older states would draw other numbers.
     assert derived_seed(42, "shuffle", 1) == 6778651827863829506

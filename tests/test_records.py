@@ -35,7 +35,7 @@ def test_an_epochs_figures_are_those_of_training_and_validation():
 
     train = {"train_loss": 0.5, "train_accuracy": 0.75}
     val = {"val_loss": 0.5, "val_accuracy": 0.75, "val_f1": 0.25}
-    unknown = dict.fromkeys(TITLES)  # None for what the parts don't have
+    unknown = dict.fromkeys(TITLES)  # None for figures that neither part has
     assert epoch_figures(Part, Part) == unknown | train | val
     assert epoch_figures(Part, None) == unknown | train
 
@@ -50,7 +50,7 @@ def test_an_epochs_figures_are_those_of_training_and_validation():
     ({"train_loss": 0.25}, "accuracy", -0.25),
     ({}, "accuracy", -math.inf),
 ])  # fmt: skip
-def test_epochs_are_compared_by_the_monitored_measure_or_by_what_is_known(known, monitor, score):
+def test_epochs_are_compared_by_the_monitored_measure_or_the_next_best_known_one(known, monitor, score):
     assert monitored_score(dict.fromkeys(MEASURES) | known, monitor)[0] == score
 
 
@@ -60,30 +60,23 @@ def test_between_equals_the_loss_decides():
 
 
 def test_figures_fit_their_columns():
-    assert [figure_text(value) for value in (None, 0.12345, 9999.0, 123456.0)] == [
-        "-",
-        "0.1235",
-        "9999.0000",
-        "1.23e+05",
-    ]
+    texts = [figure_text(value) for value in (None, 0.12345, 9999.0, 123456.0)]
+    assert texts == ["-", "0.1235", "9999.0000", "1.23e+05"]
 
 
 # --- all runs ---
 
 
 def grid(folder, params=None, **values) -> Records:
-    """The records of runs whose hyper-parameters are in lists of equal length."""
+    """Records of runs; values: a list for each hyper-parameter, with an item for each run."""
     runs = [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
     return Records(params or {}, runs, folder)
 
 
 def finish(records: Records, run: int, *accuracies: float, **figures: float) -> None:
-    """Record a finished run, an epoch for each validation accuracy."""
-    records.rows_of[run] = [
-        {"run": run, "epoch": epoch, **dict.fromkeys(MEASURES, 0.5), "val_accuracy": accuracy, **figures}
-        | records.hyperparameters[run - 1]
-        for epoch, accuracy in enumerate(accuracies, start=1)
-    ]
+    """Record a finished run with an epoch for each validation accuracy; figures: further measures of each epoch."""
+    measures = dict.fromkeys(MEASURES, 0.5)
+    records.set_rows(run, [measures | {"val_accuracy": accuracy} | figures for accuracy in accuracies])
     records.finished.append(run)
 
 
@@ -102,7 +95,7 @@ def test_a_run_that_equals_the_best_is_no_better(tmp_path):
     records, better = grid(tmp_path, lr=[0.1, 0.2, 0.3, 0.4]), []
     for run, accuracy in enumerate([0.5, 0.7, 0.7, 0.6], start=1):
         finish(records, run, accuracy)
-        records.finished.remove(run)
+        records.finished.remove(run)  # is_best is asked before the run has finished
         if records.is_best(run):
             better.append(run)
         records.finished.append(run)
@@ -120,7 +113,7 @@ def test_the_monitored_measure_decides_which_run_is_best(tmp_path, monitor, best
 def test_runs_are_named_by_the_swept_hyper_parameters(tmp_path):
     values = {"batch_size": [1, 1, 2], "lr": [0.1, 0.2, 0.3], "epochs": [3, 3, 3]}
     assert grid(tmp_path, **values).name(2) == "batch_size=1, lr=0.2"
-    derived = grid(tmp_path, {"lr": [0.1, 0.2, 0.3]}, **values)  # batch_size as if it followed from a recipe
+    derived = grid(tmp_path, {"lr": [0.1, 0.2, 0.3]}, **values)  # as if a recipe's variants had set batch_size
     assert derived.name(3) == "lr=0.3" and derived.derived(3) == {"batch_size": 2}
     assert derived.common() == {"epochs": 3}
     assert grid(tmp_path, lr=[0.1]).name(1) == ""
@@ -132,7 +125,7 @@ def test_mean_and_deviation_over_the_seeds(tmp_path):
     for run, accuracy in enumerate(accuracies, start=1):
         if run != 5:
             finish(records, run, accuracy)
-    (spread,) = records.spreads()  # of lr=2 one run has finished, and lr=3 has one seed alone
+    (spread,) = records.spreads()  # with lr=2 one run has finished, and lr=3 has a single seed
     assert spread.hyperparameters == {"lr": 1} and spread.count == 3
     assert spread.mean == pytest.approx(statistics.mean(accuracies[:3]))
     assert spread.deviation == pytest.approx(statistics.stdev(accuracies[:3]))
@@ -172,18 +165,13 @@ def test_records_of_an_interrupted_run_count_as_finished(tmp_path):
     assert Records.read(tmp_path / "nowhere") is None
 
 
-def test_no_file_is_none(tmp_path):
-    assert read_json(tmp_path / "results.json") is None
-
-
 WHOLE = json_text(**FORMAT, **CONTENT)
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "[" * 100_000, "null", "{}", WHOLE[:-20], WHOLE.replace("neural_lib results", "another's"),
-     WHOLE.replace('"format_version": 2', '"format_version": 3'),
-     WHOLE.replace('"format_version": 2', '"format_version": 1'), "\udcff"],
+     WHOLE.replace('"format_version": 2', '"format_version": 3'), WHOLE.replace("rows", "lines"), "\udcff"],
     ids=range(11),
 )  # fmt: skip
 def test_another_file_is_refused_in_one_line(tmp_path, content):
@@ -202,7 +190,7 @@ def test_results_of_another_program_are_not_replaced(tmp_path, name):
         check_results(tmp_path)
 
 
-def test_records_are_of_the_model_that_they_name_while_it_is_there(tmp_path):
+def test_records_belong_to_the_model_that_they_name_while_it_exists(tmp_path):
     assert owner_of(tmp_path, default="mine.pth") == "mine.pth"
     (tmp_path / "results.json").write_text(json_text(**FORMAT, **CONTENT | {"options": {"model": "model.pth"}}))
     assert owner_of(tmp_path, default="mine.pth") == "mine.pth"

@@ -1,6 +1,6 @@
-"""The official files of the catalogue's data sets: downloaded, verified by their sha256, and read.
+"""Download the official files of the catalogue's data sets, verify their sha256, and read them.
 
-Sources are tried in order, each with a time limit. Nothing here needs torch.
+Sources are tried in order, each with a time limit. This module doesn't import torch.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
 from neural_lib.system.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
-TIMEOUT_S = 10.0  # for a connection and for each read; neither torchvision nor scikit-learn sets one
+TIMEOUT_S = 10.0  # seconds for a connection and for each read; neither torchvision nor scikit-learn sets a limit
 
 
 class DownloadError(RunError):
@@ -31,11 +31,11 @@ class DownloadError(RunError):
 
 
 def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
-    """The data set to train on, with its files in place: `dataset`, or the embedded digits if it can't be downloaded.
+    """Download the data set if it is missing; returns the one to train on: `dataset`, or the embedded digits.
 
-    dataset: a name in DATASETS, or the path of user images, which is returned as it is. Logs a banner when it falls
-    back. Raises DownloadError if a download fails and the digits may not take its place, and UserError if a file in
-    place is not the official one.
+    dataset: a name in DATASETS, or the path of user images, which is returned unchanged. may_fall_back: True if the
+    digits may replace a data set that can't be downloaded, which is logged as a banner; else DownloadError is raised.
+    Raises UserError if an existing file is not the official one.
     """
     if dataset not in DATASETS:
         return dataset
@@ -50,18 +50,18 @@ def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
             "network in this one is to stay"
         )
     ruler = "=" * 78
-    folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names stay whole
+    folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names aren't broken
     log.warning("\n%s\n%s\n\n%s\n%s", ruler, fallback_warning(dataset).upper(), folded, ruler)
     return FALLBACK
 
 
 def fallback_warning(dataset: str) -> str:
-    """The warning of a run whose data set could not be loaded."""
+    """The warning for a run on the embedded digits instead of `dataset`."""
     return f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
 
 
 def is_there(name: str, data_dir: str | Path) -> bool:
-    """True if the files of the data set `name` are on the disk, or it needs none."""
+    """True if all files of a data set exist; name: in DATASETS, or the path of user images."""
     if name not in DATASETS:
         return os.path.exists(name)
     info = DATASETS[name]
@@ -69,18 +69,18 @@ def is_there(name: str, data_dir: str | Path) -> bool:
 
 
 def ensure_dataset(name: str, data_dir: str | Path) -> None:
-    """ensure_files for a data set of the catalogue."""
+    """Download the missing files of the data set `name` of the catalogue; see ensure_files."""
     info = DATASETS[name]
     if info.sha256:
         ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
 
 
 def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, tuple]) -> None:
-    """Return once `folder` holds the files named in `sha256`, each with that checksum.
+    """Make sure that `folder` holds the files named in `sha256`, each with its checksum; missing ones are downloaded.
 
-    Missing files are fetched from the sources, in their order, each under its host's name. Raises DownloadError, naming
-    every source and why it failed, where that can't be done, and UserError for a file in place with another content: it
-    is never replaced, since it may be the user's own.
+    sources: host -> source, tried in order. Raises DownloadError, naming each source and its failure, if no source
+    delivers the files, and UserError for an existing file with another checksum, which is never replaced, since it may
+    be the user's.
     """
     folder = Path(folder)
     missing = [name for name in sha256 if not (folder / name).exists()]
@@ -94,16 +94,16 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
 
 
 def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, tuple]) -> None:
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     failures = []
     try:
-        # on the same file system, and gone afterwards: a folder that holds no data set stays as it was
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=there) as scratch:
+        # A folder on the same file system, so that files can be renamed into place; `folder` is made after a success.
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
             for host, source in sources.items():
                 log.info("downloading from %s...", host)
                 try:
                     fetched = _fetch_verified(source, Path(scratch) / host, sha256)
-                except Exception as error:  # a server can send anything, and libraries stumble over it in many ways
+                except Exception as error:  # servers can send anything, and the libraries raise many kinds of errors
                     failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
                     continue
                 if failures:
@@ -123,28 +123,28 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
 def _fetch_verified(source: tuple, folder: Path, sha256: Mapping[str, str]) -> Path:
     folder.mkdir()
     with _network_timeout(TIMEOUT_S), _no_bars_in_logs(), warnings.catch_warnings(action="ignore"):
-        kind, *facts = source
-        fetched = FETCHERS[kind](folder, *facts)
+        kind, *arguments = source
+        fetched = FETCHERS[kind](folder, *arguments)
     for name, expected in sha256.items():
         if _sha256(fetched / name) != expected:
             raise ValueError(f"what it sent as {name} is not the official file (its sha256 differs)")
     return fetched
 
 
-# Each is called with an empty folder and the facts of a source, puts files somewhere under it, and returns where.
+# Each fetcher gets an empty folder and a source's arguments, puts files under the folder, and returns their folder.
 
 
 def from_torchvision(folder: Path, class_name: str) -> Path:
-    """The download that torchvision's data set of that name does itself, from its mirrors, checked by md5."""
+    """Download through torchvision's data set class of this name, from its mirrors, with its check of the md5."""
     from torchvision import datasets
 
     return Path(getattr(datasets, class_name)(root=folder, download=True).raw_folder)
 
 
 def from_archive(folder: Path, url: str, md5: str, subfolder: str) -> Path:
-    """An archive, through torchvision's downloader, which unpacks it if it has that md5; the files are in `subfolder`.
+    """Download an archive and unpack it if its md5 is right; returns its `subfolder`.
 
-    torchvision's class for such a data set would also read what it has unpacked, which for CIFAR is to unpickle it.
+    torchvision's class for CIFAR isn't used, because it would unpickle the files before their sha256 is checked.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -153,10 +153,10 @@ def from_archive(folder: Path, url: str, md5: str, subfolder: str) -> Path:
 
 
 def from_openml(folder: Path, name: str, version: int, image_shape: tuple[int, ...], test_size: int) -> Path:
-    """A table of OpenML through scikit-learn, a row an image, as idx files; the last `test_size` rows are the test.
+    """Download a table of OpenML, an image in each row, and write it as idx files; the last `test_size` rows are test.
 
-    That order, like whether the content is the official one, is a guess until the checksums of all files are checked.
-    Returns `folder`. scikit-learn's parser "liac-arff" needs no pandas; 70,000 rows take it about a minute.
+    The order of the rows is assumed; the files' sha256 shows whether that is right. Returns `folder`. scikit-learn's
+    parser "liac-arff" needs no pandas.
     """
     from sklearn.datasets import fetch_openml
 
@@ -173,7 +173,7 @@ FETCHERS = {"torchvision": from_torchvision, "archive": from_archive, "openml": 
 
 
 def idx_bytes(array) -> bytes:
-    """A NumPy uint8 array in the idx format: 0, 0, 8 (uint8), the number of axes, their lengths, the values."""
+    """Serialise a uint8 array to the idx format: 0, 0, 8 (uint8), the number of axes, their lengths, the values."""
     lengths = b"".join(length.to_bytes(4, "big") for length in array.shape)
     return bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes()
 
@@ -189,7 +189,7 @@ def _network_timeout(seconds: float) -> Iterator[None]:
 
 
 def _no_bars_in_logs():
-    # torchvision draws its progress bars on any stderr, a log file's too
+    # torchvision draws progress bars on stderr even if it is a log file.
     return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
@@ -202,31 +202,31 @@ def _sha256(path: Path) -> str:
 
 
 def read(name: str, data_dir: str | Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Training or test images (N, C, H, W), 0 to 255, and labels (N,) of a data set whose files are in place."""
+    """Read training or test images (N, C, H, W), 0 to 255, and labels (N,) of a data set whose files exist."""
     info = DATASETS[name]
     return READERS[info.format](Path(data_dir) / info.folder, info, train)
 
 
 def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 1, H, W) and labels (N,) of MNIST's format (http://yann.lecun.com/exdb/mnist/), which others share."""
+    """Read images (N, 1, H, W) and labels (N,) in MNIST's format, idx (http://yann.lecun.com/exdb/mnist/)."""
     part = "train" if train else "t10k"
     images, labels = (_idx_array(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     return images[:, None], labels  # (N, H, W) -> (N, 1, H, W)
 
 
 def _idx_array(path: Path) -> np.ndarray:
-    # The inverse of idx_bytes, for files whose checksums are right. torchvision can read them, but importing
-    # it takes another second, and its KMNIST class would prefer an unverified processed/training.pt of old versions.
+    # The inverse of idx_bytes. torchvision's reader isn't used: its import takes a second, and its KMNIST class prefers
+    # processed/training.pt, an unverified file of old versions.
     values = np.fromfile(path, dtype=np.uint8)
     lengths = values[4 : 4 + 4 * values[3]].view(">i4")  # values[3]: the number of axes
     return values[4 + 4 * values[3] :].reshape(lengths)
 
 
 def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 3, 32, 32) and labels (N,) of CIFAR-10's "python version" (https://www.cs.toronto.edu/~kriz/cifar.html).
+    """Read images (N, 3, 32, 32) and labels (N,) of CIFAR-10's "python version".
 
-    Its files are pickles, which can run any code when they are read, so the very bytes that are unpickled are checked
-    first. Raises UserError if they aren't the official ones.
+    Its files (https://www.cs.toronto.edu/~kriz/cifar.html) are pickles, which can run any code when they are read, so
+    the sha256 of the same bytes is checked first. Raises UserError if a file isn't the official one.
     """
     batches = []
     for name in info.sha256:
@@ -234,7 +234,7 @@ def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != info.sha256[name]:
                 raise UserError(f"{folder / name}: damaged, or not the official file (its sha256 differs); delete it")
-            with warnings.catch_warnings(action="ignore"):  # NumPy's, of how Python 2 described a dtype
+            with warnings.catch_warnings(action="ignore"):  # NumPy warns of dtypes pickled by Python 2
                 batches.append(pickle.load(io.BytesIO(content), encoding="latin1"))
     pixels = np.concatenate([batch["data"] for batch in batches])  # (N, 3072): all red, then green, then blue
     labels = np.concatenate([batch["labels"] for batch in batches])
@@ -242,8 +242,8 @@ def read_cifar(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray
 
 
 def read_digits(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 1, 8, 8), float32, 0 to 255, and labels (N,) of scikit-learn's digits; the last 297 are for test."""
-    from sklearn.datasets import load_digits  # nearly a second, and only this data set needs it
+    """Read images (N, 1, 8, 8), float32, 0 to 255, and labels (N,) of scikit-learn's digits; the last 297 are test."""
+    from sklearn.datasets import load_digits  # its import takes nearly a second, and only this data set needs it
 
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels * (255 / 16)).astype(np.float32).reshape(-1, 1, 8, 8)  # (N, 64) -> (N, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""Images in memory: read, normalised, split into training and validation, and dealt out in batches by DataLoaders."""
+"""Image tensors: read from files, split into training and validation, normalised, and batched by DataLoaders."""
 
 import functools
 import hashlib
@@ -22,8 +22,8 @@ from neural_lib.data.pictures import listed
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
 from neural_lib.system.errors import UserError
 
-EVAL_BATCH_SIZE = 250  # images in each rank; scoring needs no gradients, so more fit at once, with fewer calls an image
-CHUNK = 1000  # images that are looked at together, so that a large data set need not be copied as a whole
+EVAL_BATCH_SIZE = 250  # images in each rank; larger than in training, since scoring keeps no activations for gradients
+CHUNK = 1000  # images that are read together, so that a large data set isn't copied as a whole
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,11 @@ class Images(NamedTuple):
 
 
 class ImageTensors(Dataset):
-    """Images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
+    """A data set of images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
 
-    An index of many is a whole batch: one gather instead of N decodings. indices: of the images meant among those that
-    are stored, if not all are; so parts of a data set share their memory, which may be mapped from a file.
+    An index can be a tensor of indices, which gives a whole batch at once. indices: (N,), the positions in `images` of
+    the images that belong to this data set, in order; None for all. So the parts of a data set share one tensor, which
+    may be mapped from a file. labels: of this data set's images.
     """
 
     def __init__(
@@ -58,47 +59,47 @@ class ImageTensors(Dataset):
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device of images and labels."""
         return self.stored.device
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, C, H, W)."""
+        """The shape of `images`: (N, C, H, W)."""
         return (len(self), *self.stored.shape[1:])
 
     @property
     def images(self) -> Tensor:
-        """All of them (N, C, H, W): a copy, unless all that are stored are meant."""
+        """The images (N, C, H, W): the stored tensor, or a copy if `indices` select some of it."""
         return self.stored if self.indices is None else self.stored[self.indices]
 
     def to(self, device: torch.device | str) -> "ImageTensors":
-        """The same on another device."""
+        """The same data set on another device."""
         return ImageTensors(self.stored, self.labels, device, self.indices)
 
     def subset(self, indices: Tensor) -> "ImageTensors":
-        """Those with these indices (n,), in that order."""
+        """The data set of the images with these indices (n,), in that order."""
         indices = indices.to(self.device)
         stored = indices if self.indices is None else self.indices[indices]
         return ImageTensors(self.stored, self.labels[indices], self.device, stored)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The images on the CPU, some at a time: (n, C, H, W)."""
+        """The images in pieces (n, C, H, W) of at most CHUNK images, on the CPU."""
         for first in range(0, len(self), CHUNK):
             yield self[first : first + CHUNK][0].cpu()
 
 
 @dataclass
 class Data:
-    """The parts of a data set."""
+    """A data set with its parts."""
 
     dataset: str  # a name in catalog.DATASETS, or the path of user images
     info: DatasetInfo
-    train: ImageTensors  # to train and, unless there is `val`, to validate on
+    train: ImageTensors  # for training and, if `val` is None, validation
     test: ImageTensors
     val: ImageTensors | None = None
-    names: Sequence[str] = ()  # file names of user images, by their indices among those stored
-    warning: str = ""  # if this is the fallback
-    test_seed: int | None = None  # drew which user images are held out for test; None if the test part is given
+    names: Sequence[str] = ()  # file names of user images, indexed as the stored tensor
+    warning: str = ""  # not empty if this data set replaces one that could not be downloaded
+    test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
 
     @property
     def is_own(self) -> bool:
@@ -107,45 +108,45 @@ class Data:
 
     @functools.cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, as pixels 0..1, to 4 decimals.
+        """Mean and standard deviation of each channel, pixels scaled to 0..1, rounded to 4 decimals.
 
-        Of the images to train and to validate on.
+        They are computed from the images for training and validation.
         """
         counts = torch.zeros(self.train.shape[1], 256, dtype=torch.float64)
-        for images in itertools.chain(*(part.chunks() for part in self._learned())):
+        for images in itertools.chain(*(part.chunks() for part in self._train_and_val())):
             channels = images.transpose(0, 1).flatten(1)  # (n, C, H, W) -> (C, n * H * W)
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
         shares, values = counts / counts.sum(dim=1, keepdim=True), torch.arange(256).double() / 255
         mean = shares @ values
         std = (shares @ values.square() - mean.square()).clamp(min=0).sqrt()
-        # 1 where nothing varies, so that pixels can be divided by it
+        # The deviation of a constant channel is set to 1, so that pixels can be divided by it.
         return [round(each, 4) for each in mean.tolist()], [round(each, 4) or 1.0 for each in std.tolist()]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The sha256 of the images to train and to validate on and of their labels, in their order."""
+        """The sha256 of the images for training and validation and of their labels, in order."""
         digest = hashlib.sha256(str(self.train.shape).encode())
-        for part in self._learned():
+        for part in self._train_and_val():
             for images in part.chunks():
                 digest.update(images.contiguous().numpy())
             digest.update(part.labels.cpu().contiguous().numpy())
         return digest.hexdigest()
 
-    def _learned(self) -> list[ImageTensors]:
+    def _train_and_val(self) -> list[ImageTensors]:
         return [self.train, self.val] if self.val else [self.train]
 
     def to(self, device: torch.device) -> "Data":
-        """The same with its images on another device."""
+        """The same data with its images on another device."""
         val = self.val.to(device) if self.val else None
         return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
 
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
-        """The images to train on and those to validate on, drawn unless they are given."""
+        """The images for training and for validation: the given parts, or a random split by the config's seed."""
         return (self.train, self.val) if self.val else split(self.train, config, by_class=self.is_own)
 
 
 def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
-    """A share of config.train_split, of all images or of each class's, and the others, drawn by the config's seed."""
+    """Split images at random: a share of config.train_split (by_class: of each class), and the rest."""
     if by_class:
         parts = stratified_split(images.labels.cpu(), config.train_split, config.seed)
     else:
@@ -154,16 +155,16 @@ def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> 
     return tuple(images.subset(part) for part in parts)
 
 
-def stratified_split(labels: Tensor, share: float, seed: int, least: int = 1) -> tuple[Tensor, Tensor]:
-    """The indices of a share of each class's images, drawn by the seed, and of the others: (n,) and (N - n,).
+def stratified_split(labels: Tensor, share: float, seed: int, min_count: int = 1) -> tuple[Tensor, Tensor]:
+    """The indices of a random share of each class's images, (n,), and of the rest, (N - n,); both ascending.
 
-    labels: (N,). Both are ascending. At least `least` images of each class are among the former, and one among the
-    latter, so there must be as many.
+    labels: (N,). The first part gets at least min_count images of each class and the second at least one, so each class
+    needs min_count + 1 images.
     """
     generator, is_first = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        count = min(max(round(len(members) * share), least), len(members) - 1)
+        count = min(max(round(len(members) * share), min_count), len(members) - 1)
         is_first[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
 
@@ -172,10 +173,10 @@ def stratified_split(labels: Tensor, share: float, seed: int, least: int = 1) ->
 
 
 def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = False, use_cache: bool = True) -> Data:
-    """Load the parts of config's data set, downloaded first if it is missing.
+    """Load the data set of a configuration, which is downloaded if it is missing.
 
-    may_fall_back: whether the embedded digits take its place if it can't be downloaded. use_cache: whether user images
-    are kept once they are decoded. Rank 0 downloads and reads first, then the other ranks read the same.
+    may_fall_back: True if the embedded digits may replace a data set that can't be downloaded. use_cache: True to keep
+    decoded user images in a file. Rank 0 downloads and reads first; then the other ranks read the same files.
     Raises DownloadError, or UserError if user images can't be trained on.
     """
 
@@ -198,10 +199,9 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
-    """The training or the test images of the data set `name`, downloaded and verified first if they are missing.
+    """Load the training (train=True) or the test images of the data set `name`; missing files are downloaded.
 
-    Raises DownloadError if files are missing and no source delivers them, and UserError if a file in place is not the
-    official one.
+    Raises DownloadError if no source delivers them, and UserError if an existing file is not the official one.
     """
     download.ensure_dataset(name, data_dir)
     return _read(name, data_dir, train)
@@ -215,21 +215,21 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
     return Images(images.to(torch.uint8), torch.from_numpy(labels).long())
 
 
-# --- one's own ---
+# --- user images ---
 
 
 def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
-    """Read user images to train on, hold a share of each class out for test unless a test part is given, and log them.
+    """Read user images to train on, and log a summary; if there is no test part, a share of each class is held out.
 
     Raises UserError if there is no such data set, or a class has too few images for all parts.
     """
     log.info("reading the images of %s...", config.dataset)
-    how = custom.Request(config.image_size, config.fit, config.writing)
-    found = custom.load(config.dataset, how, use_cache, show_progress=is_main())
-    parts = _parts_of(found)
-    counts = torch.bincount(parts["train"].labels, minlength=len(found.classes)).tolist()
+    request = custom.Request(config.image_size, config.fit, config.writing)
+    collection = custom.load(config.dataset, request, use_cache, show_progress=is_main())
+    parts, classes = _parts_of(collection), collection.classes
+    counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
     needed = 1 + ("val" not in parts) + ("test" not in parts)
-    if small := [f"{name} {count}" for name, count in zip(found.classes, counts, strict=True) if count < needed]:
+    if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
         raise UserError(
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
@@ -238,61 +238,65 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
     if test is None:
         test_seed = config.seed
         train, test = _held_out(parts, config.test_split, test_seed)
-    data = Data(config.dataset, found.info(len(train), len(test)), train, test, val, found.names, test_seed=test_seed)
+    info = collection.info(len(train), len(test))
+    data = Data(config.dataset, info, train, test, val, collection.names, test_seed=test_seed)
     if is_main():
-        training, validation = data.split(config)
-        by_part = {"training": training, "validation": validation, "test": test}
-        custom.log_summary(found, {part: images.indices.numpy() for part, images in by_part.items()}, config)
+        train_part, val_part = data.split(config)
+        by_part = {"training": train_part, "validation": val_part, "test": test}
+        custom.log_summary(collection, {part: images.indices.numpy() for part, images in by_part.items()}, config)
     return data
 
 
 def load_own_test(
     dataset: str,
-    how: Preparation,
+    preparation: Preparation,
     held_out: tuple[float, int, str] | None = None,
     is_same: bool = False,
     use_cache: bool = True,
 ) -> tuple[ImageTensors, list[str]]:
-    """One's own test images, prepared for a network, and their classes: those of test/, else all that there are.
+    """Load the user images to score a network on, and their class names.
 
-    held_out: where the network was trained on one's own images, the share and the seed of what was held out for test,
-    and the fingerprint of what was not: then of these very images, wherever they are now, those held out. is_same:
-    whether it was this folder; warns if its images have changed. Raises UserError as load_own does.
+    These are the images of test/. If there are none, they are the images held out when the network was trained on this
+    data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: share
+    and seed of the images held out from its training, and fingerprint of the rest; None if no images were. is_same:
+    True if it was trained on this path; if the images have changed since, a warning is logged. Raises UserError if the
+    images can't be read.
     """
     log.info("reading the images of %s...", dataset)
-    found = custom.load(dataset, how, use_cache)
-    parts = _parts_of(found)
+    collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)
+    parts = _parts_of(collection)
     if "test" in parts:
-        return parts["test"], found.classes
+        return parts["test"], collection.classes
     if held_out and "train" in parts:
         share, seed, fingerprint = held_out
         train, test = _held_out(parts, share, seed)
-        data = Data(dataset, found.info(len(train), len(test)), train, test, parts.get("val"))
+        data = Data(dataset, collection.info(len(train), len(test)), train, test, parts.get("val"))
         if is_same or data.fingerprint == fingerprint:
-            title, count = title_of(dataset), f"{len(test):,}"
+            count = f"{len(test):,}"
             log.info("%s: the network was trained on it; the %s images held out for test are scored", title, count)
             if data.fingerprint != fingerprint:
                 log.warning("%s has changed since, so among these may be some that were trained on", title)
-            return test, found.classes
-    every = np.sort(np.concatenate(list(found.indices.values())))
+            return test, collection.classes
+    every = torch.from_numpy(np.sort(np.concatenate(list(collection.indices.values()))))
     what = f"all {len(every):,} images are scored, which must not have been trained on"
-    log.warning("%s has no test/: %s", title_of(dataset), what)
-    return _stored(found).subset(torch.from_numpy(every)), found.classes
+    log.warning("%s has no test/: %s", title, what)
+    return _stored(collection).subset(every), collection.classes
 
 
-def _stored(found: custom.Collection) -> ImageTensors:
-    return ImageTensors(torch.from_numpy(found.images), torch.from_numpy(found.labels))
+def _stored(collection: custom.Collection) -> ImageTensors:
+    return ImageTensors(torch.from_numpy(collection.images), torch.from_numpy(collection.labels))
 
 
-def _parts_of(found: custom.Collection) -> dict[str, ImageTensors]:
-    stored = _stored(found)
-    return {part: stored.subset(torch.from_numpy(indices)) for part, indices in found.indices.items()}
+def _parts_of(collection: custom.Collection) -> dict[str, ImageTensors]:
+    stored = _stored(collection)
+    return {part: stored.subset(torch.from_numpy(indices)) for part, indices in collection.indices.items()}
 
 
 def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
-    # the images to train on and, unless these are given, to validate on, and a share of each class for test
-    images, least = parts["train"], 1 if "val" in parts else 2
-    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"), least)
+    # Splits the training part: its images that stay, and a share of each class that is held out for test. At least one
+    # image of each class stays, or two if they are for validation too.
+    images, min_count = parts["train"], 1 if "val" in parts else 2
+    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"), min_count)
     return images.subset(train), images.subset(test)
 
 
@@ -300,44 +304,44 @@ def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[
 
 
 class Normalisation(nn.Module):
-    """(pixel / 255 - mean) / std, the input that a network is trained on; mean and std per channel, of pixels 0..1."""
+    """Computes a network's input, (pixel / 255 - mean) / std; mean, std: of each channel, pixels scaled to 0..1."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # times 255, so that a pixel takes one subtraction and one division; (C,) -> (C, 1, 1)
+        # Scaled by 255, so that each pixel takes one subtraction and one division. (C,) -> (C, 1, 1)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels 0..255 of any dtype, (N, C, H, W) -> float32 of the same shape, channels-last."""
+        """Normalise pixels 0..255 of any dtype, (N, C, H, W); returns float32 of the same shape, channels-last."""
         return (images.float() - self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
 def pixels_of(image: Tensor) -> np.ndarray:
-    """An image (C, H, W) of 1 or 3 channels as OpenCV and Pillow take it: (H, W) or (H, W, 3)."""
+    """Convert an image (C, H, W) to a NumPy array for OpenCV and Pillow: (H, W) for 1 channel, else (H, W, 3)."""
     return image.permute(1, 2, 0).squeeze(2).cpu().numpy()
 
 
 class BatchIndices(Sampler[Tensor]):
-    """This rank's indices of each batch, in order or, given a seed, shuffled by seed and epoch.
+    """Samples this rank's indices of each batch: in order or, given a seed, in an order drawn by seed and epoch.
 
-    An epoch's order is drawn on the CPU, the same for every device, and moved to the images in one piece: a transfer
-    for each batch would make the CPU wait for the device each time. set_epoch says where iterating begins.
+    The order of an epoch is drawn on the CPU, the same for every device, and copied to the images' device at once: a
+    copy for each batch would make the CPU wait for the device each time. set_epoch sets where iteration begins.
     """
 
     def __init__(self, dataset: ImageTensors, global_batch_size: int, seed: int | None = None) -> None:
         self.dataset, self.global_batch_size, self.seed = dataset, global_batch_size, seed
-        self.epoch, self.step = 1, 0  # of the batch that comes next
+        self.epoch, self.step = 1, 0  # position of the next batch
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.global_batch_size)
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """Let the next iteration be epoch `epoch`, counted from 1, without its first `step` batches."""
+        """Set the epoch, from 1, of the next iteration, which skips the first `step` batches."""
         self.epoch, self.step = epoch, step
 
     def size(self, step: int) -> int:
-        """How many images are in batch `step`, counted from 0, of all ranks together: the last may be smaller."""
+        """The number of images in batch `step`, from 0, over all ranks; the last batch may be smaller."""
         return min(self.global_batch_size, len(self.dataset) - step * self.global_batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -360,10 +364,11 @@ def make_loader(
     shuffle_seed: int | None = None,
     distortion: RandomDistortion | None = None,
 ) -> DataLoader:
-    """A DataLoader of this rank's shards of whole batches (the last may be smaller), shuffled where a seed is given.
+    """A DataLoader of this rank's shards of the batches; the last batch may be smaller.
 
-    batch_size: images of all ranks together. Yields what a network takes, float32 (N, C, H, W), and labels (N,); where
-    there are fewer images than ranks, some ranks get a filler whose label is PADDING. `sampler` is its BatchIndices.
+    batch_size: images over all ranks. shuffle_seed: None for the images' order. distortion: applied before
+    normalise. Yields network inputs, float32 (N, C, H, W), and labels (N,). A rank without an image in a batch gets a
+    filler with the label PADDING. The attribute `sampler` is the BatchIndices.
     """
     batches = BatchIndices(dataset, batch_size, shuffle_seed)
 
@@ -374,12 +379,12 @@ def make_loader(
             images = distortion(images, batches.epoch, batches.step, size)
         return normalise(images), torch.full_like(labels, PADDING) if is_padding(size) else labels
 
-    # a generator of its own: starting to iterate would draw from torch's default one
+    # With a separate generator, since each iteration draws a number, by default from torch's global generator.
     return DataLoader(
         dataset, batch_size=None, sampler=batches, collate_fn=prepare, generator=torch.Generator().manual_seed(0)
     )
 
 
 def evaluation_loader(dataset: ImageTensors, normalise: Normalisation) -> DataLoader:
-    """A DataLoader of images in their order, in batches that suit evaluation, for all ranks together."""
+    """A DataLoader for scoring: the images in their order, in batches of EVAL_BATCH_SIZE for each rank."""
     return make_loader(dataset, EVAL_BATCH_SIZE * world_size(), normalise)

@@ -1,4 +1,4 @@
-"""Downloads from a real HTTP server on loopback, and the checksums of files that are already there."""
+"""Downloads from an HTTP server on loopback, and the checksums of existing files."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ TRAIN_SIZE, TEST_SIZE = 40, 10
 
 @pytest.fixture
 def files(monkeypatch) -> dict[str, bytes]:
-    """Files of a small made-up KMNIST, which pass for the official ones until the test ends."""
+    """Files of a small made-up KMNIST, whose checksums the catalogue holds until the test ends."""
     files = made_up.make_files(TRAIN_SIZE, TEST_SIZE)
     sources = {
         "codh.rois.ac.jp": ("torchvision", "KMNIST"),
@@ -40,7 +40,7 @@ def files(monkeypatch) -> dict[str, bytes]:
 
 @pytest.fixture
 def folder(files, tmp_path):
-    """The folder of these files, all in place, under the data folder tmp_path."""
+    """The folder in the data folder tmp_path that holds all these files."""
     return made_up.write_files(files, tmp_path / "KMNIST" / "raw")
 
 
@@ -48,7 +48,7 @@ def folder(files, tmp_path):
 def sources(server, files, monkeypatch):
     """Both sources moved to the loopback server, which serves neither data set yet."""
     monkeypatch.setattr(KMNIST, "mirrors", [f"{server.url}/codh/"])
-    pause = SimpleNamespace(sleep=lambda _: None)  # scikit-learn waits a second before it tries again
+    pause = SimpleNamespace(sleep=lambda _: None)  # scikit-learn pauses for a second between two tries
     monkeypatch.setattr(_openml, "time", pause)
     for name in ("_SEARCH_NAME", "_DATA_INFO", "_DATA_FEATURES", "_DATA_QUALITIES"):
         path = getattr(_openml, name).removeprefix("https://www.openml.org")
@@ -57,14 +57,15 @@ def sources(server, files, monkeypatch):
 
 
 def serve_codh(server, files, monkeypatch) -> None:
+    """Serve the archives of KMNIST, whose md5 torchvision then expects."""
     archives = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
     resources = [(name, hashlib.md5(content).hexdigest()) for name, content in archives.items()]
     monkeypatch.setattr(KMNIST, "resources", resources)
     server.pages |= archives
 
 
-def serve_openml(server, files) -> None:
-    """OpenML's four answers about a table and the table itself: training images first, then the test images."""
+def serve_openml(server, files, monkeypatch=None) -> None:
+    """Serve OpenML's four answers about a table, and the table itself: training images first, then the test images."""
     parts = [[np.frombuffer(files[f"{part}-{kind}"], np.uint8)[skip:] for kind, skip in
               (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8))] for part in ("train", "t10k")]  # fmt: skip
     rows = [
@@ -128,7 +129,7 @@ def test_the_second_source_is_used_after_the_first_failed(sources, files, tmp_pa
     assert "downloading from codh.rois.ac.jp..." in caplog.text and "downloading from openml.org..." in caplog.text
 
 
-def test_files_in_place_stay_when_the_others_are_downloaded(sources, files, monkeypatch, tmp_path):
+def test_existing_files_stay_when_missing_ones_are_downloaded(sources, files, monkeypatch, tmp_path):
     serve_codh(sources, files, monkeypatch)
     raw = made_up.write_files({IMAGES: files[IMAGES]}, tmp_path / "KMNIST" / "raw")
     before = (raw / IMAGES).stat()
@@ -136,67 +137,32 @@ def test_files_in_place_stay_when_the_others_are_downloaded(sources, files, monk
     assert os.path.samestat((raw / IMAGES).stat(), before)
 
 
-def _wrong_content(server, files, monkeypatch):
-    # a well-formed archive with the right md5, but of other images, such as the data set's older version
-    files[IMAGES] = files[IMAGES][:-1] + b"\xaa"
-    serve_codh(server, files, monkeypatch)
+def truncated(page: bytes) -> tuple:
+    return (loopback.TRUNCATE, page)
 
 
-def _wrong_md5(server, files, monkeypatch):
-    serve_codh(server, files, monkeypatch)
-    server.pages[f"{IMAGES}.gz"] = gzip.compress(b"something else")
+ARCHIVE, TABLE, DESCRIPTION = f"{IMAGES}.gz", "/kmnist.arff", "/api/v1/json/data/1"
+WRONG_CONTENT = "what it sent as train-images-idx3-ubyte is not the official file"
 
 
-def _truncated(server, files, monkeypatch):
-    serve_codh(server, files, monkeypatch)
-    server.pages[f"{IMAGES}.gz"] = (loopback.TRUNCATE, server.pages[f"{IMAGES}.gz"])
-
-
-def _one_missing(server, files, monkeypatch):
-    serve_codh(server, files, monkeypatch)
-    server.pages["t10k-labels-idx1-ubyte.gz"] = 404
-
-
-def _hanging(server, files, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    serve_codh(server, files, monkeypatch)
-    server.pages[f"{IMAGES}.gz"] = loopback.HANG
-
-
-def _hanging_openml(server, files, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    serve_openml(server, files)
-    server.pages["/kmnist.arff"] = loopback.HANG
-
-
-def _truncated_openml(server, files, monkeypatch):
-    serve_openml(server, files)
-    server.pages["/kmnist.arff"] = (loopback.TRUNCATE, server.pages["/kmnist.arff"])
-
-
-def _wrong_openml(server, files, monkeypatch):
-    files[IMAGES] = files[IMAGES][:-1] + b"\xaa"
-    serve_openml(server, files)
-
-
-def _garbled_openml(server, files, monkeypatch):
-    serve_openml(server, files)
-    server.pages["/api/v1/json/data/1"] = b"<html>maintenance</html>"
-
-
-@pytest.mark.parametrize("arrange, reason", [
-    (_wrong_content, "codh.rois.ac.jp: what it sent as train-images-idx3-ubyte is not the official file"),
-    (_wrong_md5, "codh.rois.ac.jp: .*corrupted"),
-    (_truncated, "codh.rois.ac.jp: .*corrupted"),
-    (_one_missing, "codh.rois.ac.jp: .*t10k-labels.*404"),
-    (_hanging, "codh.rois.ac.jp: .*timed out"),
-    (_hanging_openml, "openml.org: .*timed out"),
-    (_truncated_openml, "openml.org: .*"),
-    (_wrong_openml, "openml.org: what it sent as train-images-idx3-ubyte is not the official file"),
-    (_garbled_openml, "openml.org: .*"),
+@pytest.mark.parametrize("serve, page, damage, reason", [
+    (serve_codh, None, None, f"codh.rois.ac.jp: {WRONG_CONTENT}"),  # with the right md5
+    (serve_codh, ARCHIVE, lambda page: gzip.compress(b"something else"), "codh.rois.ac.jp: .*corrupted"),
+    (serve_codh, ARCHIVE, truncated, "codh.rois.ac.jp: .*corrupted"),
+    (serve_codh, "t10k-labels-idx1-ubyte.gz", lambda page: 404, "codh.rois.ac.jp: .*t10k-labels.*404"),
+    (serve_codh, ARCHIVE, lambda page: loopback.HANG, "codh.rois.ac.jp: .*timed out"),
+    (serve_openml, None, None, f"openml.org: {WRONG_CONTENT}"),
+    (serve_openml, TABLE, lambda page: loopback.HANG, "openml.org: .*timed out"),
+    (serve_openml, TABLE, truncated, "openml.org: .*"),
+    (serve_openml, DESCRIPTION, lambda page: b"<html>maintenance</html>", "openml.org: .*"),
 ])  # fmt: skip
-def test_a_bad_source_leaves_nothing_behind(sources, files, monkeypatch, tmp_path, arrange, reason):
-    arrange(sources, dict(files), monkeypatch)
+def test_a_bad_source_leaves_nothing_behind(sources, files, monkeypatch, tmp_path, serve, page, damage, reason):
+    other_images = {IMAGES: files[IMAGES][:-1] + b"\xaa"}  # as in the data set's older version
+    serve(sources, files if page else files | other_images, monkeypatch)
+    if page:
+        sources.pages[page] = damage(sources.pages[page])
+    if "timed out" in reason:
+        monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     with pytest.raises(DownloadError, match=reason) as caught:
         load_images("kmnist", tmp_path, train=True)
     assert files_in(tmp_path) == []
@@ -213,19 +179,15 @@ def test_a_data_folder_that_cannot_be_made_is_named(sources, tmp_path):
         load_images("kmnist", tmp_path / "data", train=True)
 
 
-# --- files in place ---
+# --- existing files ---
 
 
-def _truncated_file(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def _flipped_bit(content: bytes) -> bytes:
-    place = len(content) // 3
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-@pytest.mark.parametrize("damage", [_truncated_file, _flipped_bit, gzip.compress, lambda content: b""])
+@pytest.mark.parametrize("damage", [
+    lambda content: content[: len(content) // 2],
+    lambda content: content[:9] + bytes([content[9] ^ 1]) + content[10:],
+    gzip.compress,
+    lambda content: b"",
+], ids=["truncated", "a flipped bit", "gzipped", "empty"])  # fmt: skip
 @pytest.mark.parametrize("name", [IMAGES, "t10k-labels-idx1-ubyte"])
 def test_a_damaged_file_is_named_and_not_replaced(folder, tmp_path, name, damage):
     damaged = damage((folder / name).read_bytes())
@@ -248,7 +210,7 @@ def test_a_file_is_checked_each_time(folder, tmp_path):
     path = folder / IMAGES
     content, before = path.read_bytes(), path.stat()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 255]))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # of the same size and time
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and time stay the same
     with pytest.raises(UserError, match=IMAGES):
         load_images("kmnist", tmp_path, train=True)
 
@@ -258,7 +220,7 @@ def test_a_file_is_checked_each_time(folder, tmp_path):
 
 @pytest.fixture
 def archive(server, cifar_batches, monkeypatch) -> bytes:
-    """The made-up CIFAR-10's archive; both of its sources are moved to the loopback server, which doesn't serve it."""
+    """The made-up CIFAR-10's archive; its sources are moved to the loopback server, which doesn't serve it yet."""
     content = made_up.cifar_archive(cifar_batches)
     md5 = hashlib.md5(content).hexdigest()
     sources = {

@@ -49,7 +49,7 @@ def test_idx_files_are_read_as_they_were_written(kmnist_dir, train, count, seed)
 
 
 def test_files_of_old_torchvision_versions_are_not_read(kmnist_dir):
-    # KMNIST/processed/*.pt, which torchvision's class would prefer to the verified files
+    # torchvision's class prefers KMNIST/processed/*.pt to the verified files.
     processed = kmnist_dir / "KMNIST" / "processed"
     processed.mkdir()
     for name in ("training.pt", "test.pt"):
@@ -61,7 +61,7 @@ def test_files_of_old_torchvision_versions_are_not_read(kmnist_dir):
 def test_cifars_batches_are_read_as_they_were_written(cifar_dir, train):
     seeds = range(5) if train else [5]
     expected = [made_up.make_colour_images(made_up.CIFAR_BATCH_SIZE, seed) for seed in seeds]
-    with warnings.catch_warnings(action="error"):  # such as NumPy's about pickles of 2009
+    with warnings.catch_warnings(action="error"):  # NumPy warns of pickles from 2009
         images, labels = load_images("cifar10", cifar_dir, train)
     assert images.dtype == torch.uint8 and labels.dtype == torch.int64
     assert torch.equal(images, torch.from_numpy(np.concatenate([pixels for pixels, _ in expected])))
@@ -69,7 +69,7 @@ def test_cifars_batches_are_read_as_they_were_written(cifar_dir, train):
 
 
 def test_the_made_up_batches_are_in_cifars_real_format(cifar_batches):
-    # the other tests rely on it
+    # The other tests rely on this.
     with warnings.catch_warnings(action="ignore"):
         for name, content in cifar_batches.items():
             batch = pickle.loads(content, encoding="latin1")  # as torchvision's CIFAR10 does
@@ -101,7 +101,7 @@ def test_load_data_reads_both_parts(kmnist_dir, tmp_path):
     assert [len(part.images) for part in (data.train, data.test)] == [made_up.TRAIN_SIZE, made_up.TEST_SIZE]
 
 
-def test_a_data_set_that_cannot_be_downloaded_is_replaced_by_digits_where_allowed(monkeypatch, tmp_path, caplog):
+def test_a_data_set_that_cannot_be_downloaded_is_replaced_by_digits_if_allowed(monkeypatch, tmp_path, caplog):
     change_kmnist(monkeypatch, sources={})
     data = load_data(TrainConfig(), tmp_path, may_fall_back=True)
     assert data.dataset == "digits" and data.warning.startswith("this run uses digits, NOT kmnist")
@@ -135,7 +135,7 @@ def test_a_channel_that_does_not_vary_can_be_divided_by_its_deviation():
     assert make_data(pixels, torch.arange(4)).statistics == ([0.0, 0.302, 0.5], [1.0, 1.0, 0.5])
 
 
-def test_the_fingerprint_is_of_images_labels_and_their_order():
+def test_the_fingerprint_depends_on_images_labels_and_their_order():
     pixels = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, order = torch.arange(6), torch.tensor([1, 0, 2, 3, 4, 5])
     changed = pixels.clone()
@@ -185,8 +185,8 @@ def test_the_split_depends_on_its_seed_alone():
 
 
 def test_the_parts_stay_on_their_device():
-    elsewhere = ImageTensors(*make_set()[range(100)], "meta")  # torch's device without values
-    for part in split(elsewhere, TrainConfig()):
+    on_meta = ImageTensors(*make_set()[range(100)], "meta")  # torch's device for tensors without values
+    for part in split(on_meta, TrainConfig()):
         loader = make_loader(part, 32, Normalisation([0.0], [1.0]).to("meta"), shuffle_seed=0)
         assert {tensor.device.type for batch in loader for tensor in batch} == {"meta"}
 

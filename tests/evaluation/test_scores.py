@@ -84,7 +84,7 @@ def test_many_small_losses_are_not_lost_in_a_large_sum():
 
 def test_sums_are_saved_as_plain_numbers_and_restored():
     sums, restored = RunningScores(), RunningScores()
-    assert math.isnan(sums.loss) and math.isnan(sums.accuracy)  # of no images
+    assert math.isnan(sums.loss) and math.isnan(sums.accuracy)  # no images yet
     sums.add(batch_sums(torch.tensor(3.0), torch.tensor([[0.0, -9.0]] * 2), torch.tensor([0, 1])), 2)
     assert sums.state_dict() == {"count": 2, "loss_sum": 3.0, "correct": 1.0}
     restored.load_state_dict(sums.state_dict())
@@ -99,16 +99,18 @@ def test_macro_f1_is_scikit_learns(count):
     generator = torch.Generator().manual_seed(0)
     labels, guesses = torch.randint(12, (2, count), generator=generator)
     predictions = torch.where(torch.rand(count, generator=generator) < 0.6, labels, guesses)
-    theirs = f1_score(labels, predictions, labels=range(15), average="macro", zero_division=0)  # 3 classes never occur
-    assert macro_f1(confusion_matrix(labels, predictions, 15)) == pytest.approx(theirs, rel=1e-12)
+    expected = f1_score(
+        labels, predictions, labels=range(15), average="macro", zero_division=0
+    )  # 3 classes never occur
+    assert macro_f1(confusion_matrix(labels, predictions, 15)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_most_confident_mistakes_come_first():
     labels, predictions = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 2, 5, 3, 9])
     probabilities = torch.tensor([0.9, 0.5, 0.8, 1.0, 0.7])
-    assert most_confident_mistakes(labels, predictions, probabilities, most=9) == [2, 4, 1]
-    assert most_confident_mistakes(labels, predictions, probabilities, most=2) == [2, 4]
-    assert most_confident_mistakes(labels, labels, probabilities, most=9) == []
+    assert most_confident_mistakes(labels, predictions, probabilities, max_count=9) == [2, 4, 1]
+    assert most_confident_mistakes(labels, predictions, probabilities, max_count=2) == [2, 4]
+    assert most_confident_mistakes(labels, labels, probabilities, max_count=9) == []
 
 
 def test_confusions_are_counted_by_pair_the_most_frequent_first():
