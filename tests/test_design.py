@@ -153,13 +153,13 @@ def test_the_functions_of_the_tutorials_table_are_there():
     rows = rows_from_the_tutorial()
     assert len(rows) > 10
     for line, here, file, _ in rows:
-        script = file.strip("`")
-        module = SCRIPTS.get(script) or importlib.import_module(
-            f"neural_lib.{script.removesuffix('.py').replace('/', '.')}"
-        )
-        for name in re.findall(r"`([\w.]+)`", here):
+        path = file.strip("`")
+        dotted = path.removesuffix(".py").replace("/", ".")
+        module = SCRIPTS.get(path) or importlib.import_module(f"neural_lib.{dotted}")
+        names = re.findall(r"`([\w.]+)`", here)
+        assert names, f"{line}: no function"
+        for name in names:
             found = module
             for part in name.split("."):
                 found = getattr(found, part, None)
-            assert callable(found), f"{line}: {file} has no {name}"
-            assert found.__module__ in (module.__name__, "__main__"), f"{line}: {name} is not defined in {file}"
+            assert callable(found) and found.__module__ == module.__name__, f"{line}: {path} does not define {name}"
