@@ -1,6 +1,7 @@
 """The rules of the project's structure: which package may import which, and READMEs that are true."""
 
 import ast
+import importlib
 import re
 import shlex
 import shutil
@@ -16,17 +17,10 @@ import predict
 import train
 
 LIBRARY = ROOT / "neural_lib"
-# a package or a module of neural_lib may import those of its own level and of lower ones; not listed: level 1
-LEVELS = {"system": 0, "data": 2, "records": 3, "checkpoint": 3, "evaluation": 4, "training": 5, "prediction": 5}
-HEAVY = {"sklearn", "torchvision", "tensorboard", "onnx"}  # or optional; these may be imported where they are needed
-WITHOUT_TORCH = (  # for --help and for refusals that come at once
-    "train", "predict", "neural_lib.config", "neural_lib.records", "neural_lib.data.catalog",
-    "neural_lib.data.download",
-    "neural_lib.evaluation.annotate", "neural_lib.training.command", "neural_lib.training.runs",
-    "neural_lib.prediction", "neural_lib.prediction.command", "neural_lib.prediction.window", "neural_lib.data.ink",
-    "neural_lib.data.pictures", "neural_lib.system.cli", "neural_lib.system.environment",
-    "neural_lib.system.errors", "neural_lib.system.files", "neural_lib.system.signals",
-)  # fmt: skip
+SCRIPTS = {"train.py": train, "predict.py": predict}
+
+
+# --- imports ---
 
 
 def name_of(path: Path) -> str:
@@ -34,57 +28,56 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(LIBRARY.rglob("*.py"))}
+MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in LIBRARY.rglob("*.py")}
 
 
-def imports_of(tree: ast.AST) -> Iterator[str]:
-    """The modules that are imported anywhere in a syntax tree."""
+def imports_of(tree: ast.AST) -> set[str]:
+    """The modules that a syntax tree imports at its top or inside a function."""
+    found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in MODULES else node.module
+            names = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found.update(names or {node.module})
+    return found
 
 
-def level_of(module: str) -> int:
-    return LEVELS.get(f"{module}.".split(".")[1], 1)
+def package_of(module: str) -> str:
+    """The package of the library that a module is in, or the module itself if it is beside the packages."""
+    return f"{module}.".split(".")[1]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module):
-    package = module.split(".")[1:2]
-    for imported in imports_of(MODULES[module]):
-        assert imported.split(".")[0] not in ("train", "predict", "tests"), f"{module} imports a script"
-        if imported.startswith("neural_lib."):
-            assert level_of(imported) <= level_of(module), f"{module} imports {imported}"
-            both = {*package, imported.split(".")[1]}
-            assert both != {"training", "prediction"}, f"{module} imports {imported}"
+def test_imports_go_one_way_between_packages():
+    graph = {package_of(module): set() for module in MODULES}
+    for module, tree in MODULES.items():
+        imported = imports_of(tree)
+        assert not {"train", "predict"} & imported, f"{module} imports a script"
+        package = package_of(module)
+        graph[package] |= {package_of(each) for each in imported & MODULES.keys()} - {package}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+    assert graph["system"] == set() and graph["data"] <= {"system", "config"}
+    assert not {"training", "prediction"} & set().union(*graph.values()), "only the scripts import these"
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    graph = {name: {each for each in imports_of(tree) if each in MODULES} for name, tree in MODULES.items()}
+    graph = {module: imports_of(tree) & MODULES.keys() for module, tree in MODULES.items()}
     del graph["neural_lib.prediction"]  # its one import is delayed until Recogniser is used
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_imports_are_at_the_top_of_a_module_but_for_heavy_packages():
+def test_the_library_delays_only_imports_of_other_packages():
+    """Those that most commands don't need; the scripts alone import the library inside functions."""
     for module, tree in MODULES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and module != "neural_lib.prediction":
-                assert {each.split(".")[0] for each in imports_of(node)} <= HEAVY, f"{module}.{node.name}"
-
-
-def test_what_comes_before_torch_does_not_load_it(run_python):
-    code = f"import sys\nsys.modules['torch'] = None\nimport {', '.join(WITHOUT_TORCH)}"
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
+            if isinstance(node, ast.FunctionDef) and node.name != "__getattr__":
+                assert not imports_of(node) & MODULES.keys(), f"{module}.{node.name}"
 
 
 def test_only_checkpoint_saves_and_loads_with_torch():
-    for path in [*(Path(script.__file__) for script in (train, predict)), *LIBRARY.rglob("*.py")]:
+    # By its source: no test of an effect could know the file from which another module's torch.load would run code.
+    for path in [*(ROOT / name for name in SCRIPTS), *LIBRARY.rglob("*.py")]:
         uses = re.search(r"torch\.(save|load)\(", path.read_text(encoding="utf-8"))
         assert bool(uses) is (path == LIBRARY / "checkpoint.py"), path
 
@@ -141,8 +134,32 @@ def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
 def test_every_command_in_a_readme_is_one(path):
     for script, arguments in commands_of((ROOT / path).read_text(encoding="utf-8")):
         assert (ROOT / script).is_file(), script
-        if script in ("train.py", "predict.py") and "..." not in arguments:
+        if script in SCRIPTS and "..." not in arguments:
             try:
-                {"train.py": train, "predict.py": predict}[script].parse_args(arguments)
+                SCRIPTS[script].parse_args(arguments)
             except SystemExit as end:
                 assert end.code == 0 and "--help" in arguments
+
+
+def rows_from_the_tutorial() -> list[list[str]]:
+    """The rows of the table "From the tutorial to here" in neural_lib/README.md, a list of cells each."""
+    section = re.split(r"^## ", (LIBRARY / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    table = next(each for each in section if each.startswith("From the tutorial to here"))
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return rows[2:]  # without the heading and the line below it
+
+
+def test_the_functions_of_the_tutorials_table_are_there():
+    rows = rows_from_the_tutorial()
+    assert len(rows) > 10
+    for line, here, file, _ in rows:
+        path = file.strip("`")
+        dotted = path.removesuffix(".py").replace("/", ".")
+        module = SCRIPTS.get(path) or importlib.import_module(f"neural_lib.{dotted}")
+        names = re.findall(r"`([\w.]+)`", here)
+        assert names, f"{line}: no function"
+        for name in names:
+            found = module
+            for part in name.split("."):
+                found = getattr(found, part, None)
+            assert callable(found) and found.__module__ == module.__name__, f"{line}: {path} does not define {name}"

@@ -1,4 +1,4 @@
-"""The tutorial's network and plain loop, written after its text: what this project is compared with."""
+"""The tutorial's network and plain loop, after its text: the place to begin, and what train.py is compared with."""
 
 import torch
 from torch import nn
