@@ -250,7 +250,7 @@ def check_results(folder: Path) -> tuple[Path, Path]:
     table = check_output(folder / "results.csv", "--model's results", (".csv",))
     records = check_output(folder / "results.json", "--model's results", (".json",))
     check_is_ours(table, b"run,epoch,", "move it, or choose another folder")
-    read_json(records)
+    check_is_ours(records, RESULTS_FORMAT["format"].encode(), "move it, or choose another folder")
     return table, records
 
 

@@ -142,7 +142,7 @@ def _init_info(path: str) -> dict[str, str]:
 def resumed(command: Command, saved: Mapping) -> Command:
     """The saved command, to be resumed: an option that was not given to `command` has its saved value.
 
-    saved: what progress.read_saved returned. Raises UserError if a given option differs from the saved one, except for
+    saved: the content of checkpoint.pth. Raises UserError if a given option differs from the saved one, except for
     more epochs at a constant learning rate, to a single run or to a grid of which no run has finished; or if --init's
     file has changed while a run is still to begin from it.
     """

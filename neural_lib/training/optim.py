@@ -80,13 +80,14 @@ def build_scheduler(
 
     one-cycle (Smith and Topin 2018, arXiv:1708.07120): up to config.lr during the first 30 % of all steps, then down to
     nearly nothing, the momentum (not Muon's) the other way round. linear: the same in straight lines, up during the
-    first 15 %.
+    first 15 %. An optimizer without betas and momentum keeps it that way.
     """
     if config.schedule == "constant":
         return None
+    has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0) > 0
     shape = {"pct_start": 0.15, "anneal_strategy": "linear"} if config.schedule == "linear" else {}
     steps = {"epochs": config.epochs, "steps_per_epoch": steps_per_epoch}
-    return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, **steps, **shape)
+    return optim.lr_scheduler.OneCycleLR(optimizer, config.lr, cycle_momentum=has_momentum, **steps, **shape)
 
 
 def build_loss(config: TrainConfig, counts: Tensor | None = None) -> nn.Module:

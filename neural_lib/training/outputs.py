@@ -36,8 +36,8 @@ class Outputs:
         manager.write = self.writer.write
         if is_main() and manager.rows:  # resumed
             manager.save()
-            best = manager.best() or manager.best_of(manager.number)
-            if not is_older(command.model, command.state):
+            best = manager.best() or (manager.best_of(manager.number) if manager.number in manager.rows_of else None)
+            if best and not is_older(command.model, command.state):
                 self.exported = best["run"], best["epoch"]
 
     @contextlib.contextmanager

@@ -148,7 +148,7 @@ class Progress:
         return archive_bytes(content, STATE_FORMAT)
 
     def restore(self, saved: Mapping, is_longer: bool = False) -> None:
-        """Take over what read_saved returned. is_longer: whether every run gets more epochs than it had.
+        """Take over what take_up returned. is_longer: whether every run gets more epochs than it had.
 
         Raises UserError if the images, the device or a resolved value, such as a precision, differ from the saved ones.
         """

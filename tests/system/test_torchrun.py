@@ -97,16 +97,6 @@ def test_a_run_under_torchrun_is_the_run_of_one_process(torchrun, whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_ranks_choose_the_same_epochs_for_so_many_minutes(torchrun, tmp_path):
-    command = [each for each in COMMAND if each not in ("--epochs", 2)]
-    done = torchrun(2, *command, "--recipe", "fast", "--minutes", 0.05)
-    assert done.returncode == 0, done.stderr
-    epochs = int(re.search(r"--epochs (\d+) repeats this run", done.stdout)[1])
-    rows = json.loads((tmp_path / "output" / "results.json").read_text())["rows"]
-    assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
-
-
-@pytest.mark.slow
 def test_a_grid_under_torchrun_is_the_grid_of_one_process(torchrun, run_train, tmp_path):
     grid = (*COMMAND, "--lr", 0.001, 0.003)
     done = torchrun(3, *grid, "-m", "three/model.pth", "-p", "three/plot.png", "--logdir", "three/runs")

@@ -77,6 +77,20 @@ def test_every_optimizer_learns_with_every_schedule(name, schedule):
     assert losses[-1] < losses[0] / 50
 
 
+@pytest.mark.parametrize("name, arguments", [
+    ("torch.optim.RMSprop", {}), ("torch.optim.Adagrad", {}), ("torch.optim.SGD", {"momentum": 0.0}),
+])  # fmt: skip
+def test_a_schedule_adds_no_momentum_to_an_optimizer_without(monkeypatch, name, arguments):
+    monkeypatch.setitem(OPTIMIZERS, "other", (name, arguments))
+    config = TrainConfig(optimizer="other", schedule="one-cycle", epochs=2)
+    optimizer = build_optimizer(nn.Linear(2, 2).parameters(), config)
+    scheduler = build_scheduler(optimizer, config, steps_per_epoch=5)
+    for _ in range(10):
+        assert optimizer.param_groups[0].get("momentum", 0) == 0
+        optimizer.step()
+        scheduler.step()
+
+
 def rates_of(schedule: str) -> list[float]:
     """The learning rate of each of 100 steps, at most 0.01."""
     config = TrainConfig(schedule=schedule, lr=0.01, epochs=5)

@@ -1,6 +1,7 @@
 """train.py interrupted and resumed, from its command line to its files: equal to the uninterrupted run, bit for bit."""
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from neural_lib.config import ARCHS, RECIPES
 from neural_lib.data import download
 from neural_lib.evaluation import scores
 from neural_lib.system import signals
+from neural_lib.system.errors import DivergedError
 from neural_lib.training import run, state
 from neural_lib.training.outputs import Outputs
 from neural_lib.training.progress import STATE_FORMAT
@@ -228,6 +230,23 @@ def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, in
     assert "output/model.pth keeps run 2, epoch 1" in stderr and "at run 2, epoch 2" in stderr
     assert run_train(*grid, "--resume")[0] == 1  # the first fails again
     assert outcome("output") == finished(run_train, *grid).outcome
+
+
+def test_a_grid_whose_first_run_failed_resumes_before_the_next_has_ended_an_epoch(run_train, interrupted, monkeypatch):
+    grid = (*DIGITS, "--lr", 0.001, 0.002)
+    end_epoch = TrainingState.end_epoch
+
+    def diverge(self, val):
+        if (self.config.lr, self.epoch) == (0.001, 2):
+            raise DivergedError.of("validation", math.nan, self.epoch, self.config.lr)
+        return end_epoch(self, val)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "end_epoch", diverge)
+        assert "resumes at run 2, epoch 1" in interrupted(*grid, count=25)
+    assert run_train("--resume", "--quiet")[0] == 0  # the first run, too
+    expected = finished(run_train, *grid).outcome
+    assert outcome("output")["metrics"] == expected["metrics"] and outcome("output")["weights"] == expected["weights"]
 
 
 def test_a_state_beyond_its_epoch_ends_that_epoch(run_train, interrupted):
