@@ -21,7 +21,6 @@ from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
 from neural_lib.system.errors import RunError
-from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training.command import MAX_RUNS, prepare
 
 log = logging.getLogger("neural_lib")
@@ -68,41 +67,30 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def train_run(run, outputs, bar, checkpoint_every: int = 0) -> None:
-    """Train a run from where it stands, validate it after each epoch and keep the best; the loop of this project.
+    """Train a run from its epoch and step on, validate its network after each epoch, and keep the best network.
 
-    run: what build_run returned. bar: shows how far an epoch is. checkpoint_every: steps between two checkpoints within
-    an epoch; 0 for none.
+    run: model, optimizer, loss, loaders, and its state: epoch, step and all results so far (build_run). outputs: what
+    the command writes. bar: shows how far an epoch is. checkpoint_every: steps between two checkpoints within an epoch;
+    0: none.
     """
-    from neural_lib.system.distributed import any_rank
     from neural_lib.training.loop import epoch_row, epochs_heading, train_one_epoch, validate
 
-    config, state = run.config, run.state
-    resumed_at = state.seconds()
+    config, state, seconds_before = run.config, run.state, run.state.seconds()
     log.info("training the network... (*: saved as the best so far)")
     log.info("%s", epochs_heading(config.monitor), extra={"bare": True})
-    with GracefulStop() as stop:  # a signal takes effect between two steps
-        try:
-            for epoch in range(state.epoch, config.epochs + 1):
-                if state.is_out_of_patience():
-                    ended = (len(state.rows), config.epochs, state.best_epoch)
-                    log.info("ending early, after %d of %d epochs: epoch %d was the best", *ended)
-                    break
-                with bar.epoch(epoch, run):
-                    while state.step < len(run.train_loader):
-                        train_one_epoch(run, stop, bar, max_steps=checkpoint_every)
-                        if checkpoint_every:
-                            outputs.save()
-                    val = validate(run, stop)
-                is_saved = outputs.end_epoch(val)
-                row = epoch_row(epoch, config.epochs, state.rows[-1], config.monitor)
-                log.info("%s%s", row, "  *" if is_saved else "", extra={"bare": True})
-        except StoppedBetweenSteps:
-            outputs.save()
-            raise
+    with outputs.saved_if_stopped() as stop:  # Ctrl-C and the like take effect between two steps
+        for epoch in range(state.epoch, config.epochs + 1):
+            if state.is_out_of_patience():  # perhaps already when it is resumed
+                log.info("ending early, after %d of %d epochs", len(state.rows), config.epochs)
+                break
+            with bar.epoch(epoch, run):
+                train_one_epoch(run, stop, bar, outputs.save_checkpoint, checkpoint_every)
+                val = validate(run, stop)
+            is_best = outputs.end_epoch(val)  # adds a row, saves the state and, if it is the best so far, the network
+            row = epoch_row(epoch, config.epochs, state.rows[-1], config.monitor)
+            log.info("%s%s", row, "  *" if is_best else "", extra={"bare": True})
         outputs.end_run()
-        before = f", after {resumed_at:.2f}s before the interruption" if resumed_at >= 0.01 else ""
-        log.info("total time taken to train the model: %.2fs%s", state.seconds() - resumed_at, before)
-        stop.check(any_rank(stop.signum))  # a signal after the last step
+        log.info("total time taken to train the model: %.2fs", state.seconds() - seconds_before)
 
 
 # ----------------------------------------------------------------------------
@@ -118,17 +106,15 @@ def misses_target(accuracy: float, target: float | None) -> bool:
 
 
 def open_board(command, manager, data):
-    """TensorBoard's files in --logdir, a folder for each run; None without that option."""
-    if not command.logdir:
-        return None
+    """TensorBoard's files in --logdir, a folder for each run."""
     from neural_lib.training.tensorboard import TensorBoard
 
     prefix = command.options["recipe"] if manager.count == 1 else ""
     return TensorBoard(command.logdir, data.info.classes, prefix)
 
 
-def report(command, outputs, tested, test, images) -> bool:
-    """Save, draw and log what the best network scored on the test images; True if nothing went wrong."""
+def save_and_report(command, outputs, tested, test, images) -> bool:
+    """Save, draw and log what the best network scored on the test images; True if nothing has failed."""
     from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
     manager = outputs.progress.manager
@@ -144,11 +130,13 @@ def report(command, outputs, tested, test, images) -> bool:
 
 def main(argv=None) -> int:
     """Run the command and return its exit status."""
-    args, ranks = parse_args(argv), ranks_from_environment()
+    args, ranks = parse_args(argv), ranks_from_environment()  # rank: the number of this process, 0 if it is alone
     cli.set_up_logging(args.quiet, rank=ranks.rank)
-    with contextlib.ExitStack() as held:  # locks of the outputs; the connection of several processes
+    with contextlib.ExitStack() as held:  # locks of the outputs, the connection of several processes
         # ---- all that can be checked before torch is loaded; rank 0 alone looks at its disk
-        command = prepare(args, sys.argv[1:] if argv is None else argv, held) if ranks.rank == 0 else None
+        command, saved = None, None
+        if ranks.rank == 0:
+            command = prepare(args, sys.argv[1:] if argv is None else argv, held)
         tune_for_cpu()
         from neural_lib import checkpoint
         from neural_lib.data.images import load_data
@@ -156,31 +144,34 @@ def main(argv=None) -> int:
         from neural_lib.system import devices, distributed
         from neural_lib.training.loop import ProgressBar, runs_bar
         from neural_lib.training.outputs import Outputs, is_done
-        from neural_lib.training.progress import build_progress, take_up
+        from neural_lib.training.progress import build_progress, load_saved
         from neural_lib.training.run import build_run
 
-        # ---- what checkpoint.pth holds of this command; device and ranks
-        command, saved = take_up(command) if command else (None, None)
+        # ---- what checkpoint.pth has of this command; device, processes
+        if ranks.rank == 0:
+            command, saved = load_saved(command)
         distributed.share_cores(ranks)
         device, reason = devices.select_device(command.device if command else args.device, ranks)
         log.info("computing on %s (%s)", device, reason)
         held.enter_context(distributed.process_group(ranks, device))
         held.enter_context(cli.failures_explained(lambda: "; the same command resumes" if saved else ""))
-        command, saved, is_main = *distributed.broadcast((command, saved)), distributed.is_main()
-        if distributed.broadcast(is_main and is_done(command, saved)):
+        command, saved = distributed.broadcast((command, saved))
+        if distributed.in_main(lambda: is_done(command, saved)):
             log.info("%s: already trained and tested; more --epochs train it longer", command.model)
             return int(misses_target(saved["best"]["metrics"]["test_accuracy"], args.target_accuracy))
 
         # ---- data, once for all runs
-        old_dataset, old_network = checkpoint.describe(command.model) if is_main and not saved else ("", "")
+        is_main, old_dataset, old_network = distributed.is_main(), "", ""
+        if is_main and not saved:  # model.pth may hold a network that the embedded digits must not replace
+            old_dataset, old_network = checkpoint.describe(command.model)
         may_fall_back = not command.dataset and (not old_network or old_dataset == FALLBACK)
-        data = load_data(command.configs()[0], command.data_dir, may_fall_back, not args.no_cache).to(device)
+        data = load_data(command.configs()[0], command.data_dir, may_fall_back, use_cache=not args.no_cache).to(device)
         progress = build_progress(command, data, device, saved)
-        init = checkpoint.load_initial(command.init, progress.configs) if command.init and is_main else None
-        init = distributed.broadcast(init)
+        init = command.init and distributed.in_main(lambda: checkpoint.load_initial(command.init, progress.configs))
         if old_network:
             log.warning("%s holds %s; this run replaces it, its records and its report", command.model, old_network)
-        progress.manager.board = open_board(command, progress.manager, data) if is_main else None
+        if is_main and command.logdir:
+            progress.manager.board = open_board(command, progress.manager, data)
         outputs = Outputs(command, progress)
 
         # ---- the runs: one for each combination of the given values, most often a single one
@@ -188,7 +179,7 @@ def main(argv=None) -> int:
         with cli.failures_explained(outputs.summary):
             with runs_bar(progress.manager, is_quiet) as bar_of_runs:
                 for number in progress.unfinished():
-                    with outputs.recording_failure(number):
+                    with outputs.recording_failure(number):  # after which the next run is trained
                         config = progress.configs[number - 1]
                         run = build_run(config, data, device, init, command.run_info, args.compile)
                         outputs.begin_run(number, run)
@@ -198,14 +189,16 @@ def main(argv=None) -> int:
                 raise RunError(f"{progress.why_all_failed()}{outputs.summary()}")
 
             # ---- test the network that validated best, once; in float32, as whoever loads it will compute
-            best = distributed.broadcast(progress.calibrated_best(data) if is_main else None)
+            best = distributed.in_main(lambda: progress.calibrated_best(data))
             log.info("evaluating the network of %s on the test set...", progress.name_of_best())
             test = score(best, best.build_model().to(device), data.test)
-            is_well = report(command, outputs, best, test, data.test.images.cpu()) if is_main else True
+            has_succeeded = distributed.in_main(
+                lambda: save_and_report(command, outputs, best, test, data.test.images.cpu())
+            )
         is_missed = misses_target(test.accuracy, args.target_accuracy)
         if data.warning:
             log.warning(data.warning)
-        return distributed.broadcast(int(is_missed or not is_well))
+        return int(is_missed or not has_succeeded)
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def killed_after_saving(times: int) -> Iterator[None]:
     """A block in which train.py dies after writing checkpoint.pth for the n-th time, before anything is exported."""
     from neural_lib.training.outputs import Outputs
 
-    save, numbers = Outputs.save, iter(range(1, 10**6))
+    save, numbers = Outputs.save_checkpoint, iter(range(1, 10**6))
 
     def die(self):
         save(self)
@@ -305,7 +305,7 @@ def killed_after_saving(times: int) -> Iterator[None]:
             raise SystemExit("killed")
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(Outputs, "save", die)
+        patched.setattr(Outputs, "save_checkpoint", die)
         yield
 
 

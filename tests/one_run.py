@@ -1,5 +1,7 @@
 """Small runs for tests and benchmarks, built and trained by the functions that train.py calls."""
 
+import contextlib
+
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Data, ImageTensors
@@ -24,6 +26,20 @@ def train_epochs(run: Run, count: int) -> Run:
         train_one_epoch(run)
         run.state.end_epoch(validate(run))
     return run
+
+
+class _Enough(Exception):
+    pass
+
+
+def train_steps(run: Run, steps: int) -> None:
+    """Train up to the next multiple of this number of steps, or to the end of the epoch."""
+
+    def end() -> None:
+        raise _Enough
+
+    with contextlib.suppress(_Enough):
+        train_one_epoch(run, save=end, save_every=steps)
 
 
 def weights_of(run: Run) -> dict[str, bytes]:

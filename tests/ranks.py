@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import made_up
 import torch
-from one_run import run_of, weights_of
+from one_run import run_of, train_steps, weights_of
 
 import train as train_script
 from neural_lib.config import TrainConfig
@@ -86,7 +86,7 @@ def train() -> dict:
     outcomes = {}
     for name, values in RUNS.items():
         each, counts = make_run(**values), []
-        train_one_epoch(each, max_steps=1)
+        train_steps(each, 1)
         gradients = [parameter.grad.clone() for parameter in each.model.parameters()]
         for _ in range(2):
             train_one_epoch(each)
@@ -125,7 +125,7 @@ def stop() -> tuple[int, int, int]:
     each = make_run(batch_size=10)
     with signals.raise_on_signals(launched=world_size() > 1), signals.GracefulStop() as graceful:
         try:
-            train_one_epoch(each, graceful, max_steps=15)
+            train_steps(each, 15)
             if rank() == world_size() - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             train_one_epoch(each, graceful)
@@ -146,7 +146,7 @@ def dropout() -> dict:
     hook.remove()
     train_one_epoch(begun)
     begun.state.end_epoch(validate(begun))
-    train_one_epoch(begun, max_steps=2)
+    train_steps(begun, 2)
     torch.rand(7)
     resumed.state.load_state_dict(begun.state.state_dict())
     train_one_epoch(resumed)

@@ -182,7 +182,7 @@ def _reason_of_import_error(error: ImportError) -> str:
 
 def _fail(prog: str, message: str, status: int, rank: int = 0, is_interrupted: bool = False) -> int:
     if rank and not is_interrupted:
-        # most often rank 0 fails in the same way and says so, and torchrun ends this rank during the pause
+        # wait: most often rank 0 fails in the same way and reports it, and torchrun ends this rank meanwhile
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(ERROR_DELAY)
         print(f"{prog}: error: rank {rank}: {' '.join(message.split())}", file=sys.stderr)

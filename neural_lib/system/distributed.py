@@ -10,7 +10,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
@@ -92,6 +92,11 @@ def broadcast(value: object) -> object:
     values = [value]
     dist.broadcast_object_list(values, device="cpu")
     return values[0]
+
+
+def in_main(function: Callable[[], object]) -> object:
+    """The result of a function that rank 0 alone calls, in every rank."""
+    return broadcast(function() if is_main() else None)
 
 
 def all_reduce(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,15 +25,19 @@ FINITE_CHECK_STEPS = 100  # steps between two looks at the losses; each look wai
 
 
 def train_one_epoch(
-    run: Run, stop: GracefulStop | None = None, bar: "ProgressBar | None" = None, max_steps: int = 0
+    run: Run,
+    stop: GracefulStop | None = None,
+    bar: "ProgressBar | None" = None,
+    save: Callable[[], None] | None = None,
+    save_every: int = 0,
 ) -> None:
-    """Train on each batch of run.train_loader once, from run.state.step on, or on max_steps of them if that is not 0.
+    """Train on each batch of run.train_loader once, from run.state.step on.
 
-    run.state.sums are the epoch's scores so far. Raises StoppedBetweenSteps after the step in which any rank received a
-    signal, and DivergedError, at most FINITE_CHECK_STEPS late, if the loss is not finite.
+    save: is called after every `save_every` steps, unless that is 0. run.state.sums are the epoch's scores so far.
+    Raises StoppedBetweenSteps after the step in which any rank received a signal, and DivergedError, at most
+    FINITE_CHECK_STEPS late, if the loss is not finite.
     """
     config, state, loader = run.config, run.state, run.train_loader
-    last = state.step + max_steps if max_steps else len(loader)
     if stop and world_size() == 1:
         stop.check()
     loader.sampler.set_epoch(state.epoch, state.step)
@@ -50,7 +54,7 @@ def train_one_epoch(
         loss_sum = run.loss_fn(log_probs, labels)
         sums = batch_sums(loss_sum, log_probs.detach(), labels, signalled=bool(stop and stop.signum))  # (3,)
         with all_reduce_during(sums):
-            # the mean over the global batch, though ranks average their gradients and shards may differ in size
+            # scaled so that the ranks' average gradient is that of the mean over the whole batch, of whatever shards
             (loss_sum * (world_size() / global_batch_size)).backward()
         run.optimizer.step()
         if run.scheduler:
@@ -67,8 +71,8 @@ def train_one_epoch(
             stop.check()
         elif stop and sums[2]:
             stop.check(any_rank(stop.signum))
-        if state.step == last:
-            break
+        if save_every and state.step % save_every == 0 and state.step < len(loader):
+            save()
     _raise_if_not_finite(recent, state)
 
 

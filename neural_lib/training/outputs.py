@@ -11,9 +11,10 @@ from neural_lib.config import TrainConfig, format_values
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
 from neural_lib.system import cli
-from neural_lib.system.distributed import is_main, world_size
+from neural_lib.system.distributed import any_rank, is_main, world_size
 from neural_lib.system.errors import DivergedError, RunError
 from neural_lib.system.files import Writer, write_file
+from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training.command import Command
 from neural_lib.training.progress import Progress
 from neural_lib.training.run import Run
@@ -57,7 +58,7 @@ class Outputs:
             keep_state = is_worth_keeping and self.position is not None
             self.progress.fail_run(number, reason, keep_state)
             if not keep_state:
-                self.save()
+                self.save_checkpoint()
             if manager.count > 1:
                 log.error("run %d failed: %s", number, reason)
 
@@ -71,7 +72,18 @@ class Outputs:
         if self.progress.network and not self.exported:
             self._export(self.progress.network)
 
-    def save(self) -> None:
+    @contextlib.contextmanager
+    def saved_if_stopped(self) -> Iterator[GracefulStop]:
+        """A block in which a signal takes effect between two steps only, after checkpoint.pth has been written."""
+        with GracefulStop() as stop:
+            try:
+                yield stop
+            except StoppedBetweenSteps:
+                self.save_checkpoint()
+                raise
+            stop.check(any_rank(stop.signum))  # a signal after the last step
+
+    def save_checkpoint(self) -> None:
         """Write checkpoint.pth, between two steps."""
 
         def write() -> None:
@@ -85,7 +97,7 @@ class Outputs:
         """Record an epoch that was trained and validated; True if model.pth has its network now."""
         self.writer.retry()
         is_best = self.progress.end_epoch(val)
-        self.save()
+        self.save_checkpoint()
         return is_best and self._export(self.progress.network)
 
     def end_run(self) -> None:
@@ -93,7 +105,7 @@ class Outputs:
         self.writer.retry()
         before = self.progress.best
         self.progress.end_run()
-        self.save()
+        self.save_checkpoint()
         if self.progress.best is not before:
             self._export(self.progress.best)
         if self.command.model in self.writer.pending:
@@ -122,7 +134,7 @@ class Outputs:
     def end_test(self, tested: Checkpoint) -> None:
         """Record the calibrated network of the best run, with its scores on the test set."""
         self.progress.end_test(tested)
-        self.save()
+        self.save_checkpoint()
         self._export(tested)
         self.progress.manager.save()
 

@@ -21,7 +21,7 @@ from neural_lib.training.runs import RunManager
 
 STATE_FORMAT = FileFormat(
     name="neural_lib training state",
-    version=4,  # 3 held one run; model.pth and results.json held what was known of the others
+    version=4,  # version 3 held the run under way; the other runs of a grid had to be read from results.json
     readable=(4,),
     noun="training state",
     option="",
@@ -148,7 +148,7 @@ class Progress:
         return archive_bytes(content, STATE_FORMAT)
 
     def restore(self, saved: Mapping, is_longer: bool = False) -> None:
-        """Take over what take_up returned. is_longer: whether every run gets more epochs than it had.
+        """Take over what load_saved returned. is_longer: whether every run gets more epochs than it had.
 
         Raises UserError if the images, the device or a resolved value, such as a precision, differ from the saved ones.
         """
@@ -170,7 +170,7 @@ class Progress:
             self.best = Checkpoint(**saved["best"]) if saved["best"] else None
 
 
-def take_up(command: Command) -> tuple[Command, dict | None]:
+def load_saved(command: Command) -> tuple[Command, dict | None]:
     """The command and, if it is to be resumed, the content of its checkpoint.pth; its saved options then hold.
 
     Raises UserError if that file can't be read or belongs to another command, or if a new command would replace a run
@@ -195,7 +195,7 @@ def take_up(command: Command) -> tuple[Command, dict | None]:
 
 
 def build_progress(command: Command, data: Data, device: torch.device, saved: Mapping | None = None) -> Progress:
-    """The progress of a command that begins, or of one that is resumed with what take_up returned.
+    """The progress of a command that begins, or of one that is resumed with what load_saved returned.
 
     Resolves and checks its configurations, and logs them. Raises UserError if they don't suit the data, or the saved
     runs had others.

@@ -16,7 +16,7 @@ from neural_lib.system import cli
 from neural_lib.system.errors import UserError
 from neural_lib.training.command import MAX_RUNS, Command, build_configs, prepare
 from neural_lib.training.outputs import is_done
-from neural_lib.training.progress import STATE_FORMAT, Progress, take_up
+from neural_lib.training.progress import STATE_FORMAT, Progress, load_saved
 from neural_lib.training.runs import RunManager
 
 # --- the runs ---
@@ -187,7 +187,7 @@ def prepared(tmp_path, monkeypatch):
     def run(*arguments: object) -> Command:
         argv = [str(argument) for argument in arguments]
         with contextlib.ExitStack() as held:
-            return take_up(prepare(train.parse_args(argv), argv, held))[0]
+            return load_saved(prepare(train.parse_args(argv), argv, held))[0]
 
     return run
 

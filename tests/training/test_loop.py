@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from one_run import make_run, train_epochs, weights_of
+from one_run import make_run, train_epochs, train_steps, weights_of
 from torch import nn
 
 from neural_lib.evaluation.scores import evaluate
@@ -51,7 +51,7 @@ def test_an_epoch_in_pieces_is_the_whole_epoch_bit_for_bit(images, arch, values)
     train_epochs(whole, 2)
     for _ in range(2):
         while pieces.state.step < len(pieces.train_loader):
-            train_one_epoch(pieces, max_steps=3)
+            train_steps(pieces, 3)
             torch.rand(5)
         pieces.state.end_epoch(evaluate(pieces.model, pieces.val_loader))
     assert weights_of(pieces) == weights_of(whole)
@@ -109,7 +109,7 @@ def test_a_scheduler_steps_after_each_batch(images):
     run, rates = make_run(images, arch="lenet-slim", schedule="one-cycle", epochs=2), []
     for _ in range(2):
         while run.state.step < len(run.train_loader):
-            train_one_epoch(run, max_steps=1)
+            train_steps(run, 1)
             rates.append(run.scheduler.get_last_lr()[0])
         run.state.end_epoch(evaluate(run.model, run.val_loader))
     assert len(rates) == 16 == run.scheduler.total_steps  # 8 batches an epoch
@@ -135,7 +135,7 @@ def test_bfloat16_is_for_the_layers_only(images):
 def test_the_state_holds_the_epochs_sums_until_it_ends(images):
     run, counts = make_run(images, arch="lenet-slim"), []
     while run.state.step < len(run.train_loader):
-        train_one_epoch(run, max_steps=1)
+        train_steps(run, 1)
         counts.append((run.state.step, run.state.sums.count))
     assert counts == [*((step, 32 * step) for step in range(1, 8)), (8, 225)]  # of 300 images, 225 are trained on
     run.state.end_epoch(evaluate(run.model, run.val_loader))

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from one_run import make_run, run_of, train_epochs, weights_of
+from one_run import make_run, run_of, train_epochs, train_steps, weights_of
 
 from neural_lib.config import OPTIMIZERS, TrainConfig
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Data
 from neural_lib.system import devices
-from neural_lib.training.loop import train_one_epoch
 from neural_lib.training.run import build_run, resolve
 
 
@@ -49,7 +48,7 @@ def test_dropout_reaches_the_network(images):
 def test_the_schedule_moves_the_learning_rate_while_training(images):
     run = make_run(images, schedule="one-cycle", epochs=2)
     before = run.optimizer.param_groups[0]["lr"]
-    train_one_epoch(run, max_steps=3)
+    train_steps(run, 3)
     assert run.optimizer.param_groups[0]["lr"] != before
 
 

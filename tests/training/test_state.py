@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from one_run import make_run, train_epochs, weights_of
+from one_run import make_run, train_epochs, train_steps, weights_of
 
 from neural_lib.checkpoint import archive_bytes, load_archive
 from neural_lib.config import TrainConfig
 from neural_lib.evaluation.scores import Scores, evaluate
-from neural_lib.training.loop import train_one_epoch
 from neural_lib.training.progress import STATE_FORMAT
 from neural_lib.training.state import TrainingState
 
@@ -86,7 +85,7 @@ def test_a_run_goes_on_from_its_file_bit_for_bit(images, tmp_path, values, steps
     train_epochs(whole, 3)
     train_epochs(begun, 1)
     if steps:
-        train_one_epoch(begun, max_steps=steps)
+        train_steps(begun, steps)
     (tmp_path / "checkpoint.pth").write_bytes(archive_bytes(begun.state.state_dict(), STATE_FORMAT))
     torch.rand(100)  # other draws from the default generator
     resumed.state.load_state_dict(load_archive(tmp_path / "checkpoint.pth", STATE_FORMAT))
