@@ -440,13 +440,15 @@ def runs_table(records: Records, width: int | None = None) -> str:
     one.
     """
     width = width or shutil.get_terminal_size().columns
-    names = records.swept
-    table = _table(records, {name: [name] for name in names})
-    if _widest(table) > width:
-        table = _table(records, {"hyper-parameters": names})
+    table = _table(records)
+    if Console(width=10_000).measure(table).maximum > width:
+        table = _table(records, is_joint=True)
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
+    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
     left_out = max(0, len(records.finished) - MAX_ROWS) + max(0, len(records.failures) - MAX_ROWS)
     rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
-    return _rendered(table, width) + rest
+    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n") + rest
 
 
 def spreads_text(records: Records) -> str:
@@ -458,23 +460,19 @@ def spreads_text(records: Records) -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _table(records: Records, columns: dict[str, list[str]]) -> Table:
+def _table(records: Records, is_joint: bool = False) -> Table:
+    # is_joint: all hyper-parameters share a column.
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("run", justify="right")
-    for title in columns:
-        table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
-    measures = ["val_accuracy", "val_loss", "train_accuracy"]
-    if records.monitor == "f1":
-        measures = ["val_f1", *measures]
+    for title in ["hyper-parameters"] if is_joint else records.swept:
+        table.add_column(title, justify="left" if is_joint else "right", overflow="fold")
+    measures = [*(["val_f1"] if records.monitor == "f1" else []), "val_accuracy", "val_loss", "train_accuracy"]
     for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
 
     def hyperparameters(run: int) -> list[str]:
-        label = records.label(run)
-        return [
-            format_value(label[names[0]]) if len(names) == 1 else format_values({name: label[name] for name in names})
-            for names in columns.values()
-        ]
+        values = {name: records.label(run)[name] for name in records.swept}
+        return [format_values(values)] if is_joint else [format_value(value) for value in values.values()]
 
     for run in records.ranked()[:MAX_ROWS]:
         row = records.best_of(run)
@@ -484,14 +482,3 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
     for run in sorted(records.failures)[:MAX_ROWS]:
         table.add_row(str(run), *hyperparameters(run), "failed")
     return table
-
-
-def _widest(table: Table) -> int:
-    return Console(width=10_000).measure(table).maximum
-
-
-def _rendered(table: Table, width: int) -> str:
-    text = io.StringIO()
-    Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
-    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
-    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n")
