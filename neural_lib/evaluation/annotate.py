@@ -72,13 +72,12 @@ def annotate_page(
     picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. sure: False
     marks an answer. caption: a line of text above the page. The page is enlarged if its characters are small.
     """
-    smallest = np.median([max(box[2:]) for box in boxes])
-    longer = max(picture.shape[:2])
-    scale = max(1.0, min(LEGIBLE / smallest, 1.5 * PAGE_SIDE / longer))
+    typical = np.median([max(box[2:]) for box in boxes])
+    scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     if scale > 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * smallest, 11, 24))
+    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
     for number, ((left, top, right, bottom), name, is_sure) in enumerate(
@@ -164,10 +163,9 @@ def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
     height, width = (max(1, round(length * side / max(picture.shape[:2]))) for length in picture.shape[:2])
     how = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_NEAREST
     small = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how), cv2.COLOR_RGB2BGR)
-    square = np.full((side, side, 3), DARK, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = small
-    return square
+    bars = (top, side - height - top, left, side - width - left)
+    return cv2.copyMakeBorder(small, *bars, cv2.BORDER_CONSTANT, value=DARK)
 
 
 def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:
