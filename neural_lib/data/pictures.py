@@ -66,28 +66,26 @@ class Found(NamedTuple):
         """Warnings about what won't be read, a line for each kind of problem."""
         lines = []
         for why in dict.fromkeys(self.unread.values()):
-            first, *others = [path for path, reason in self.unread.items() if reason == why]
-            lines.append(f"{_with_others(first, others)}: {why}")
+            lines.append(f"{_first_of([path for path, reason in self.unread.items() if reason == why])}: {why}")
         kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         for kind, paths in self.skipped.items():
             if kind:
-                first, *others = paths
-                lines.append(f"{_with_others(first, others)}: {'each ' if others else ''}{_conversion(kind, first)}")
+                each = "each " if len(paths) > 1 else ""
+                lines.append(f"{_first_of(paths)}: {each}{_conversion(kind, paths[0])}")
             else:
                 lines.append(f"skipped, for the content is not that of a picture: {listed(paths)}")
         return lines
 
 
-def _with_others(first: Path, others: list[Path]) -> str:
-    return printable(first) + (f" and {len(others):,} more" if others else "")
+def _first_of(paths: list[Path]) -> str:
+    return printable(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 def _conversion(kind: str, path: str | Path) -> str:
     path = Path(path)
-    converted = path.with_suffix(".jpg")
-    converted = converted if converted != path else path.with_stem(f"{path.stem}-converted")
-    names = {"file": path, "stem": path.with_suffix(""), "jpg": converted}
+    converted = path.with_stem(f"{path.stem}-converted") if path.suffix == ".jpg" else path
+    names = {"file": path, "stem": path.with_suffix(""), "jpg": converted.with_suffix(".jpg")}
     return CONVERSIONS[kind].format(**{key: printable(shlex.quote(str(name))) for key, name in names.items()})
 
 
@@ -128,10 +126,9 @@ def find(
             elif not is_own(each):
                 result.files.append(each)
         if (len(result.files), len(result.unread)) == before:
-            has_folders = not recursive and any(
-                each.is_dir(follow_symlinks=False) for each in os.scandir(path) if not is_hidden(each.name)
-            )
-            result.empty[path] = "; -r looks into its folders" if has_folders else ""
+            folders = [each for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]
+            has_more = not recursive and not all(is_hidden(each.name) for each in folders)
+            result.empty[path] = "; -r looks into its folders" if has_more else ""
     return result
 
 
@@ -284,10 +281,9 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(
-            f"has {image.width:,} x {image.height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it"
-        )
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
 
 
 def _page_positions(image: Image.Image) -> list[int]:
@@ -296,14 +292,13 @@ def _page_positions(image: Image.Image) -> list[int]:
     for position in itertools.count():
         try:
             image.seek(position)
-            is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
+            if not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE:
+                positions.append(position)
         except EOFError:  # after the last image
             break
         except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
             positions.append(position)
             break
-        if is_page:
-            positions.append(position)
     image.seek(0)
     return positions or [0]
 
