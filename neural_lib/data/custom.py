@@ -264,10 +264,11 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
+    known = folders_of.get("train", names)
     for part, folders in folders_of.items():
-        if "train" in folders_of and (unknown := [name for name in folders if name not in folders_of["train"]]):
+        if unknown := [name for name in folders if name not in known]:
             raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
-    return sorted(folders_of["train"], key=natural_key) if "train" in folders_of else names
+    return known
 
 
 def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:

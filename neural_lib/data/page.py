@@ -178,9 +178,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         lines.append(_lines_across(level, hidden, beyond, thickest))
     across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
     places = np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0))
-    is_squared = all(
-        len(each) and np.ptp(each) > 0.75 * length for each, length in zip(places, mask.shape, strict=True)
-    )
+    is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
     if not is_squared:
         straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
@@ -462,8 +460,6 @@ def _merge_near(
 
 def _reading_order(groups: Groups, order: str) -> np.ndarray:
     # The numbers of the groups in reading order.
-    if len(groups.boxes) < 2:
-        return np.arange(len(groups.boxes))
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
     # Turn the page so that its lines of characters are narrowest. If several angles do, take the smallest.

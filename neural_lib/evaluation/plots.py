@@ -28,12 +28,9 @@ LOG_FROM = 20  # ratio of the highest value to the lowest from which a colour sc
 
 def plot_results(records: Records, title: str) -> Figure:
     """Plot the curves of a single run, or of all finished runs of a grid."""
-    best = records.best()
     if records.count == 1:
-        return plot_history(records.rows_of[1], best["epoch"], title)
-    runs = {run: records.rows_of[run] for run in sorted(records.finished)}
-    names = {run: records.name(run) for run in runs}
-    return plot_runs(runs, names, best["run"], title, colour_scale(records))
+        return plot_history(records.rows_of[1], records.best()["epoch"], title)
+    return plot_runs(records, title)
 
 
 def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
@@ -69,28 +66,22 @@ def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: st
     return figure
 
 
-def plot_runs(
-    runs: Mapping[int, Sequence[Mapping[str, float]]],
-    names: Mapping[int, str],
-    best: int,
-    title: str,
-    scale: tuple[str, Mapping[int, float]],
-) -> Figure:
-    """Plot validation loss and accuracy of each run over its epochs; the line of the run `best` is thicker.
+def plot_runs(records: Records, title: str) -> Figure:
+    """Plot validation loss and accuracy of each finished run over its epochs; the line of the best is thicker.
 
-    runs: run number -> the figures of each epoch. names: run number -> name. Up to MAX_IN_LEGEND runs have a colour
-    and an entry in the legend each. With more runs only the best has an entry, in black, and the rest are coloured by
-    `scale`: the name of a quantity and its value in each run (colour_scale).
+    Up to MAX_IN_LEGEND runs have a colour and an entry in the legend each. With more runs only the best has an entry,
+    in black, and the rest are coloured by colour_scale.
     """
+    runs, best = {run: records.rows_of[run] for run in sorted(records.finished)}, records.best()["run"]
     many = len(runs) > MAX_IN_LEGEND
-    entries = {run: f"run {run}: {names[run]}{' (best)' * (run == best)}" for run in ([best] if many else runs)}
-    entries = {run: textwrap.fill(entry, MAX_IN_LINE, subsequent_indent="    ") for run, entry in entries.items()}
+    names = {run: f"run {run}: {records.name(run)}{' (best)' * (run == best)}" for run in ([best] if many else runs)}
+    entries = {run: textwrap.fill(name, MAX_IN_LINE, subsequent_indent="    ") for run, name in names.items()}
     columns = 1 if many or max(map(len, entries.values())) > MAX_IN_COLUMN else 2
     lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
     colours = {run: f"C{index}" for index, run in enumerate(runs)}
     if many:
-        colours = _by_scale(figure, scale) | {best: "black"}
+        colours = _by_scale(figure, *colour_scale(records)) | {best: "black"}
     longest = max(map(len, runs.values()))
     for run, rows in runs.items():
         style = {"linewidth": 3, "zorder": 3} if run == best else {"linewidth": 0.8 if many else 1.2}
@@ -123,9 +114,8 @@ def _marks(epochs: int) -> dict:
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
 
 
-def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
+def _by_scale(figure: Figure, name: str, values: Mapping[int, float]) -> dict:
     # Run number -> colour. Adds the colour bar to the figure.
-    name, values = scale
     low, high = min(values.values()), max(values.values())
     norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
     mappable = ScalarMappable(norm, "viridis")
