@@ -1,5 +1,6 @@
 """Drawing with OpenCV: annotated pictures and pages as arrays, and montages in files. Colours are OpenCV's BGR."""
 
+import contextlib
 import math
 import os
 import re
@@ -188,14 +189,12 @@ PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a fil
 
 def is_montage(path: Path) -> bool:
     """True if a Montage wrote this file."""
-    if not os.path.isfile(path):  # opening a pipe would wait until something writes to it
-        return False
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(MARK), os.SEEK_END)
-            return file.read() == MARK
-    except OSError:  # also for a file shorter than the mark
-        return False
+    with contextlib.suppress(OSError):  # also for a file shorter than the mark
+        if os.path.isfile(path):  # opening a pipe would wait until something writes to it
+            with path.open("rb") as file:
+                file.seek(-len(MARK), os.SEEK_END)
+                return file.read() == MARK
+    return False
 
 
 def is_output(path: Path, output: Path) -> bool:

@@ -273,8 +273,7 @@ class Recogniser:
         # the answers to images (C, S, S), without path and box
         answers = []
         for first in range(0, len(images), BATCH_SIZE):
-            stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
-            batch, _ = convert(stacked, len(self.saved.mean), self.saved.image_size)
+            batch = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
             for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
                 candidates = self.candidates(probabilities, top)
                 is_sure = candidates[0].probability >= self.min_probability and not is_unlike
