@@ -211,11 +211,11 @@ def _count_frames(image: Image.Image) -> int:
         return image.tell() + 2
 
 
-def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int | None = LONGEST_SIDE) -> np.ndarray:
+def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int = LONGEST_SIDE) -> np.ndarray:
     """Read a picture as RGB, uint8 (H, W, 3).
 
     picture: a file, or a uint8 array (H, W) or (H, W, 3). page: 0 to count_pages - 1; frames of a GIF are read as they
-    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels; None: never.
+    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels.
     The picture is rotated by its EXIF data, transparent pixels are shown on white, more than 8 bits are reduced to 8.
     Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
     """
@@ -236,11 +236,10 @@ def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
+def _as_rgb(image: Image.Image, longest: int) -> np.ndarray:
     if image.mode in ("1", "P", "PA"):  # values that can't be averaged, as reducing a picture does
         image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
-    if longest is not None:
-        image.thumbnail((longest, longest), Image.Resampling.BOX)
+    image.thumbnail((longest, longest), Image.Resampling.BOX)
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
