@@ -49,16 +49,15 @@ class RandomDistortion(nn.Module):
         self.generator.manual_seed(derived_seed(self.seed, "distortion", epoch, step))
         count = global_batch_size or len(images)
         if self.flip:
-            heads = shard(self._uniform(count, 1)).view(-1, 1, 1, 1) < 0.5
-            images = torch.where(heads, images.flip(3), images)
+            images = torch.where(self._uniform(count, 1).view(-1, 1, 1, 1) < 0, images.flip(3), images)
         images = self._resampled(images.float(), count) if self.resamples else images.float()
         if self.thickness:
-            amount = shard(self._uniform(count, 1)).view(-1, 1, 1, 1) * 2 - 1  # -1..1, (N, 1, 1, 1)
+            amount = self._uniform(count, 1).view(-1, 1, 1, 1)
             signed = images * amount.sign()  # negative if strokes become thinner: then the maximum is the darkest
             images = torch.addcmul(images, self.thickness * amount, _brightest_around(signed) - signed)
         if self.gamma:
-            power = (self.gamma * (shard(self._uniform(count, 1)).view(-1, 1, 1, 1) * 2 - 1)).exp()
-            images = 255 * (images / 255).clamp(0, 1) ** power
+            power = self.gamma * self._uniform(count, 1).view(-1, 1, 1, 1)
+            images = 255 * (images / 255).clamp(0, 1) ** power.exp()
         return images
 
     def _resampled(self, images: Tensor, count: int) -> Tensor:
@@ -71,12 +70,12 @@ class RandomDistortion(nn.Module):
         return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
     def _uniform(self, count: int, amounts: int) -> Tensor:
-        return torch.rand(count, amounts, device=self.generator.device, generator=self.generator)  # 0..1
+        # Random amounts (N, amounts), -1..1, of this rank's images.
+        return shard(torch.rand(count, amounts, device=self.generator.device, generator=self.generator)) * 2 - 1
 
     def _affine(self, count: int) -> Tensor:
         # Affine maps (N, 2, 3) from points of the result to points of the image.
-        random = shard(self._uniform(count, 6)) * 2 - 1  # -1..1
-        angle, scale_x, scale_y, shear, shift_x, shift_y = random.unbind(1)
+        angle, scale_x, scale_y, shear, shift_x, shift_y = self._uniform(count, 6).unbind(1)
         cos, sin = (angle * self.rotation).cos(), (angle * self.rotation).sin()
         scale_x, scale_y, shear = 1 + scale_x * self.scale, 1 + scale_y * self.scale, shear * self.shear
         rows = [cos / scale_x, (cos * shear - sin) / scale_y, sin / scale_x, (sin * shear + cos) / scale_y]

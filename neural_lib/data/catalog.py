@@ -68,7 +68,7 @@ class DatasetInfo:
 
 
 FALLBACK = "digits"  # needs no download
-CIFAR10_ARCHIVE = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # md5 and folder, from torchvision
+CIFAR10 = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # the archive's md5 and folder, from torchvision
 
 DATASETS = {
     "kmnist": DatasetInfo(
@@ -166,16 +166,12 @@ DATASETS = {
             "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
         },
         sources={
-            "www.cs.toronto.edu": (
-                "archive",
-                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-                *CIFAR10_ARCHIVE,
-            ),
+            "www.cs.toronto.edu": ("archive", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", *CIFAR10),
             # PaddlePaddle's copy of the same archive.
             "dataset.bj.bcebos.com": (
                 "archive",
                 "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
-                *CIFAR10_ARCHIVE,
+                *CIFAR10,
             ),
         },
     ),

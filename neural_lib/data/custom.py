@@ -117,9 +117,8 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True, show_pro
         return _from_arrays(path, *_read_npz(path), how, show_progress)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
-            raise _refusal(
-                path, f"holds several data sets: {listed([each.name for each in several])}; move one of them"
-            )
+            names = listed([each.name for each in several])
+            raise _refusal(path, f"holds several data sets: {names}; move one of them")
         return _from_arrays(path, *_read_kuzushiji(several[0]), how, show_progress)
     return _from_folder(path, how, use_cache, show_progress)
 
@@ -218,9 +217,8 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
         roots = {part: name for name, part in parts.items()}
     else:
         if mixed := [name for name in parts if _subfolders(os.path.join(path, name))[0]]:
-            raise _refusal(
-                path, f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
-            )
+            why = f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
+            raise _refusal(path, why)
         roots = {"train": ""}
     folders_of = {}
     for part, root in roots.items():
@@ -243,13 +241,13 @@ def _subfolders(path: str) -> tuple[list[str], list[str]]:
         names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
     except OSError as error:
         raise _refusal(path, f"can't be looked into ({error.strerror})") from None
-    inside = f"{os.path.realpath(path)}{os.sep}"
-    folders = [
-        name
-        for name in names
-        if os.path.isdir(os.path.join(path, name))
-        and not inside.startswith(f"{os.path.realpath(os.path.join(path, name))}{os.sep}")  # a link to a parent folder
-    ]
+    here = Path(os.path.realpath(path))
+
+    def is_folder(name: str) -> bool:
+        inner = os.path.join(path, name)
+        return os.path.isdir(inner) and not here.is_relative_to(os.path.realpath(inner))  # a link to a parent folder
+
+    folders = [*filter(is_folder, names)]
     return folders, [name for name in names if name not in set(folders)]
 
 
@@ -266,10 +264,11 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
         other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
         if other != name:
             raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
+    known = folders_of.get("train", names)
     for part, folders in folders_of.items():
-        if "train" in folders_of and (unknown := [name for name in folders if name not in folders_of["train"]]):
+        if unknown := [name for name in folders if name not in known]:
             raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
-    return sorted(folders_of["train"], key=natural_key) if "train" in folders_of else names
+    return known
 
 
 def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
@@ -279,7 +278,7 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
     top = os.path.join(path, folder)
     for parent, folders, names in os.walk(top, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        inner = "" if parent == top else f"{os.path.relpath(parent, top)}{os.sep}"
+        inner = parent[len(top) + 1 :]
         # A link to a folder isn't followed, and is listed like a file that is no picture.
         for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
             if is_hidden(name):
@@ -288,7 +287,8 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
             with contextlib.suppress(OSError):  # a broken link: read_picture reports it later
                 status = os.stat(file)
                 size, changed = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
-            yield File(part, inner + name, label, os.path.join(folder, inner + name), size, changed)
+            name = os.path.join(inner, name)
+            yield File(part, name, label, os.path.join(folder, name), size, changed)
 
 
 def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
@@ -547,7 +547,7 @@ def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: Trai
 
     parts: "training", "validation" and "test" -> indices of their images, as config divides them.
     """
-    title, size, (_, channels, placement, fit) = os.path.basename(found.path), found.preparation[0], found.preparation
+    title, (size, channels, placement, fit) = os.path.basename(found.path), found.preparation
     counts = np.bincount(found.labels[found.indices["train"]], minlength=len(found.classes)).tolist()
     named = [f"{name} ({count:,})" for name, count in zip(found.classes, counts, strict=True)]
     colour = "in colour" if channels == 3 else "grey"
@@ -566,17 +566,16 @@ def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: Trai
         log.warning("--test-split has no effect, as the test part of %s is given", title)
     most, least = max(counts), min(counts)
     if most >= UNEQUAL_FROM * least and config.class_weights == "none":
-        names = (found.classes[counts.index(most)], found.classes[counts.index(least)])
         log.warning(
             "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
-            "--monitor f1 chooses the epoch by a score that does", names[0], most / least, names[1],
+            "--monitor f1 chooses the epoch by a score that does",
+            found.classes[counts.index(most)], most / least, found.classes[counts.index(least)],
         )  # fmt: skip
     if copies := same_images(found.images, parts):
         examples = "; ".join(f"{found.names[one]} and {found.names[other]}" for one, other in copies[:2])
-        log.warning(
-            "%s image%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s",
-            f"{len(copies):,}", "s" if len(copies) > 1 else "", "are" if len(copies) > 1 else "is", examples,
-        )  # fmt: skip
+        images = f"{len(copies):,} images" if len(copies) > 1 else "1 image"
+        text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
+        log.warning(text, images, "are" if len(copies) > 1 else "is", examples)
 
 
 def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from neural_lib.data.catalog import Placement, Preparation
-from neural_lib.data.pictures import PictureError
+from neural_lib.data.pictures import PictureError, reduced
 
 # Thresholds; tests/data/test_ink.py has the pictures that they must tell apart.
 MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less contrast is blank
@@ -83,9 +83,8 @@ def lit_ground(grey: np.ndarray, ground: np.float32) -> np.ndarray | np.float32:
 
     grey: float32 (H, W). ground: the typical brightness of the ground. Both in grey levels.
     """
-    scale = min(1.0, 64 / max(grey.shape))
-    width, height = (max(1, round(length * scale)) for length in grey.shape[::-1])
-    small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    small = reduced(grey, 64)
+    height, width = small.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
     contrast = np.abs(_smooth(grey) - ground).max()
@@ -105,9 +104,8 @@ def _without_frame(ink: np.ndarray) -> np.ndarray:
     for width in range(min(ink.shape) // 8):
         ring = np.concatenate([ink[width], ink[-1 - width], ink[:, width], ink[:, -1 - width]])
         if (ring > SEEN_FROM).mean() < FRAMED_FROM:
-            inside = np.zeros_like(ink)
             rest = slice(width, ink.shape[0] - width), slice(width, ink.shape[1] - width)
-            inside[rest] = ink[rest]
+            inside = np.pad(ink[rest], width)
             return inside if (inside > SEEN_FROM).any() else ink
     return ink
 

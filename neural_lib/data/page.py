@@ -128,12 +128,11 @@ def _dark_edges(depth: np.ndarray, noise: float) -> np.ndarray:
         run = np.where(side.all(0), side.shape[0], (~side).argmax(0))  # dark pixels from the top, for each column
         if (run > 0).mean() < EDGE_FROM:
             continue
-        step, reach = 8, len(run) // 8
-        at = np.arange(0, len(run), step)
+        at, reach = np.arange(0, len(run), 8), len(run) // 8
         medians = [np.median(run[max(0, middle - reach) : middle + reach + 1]) for middle in at]
         # A character that touches the edge makes the run longer than nearby, so runs are limited by their median.
         run = np.minimum(run, 1.2 * np.interp(np.arange(len(run)), at, medians) + 4) + 3
-        edge |= (np.arange(side.shape[0])[:, None] < run).astype(np.uint8)
+        edge |= np.arange(side.shape[0])[:, None] < run
     return mask
 
 
@@ -178,9 +177,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         lines.append(_lines_across(level, hidden, beyond, thickest))
     across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
     places = np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0))
-    is_squared = all(
-        len(each) and np.ptp(each) > 0.75 * length for each, length in zip(places, mask.shape, strict=True)
-    )
+    is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
     if not is_squared:
         straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
@@ -367,8 +364,7 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     corners = np.column_stack([stats[:, :2], stats[:, :2] + stats[:, 2:4]]).astype(int)  # left, top, right, bottom
     areas, sizes = stats[:, cv2.CC_STAT_AREA], stats[:, 2:4].max(1)
-    is_stroke = np.zeros(count, bool)
-    is_stroke[np.unique(labels[depth > max(0.3 * full, 5 * noise)])] = True
+    is_stroke = np.bincount(labels[depth > max(0.3 * full, 5 * noise)], minlength=count) > 0
     is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * areas  # otherwise a remnant of a line
     is_stroke[0] = False  # the ground
     is_large = is_stroke & (sizes >= SMALLEST)
@@ -377,14 +373,13 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
     size = _weighted_median(sizes[is_large], areas[is_large])
     is_stroke &= areas >= _min_area(is_stroke, is_large, corners, areas, size, depth.shape)
     at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
-    touches = np.zeros(count, bool)
-    touches[np.unique(labels[at_border[1:-1, 1:-1] > 0])] = True
+    touches = np.bincount(labels[at_border[1:-1, 1:-1] > 0], minlength=count) > 0
 
     strokes = np.flatnonzero(is_stroke)
     groups, boxes = [[each] for each in strokes], corners[strokes]
     for is_first in (True, False, False):
         boxes, groups = _merge_near(boxes, groups, size, is_first)
-        longer, shorter = ((boxes[:, 2:] - boxes[:, :2]).max(1), (boxes[:, 2:] - boxes[:, :2]).min(1))
+        shorter, longer = np.sort(boxes[:, 2:] - boxes[:, :2], axis=1).T
         ink_areas = np.array([areas[group].sum() for group in groups])
         if not (longer >= SMALLEST).any():
             return none
@@ -445,14 +440,11 @@ def _merge_near(
         one, other = owner_of(one), owner_of(other)
         both = np.concatenate([np.minimum(boxes[one], boxes[other])[:2], np.maximum(boxes[one], boxes[other])[2:]])
         whole, *parts = ((box[2:] - box[:2]).max() / size for box in (both, boxes[one], boxes[other]))
-        if is_first:  # size is still that of strokes
-            is_one = whole <= 1.6
-        else:
-            is_one = (
-                (whole <= 1.25 and gap <= 0.45)  # strokes of one character
-                or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)  # a small stroke beside the rest, such as a dot
-                or (whole <= 1.2 and max(parts) <= 0.65)  # two halves of one character
-            )
+        is_one = whole <= 1.6 if is_first else (  # at first, size is that of strokes
+            (whole <= 1.25 and gap <= 0.45)  # strokes of one character
+            or (whole <= 1.5 and gap <= 0.2 and min(parts) <= 0.55)  # a small stroke beside the rest, such as a dot
+            or (whole <= 1.2 and max(parts) <= 0.65)  # two halves of one character
+        )  # fmt: skip
         if one != other and is_one:
             boxes[one], owner[other] = both, one
             groups[one] = groups[one] + groups[other]
@@ -462,8 +454,6 @@ def _merge_near(
 
 def _reading_order(groups: Groups, order: str) -> np.ndarray:
     # The numbers of the groups in reading order.
-    if len(groups.boxes) < 2:
-        return np.arange(len(groups.boxes))
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
     # Turn the page so that its lines of characters are narrowest. If several angles do, take the smallest.

@@ -66,28 +66,26 @@ class Found(NamedTuple):
         """Warnings about what won't be read, a line for each kind of problem."""
         lines = []
         for why in dict.fromkeys(self.unread.values()):
-            first, *others = [path for path, reason in self.unread.items() if reason == why]
-            lines.append(f"{_with_others(first, others)}: {why}")
+            lines.append(f"{_first_of([path for path, reason in self.unread.items() if reason == why])}: {why}")
         kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         for kind, paths in self.skipped.items():
             if kind:
-                first, *others = paths
-                lines.append(f"{_with_others(first, others)}: {'each ' if others else ''}{_conversion(kind, first)}")
+                each = "each " if len(paths) > 1 else ""
+                lines.append(f"{_first_of(paths)}: {each}{_conversion(kind, paths[0])}")
             else:
                 lines.append(f"skipped, for the content is not that of a picture: {listed(paths)}")
         return lines
 
 
-def _with_others(first: Path, others: list[Path]) -> str:
-    return printable(first) + (f" and {len(others):,} more" if others else "")
+def _first_of(paths: list[Path]) -> str:
+    return printable(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 def _conversion(kind: str, path: str | Path) -> str:
     path = Path(path)
-    converted = path.with_suffix(".jpg")
-    converted = converted if converted != path else path.with_stem(f"{path.stem}-converted")
-    names = {"file": path, "stem": path.with_suffix(""), "jpg": converted}
+    converted = path.with_stem(f"{path.stem}-converted") if path.suffix == ".jpg" else path
+    names = {"file": path, "stem": path.with_suffix(""), "jpg": converted.with_suffix(".jpg")}
     return CONVERSIONS[kind].format(**{key: printable(shlex.quote(str(name))) for key, name in names.items()})
 
 
@@ -128,10 +126,9 @@ def find(
             elif not is_own(each):
                 result.files.append(each)
         if (len(result.files), len(result.unread)) == before:
-            has_folders = not recursive and any(
-                each.is_dir(follow_symlinks=False) for each in os.scandir(path) if not is_hidden(each.name)
-            )
-            result.empty[path] = "; -r looks into its folders" if has_folders else ""
+            folders = [each for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]
+            has_more = not recursive and not all(is_hidden(each.name) for each in folders)
+            result.empty[path] = "; -r looks into its folders" if has_more else ""
     return result
 
 
@@ -214,11 +211,11 @@ def _count_frames(image: Image.Image) -> int:
         return image.tell() + 2
 
 
-def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int | None = LONGEST_SIDE) -> np.ndarray:
+def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int = LONGEST_SIDE) -> np.ndarray:
     """Read a picture as RGB, uint8 (H, W, 3).
 
     picture: a file, or a uint8 array (H, W) or (H, W, 3). page: 0 to count_pages - 1; frames of a GIF are read as they
-    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels; None: never.
+    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels.
     The picture is rotated by its EXIF data, transparent pixels are shown on white, more than 8 bits are reduced to 8.
     Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
     """
@@ -227,14 +224,7 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int |
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
-        rawmode = _rawmode(image)
-        small = _in_8_bits(image)
-        if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
-            small.load()
-            # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
-            if max(high for _, high in small.getextrema()[:3]) < 128:
-                small = _in_full_colour(image, picture)
-        return _as_rgb(small, longest)
+        return _as_rgb(_in_8_bits(image), longest)
 
 
 def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
@@ -246,11 +236,14 @@ def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _as_rgb(image: Image.Image, longest: int | None) -> np.ndarray:
-    small = _averageable(image)
-    if longest is not None:
-        small.thumbnail((longest, longest), Image.Resampling.BOX)
-    return np.array(_flatten_alpha(ImageOps.exif_transpose(small)))
+def _as_rgb(image: Image.Image, longest: int) -> np.ndarray:
+    if image.mode in ("1", "P", "PA"):  # values that can't be averaged, as reducing a picture does
+        image = image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+    image.thumbnail((longest, longest), Image.Resampling.BOX)
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
 
 
 @contextlib.contextmanager
@@ -287,10 +280,9 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(
-            f"has {image.width:,} x {image.height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it"
-        )
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
 
 
 def _page_positions(image: Image.Image) -> list[int]:
@@ -299,14 +291,13 @@ def _page_positions(image: Image.Image) -> list[int]:
     for position in itertools.count():
         try:
             image.seek(position)
-            is_page = not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE
+            if not image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE:
+                positions.append(position)
         except EOFError:  # after the last image
             break
         except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
             positions.append(position)
             break
-        if is_page:
-            positions.append(position)
     image.seek(0)
     return positions or [0]
 
@@ -335,59 +326,17 @@ def _picture_errors() -> Iterator[None]:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     # Files don't record how many bits are used (12 bits are stored as 16), so full scale is taken to be the next power
-    # of two above the highest value.
-    if image.mode.startswith("I;16"):
-        return _like(image, _shifted(np.asarray(image)))
-    if image.mode not in ("I", "F"):
+    # of two above the highest value; numbers from 0 to 1 are stretched.
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.nan_to_num(np.asarray(image)).clip(0)
+    bits = max(8, int(values.max()).bit_length())
     if values.max() <= 1:
-        return _like(image, (values * 255).round().astype(np.uint8))
-    if image.mode == "I":
-        return _like(image, _shifted(values))
-    full = 2.0 ** _bits(values) - 1
-    return _like(image, (values * np.float32(255 / full)).round().clip(max=255).astype(np.uint8))
-
-
-def _bits(values: np.ndarray) -> int:
-    return max(8, int(values.max()).bit_length())
-
-
-def _shifted(values: np.ndarray) -> np.ndarray:
-    return (values >> (_bits(values) - 8)).astype(np.uint8)
-
-
-def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
-    # An image of other values with the metadata of this one, such as its rotation.
-    other = Image.fromarray(values)
-    other.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    return other
-
-
-def _rawmode(image: Image.Image) -> str:
-    # Pillow's name for the format of a pixel in the file; "" if tiles differ or it is not known.
-    modes = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
-    return modes.pop() if len(modes) == 1 else ""
-
-
-def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
-    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        return image
-    return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    # Convert to a mode in which values can be averaged, which reducing a picture needs.
-    if image.mode not in ("1", "P", "PA"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
-
-
-def _flatten_alpha(image: Image.Image) -> Image.Image:
-    # Convert to RGB, with transparent pixels on white.
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        values = values * 255
+    elif image.mode == "F":
+        values = values * np.float32(255 / (2.0**bits - 1))
+    else:
+        values = values >> (bits - 8)
+    grey = Image.fromarray(values.round().clip(max=255).astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key != "transparency"}  # such as the rotation
+    return grey

@@ -1,8 +1,10 @@
 """Drawing with OpenCV: annotated pictures and pages as arrays, and montages in files. Colours are OpenCV's BGR."""
 
+import contextlib
 import math
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -71,13 +73,12 @@ def annotate_page(
     picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. sure: False
     marks an answer. caption: a line of text above the page. The page is enlarged if its characters are small.
     """
-    smallest = np.median([max(box[2:]) for box in boxes])
-    longer = max(picture.shape[:2])
-    scale = max(1.0, min(LEGIBLE / smallest, 1.5 * PAGE_SIDE / longer))
+    typical = np.median([max(box[2:]) for box in boxes])
+    scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     if scale > 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * smallest, 11, 24))
+    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
     for number, ((left, top, right, bottom), name, is_sure) in enumerate(
@@ -111,47 +112,13 @@ def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) 
     return np.vstack((picture, below))
 
 
-def draw_bars(names: list[str], probabilities: list[float], width: int, height: int) -> np.ndarray:
-    """Draw probabilities, 0 to 1, as bars with names, one below the other: uint8 BGR (height, width, 3)."""
-    chart = np.full((height, width, 3), BACKGROUND, np.uint8)
-    row_height = height // max(len(names), 1)
-    for number, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
-        row = chart[number * row_height : (number + 1) * row_height]
-        _put_line(row, f"{name}  {percent(probability)}", 0, WHITE if number == 0 else GREY, 1)
-        left, right = MARGIN, width - MARGIN
-        top, bottom = LINE_HEIGHT + 1, min(LINE_HEIGHT + 9, row_height - 2)
-        cv2.rectangle(row, (left, top), (right, bottom), DARK, cv2.FILLED)
-        end = left + round((right - left) * probability)
-        if end > left:
-            cv2.rectangle(row, (left, top), (end, bottom), GREEN if number == 0 else GREY, cv2.FILLED)
-    return chart
-
-
-def draw_lines(texts: list[str], width: int) -> np.ndarray:
-    """Draw lines of text, one below the other: uint8 BGR (LINE_HEIGHT * lines, width, 3)."""
-    canvas = np.full((LINE_HEIGHT * len(texts), width, 3), BACKGROUND, np.uint8)
-    for number, text in enumerate(texts):
-        _put_line(canvas, text, number, GREY, 1)
-    return canvas
-
-
-def with_text(picture: np.ndarray, text: str, width: int) -> np.ndarray:
-    """Draw a line of text to the right of a BGR picture. width: of both together, pixels."""
-    canvas = np.full((picture.shape[0], width, 3), BACKGROUND, np.uint8)
-    left = picture.shape[1] + MARGIN
-    canvas[:, MARGIN:left] = picture
-    _put_line(canvas[:, left:], text, 0, GREY, 1)
-    return canvas
-
-
 def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
     """Draw a line of text above a montage of the tiles, of which there may be none."""
-    rows = [montage(tiles)] if tiles else []
-    width = max([4 * TILE_WIDTH, *(row.shape[1] for row in rows)])  # room for the text even with few tiles
+    below = montage(tiles) if tiles else np.zeros((0, 0, 3), np.uint8)
+    width = max(4 * TILE_WIDTH, below.shape[1])  # room for the text even with few tiles
     head = np.full((LINE_HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, np.uint8)
     _put_line(head[MARGIN:], text, 0, GREY, 1)
-    rows = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows]
-    return np.vstack([head, *rows])
+    return np.vstack([head, np.pad(below, ((0, 0), (0, width - below.shape[1]), (0, 0)))])
 
 
 def glyph(character: str, height: int = 48) -> np.ndarray:
@@ -197,10 +164,9 @@ def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
     height, width = (max(1, round(length * side / max(picture.shape[:2]))) for length in picture.shape[:2])
     how = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_NEAREST
     small = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how), cv2.COLOR_RGB2BGR)
-    square = np.full((side, side, 3), DARK, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = small
-    return square
+    bars = (top, side - height - top, left, side - width - left)
+    return cv2.copyMakeBorder(small, *bars, cv2.BORDER_CONSTANT, value=DARK)
 
 
 def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:
@@ -223,14 +189,12 @@ PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a fil
 
 def is_montage(path: Path) -> bool:
     """True if a Montage wrote this file."""
-    if not os.path.isfile(path):  # opening a pipe would wait until something writes to it
-        return False
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(MARK), os.SEEK_END)
-            return file.read() == MARK
-    except OSError:  # also for a file shorter than the mark
-        return False
+    with contextlib.suppress(OSError):  # also for a file shorter than the mark
+        if os.path.isfile(path):  # opening a pipe would wait until something writes to it
+            with path.open("rb") as file:
+                file.seek(-len(MARK), os.SEEK_END)
+                return file.read() == MARK
+    return False
 
 
 def is_output(path: Path, output: Path) -> bool:
@@ -251,46 +215,41 @@ class Montage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tiles: list[np.ndarray] = []
-        self.sheet: np.ndarray | None = None  # the first annotated page, as long as there is nothing else
-        self.counts = {"page": 0, "sheet": 0}
+        self.sheet: np.ndarray | None = None  # the last annotated page, written when it is known not to be the only one
+        self.counts: Counter[str] = Counter()  # numbered files of each kind
         self.written: list[Path] = []
 
     def add(self, tile: np.ndarray) -> None:
         """Add a tile."""
         if len(self.tiles) == PAGE:
-            self._write_tiles("page")
+            self._write_tiles()
         self.tiles.append(tile)
 
     def add_sheet(self, sheet: np.ndarray) -> None:
         """Add an annotated page."""
-        if self.sheet is not None or self.counts["sheet"]:
-            self._write_sheet()
-            self._write(self._numbered("sheet"), sheet)
-        else:
-            self.sheet = sheet
+        self._write_sheet()
+        self.sheet = sheet
 
     def finish(self) -> list[Path]:
         """Write everything that is not written yet; returns the paths of all files."""
-        if self.sheet is not None and not self.tiles and not self.counts["page"]:
+        if self.sheet is not None and not self.tiles and not self.written:
             self._write(self.path, self.sheet)
-            self.sheet = None
+            return self.written
         self._write_sheet()
-        if self.tiles:
-            self._write_tiles("page" if self.counts["page"] else "")
+        if self.counts["page"]:
+            self._write_tiles()
+        elif self.tiles:
+            self._write(self.path, montage(self.tiles))
         return self.written
 
     def _write_sheet(self) -> None:
         if self.sheet is not None:
             self._write(self._numbered("sheet"), self.sheet)
-            self.sheet = None
 
-    def _write_tiles(self, kind: str) -> None:
-        picture, path = montage(self.tiles), self.path
-        if kind:
-            first = self.counts[kind] * PAGE + 1
-            picture = titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
-            path = self._numbered(kind)
-        self._write(path, picture)
+    def _write_tiles(self) -> None:
+        first = self.counts["page"] * PAGE + 1
+        picture = titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
+        self._write(self._numbered("page"), picture)
         self.tiles = []
 
     def _numbered(self, kind: str) -> Path:

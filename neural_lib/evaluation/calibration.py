@@ -122,21 +122,20 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     mean, directions = principal_directions(unit(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
-    distances = Calibration({**content, "threshold": math.inf}).distances(outputs)
+    distances = Calibration(content | {"threshold": math.inf}).distances(outputs)
     return content | {"threshold": distances.sort(descending=True).values[len(distances) // REFUSED].item()}
 
 
 def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, max_count: int) -> tuple[Outputs, Tensor]:
     # Outputs and labels, on the CPU, for at most max_count images, which are spread evenly over all images.
     count = min(len(images), max_count)
-    chosen = torch.arange(count) * len(images) // count
-    batches, labels = [], []
+    chosen = images.subset(torch.arange(count) * len(images) // count)
     with torch.inference_mode():
-        for indices in chosen.to(images.device).split(EVAL_BATCH_SIZE):
-            batch, truth = images[indices]
-            batches.append([each.cpu() for each in outputs_of(model, normalise(batch))])
-            labels.append(truth.cpu())
-        return Outputs(*map(torch.cat, zip(*batches, strict=True))), torch.cat(labels)
+        batches = [
+            outputs_of(model, normalise(chosen[first : first + EVAL_BATCH_SIZE][0]))
+            for first in range(0, count, EVAL_BATCH_SIZE)
+        ]
+        return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True))), chosen.labels.cpu()
 
 
 def _spread(values: Tensor) -> list[float]:

@@ -28,12 +28,9 @@ LOG_FROM = 20  # ratio of the highest value to the lowest from which a colour sc
 
 def plot_results(records: Records, title: str) -> Figure:
     """Plot the curves of a single run, or of all finished runs of a grid."""
-    best = records.best()
     if records.count == 1:
-        return plot_history(records.rows_of[1], best["epoch"], title)
-    runs = {run: records.rows_of[run] for run in sorted(records.finished)}
-    names = {run: records.name(run) for run in runs}
-    return plot_runs(runs, names, best["run"], title, colour_scale(records))
+        return plot_history(records.rows_of[1], records.best()["epoch"], title)
+    return plot_runs(records, title)
 
 
 def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
@@ -43,11 +40,7 @@ def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
     because runs that differ in the seed should look alike; the best validation accuracy if no number varies.
     """
     by_name = {name: {run: records.label(run)[name] for run in range(1, records.count + 1)} for name in records.swept}
-    numbers = {
-        name: values
-        for name, values in by_name.items()
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
-    }
+    numbers = {name: each for name, each in by_name.items() if {*map(type, each.values())} <= {int, float}}
     accuracies = {run: accuracy_of(records.best_of(run)) or 0.0 for run in records.finished}
     return max(
         numbers.items(),
@@ -65,52 +58,40 @@ def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: st
     for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
         for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
             name = f"{part}_{kind}"
-            axes.plot(
-                range(1, len(rows) + 1), [row[name] for row in rows], label=name, color=colour, **_marks(len(rows))
-            )
+            figures = [row[name] for row in rows]
+            axes.plot(range(1, len(rows) + 1), figures, label=name, color=colour, **_marks(len(rows)))
         axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
         axes.legend()
     loss_axes.set_ylim(bottom=0)
     return figure
 
 
-def plot_runs(
-    runs: Mapping[int, Sequence[Mapping[str, float]]],
-    names: Mapping[int, str],
-    best: int,
-    title: str,
-    scale: tuple[str, Mapping[int, float]],
-) -> Figure:
-    """Plot validation loss and accuracy of each run over its epochs; the line of the run `best` is thicker.
+def plot_runs(records: Records, title: str) -> Figure:
+    """Plot validation loss and accuracy of each finished run over its epochs; the line of the best is thicker.
 
-    runs: run number -> the figures of each epoch. names: run number -> name. Up to MAX_IN_LEGEND runs have a colour
-    and an entry in the legend each. With more runs only the best has an entry, in black, and the rest are coloured by
-    `scale`: the name of a quantity and its value in each run (colour_scale).
+    Up to MAX_IN_LEGEND runs have a colour and an entry in the legend each. With more runs only the best has an entry,
+    in black, and the rest are coloured by colour_scale.
     """
+    runs, best = {run: records.rows_of[run] for run in sorted(records.finished)}, records.best()["run"]
     many = len(runs) > MAX_IN_LEGEND
-    entries = {run: _entry(run, names[run], run == best) for run in runs if not many or run == best}
+    names = {run: f"run {run}: {records.name(run)}{' (best)' * (run == best)}" for run in ([best] if many else runs)}
+    entries = {run: textwrap.fill(name, MAX_IN_LINE, subsequent_indent="    ") for run, name in names.items()}
     columns = 1 if many or max(map(len, entries.values())) > MAX_IN_COLUMN else 2
     lines = sum(entry.count("\n") + 1 for entry in entries.values()) / columns
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
-    colours = _by_scale(figure, scale) if many else {run: f"C{index}" for index, run in enumerate(runs)}
-    longest = max(len(rows) for rows in runs.values())
-    plain, emphasised = {"linewidth": 0.8 if many else 1.2}, {"linewidth": 3, "zorder": 3}
+    colours = {run: f"C{index}" for index, run in enumerate(runs)}
     if many:
-        colours[best] = "black"
+        colours = _by_scale(figure, *colour_scale(records)) | {best: "black"}
+    longest = max(map(len, runs.values()))
     for run, rows in runs.items():
-        style = {"color": colours[run], **(emphasised if run == best else plain)}
+        style = {"linewidth": 3, "zorder": 3} if run == best else {"linewidth": 0.8 if many else 1.2}
         style |= {} if many and longest > 1 else _marks(longest)
         for axes, measure in ((loss_axes, "val_loss"), (accuracy_axes, "val_accuracy")):
-            epochs = range(1, len(rows) + 1)
-            axes.plot(epochs, [row[measure] for row in rows], label=entries.get(run, "_"), **style)
+            figures = [row[measure] for row in rows]
+            axes.plot(range(1, len(rows) + 1), figures, label=entries.get(run, "_"), color=colours[run], **style)
     handles = [line for line in loss_axes.get_lines() if line.get_label() != "_"]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     return figure
-
-
-def _entry(run: int, name: str, is_best: bool) -> str:
-    # A run's entry in a legend, wrapped if it is wider than the figure.
-    return textwrap.fill(f"run {run}: {name}{' (best)' if is_best else ''}", MAX_IN_LINE, subsequent_indent="    ")
 
 
 def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
@@ -133,9 +114,8 @@ def _marks(epochs: int) -> dict:
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
 
 
-def _by_scale(figure: Figure, scale: tuple[str, Mapping[int, float]]) -> dict:
+def _by_scale(figure: Figure, name: str, values: Mapping[int, float]) -> dict:
     # Run number -> colour. Adds the colour bar to the figure.
-    name, values = scale
     low, high = min(values.values()), max(values.values())
     norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
     mappable = ScalarMappable(norm, "viridis")
@@ -148,10 +128,9 @@ def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
 
     kind: a format of matplotlib, such as png. options: see Figure.savefig.
     """
-    file = io.BytesIO()
+    file, metadata = io.BytesIO(), {"Date": None} if kind == "svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "neural_lib"}):
-        metadata = {"metadata": {"Date": None}} if kind == "svg" else {}
-        figure.savefig(file, format=kind, **metadata, **options)
+        figure.savefig(file, format=kind, metadata=metadata, **options)
     return file.getvalue()
 
 
@@ -179,10 +158,8 @@ def plot_confusion(
             colour = "white" if picture.norm(shares[row, column]) > DARK else "black"
             text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    if max(map(len, classes)) > MAX_UPRIGHT:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticks(range(len(classes)), classes)
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(classes)), classes, **(slanted if max(map(len, classes)) > MAX_UPRIGHT else {}))
     axes.set_yticks(range(len(classes)), classes)
     if any(glyph is not None for glyph in glyphs):
         _add_glyphs(axes, glyphs)
@@ -216,10 +193,6 @@ def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray | None]) -> None:
             ((label, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), (0.5, 1)),
             ((0, label), (-GLYPH_GAP, 0), ("axes fraction", "data"), (1, 0.5)),
         ):
-            box = OffsetImage(glyph, zoom=(GLYPH_ROOM - GLYPH_GAP) / len(glyph))
-            axes.add_artist(
-                AnnotationBbox(
-                    box, xy, xybox=offset, xycoords=coordinates, boxcoords="offset points", box_alignment=alignment,
-                    frameon=False, pad=0,
-                )
-            )  # fmt: skip
+            picture = OffsetImage(glyph, zoom=(GLYPH_ROOM - GLYPH_GAP) / len(glyph))
+            where = {"xycoords": coordinates, "boxcoords": "offset points", "box_alignment": alignment}
+            axes.add_artist(AnnotationBbox(picture, xy, xybox=offset, frameon=False, pad=0, **where))

@@ -120,13 +120,11 @@ class Report:
     def _calibration(self) -> dict[str, float | None]:
         # Expected calibration errors, 0 to 1; None for model files of earlier versions, which have no temperature.
         scores, is_right = self.scores, self.scores.labels == self.scores.predictions
-        before = scores.probabilities if scores.uncalibrated is None else scores.uncalibrated
-        after = None if scores.uncalibrated is None else expected_calibration_error(scores.probabilities, is_right)
-        return {
-            "temperature": self.saved.calibration.get("temperature"),
-            "ece_before": expected_calibration_error(before, is_right),
-            "ece_after": after,
-        }
+        before, after = expected_calibration_error(scores.probabilities, is_right), None
+        if scores.uncalibrated is not None:
+            before, after = expected_calibration_error(scores.uncalibrated, is_right), before
+        temperature = self.saved.calibration.get("temperature")
+        return {"temperature": temperature, "ece_before": before, "ece_after": after}
 
     def _classification(self, **options: object) -> object:
         # All classes have a row. Scores of a class that neither occurs nor is predicted are 0.
@@ -140,17 +138,15 @@ class Report:
         (NaN, "") if the network has no validation accuracy on this data set.
         """
         saved, accuracy, count = self.saved, self.scores.accuracy, len(self.scores.labels)
-        validation = saved.metrics.get("val_accuracy")
+        validation, val_count = saved.metrics.get("val_accuracy"), saved.training.get("val_images", count)
         if validation is None or self.dataset != saved.dataset:
             return math.nan, ""
-        difference, error = validation - accuracy, standard_error(accuracy, count)
-        val_count = saved.training.get("val_images", count)
-        val_error = standard_error(validation, val_count)
-        both = math.hypot(error, val_error)
+        difference = validation - accuracy
+        error, val_error = standard_error(accuracy, count), standard_error(validation, val_count)
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
         if "val_images" in saved.training and val_error > error / 2:
             scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
-        if abs(difference) <= 2 * both:
+        if abs(difference) <= 2 * math.hypot(error, val_error):
             return difference, f"{scatter}, so chance may explain that"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
@@ -205,9 +201,8 @@ class Report:
             )
             for index in shown
         ]
-        mistakes = f"{count} mistake{'' if count == 1 else 's'}"
-        if count > len(shown):
-            mistakes = f"the {len(shown)} most confident of {count:,} mistakes"
+        which = f"{count} mistake{'' if count == 1 else 's'}"
+        mistakes = f"the {len(shown)} most confident of {count:,} mistakes" if count > len(shown) else which
         return annotate.titled_montage(tiles, f"{self.heading}: {mistakes} among {len(scores.labels):,} images")
 
     def _confusion(self) -> bytes:
@@ -310,13 +305,12 @@ def evaluate_model(
 
 def log_written(paths: Sequence[Path]) -> None:
     """Log which files were written, a line for each folder, and last the page, which is the file to open."""
-    pages = [path for path in paths if path.suffix == ".html"]
-    others = [path for path in paths if path not in pages]
+    others = [path for path in paths if path.suffix != ".html"]
     for folder in dict.fromkeys(path.parent for path in others):
-        names = ", ".join(path.name for path in others if path.parent == folder)
-        log.info("wrote in %s: %s", folder, names)
-    for path in pages:
-        log.info("to look at it all, open %s", path)
+        log.info("wrote in %s: %s", folder, ", ".join(path.name for path in others if path.parent == folder))
+    for path in paths:
+        if path not in others:
+            log.info("to look at it all, open %s", path)
 
 
 def records_of(saved: Checkpoint, folder: Path) -> Records | None:
@@ -403,13 +397,11 @@ def _rows_of_runs(records: Records) -> Iterator[dict]:
 def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
     # The ends of the two colour scales, as shares of the true class: True for the diagonal, whose scale spans at least
     # MIN_SPAN, and False for the other cells.
-    shares = {True: [], False: []}
-    for truth, row in enumerate(matrix):
-        for predicted, count in enumerate(row):
-            if count:
-                shares[truth == predicted].append(count / sum(row))
-    right, wrong = (max(shares[each], default=0.0) for each in (True, False))
-    return {True: (max(0.0, min([right - MIN_SPAN, *shares[True]])), right), False: (0.0, wrong)}
+    counts, is_right = np.array(matrix), np.eye(len(matrix), dtype=bool)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    right, wrong = (shares[mask & (counts > 0)].tolist() for mask in (is_right, ~is_right))
+    highest = max(right, default=0.0)
+    return {True: (max(0.0, min([highest - MIN_SPAN, *right])), highest), False: (0.0, max(wrong, default=0.0))}
 
 
 def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
@@ -440,41 +432,38 @@ def runs_table(records: Records, width: int | None = None) -> str:
     one.
     """
     width = width or shutil.get_terminal_size().columns
-    names = records.swept
-    table = _table(records, {name: [name] for name in names})
-    if _widest(table) > width:
-        table = _table(records, {"hyper-parameters": names})
+    table = _table(records)
+    if Console(width=10_000).measure(table).maximum > width:
+        table = _table(records, is_joint=True)
+    text = io.StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
+    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
     left_out = max(0, len(records.finished) - MAX_ROWS) + max(0, len(records.failures) - MAX_ROWS)
     rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
-    return _rendered(table, width) + rest
+    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n") + rest
 
 
 def spreads_text(records: Records) -> str:
     """A line for each group of runs that differ only in their seed: mean, standard deviation, number of runs."""
-    lines = [
-        f"{format_values(each.hyperparameters) or 'all'}: {each.mean:.4f} +- {each.deviation:.4f} (n = {each.count})"
-        for each in records.spreads()
-    ]
-    return "\n".join(f"    {line}" for line in lines)
+    return "\n".join(
+        f"    {format_values(group) or 'all'}: {mean:.4f} +- {deviation:.4f} (n = {count})"
+        for group, mean, deviation, count in records.spreads()
+    )
 
 
-def _table(records: Records, columns: dict[str, list[str]]) -> Table:
+def _table(records: Records, is_joint: bool = False) -> Table:
+    # is_joint: all hyper-parameters share a column.
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("run", justify="right")
-    for title in columns:
-        table.add_column(title, justify="right" if len(columns[title]) == 1 else "left", overflow="fold")
-    measures = ["val_accuracy", "val_loss", "train_accuracy"]
-    if records.monitor == "f1":
-        measures = ["val_f1", *measures]
+    for title in ["hyper-parameters"] if is_joint else records.swept:
+        table.add_column(title, justify="left" if is_joint else "right", overflow="fold")
+    measures = [*(["val_f1"] if records.monitor == "f1" else []), "val_accuracy", "val_loss", "train_accuracy"]
     for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
 
     def hyperparameters(run: int) -> list[str]:
-        label = records.label(run)
-        return [
-            format_value(label[names[0]]) if len(names) == 1 else format_values({name: label[name] for name in names})
-            for names in columns.values()
-        ]
+        values = {name: records.label(run)[name] for name in records.swept}
+        return [format_values(values)] if is_joint else [format_value(value) for value in values.values()]
 
     for run in records.ranked()[:MAX_ROWS]:
         row = records.best_of(run)
@@ -484,14 +473,3 @@ def _table(records: Records, columns: dict[str, list[str]]) -> Table:
     for run in sorted(records.failures)[:MAX_ROWS]:
         table.add_row(str(run), *hyperparameters(run), "failed")
     return table
-
-
-def _widest(table: Table) -> int:
-    return Console(width=10_000).measure(table).maximum
-
-
-def _rendered(table: Table, width: int) -> str:
-    text = io.StringIO()
-    Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
-    plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
-    return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n")

@@ -5,7 +5,6 @@ Only torch's exporter needs the packages onnx and onnxscript.
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -62,21 +61,11 @@ def to_onnx(recogniser: Recogniser) -> bytes:
 
     saved = recogniser.saved
     images = torch.zeros(2, len(saved.mean), saved.image_size, saved.image_size)  # a batch of 1 would become a constant
-    exporters = logging.getLogger("torch.onnx")
-    level = exporters.level
-    exporters.setLevel(logging.ERROR)  # it warns about torchvision's operators; no network has one
-    try:
-        program = torch.onnx.export(
-            Probabilities().eval(),
-            (images,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-            dynamo=True,
-            verbose=False,
-        )
-    finally:
-        exporters.setLevel(level)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision's operators; no network has one
+    program = torch.onnx.export(
+        Probabilities().eval(), (images,), input_names=[INPUT], output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True, verbose=False,
+    )  # fmt: skip
     for node in program.model.graph:
         node.metadata_props.clear()  # they name folders of this machine
     program.model.metadata_props.update(metadata(saved))
@@ -119,23 +108,22 @@ def check_same(runner: str, original: Tensor, exported: Tensor, tolerance: float
     return float(greatest)
 
 
-def verify(
-    content: bytes, recogniser: Recogniser, images: Tensor, on_batch: Callable[[int], object] = lambda count: None
-) -> float:
+def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     """Check that OpenCV's dnn module gives the original's answers for an ONNX file.
 
-    content: of the file. images: (N, C, S, S), uint8. on_batch: called with the number of images of each batch.
+    content: of the file. images: (N, C, S, S), uint8. A progress bar is shown on a terminal.
     Returns the greatest difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a
     probability differs by more than TOLERANCE.
     """
     original, exported = [], []
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
-        for batch in images.split(EVAL_BATCH_SIZE):
-            network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
-            exported.append(torch.from_numpy(network.forward().copy()))
-            original.append(recogniser.probabilities(batch))
-            on_batch(len(batch))
+        with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
+            for batch in images.split(EVAL_BATCH_SIZE):
+                network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
+                exported.append(torch.from_numpy(network.forward().copy()))
+                original.append(recogniser.probabilities(batch))
+                bar.update(len(batch))
     except cv2.error as error:
         raise RunError(f"OpenCV can't run the exported network ({error.err or error}); nothing written") from None
     return check_same("OpenCV", torch.cat(original), torch.cat(exported), TOLERANCE)
@@ -149,9 +137,7 @@ def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = N
     """
     images, which = images_to_check(recogniser.saved, images, NOISE_COUNT if images is None else len(images))
     content = to_onnx(recogniser)
-    with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
-        greatest = verify(content, recogniser, images, bar.update)
-    figures = (f"{len(images):,}", which, greatest)
+    figures = (f"{len(images):,}", which, verify(content, recogniser, images))
     log.info("the same labels in OpenCV's dnn for %s %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
     log.info("wrote %s: %s -> %s; mean and std are in its metadata", path, INPUT, OUTPUT)

@@ -7,7 +7,7 @@ import shutil
 import sys
 import webbrowser
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,10 @@ def recognise_pictures(
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
     has_pages = order is not None and recogniser.reads_pages
     table = AnswerTable(saved, to_read.files, top, shutil.get_terminal_size().columns, has_pages)
-    annotated = AnnotatedPictures(saved, to_read.files, output, show_input, show)
+    names = Counter(path.name for path in to_read.files)
+    montage = annotate.Montage(output) if output else None
+    room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
+    kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
     are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
     with tqdm(total=len(to_read.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
         for result in recogniser.read_files(to_read.files, invert, order, top, bar.update):
@@ -76,71 +79,40 @@ def recognise_pictures(
             pictures += 1
             are_sure += [each.is_sure for each in result.answers]
             _print(json.dumps(result.to_dict()) if as_json else table.format(result))
-            annotated.add(result)
+            path, is_page = result.source.path, len(result.answers) > 1
+            draw_at = _drawing(saved, result, with_folder=names[path.name] > 1, show_input=show_input)
+            if montage:
+                montage.add_sheet(draw_at(1)) if is_page else montage.add(draw_at(1))
+            if room > 0:
+                kept.append(draw_at)
+                room -= 5 if is_page else 1  # a page takes more memory
     if not pictures:
         raise RunError("no picture was recognised; see the warnings above")
-    annotated.finish()
+    if montage:
+        first, *others = montage.finish()
+        log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
     total = pictures + failures
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
     log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
-    annotated.show()
+    if kept:
+        show_one_by_one((draw_at(2) for draw_at in kept), "recognised")
 
 
-class AnnotatedPictures:
-    """Pictures with their answers: all in a montage, the first ones in a window.
-
-    files: all pictures to come. path: of the montage; None: no montage. show_input: show the network's input beside a
-    single character. show: keep the first pictures for show().
-    """
-
-    def __init__(
-        self, saved: Checkpoint, files: Sequence[Path], path: Path | None, show_input: bool, show: bool
-    ) -> None:
-        self.saved, self.show_input = saved, show_input
-        self.montage = annotate.Montage(path) if path else None
-        self.names = Counter(path.name for path in files)
-        self.kept: list[Callable[[int], np.ndarray]] = []  # functions that draw a picture at a scale
-        self.room = annotate.PAGE if show else 0  # pictures that can still be kept
-
-    def add(self, reading: Reading) -> None:
-        """Annotate one more picture. Raises OSError if a file of the montage can't be written."""
-        if not self.montage and self.room <= 0:
-            return
-        draw_at, is_sheet = self._annotated(reading), len(reading.answers) > 1
-        if self.montage:
-            self.montage.add_sheet(draw_at(1)) if is_sheet else self.montage.add(draw_at(1))
-        if self.room > 0:
-            self.kept.append(draw_at)
-            self.room -= 5 if is_sheet else 1  # a page takes more memory
-
-    def finish(self) -> None:
-        """Write the last file of the montage, and log all of them."""
-        if self.montage:
-            first, *others = self.montage.finish()
-            log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
-
-    def show(self) -> None:
-        """Show the pictures that were kept, enlarged, one by one."""
-        if self.kept:
-            show_one_by_one((draw_at(2) for draw_at in self.kept), "recognised")
-
-    def _annotated(self, reading: Reading) -> Callable[[int], np.ndarray]:
-        # a function that draws the picture: at scale 1 for the montage, at scale 2 for a window
-        path, caption = reading.source.path, os.path.basename(reading.source.name)
-        if self.names[path.name] > 1:
-            caption = os.path.join(path.parent.name, caption)
-        caption = printable(caption)
-        names = [self.saved.display_name(each.top[0].index) for each in reading.answers]
-        if len(names) == 1:
-            (answer,) = reading.answers
-            seen = answer.seen if self.show_input else None
-            tile = (reading.picture, names[0], answer.probability, caption, seen)
-            return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
-        boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
-        sure = [each.is_sure for each in reading.answers]
-        return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
+def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input: bool) -> Callable[[int], np.ndarray]:
+    # A function that draws a picture with its answers: at scale 1 for the montage, at scale 2 for a window.
+    # with_folder: the caption names the folder, too. show_input: show the network's input beside a single character.
+    path, caption = reading.source.path, os.path.basename(reading.source.name)
+    caption = printable(os.path.join(path.parent.name, caption) if with_folder else caption)
+    names = [saved.display_name(each.top[0].index) for each in reading.answers]
+    if len(names) == 1:
+        (answer,) = reading.answers
+        tile = (reading.picture, names[0], answer.probability, caption, answer.seen if show_input else None)
+        return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
+    boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
+    sure = [each.is_sure for each in reading.answers]
+    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
 
 
 def _print(text: str) -> None:
@@ -160,39 +132,32 @@ class AnswerTable:
         self.name_width = max(len("label"), *map(cell_len, self.names))
         self.number_width = NUMBER_WIDTH if has_pages else 0
         others = min(top, len(self.names)) - 1
-        self.others_width = max(others * (self.name_width + len(" 99.9%, ")), len("next best") if others else 0)
+        self.others_width = others and max(others * (self.name_width + len(" 99.9%, ")), len("next best"))
         self.path_width = 0
-        room = width - 1 - len(self._line("", "", "", "")) - self.others_width
+        room = width - 1 - len(self._line("", "", "", "", " ?")) - self.others_width
         longest = max((cell_len(printable(path)) for path in paths), default=0)
         self.path_width = max(MIN_PATH, min(room, longest))
-        self.has_head = False
+        titles = self._line("picture", "no.", "label", "probability", "    next best" if others else "")
+        self.head = [titles, f" {'-' * (len(titles) - 1)}"]
 
     def format(self, reading: Reading) -> str:
         """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
         path = printable(reading.source.name)
         while cell_len(path) > self.path_width:  # the end of a path is kept: it is the file's name
             path = "..." + path.removeprefix("...")[1:]
-        lines = []
+        lines, self.head = self.head, []
         for number, answer in enumerate(reading.answers, start=1):
             likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # others would be shown as 0.0%
             others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
-            probability = annotate.percent(answer.probability)
-            place = str(number) if len(reading.answers) > 1 else ""
-            line = self._line(path, place, self.names[answer.top[0].index], probability, answer.is_sure)
-            lines.append(f"{line}  {', '.join(others)}".rstrip())
-        if not self.has_head:
-            titles = self._line("picture", "no.", "label", "probability") + ("  next best" if self.others_width else "")
-            titles = titles.rstrip()
-            lines = [titles, f" {'-' * (len(titles) - 1)}", *lines]
-            self.has_head = True
+            place, mark = str(number) if len(reading.answers) > 1 else "", "  " if answer.is_sure else " ?"
+            name, probability = self.names[answer.top[0].index], annotate.percent(answer.probability)
+            lines.append(self._line(path, place, name, probability, f"{mark}  {', '.join(others)}"))
         return "\n".join(lines)
 
-    def _line(self, path: str, number: str, name: str, probability: str, is_sure: bool = True) -> str:
+    def _line(self, path: str, number: str, name: str, probability: str, rest: str) -> str:
         numbers = f"  {number:>{self.number_width}}" if self.number_width else ""
-        picture = set_cell_size(path, self.path_width)
-        return (
-            f" {picture}{numbers}  {set_cell_size(name, self.name_width)}  {probability:>11}{'  ' if is_sure else ' ?'}"
-        )
+        picture, name = set_cell_size(path, self.path_width), set_cell_size(name, self.name_width)
+        return f" {picture}{numbers}  {name}  {probability:>11}{rest}".rstrip()
 
 
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
@@ -292,12 +257,9 @@ def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, sho
         title = title_of(recogniser.saved.dataset)
         raise UserError(f"--draw: this network knows {title}, photos, not drawings; give picture files instead")
     export(recogniser, page, data_dir, use_cache)
-    if show and not _opens_in_browser(page):
-        log.warning("no browser can be opened; open %s in one", page)
-
-
-def _opens_in_browser(page: Path) -> bool:
     try:
-        return webbrowser.open(page.absolute().as_uri())
+        is_open = show and webbrowser.open(page.absolute().as_uri())
     except webbrowser.Error:
-        return False
+        is_open = False
+    if show and not is_open:
+        log.warning("no browser can be opened; open %s in one", page)

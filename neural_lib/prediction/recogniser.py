@@ -51,9 +51,7 @@ class Answer:
     seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # the picture's file
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
-    is_sure: bool = (
-        True  # False if the probability is below the recogniser's or the image is unlike the training images
-    )
+    is_sure: bool = True  # False if the answer isn't probable enough, or the image is unlike the training images
 
     @property
     def label(self) -> str:
@@ -163,7 +161,7 @@ class Recogniser:
         pictures = picture if isinstance(picture, list | tuple) else [picture]
         _check(pictures, invert, top)
         answers = []
-        sources = [(Source(_path_of(each)), each) for each in pictures]
+        sources = [(_source(each), each) for each in pictures]
         for number, result in enumerate(self._read_all(sources, invert, None, top), start=1):
             if isinstance(result, Failure):
                 raise PictureError(f"{result.source.path or f'picture {number}'}: {result.reason}")
@@ -184,7 +182,7 @@ class Recogniser:
             raise ValueError(f"page must be at least 1, not {page}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        source = Source(_path_of(picture), page if page > 1 else 0)
+        source = _source(picture, page if page > 1 else 0)
         (result,) = self._read_all([(source, picture)], invert, order, top)
         if isinstance(result, Failure):
             raise PictureError(f"{source.name if source.path else 'the picture'}: {result.reason}")
@@ -275,8 +273,7 @@ class Recogniser:
         # the answers to images (C, S, S), without path and box
         answers = []
         for first in range(0, len(images), BATCH_SIZE):
-            stacked = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
-            batch, _ = convert(stacked, len(self.saved.mean), self.saved.image_size)
+            batch = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
             for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
                 candidates = self.candidates(probabilities, top)
                 is_sure = candidates[0].probability >= self.min_probability and not is_unlike
@@ -316,19 +313,20 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
     antialiasing.
     """
     changes, values = [], images.float()
-    if images.size(1) != channels:
-        values = (
-            (values * torch.tensor(LUMA).view(3, 1, 1)).sum(1, True) if channels == 1 else values.expand(-1, 3, -1, -1)
-        )
-        changes.append("colour to grey" if channels == 1 else "grey to three equal channels")
+    if images.size(1) > channels:
+        values = (values * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)  # (N, 3, H, W) -> (N, 1, H, W)
+        changes.append("colour to grey")
+    elif images.size(1) < channels:
+        values = values.expand(-1, 3, -1, -1)  # (N, 1, H, W) -> (N, 3, H, W)
+        changes.append("grey to three equal channels")
     if tuple(images.shape[2:]) != (size, size):
         values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
         changes.append(f"{images.size(3)}x{images.size(2)} to {size}x{size} pixels")
     return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
 
 
-def _path_of(picture: Picture) -> Path | None:
-    return None if isinstance(picture, np.ndarray) else Path(picture)
+def _source(picture: Picture, page: int = 0) -> Source:
+    return Source(None if isinstance(picture, np.ndarray) else Path(picture), page)
 
 
 def _check(pictures: Sequence[Picture], invert: str, top: int) -> None:

@@ -13,14 +13,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.fx.operator_schemas import normalize_function
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
@@ -125,138 +124,90 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     tensors = {node: program.state_dict[name].detach() for node, name in names.items() if name in program.state_dict}
-    steps = [{"op": "image", "weights": []}]
+    steps = [{"op": "image"}]
     numbers: dict[Node, int] = {}  # the step whose output a value is
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in signature.user_inputs:
             numbers[node] = 0
         if node.op != "call_function" or not node.users:  # one without users checks a tensor's type
             continue
-        arguments = _arguments(node, tensors)
-        inputs = [arguments[name] for name in ("input", "self", "other") if isinstance(arguments.get(name), Node)]
+        given = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True).kwargs
+        arguments = {name: tensors.get(getattr(value, "name", None), value) for name, value in given.items()}
+        inputs = [arguments[name] for name in ("input", "other") if isinstance(arguments.get(name), Node)]
         step = None
         if inputs and all(each in numbers for each in inputs):  # else it takes a weight or a constant
-            call = _Call(node, arguments, inputs, steps[numbers[inputs[0]]])
-            step = STEPS.get(str(node.target), lambda call: None)(call)
+            step = _step_of(node, arguments, inputs, steps[numbers[inputs[0]]])
         if step is None:
             raise UserError(f"the page can't run {node.target} as this network has it; export it to a file in .onnx")
-        if step is LAST:
-            del steps[0]
-            return steps, [tensor for each in steps for tensor in each.pop("weights")]
-        if step is not NOTHING:
-            shape = list(node.meta["val"].shape[1:])
-            steps.append({"weights": [], **step, "inputs": [numbers[each] for each in inputs], "shape": shape})
-        numbers[node] = numbers[inputs[0]] if step is NOTHING else len(steps) - 1
+        if step["op"] == "log_softmax":
+            weights = [tensor for each in steps for tensor in each.pop("weights", [])]
+            return steps[1:], weights
+        if step["op"] == "nothing":
+            numbers[node] = numbers[inputs[0]]
+            continue
+        numbers[node] = len(steps)
+        steps.append({**step, "inputs": [numbers[each] for each in inputs], "shape": list(_shape(node)[1:])})
     raise UserError("the page needs a network that ends in a log-softmax; export it to a file in .onnx")
 
 
-# results of STEPS that are no steps of network.js: the operation changes nothing, or ends the network
-NOTHING, LAST = {"op": "nothing"}, {"op": "log_softmax"}
+def _step_of(node: Node, arguments: dict[str, object], inputs: list[Node], source: dict) -> dict | None:
+    # The step for an operation, as torch.export lists it; None if network.js can't do it with these arguments.
+    # arguments: by name; parameters and buffers are tensors. source: the step that gives the first of the inputs.
+    match str(node.target).removeprefix("aten."), arguments:
+        case "conv2d.default", {
+            "weight": Tensor(shape=(_, _, kernel, width)),
+            "bias": Tensor() | None,
+            "stride": [stride, across],
+            "padding": [padding, beside],
+            "dilation": [1, 1],
+            "groups": 1,
+        } if (kernel, stride, padding) == (width, across, beside):
+            sizes = {"kernel": kernel, "stride": stride, "padding": padding}
+            return {"op": "conv2d", "weights": _weights(arguments), **sizes}
+        case "batch_norm.default", {
+            "training": False,
+            "running_mean": Tensor() as mean,
+            "running_var": Tensor() as var,
+        }:
+            if str(inputs[0].target) != "aten.conv2d.default" or len(inputs[0].users) > 1:
+                return None
+            normalisation = mean, var, arguments["eps"], arguments["weight"], arguments["bias"]
+            source["weights"] = list(fuse_conv_bn_weights(*source["weights"], *normalisation))
+            return {"op": "nothing"}  # the convolution before it does it
+        case "linear.default", {"weight": Tensor(), "bias": Tensor() | None} if len(_shape(inputs[0])) == 2:
+            return {"op": "linear", "weights": _weights(arguments)}
+        case "relu.default" | "relu_.default", _:
+            return {"op": "relu"}
+        case "max_pool2d.default", {
+            "kernel_size": [kernel, width],
+            "stride": list(stride),
+            "padding": [0, 0],
+            "dilation": [1, 1],
+            "ceil_mode": False,
+        } if kernel == width and stride in ([], [kernel, kernel]):
+            return {"op": "max_pool2d", "kernel": kernel, "stride": kernel}
+        case "amax.default", {"dim": [2, 3]}:
+            return {"op": "global_max"}
+        case ("mean.dim", {"dim": [2, 3]}) | ("adaptive_avg_pool2d.default", {"output_size": [1, 1]}):
+            return {"op": "global_mean"}
+        case "add.Tensor" | "add_.Tensor", {"alpha": 1} if [*map(_shape, inputs)] == [_shape(node)] * 2:
+            return {"op": "add"}
+        case "flatten.using_ints", {"start_dim": 1, "end_dim": -1}:
+            return {"op": "flatten"}
+        case ("dropout.default", {"train": False}) | ("to.dtype", {"dtype": torch.float32}):
+            return {"op": "nothing"}
+        case "log_softmax.int", {"dim": 1 | -1} if source["op"] == "linear":
+            return {"op": "log_softmax"} if {each.op for each in node.users} == {"output"} else None
 
 
-class _Call(NamedTuple):
-    """An operation of a network, as torch.export lists it."""
-
-    node: Node
-    arguments: dict[str, object]  # by name, with defaults; parameters and buffers as tensors
-    inputs: list[Node]  # the values that it takes
-    source: dict  # the step that gives the first of them
-
-    def has(self, **required: object) -> bool:
-        """True if these arguments have these values."""
-        return all(self.arguments[name] == value for name, value in required.items())
+def _shape(node: Node) -> torch.Size:
+    return node.meta["val"].shape
 
 
-def _arguments(node: Node, tensors: dict[str, Tensor]) -> dict[str, object]:
-    named = {}
-    for place, each in enumerate(node.target._schema.arguments):
-        value = node.args[place] if place < len(node.args) else node.kwargs.get(each.name, each.default_value)
-        value = list(value) if isinstance(value, list | tuple) else value  # fx has its own type of lists
-        named[each.name] = tensors.get(value.name, value) if isinstance(value, Node) else value
-    return named
-
-
-def _weights(call: _Call) -> list[Tensor] | None:
-    # weight and bias of a layer; None if one is computed
-    weight, bias = call.arguments["weight"], call.arguments["bias"]
-    if bias is None and isinstance(weight, Tensor):
-        bias = torch.zeros(len(weight))
-    return [weight, bias] if isinstance(weight, Tensor) and isinstance(bias, Tensor) else None
-
-
-def _conv2d(call: _Call) -> dict | None:
-    weights = _weights(call)
-    if weights is None or not call.has(dilation=[1, 1], groups=1):
-        return None
-    kernel, stride, padding = weights[0].size(2), call.arguments["stride"][0], call.arguments["padding"][0]
-    is_square = weights[0].size(3) == kernel and call.has(stride=[stride] * 2, padding=[padding] * 2)
-    if not is_square:
-        return None
-    return {"op": "conv2d", "weights": weights, "kernel": kernel, "stride": stride, "padding": padding}
-
-
-def _batch_norm(call: _Call) -> dict | None:
-    # it becomes part of the convolution that it follows
-    (conv,), arguments = call.inputs, call.arguments
-    statistics = [arguments[name] for name in ("running_mean", "running_var")]
-    is_after_conv = str(conv.target) == "aten.conv2d.default" and len(conv.users) == 1
-    if arguments["training"] or not is_after_conv or not all(isinstance(each, Tensor) for each in statistics):
-        return None
-    affine = arguments["weight"], arguments["bias"]
-    call.source["weights"] = list(fuse_conv_bn_weights(*call.source["weights"], *statistics, arguments["eps"], *affine))
-    return NOTHING
-
-
-def _linear(call: _Call) -> dict | None:
-    weights, is_vector = _weights(call), call.inputs[0].meta["val"].dim() == 2
-    return {"op": "linear", "weights": weights} if weights and is_vector else None
-
-
-def _max_pool2d(call: _Call) -> dict | None:
-    kernel = call.arguments["kernel_size"]
-    is_plain = (
-        len(kernel) == 2 and kernel[0] == kernel[1]
-        and call.arguments["stride"] in ([], kernel) and call.arguments["padding"] in (0, [0, 0])
-        and call.arguments["dilation"] in (1, [1, 1]) and not call.arguments["ceil_mode"]
-    )  # fmt: skip
-    return {"op": "max_pool2d", "kernel": kernel[0], "stride": kernel[0]} if is_plain else None
-
-
-def _add(call: _Call) -> dict | None:
-    shapes = [each.meta["val"].shape for each in call.inputs]
-    return {"op": "add"} if len(shapes) == 2 and shapes[0] == shapes[1] and call.has(alpha=1) else None
-
-
-def _log_softmax(call: _Call) -> dict | None:
-    is_last = call.source["op"] == "linear" and {each.op for each in call.node.users} == {"output"}
-    return LAST if is_last and call.arguments["dim"] in (1, -1) else None
-
-
-def _step(op: str, **required: object) -> Callable[[_Call], dict | None]:
-    return lambda call: {"op": op} if call.has(**required) else None
-
-
-def _nothing(**required: object) -> Callable[[_Call], dict | None]:
-    return lambda call: NOTHING if call.has(**required) else None
-
-
-STEPS: dict[str, Callable[[_Call], dict | None]] = {  # the step for an operation, None if network.js can't do it
-    "aten.conv2d.default": _conv2d,
-    "aten.batch_norm.default": _batch_norm,
-    "aten.linear.default": _linear,
-    "aten.relu.default": _step("relu"),
-    "aten.relu_.default": _step("relu"),
-    "aten.max_pool2d.default": _max_pool2d,
-    "aten.amax.default": _step("global_max", dim=[2, 3]),
-    "aten.mean.dim": _step("global_mean", dim=[2, 3]),
-    "aten.adaptive_avg_pool2d.default": _step("global_mean", output_size=[1, 1]),
-    "aten.add.Tensor": _add,
-    "aten.add_.Tensor": _add,
-    "aten.flatten.using_ints": _step("flatten", start_dim=1, end_dim=-1),
-    "aten.dropout.default": _nothing(train=False),
-    "aten.to.dtype": _nothing(dtype=torch.float32),
-    "aten.log_softmax.int": _log_softmax,
-}
+def _weights(arguments: dict[str, object]) -> list[Tensor]:
+    # Weight and bias of a layer, which may have no bias.
+    weight, bias = arguments["weight"], arguments["bias"]
+    return [weight, torch.zeros(len(weight)) if bias is None else bias]
 
 
 # --- the page ---

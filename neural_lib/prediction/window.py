@@ -40,18 +40,12 @@ def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
     cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     for image in images:
         cv2.imshow(title, image)
-        if _wait_for_key(title) in KEYS_TO_END:
+        # in short waits, so that Ctrl-C and the window's close button are noticed
+        while (key := cv2.waitKey(100)) < 0 and _is_open(title):
+            pass
+        if key < 0 or key & 0xFF in KEYS_TO_END:
             break
     cv2.destroyAllWindows()
-
-
-def _wait_for_key(title: str) -> int:
-    while True:  # in short waits, so that Ctrl-C and the window's close button are noticed
-        key = cv2.waitKey(100)
-        if key >= 0:
-            return key & 0xFF
-        if not _is_open(title):
-            return KEYS_TO_END[0]
 
 
 def _is_open(title: str) -> bool:

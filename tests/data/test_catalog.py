@@ -28,7 +28,7 @@ def test_cifar10s_facts_agree_with_torchvisions():
     from torchvision.datasets import CIFAR10
 
     info = DATASETS["cifar10"]
-    assert (CIFAR10.tgz_md5, CIFAR10.base_folder) == catalog.CIFAR10_ARCHIVE
+    assert (CIFAR10.tgz_md5, CIFAR10.base_folder) == catalog.CIFAR10
     assert info.folder == CIFAR10.base_folder
     assert list(info.sha256) == [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
     assert list(info.sources)[0] == CIFAR10.url.split("/")[2]

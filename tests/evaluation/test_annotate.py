@@ -81,22 +81,6 @@ def test_the_networks_input_is_shown_beside_the_picture():
     assert annotate.annotate_picture(picture, "su す", 0.5, "scan.png", IMAGE, scale=2).shape == (2 * 228, 2 * 342, 3)
 
 
-def test_bars_are_as_long_as_the_probabilities():
-    chart = annotate.draw_bars(["ki き", "su す", "o お"], [0.75, 0.25, 0.0], 280, 132)
-    assert chart.shape == (132, 280, 3)
-    lengths = [(chart[44 * row + annotate.LINE_HEIGHT + 4] != annotate.DARK).all(axis=1).sum() for row in range(3)]
-    lengths = [int(length) - 2 * annotate.MARGIN for length in lengths]
-    assert lengths == pytest.approx([0.75 * 268, 0.25 * 268, 0], abs=3)
-    assert annotate.draw_bars([], [], 280, 132).shape == (132, 280, 3)
-
-
-def test_lines_of_text_are_below_each_other():
-    text = annotate.draw_lines(["c clear", "", "q quit"], 200)
-    assert text.shape == (3 * annotate.LINE_HEIGHT, 200, 3)
-    has_text = [text[row * annotate.LINE_HEIGHT : (row + 1) * annotate.LINE_HEIGHT].std() > 0 for row in range(3)]
-    assert has_text == [True, False, True]
-
-
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (4, 4, 1), (12, 5, 3), (100, 12, 9)])
 def test_every_tile_is_on_the_montage(count, columns, rows):
     tiles = [np.full((228, 168, 3), 50 + value % 200, np.uint8) for value in range(count)]
@@ -133,14 +117,6 @@ def test_a_glyph_is_black_on_transparent():
         assert alpha.max() == 255 and 0.03 < (alpha > 128).mean() < 0.4 and picture[..., :3].max() == 0
         assert max(alpha[0].max(), alpha[-1].max()) == 0  # nothing is cut off above or below
     assert len({picture.tobytes() for picture in pictures}) == 10
-
-
-def test_text_beside_a_picture_leaves_the_picture_unchanged():
-    picture = np.full((40, 60, 3), 255, np.uint8)
-    row = annotate.with_text(picture, "su す", 300)
-    assert row.shape == (40, 300, 3)
-    assert np.array_equal(row[:, annotate.MARGIN : annotate.MARGIN + 60], picture)
-    assert row[:, annotate.MARGIN + 60 :].std() > 0
 
 
 # --- pages of a long montage ---

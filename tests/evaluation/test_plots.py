@@ -62,16 +62,24 @@ def test_the_picture_is_not_blank():
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
 
-SCALE = ("lr", {run: run / 1000 for run in range(1, 100)})
-
-
 def drawn(figure) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(to_bytes(figure, "png"), np.uint8), cv2.IMREAD_COLOR)
 
 
-def make_runs(count: int) -> tuple[dict, dict]:
-    runs = {run: make_rows(3, offset=run / 100) for run in range(1, count + 1)}
-    return runs, {run: f"lr={run / 1000:g}, batch_size=100, shuffle=on" for run in runs}
+def make_grid(count: int, best: int, **values: object) -> Records:
+    """Finished runs of learning rates and of the given values, of which `best` is the most accurate."""
+    records = Records(
+        dict.fromkeys(["lr", *values], []), [{"lr": run / 1000} | values for run in range(1, count + 1)], None
+    )
+    records.swept = ["lr", *values]
+    for run in range(1, count + 1):
+        rows = make_rows(3, offset=run / 100)
+        rows = [dict.fromkeys(COLUMNS) | row | {"run": run, "epoch": epoch} for epoch, row in enumerate(rows, start=1)]
+        records.rows_of[run] = rows
+        records.finished.append(run)
+    for row in records.rows_of[best]:
+        row["val_accuracy"] += 0.2
+    return records
 
 
 def assert_legend_is_whole(figure) -> None:
@@ -83,15 +91,15 @@ def assert_legend_is_whole(figure) -> None:
 
 
 def test_a_legend_of_long_names_is_not_cut_off():
-    runs, _ = make_runs(MAX_IN_LEGEND)
-    name = "optimizer=adamw, lr=0.000503968, weight_decay=0.05, label_smoothing=0.05, rotation=10, scale=0.1, shear=0.1"
-    for names in ({run: name for run in runs}, {run: f"{name}, elastic=0.5, {name}" for run in runs}):
-        assert_legend_is_whole(plot_runs(runs, names, best=1, title="", scale=SCALE))
+    values = {"optimizer": "adamw", "weight_decay": 0.05, "label_smoothing": 0.05, "rotation": 10, "shear": 0.1}
+    more = {name: 0.000503968 for name in ("elastic", "label_smoothing", "thickness", "warmup", "gamma", "scale")}
+    for long in (values, values | more):
+        assert_legend_is_whole(plot_runs(make_grid(MAX_IN_LEGEND, 1, **long), ""))
 
 
 @pytest.mark.parametrize("count", [2, MAX_IN_LEGEND])
 def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count):
-    figure = plot_runs(*make_runs(count), best=2, title="a grid", scale=SCALE)
+    figure = plot_runs(make_grid(count, 2, batch_size=100, shuffle=True), "a grid")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [
         f"run {run}: lr={run / 1000:g}, batch_size=100, shuffle=on" + " (best)" * (run == 2)
@@ -106,9 +114,9 @@ def test_a_few_runs_have_a_colour_and_a_name_each_and_the_best_stands_out(count)
 
 
 def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
-    runs, names = make_runs(MAX_IN_LEGEND + 10)
-    figure = plot_runs(runs, names, best=3, title="", scale=("lr", {run: run / 1000 for run in runs}))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"run 3: {names[3]} (best)"]
+    runs = range(1, MAX_IN_LEGEND + 11)
+    figure = plot_runs(make_grid(len(runs), 3, shuffle=True), "")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["run 3: lr=0.003, shuffle=on (best)"]
     loss_axes, accuracy_axes, colour_bar = figure.axes
     assert colour_bar.get_ylabel() == "lr" and colour_bar.get_yscale() == "log"  # 0.001 to 0.02
     assert len({line.get_color() for line in loss_axes.get_lines()}) == len(runs)
@@ -116,9 +124,10 @@ def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
 
 
 def test_runs_that_ended_at_different_epochs_are_drawn_to_their_ends():
-    runs = {1: make_rows(2), 2: make_rows(5)}
-    figure = plot_runs(runs, {1: "epochs=2", 2: "epochs=5"}, best=2, title="", scale=SCALE)
-    assert sorted(len(line.get_xdata()) for line in figure.axes[0].get_lines()) == [2, 5]
+    records = make_grid(2, best=2)
+    records.rows_of[1].pop()
+    figure = plot_runs(records, "")
+    assert sorted(len(line.get_xdata()) for line in figure.axes[0].get_lines()) == [2, 3]
 
 
 def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
