@@ -224,7 +224,14 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int =
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
-        return _as_rgb(_in_8_bits(image), longest)
+        rawmode = _rawmode(image)
+        small = _in_8_bits(image)
+        if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
+            small.load()
+            # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
+            if max(high for _, high in small.getextrema()[:3]) < 128:
+                small = _in_full_colour(image, picture)
+        return _as_rgb(small, longest)
 
 
 def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
@@ -326,17 +333,59 @@ def _picture_errors() -> Iterator[None]:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     # Files don't record how many bits are used (12 bits are stored as 16), so full scale is taken to be the next power
-    # of two above the highest value; numbers from 0 to 1 are stretched.
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+    # of two above the highest value.
+    if image.mode.startswith("I;16"):
+        return _like(image, _shifted(np.asarray(image)))
+    if image.mode not in ("I", "F"):
         return image
     values = np.nan_to_num(np.asarray(image)).clip(0)
-    bits = max(8, int(values.max()).bit_length())
     if values.max() <= 1:
-        values = values * 255
-    elif image.mode == "F":
-        values = values * np.float32(255 / (2.0**bits - 1))
-    else:
-        values = values >> (bits - 8)
-    grey = Image.fromarray(values.round().clip(max=255).astype(np.uint8))
-    grey.info = {key: value for key, value in image.info.items() if key != "transparency"}  # such as the rotation
-    return grey
+        return _like(image, (values * 255).round().astype(np.uint8))
+    if image.mode == "I":
+        return _like(image, _shifted(values))
+    full = 2.0 ** _bits(values) - 1
+    return _like(image, (values * np.float32(255 / full)).round().clip(max=255).astype(np.uint8))
+
+
+def _bits(values: np.ndarray) -> int:
+    return max(8, int(values.max()).bit_length())
+
+
+def _shifted(values: np.ndarray) -> np.ndarray:
+    return (values >> (_bits(values) - 8)).astype(np.uint8)
+
+
+def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
+    # An image of other values with the metadata of this one, such as its rotation.
+    other = Image.fromarray(values)
+    other.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return other
+
+
+def _rawmode(image: Image.Image) -> str:
+    # Pillow's name for the format of a pixel in the file; "" if tiles differ or it is not known.
+    modes = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
+    return modes.pop() if len(modes) == 1 else ""
+
+
+def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
+    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return image
+    return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
+
+
+def _averageable(image: Image.Image) -> Image.Image:
+    # Convert to a mode in which values can be averaged, which reducing a picture needs.
+    if image.mode not in ("1", "P", "PA"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
+
+
+def _flatten_alpha(image: Image.Image) -> Image.Image:
+    # Convert to RGB, with transparent pixels on white.
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -67,10 +67,10 @@ def png_16(values: np.ndarray) -> bytes:
     return png(header, zlib.compress(rows))
 
 
-@pytest.mark.parametrize("kind, channels, bits", [
-    *((kind, 1, bits) for kind in ("png", "tif", "int", "float") for bits in (8, 10, 12, 15, 16)),
-    *(("png", channels, 16) for channels in (2, 3, 4)), ("tif", 3, 16),  # of colours Pillow keeps the upper 8 bits
+@pytest.mark.parametrize("kind, channels", [
+    *(("png", channels) for channels in (1, 2, 3, 4)), ("tif", 1), ("tif", 3), ("int", 1), ("float", 1),
 ])  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
 def test_full_scale_is_the_power_of_two_above_the_highest_value(tmp_path, kind, channels, bits):
     full = 2**bits - 1
     values = np.random.default_rng(0).integers(0, full + 1, (20, 30, channels))
