@@ -81,7 +81,8 @@ def train_run(run, outputs, bar, checkpoint_every: int = 0) -> None:
     with outputs.saved_if_stopped() as stop:  # Ctrl-C and the like take effect between two steps
         for epoch in range(state.epoch, config.epochs + 1):
             if state.is_out_of_patience():  # perhaps already when it is resumed
-                log.info("ending early, after %d of %d epochs", len(state.rows), config.epochs)
+                ended = (len(state.rows), config.epochs, state.best_epoch)
+                log.info("ending early, after %d of %d epochs: epoch %d was the best", *ended)
                 break
             with bar.epoch(epoch, run):
                 train_one_epoch(run, stop, bar, outputs.save_checkpoint, checkpoint_every)
