@@ -185,7 +185,10 @@ def cut_out(image: np.ndarray, longest: int, pad: int) -> np.ndarray:
     return 255 - cv2.copyMakeBorder(ink, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
 
 
-@pytest.mark.parametrize("longest, pad", [(60, 6), (100, 12), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700)])
+@pytest.mark.parametrize("longest, pad", [
+    (100, 12), *(pytest.param(*sizes, marks=pytest.mark.slow)
+                 for sizes in ((60, 6), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700))),
+])  # fmt: skip
 def test_a_picture_of_one_character_is_read_as_well_as_with_single(recogniser, digits, longest, pad):
     count = 40 if longest + pad < 200 else 12
     images, labels = (part[:count] for part in digits)

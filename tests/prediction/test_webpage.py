@@ -238,10 +238,16 @@ DIGITS = Preparation(28, 1, Placement(20, "mass", stroke=2.0))
 @needs_node
 @pytest.mark.parametrize(
     ("how", "invert"),
-    [(STROKES, "auto"), (STROKES, "yes"), (STROKES, "no"), (DIGITS, "auto"), (GARMENTS, "auto"),
-     (Preparation(32, 3, None, "crop"), "auto"), (Preparation(32, 1, None, "pad"), "auto"),
-     (Preparation(32, 3, None, "stretch"), "auto")],
-    ids=["strokes", "dark", "light", "mass", "garments", "crop", "pad", "stretch"],
+    [
+        pytest.param(STROKES, "auto", id="strokes"),
+        pytest.param(STROKES, "yes", id="dark", marks=pytest.mark.slow),
+        pytest.param(STROKES, "no", id="light", marks=pytest.mark.slow),
+        pytest.param(DIGITS, "auto", id="mass", marks=pytest.mark.slow),
+        pytest.param(GARMENTS, "auto", id="garments", marks=pytest.mark.slow),
+        pytest.param(Preparation(32, 3, None, "crop"), "auto", id="crop"),
+        pytest.param(Preparation(32, 1, None, "pad"), "auto", id="pad", marks=pytest.mark.slow),
+        pytest.param(Preparation(32, 3, None, "stretch"), "auto", id="stretch", marks=pytest.mark.slow),
+    ],
 )  # fmt: skip
 def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
     given, expected = pictures(), []
@@ -347,7 +353,7 @@ def test_it_is_written_once_it_was_compared_on_test_images(export_to, caplog):
     assert "the same labels in Node.js for 200 test images of digits; probabilities differ by at most " in caplog.text
 
 
-@pytest.mark.parametrize("runner", ["node", "chromium"])
+@pytest.mark.parametrize("runner", ["node", pytest.param("chromium", marks=pytest.mark.slow)])
 def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monkeypatch, runner):
     only(monkeypatch, runner)
     recogniser, probabilities = recogniser_of("lenet-slim"), Recogniser.probabilities

@@ -167,7 +167,7 @@ def test_names_are_text_and_nothing_else(open_page, photos, tmp_path):
 
 
 @pytest.mark.parametrize("strokes", [ONE, SEVEN, ZERO], ids=["1", "7", "0"])
-@pytest.mark.parametrize("kind", ["mouse", "touch", "pen"])
+@pytest.mark.parametrize("kind", ["mouse", *(pytest.param(each, marks=pytest.mark.slow) for each in ("touch", "pen"))])
 def test_a_drawing_is_read_as_predict_py_reads_it(opened, digits, strokes, kind):
     draw(opened, strokes, kind)
     text = answer_of(opened)
