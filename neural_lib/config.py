@@ -180,7 +180,8 @@ class TrainConfig:
         return [name for name, strength in strengths.items() if strength]
 
 
-PREPARING = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))  # for user images
+# names of the hyper-parameters that say how user images are prepared
+PREPARING = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
@@ -259,7 +260,7 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
     ),
 }  # fmt: skip
 DEFAULT_RECIPE = "classic"
-MAX_WIDTH_OF_CHOICES = 24  # characters; --help shows longer lists of choices only in the option's description
+MAX_WIDTH_OF_CHOICES = 24  # characters; --help names a longer list of choices as NAME, not as {a,b,c}
 
 
 def values_of_recipes(name: str) -> str:

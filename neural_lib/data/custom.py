@@ -45,7 +45,7 @@ PART_OF = {  # folder name -> part
     "testing": "test",
 }  # fmt: skip
 KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
-DEFAULT_SIZE = 32  # pixels, for all other images
+DEFAULT_SIZE = 32  # pixels, for images of any other or of mixed sizes
 BATCH = 16  # pictures per task of a thread
 # Bytes per file up to which one thread reads faster: threads that read small files wait for each other.
 # Measured with 20,000 files: 2.0 s with one thread, 4.5 s with two.

@@ -35,7 +35,7 @@ def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
     OpenCV aborts the process if there is no display: see is_display_available.
     """
     log.info("showing them one by one: any key for the next, q or Esc to end")
-    # OpenCV's wheel has Qt without fonts, which Qt would report at each start; windows without text need none
+    # hides Qt's warning at each start that OpenCV's package has no fonts; these windows show no text
     os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
     cv2.namedWindow(title, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     for image in images:
