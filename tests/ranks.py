@@ -134,23 +134,22 @@ def stop() -> tuple[int, int, int]:
 
 
 def dropout() -> dict:
-    """The share that dropout dropped in the first step, and the weights of a run resumed in its second epoch."""
-    whole, begun, resumed = (make_run(batch_size=50, dropout=0.5) for _ in range(3))
-    seen = []
-    hook = whole.model.fc1.register_forward_pre_hook(
-        lambda _, inputs: seen.append((inputs[0] == 0).float().mean().item())
-    )
+    """Which inputs dropout drops in the first step, and the weights of a run resumed in its second epoch."""
+    probe, whole, begun, resumed = (make_run(batch_size=50, dropout=0.5) for _ in range(4))
+    dropped = []  # of inputs that are all 1, because zeros of ReLU would look like dropped ones
+    probe.model.dropout.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0 + 1,))
+    probe.model.dropout.register_forward_hook(lambda _, __, output: dropped.append((output[0] == 0).numpy().tobytes()))
+    train_one_epoch(probe, max_steps=1)
     for _ in range(2):
         train_one_epoch(whole)
         whole.state.end_epoch(validate(whole))
-    hook.remove()
     train_one_epoch(begun)
     begun.state.end_epoch(validate(begun))
     train_steps(begun, 2)
     torch.rand(7)
     resumed.state.load_state_dict(begun.state.state_dict())
     train_one_epoch(resumed)
-    return {"first": seen[0], "whole": weights_of(whole), "resumed": weights_of(resumed)}
+    return {"dropped": dropped[0], "whole": weights_of(whole), "resumed": weights_of(resumed)}
 
 
 def command(folder: Path) -> dict:

@@ -186,6 +186,18 @@ def test_emulated_bfloat16_works_and_warns(run_train, kmnist_dir, monkeypatch):
     assert "[WARNING] --precision bf16: the cpu is not known to compute bf16 natively; fp32 may be faster\n" in stderr
 
 
+def test_compile_hands_the_network_to_torchs_compiler(run_train, monkeypatch):
+    """To one that translates nothing here, so that it takes no time."""
+    seen = []
+
+    def translated(call, **_):
+        return lambda images: (seen.append(len(images)), call(images))[1]
+
+    monkeypatch.setattr(torch, "compile", translated)
+    assert run_train("-d", "digits", *SLIM, "--epochs", 1, "--compile")[0] == 0
+    assert sum(seen) == 225 + 75  # images to train on and to validate
+
+
 @pytest.mark.slow
 def test_a_compiled_network_is_saved_like_any_other(run_train):
     if not (shutil.which("g++") or shutil.which("clang++")):

@@ -196,6 +196,16 @@ def test_outputs_that_are_not_finite_are_left_uncalibrated(saved):
     assert calibrate(replace(saved, state_dict=broken), made_up_images(200, 0), made_up_images(200, 1)) == {}
 
 
+def test_a_dead_network_has_distances_of_zero(saved):
+    """Its features are 0 for every image, so nothing varies that distances could be measured in."""
+    dead = {**saved.state_dict, "fc2.weight": torch.zeros(FEATURES, 120), "fc2.bias": torch.full((FEATURES,), -1.0)}
+    network = replace(saved, state_dict=dead)
+    content = calibrate(network, made_up_images(200, 0), made_up_images(200, 1))
+    assert (content["outside"], content["highest"][1], content["threshold"]) == ([0.0, 1.0], 1.0, 0.0)
+    outputs = outputs_of(network.build_model(), torch.rand(5, 1, 28, 28))
+    assert Calibration(content).distances(outputs).tolist() == [0.0] * 5
+
+
 def test_of_many_images_some_are_taken_from_all_over(saved, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_VAL", 100)
     val = made_up_images(1000, 1)

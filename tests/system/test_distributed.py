@@ -96,7 +96,7 @@ def test_a_signal_to_one_stops_all_between_the_same_two_steps(several):
 
 
 def test_dropout_differs_between_ranks_and_is_resumed_bit_for_bit(several):
-    assert len({outcome["dropout"]["first"] for outcome in several}) == len(several)
+    assert len({outcome["dropout"]["dropped"] for outcome in several}) == len(several)
     if len(several) == 2:  # of three, DDP adds the gradients up in another order after the first step
         for outcome in several:
             assert outcome["dropout"]["resumed"] == outcome["dropout"]["whole"]

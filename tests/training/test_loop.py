@@ -11,7 +11,14 @@ from neural_lib.records import MEASURES
 from neural_lib.system.errors import DivergedError
 from neural_lib.system.signals import GracefulStop, Stopped
 from neural_lib.training import loop
-from neural_lib.training.loop import FINITE_CHECK_STEPS, ProgressBar, epoch_row, epochs_heading, train_one_epoch
+from neural_lib.training.loop import (
+    FINITE_CHECK_STEPS,
+    ProgressBar,
+    epoch_row,
+    epochs_heading,
+    train_one_epoch,
+    validate,
+)
 
 # --- train_one_epoch ---
 
@@ -61,10 +68,11 @@ def test_an_epoch_in_pieces_is_the_whole_epoch_bit_for_bit(images, arch, values)
 
 def test_dropout_and_the_like_are_on_in_training_and_off_in_evaluation(images):
     run = make_run(images)
-    train_one_epoch(run)
-    assert run.model.training
-    evaluate(run.model, run.val_loader)
-    assert not run.model.training
+    for _ in range(2):  # a network is in training mode before its first epoch anyway
+        train_one_epoch(run)
+        assert run.model.training
+        run.state.end_epoch(validate(run))
+        assert not run.model.training
 
 
 class LossThatBreaks(nn.NLLLoss):
@@ -164,10 +172,9 @@ def test_a_signal_ends_training_between_two_steps_and_nothing_is_lost(images, ti
     assert weights_of(run) == weights_of(whole)
 
 
-def test_a_signal_stops_evaluation_too(images):
-    run = make_run(images)
+def test_a_signal_stops_validation_too(images):
     with pytest.raises(Stopped):
-        evaluate(run.model, run.val_loader, stop=SignalledAt(1))
+        validate(make_run(images), SignalledAt(1))
 
 
 # --- on the terminal ---

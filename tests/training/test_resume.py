@@ -190,6 +190,15 @@ def test_a_network_that_was_the_best_so_far_is_saved_again_where_it_is_gone(run_
     assert weights("output") == before
 
 
+def test_records_that_are_gone_are_written_again_before_the_first_step(run_train, interrupted):
+    interrupted(*DIGITS)
+    before = read_files("output")
+    for name in ("results.csv", "results.json"):
+        Path("output", name).unlink()
+    interrupted(*DIGITS, "--resume", count=1)
+    assert all(read_files("output").get(name) == before[name] for name in ("results.csv", "results.json"))
+
+
 def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
     for _ in range(2):
         stderr = interrupted(*DIGITS, "--resume")

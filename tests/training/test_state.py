@@ -73,6 +73,15 @@ def test_durations_leave_out_the_time_between_an_interruption_and_going_on():
     assert [row["epoch_duration"] for row in again.rows] == [1.0, 2.0]
 
 
+def test_durations_are_recorded_to_the_millisecond():
+    kept = tiny_state()
+    readings = iter([1.2344, 3.0006])
+    kept.start, kept.now = 0.0, lambda: next(readings)
+    for _ in range(2):
+        kept.end_epoch(validation(1.0, 0.5))
+    assert [(row["epoch_duration"], row["run_duration"]) for row in kept.rows] == [(1.234, 1.234), (1.767, 3.001)]
+
+
 @pytest.mark.parametrize("steps, values", [
     (0, {"arch": "lenet-slim", "label_smoothing": 0.1}),
     (3, {"arch": "lenet-slim", "dropout": 0.3, "optimizer": "sgd"}),
