@@ -139,7 +139,7 @@ def dropout() -> dict:
     dropped = []  # of inputs that are all 1, because zeros of ReLU would look like dropped ones
     probe.model.dropout.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0 + 1,))
     probe.model.dropout.register_forward_hook(lambda _, __, output: dropped.append((output[0] == 0).numpy().tobytes()))
-    train_one_epoch(probe, max_steps=1)
+    train_steps(probe, 1)
     for _ in range(2):
         train_one_epoch(whole)
         whole.state.end_epoch(validate(whole))
