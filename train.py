@@ -158,7 +158,9 @@ def main(argv=None) -> int:
         held.enter_context(cli.failures_explained(lambda: "; the same command resumes" if saved else ""))
         command, saved = distributed.broadcast((command, saved))
         if distributed.in_main(lambda: is_done(command, saved)):
-            log.info("%s: already trained and tested; more --epochs train it longer", command.model)
+            log.info(
+                "%s: already trained and tested; more --epochs train longer if --schedule is constant", command.model
+            )
             return int(misses_target(saved["best"]["metrics"]["test_accuracy"], args.target_accuracy))
 
         # ---- data, once for all runs
@@ -182,7 +184,8 @@ def main(argv=None) -> int:
                 for number in progress.unfinished():
                     with outputs.recording_failure(number):  # after which the next run is trained
                         config = progress.configs[number - 1]
-                        run = build_run(config, data, device, init, command.run_info, args.compile)
+                        weights = None if progress.is_resumed(number) else init
+                        run = build_run(config, data, device, weights, command.run_info, args.compile)
                         outputs.begin_run(number, run)
                         train_run(run, outputs, ProgressBar(is_quiet), args.checkpoint_every)
                     bar_of_runs.update()

@@ -8,8 +8,6 @@ from types import FrameType
 
 SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
-# Seconds in which a second signal is ignored under a launcher, which forwards signals that its processes have already
-# received from the terminal or the scheduler.
 
 
 class Stopped(KeyboardInterrupt):

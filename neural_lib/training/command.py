@@ -164,7 +164,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
     if command.init and command.init != options.get("init", ""):
         raise _refusal(command.state, f"--init was {options.get('init', 'not given')}, is {command.init}")
     init, params = "", saved["params"]
-    if "init" in options and len(runs) - len(saved["finished"]) > bool(saved["run"]):
+    if "init" in options and set(range(1, len(runs) + 1)) - {*saved["finished"], number_under_way(saved)}:
         init = options["init"]
         if _init_info(init)["init_sha256"] != options["init_sha256"]:
             raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
@@ -182,6 +182,11 @@ def resumed(command: Command, saved: Mapping) -> Command:
         command, params=params, recipe=options["recipe"], dataset=runs[0].dataset, data_dir=run_info["data"],
         device=device, run_info=run_info, is_longer=is_longer, init=init, saved_configs=tuple(runs),
     )  # fmt: skip
+
+
+def number_under_way(saved: Mapping) -> int:
+    """The number of the run that was interrupted, from 1; 0 if none was. saved: the content of checkpoint.pth."""
+    return saved["number"] if saved["run"] and saved["number"] not in saved["finished"] else 0
 
 
 def _config(saved: Mapping) -> TrainConfig:
@@ -211,6 +216,8 @@ def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs
         return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
     if any(run.epochs > epochs for run in runs):
         return " (fewer than before)"
+    if len({run.epochs for run in runs}) > 1:
+        return " (the runs of this grid differ in their epochs)"
     return " (runs of this grid have finished with fewer)" if len(runs) > 1 and finished else ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import TrainConfig, format_values
+from neural_lib.config import format_values
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
 from neural_lib.system import cli
@@ -30,8 +30,8 @@ class Outputs:
 
     def __init__(self, command: Command, progress: Progress) -> None:
         self.command, self.progress, self.writer = command, progress, Writer()
-        self.is_old_report_removed = False
-        self.position = progress.position  # in checkpoint.pth
+        self.is_old_report_removed = progress.manager.is_tested  # the report is that of this command's network
+        self.position, self.finished = progress.position, len(progress.manager.finished)  # in checkpoint.pth
         self.exported: tuple[int, int] | None = None  # run and epoch of the network in model.pth
         manager = progress.manager
         manager.write = self.writer.write
@@ -45,6 +45,9 @@ class Outputs:
     def recording_failure(self, number: int) -> Iterator[None]:
         """A block for run `number`: if it diverges or runs out of memory, that is recorded and the block just ends."""
         manager = self.progress.manager
+        if manager.count > 1:
+            varying = format_values(manager.label(number) | manager.derived(number))
+            log.info("run %d of %d: %s", number, manager.count, varying)
         try:
             yield
         except (RunError, RuntimeError, MemoryError) as error:
@@ -52,9 +55,10 @@ class Outputs:
             if world_size() > 1 and not has_diverged:
                 raise  # the other ranks are not where this one is
             reason = cli.reason_of(error)
+            self.writer.pending.pop(self.command.state, None)  # the state in memory is that of the failure
             self.writer.retry()
             # a run that diverged would diverge again; a finished run that was given more epochs is not lost with them
-            is_worth_keeping = self.command.is_longer or (manager.count == 1 and not has_diverged)
+            is_worth_keeping = self.progress.is_longer or (manager.count == 1 and not has_diverged)
             keep_state = is_worth_keeping and self.position is not None
             self.progress.fail_run(number, reason, keep_state)
             if not keep_state:
@@ -64,10 +68,6 @@ class Outputs:
 
     def begin_run(self, number: int, run: Run) -> None:
         """Begin a run, or resume it at the saved position; model.pth is written if it is missing or outdated."""
-        manager = self.progress.manager
-        if manager.count > 1:
-            varying = format_values(manager.label(number) | manager.derived(number))
-            log.info("run %d of %d: %s", number, manager.count, varying)
         self.progress.begin_run(number, run)
         if self.progress.network and not self.exported:
             self._export(self.progress.network)
@@ -88,7 +88,7 @@ class Outputs:
 
         def write() -> None:
             write_file(self.command.state, self.progress.to_bytes)
-            self.position = self.progress.position
+            self.position, self.finished = self.progress.position, len(self.progress.manager.finished)
 
         if is_main():
             self.writer.attempt(self.command.state, write)
@@ -141,21 +141,19 @@ class Outputs:
     def summary(self) -> str:
         """What is saved and how to resume, to follow "interrupted" in a message."""
         manager, model = self.progress.manager, self.command.model
-        dataset = self.progress.configs[0].dataset
-        has_fallen_back = not self.command.dataset and dataset != TrainConfig.dataset
-        resume_command = f"the same command with{f' --dataset {dataset}' if has_fallen_back else ''} --resume"
+        resume_command = "the same command with --resume"
         run = "run {}, " if manager.count > 1 else ""
         kept = f"; {model} was not written"
         if self.exported:
             kept = f"; {model} keeps {run.format(self.exported[0])}epoch {self.exported[1]}"
         elif model.exists():
             kept = f"; {model} still holds the network that was there before"
-        if len(manager.finished) == manager.count:
+        if self.finished == manager.count:
             return f"{kept}, all is trained; {resume_command} tests and reports it"
         if self.position:
             number, epoch, step = self.position
             return f"{kept}; {resume_command} resumes at {run.format(number)}epoch {epoch}, step {step}"
-        return f"{kept}; {resume_command} resumes" if manager.finished else kept
+        return f"{kept}; {resume_command} resumes" if self.finished else kept
 
 
 def is_done(command: Command, saved: Mapping | None) -> bool:

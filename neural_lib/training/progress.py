@@ -13,9 +13,9 @@ from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
 from neural_lib.records import MEASURES
-from neural_lib.system.distributed import is_main
+from neural_lib.system.distributed import broadcast, is_main
 from neural_lib.system.errors import UserError
-from neural_lib.training.command import Command, check_fit, resumed
+from neural_lib.training.command import Command, check_fit, number_under_way, resumed
 from neural_lib.training.run import Run, resolve
 from neural_lib.training.runs import RunManager
 
@@ -48,6 +48,7 @@ class Progress:
         self.best: Checkpoint | None = None
         self.run: Run | None = None  # the one that was begun last; its number is the manager's
         self.saved_run: dict | None = None  # the same as checkpoint.pth has it, until it is built again
+        self.is_longer = False  # whether the runs have got more epochs than they were begun with
 
     @property
     def position(self) -> tuple[int, int, int] | None:
@@ -69,9 +70,13 @@ class Progress:
         under_way = self.position[0] if self.position else 0
         return sorted(self.manager.unfinished(), key=lambda number: number != under_way)
 
+    def is_resumed(self, number: int) -> bool:
+        """True if a run is going to be resumed at its saved position, False if it begins anew."""
+        return bool(self.saved_run) and number == self.manager.number
+
     def begin_run(self, number: int, run: Run) -> None:
         """Begin a run, or resume it at the saved position. Raises UserError if the saved state does not fit it."""
-        if self.saved_run and number == self.manager.number:
+        if self.is_resumed(number):
             try:
                 run.state.load_state_dict(self.saved_run)
             except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -143,6 +148,7 @@ class Progress:
             "run": self.run.state.state_dict() if self.run else self.saved_run,
             "fingerprint": self.fingerprint,
             "device": self.device,
+            "longer": self.is_longer,
             "versions": versions(),
         }
         return archive_bytes(content, STATE_FORMAT)
@@ -156,15 +162,17 @@ class Progress:
         if saved["fingerprint"] != self.fingerprint:
             old, new = (f"{each[:12]}..." for each in (saved["fingerprint"], self.fingerprint))
             raise UserError(f"--resume: the images have changed (sha256 was {old}, is {new}); restore them, or {HINT}")
-        if saved["run"] and saved["device"] != self.device:
+        under_way = saved["number"] if is_longer and saved["run"] else number_under_way(saved)
+        if under_way and saved["device"] != self.device:
             raise UserError(f"--resume: --device was {saved['device']}, is {self.device}; {HINT}")
-        for run in saved["rows"].keys() | ({saved["number"]} if saved["run"] else set()):
+        for run in saved["rows"].keys() | ({under_way} - {0}):
             then, now = ({**each[run - 1], "epochs": 0} for each in (saved["resolved"], manager.hyperparameters))
             if changes := differences(then, now):
                 raise UserError(f"--resume: run {run} was begun with other values: {'; '.join(changes)}; {HINT}")
         for run, rows in saved["rows"].items():
             manager.set_rows(run, [dict(zip(MEASURES, row, strict=True)) for row in rows])
         manager.number, manager.failures, self.saved_run = saved["number"], saved["failures"], saved["run"]
+        self.is_longer = is_longer or saved["longer"]
         if not is_longer:
             manager.finished, manager.is_tested = saved["finished"], saved["tested"]
             self.best = Checkpoint(**saved["best"]) if saved["best"] else None
@@ -201,7 +209,7 @@ def build_progress(command: Command, data: Data, device: torch.device, saved: Ma
     runs had others.
     """
     requested = command.configs(data.dataset)
-    configs = resolve(requested, data, device, keep_batch_size="batch_size" in command.params)
+    configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info)
     folder = command.model.parent if is_main() else None
     manager = RunManager(command.params, folder, [each.to_dict() for each in requested], options=command.options)

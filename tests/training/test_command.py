@@ -305,6 +305,8 @@ def test_no_more_epochs_may_be_given_to_a_schedule_that_knows_its_end(refused, f
 def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepared, refused):
     leave(*DIGITS, "--seed", 1, 2, finished=1)
     assert "(runs of this grid have finished with fewer)" in refused("--epochs", 4, "--resume")
+    leave(*DIGITS[:-2], "--epochs", 2, 3)
+    assert "(the runs of this grid differ in their epochs)" in refused("--epochs", 4, "--resume")
     leave(*DIGITS, "--seed", 1, 2, finished=0)
     assert [config.epochs for config in prepared("--epochs", 4, "--resume").configs()] == [4, 4]
 

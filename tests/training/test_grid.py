@@ -232,7 +232,7 @@ def test_a_grid_that_fell_back_says_how_it_goes_on(run_train, interrupt, no_netw
     interrupt(2)
     grid = ("--epochs", 2, "--arch", "lenet-slim", "--seed", 1, 2)
     status, _, stderr = run_train(*grid)
-    assert status == 130 and "the same command with --dataset digits --resume resumes at run 2, epoch 2" in stderr
+    assert status == 130 and "the same command with --resume resumes at run 2, epoch 2" in stderr
     status, _, stderr = run_train(*grid, "--resume", "--dataset", "kmnist")
     assert status == 2 and "another command: --dataset was digits, is kmnist" in stderr
     assert run_train("--resume")[0] == 0  # which is enough: it is the digits that were trained on

@@ -100,6 +100,13 @@ def test_a_network_that_is_replaced_takes_its_report_with_it(run_train, trained,
     assert {*os.listdir("output")} == {"checkpoint.pth", "model.pth", "results.csv", "results.json"}
 
 
+def test_a_missing_export_costs_no_report_on_another_data_set(run_train, trained):
+    Path("output/report-mnist.json").write_text('{"format": "neural_lib report"}')
+    os.remove("output/plot.png")
+    assert run_train("--resume")[0] == 0
+    assert {*os.listdir("output")} == {*OUTPUTS, "report-mnist.json"}
+
+
 def test_a_folder_in_the_place_of_an_old_report_is_no_obstacle(run_train):
     Path("output/report-mnist.json").mkdir(parents=True)
     assert run_train(*RUN)[0] == 0

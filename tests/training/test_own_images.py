@@ -12,6 +12,7 @@ import made_up
 import numpy as np
 import pytest
 import torch
+from conftest import killed_after_saving
 from outcomes import outcome
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -420,6 +421,16 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
     status, _, stderr = run_train("--resume", "--init", "whole/model.pth")
     assert status == 2 and f"another command: --init was {digits_net}, is " in stderr
     assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(run_train, few_digits, digits_net):
+    command = ("-d", "digits", *QUICK, "--seed", 1, 2, "--init", digits_net)
+    assert run_train(*command, "-m", "whole/model.pth")[0] == 0
+    with killed_after_saving(3):  # two epochs and the end of the first run
+        run_train(*command)
+    status, stdout, _ = run_train("--resume")
+    assert status == 0 and stdout.rsplit("computing on", 1)[1].count("starting from the weights in") == 1
     assert outcome("output") == outcome("whole")
 
 

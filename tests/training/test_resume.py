@@ -257,6 +257,26 @@ def test_a_grid_whose_first_run_failed_resumes_before_the_next_has_ended_an_epoc
     assert outcome("output")["metrics"] == expected["metrics"] and outcome("output")["weights"] == expected["weights"]
 
 
+def test_a_finished_run_is_not_lost_if_it_diverges_in_later_epochs(run_train, stop_at, monkeypatch):
+    made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
+    stop_at(3)
+    assert run_train("--resume", "--epochs", 6, "--quiet", "--device", "cpu")[0] == 130
+    stop_at(0)
+
+    def diverge(self, val):
+        raise DivergedError.of("validation", math.nan, self.epoch, self.config.lr)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "end_epoch", diverge)
+        assert run_train("--resume", "--quiet")[0] == 1
+    assert read_state()["run"]["best_epoch"] > 0
+    assert run_train("--resume", "--quiet")[0] == 0
+    assert (
+        outcome("output")["metrics"]
+        == finished(run_train, *DIGITS[:-4], "--epochs", 6, *DIGITS[-2:]).outcome["metrics"]
+    )
+
+
 def test_a_state_beyond_its_epoch_ends_that_epoch(run_train, interrupted):
     interrupted(*DIGITS)
     saved = read_state()
