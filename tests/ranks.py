@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import os
 import pickle
 import signal
@@ -168,6 +169,7 @@ def command(folder: Path) -> dict:
 
 def main() -> None:
     torch.set_num_threads(1)
+    logging.getLogger("neural_lib").addHandler(logging.NullHandler())  # what a run logs is not looked at
     path = Path(sys.argv[1])
     with distributed.process_group(ranks_from_environment(), torch.device("cpu")):
         results = {each.__name__: each() for each in (train, evaluate, normalise, stop, dropout)}
