@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, get_args, get_origin
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neural_lib.config import FITS, TrainConfig
+from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
 from neural_lib.networks import build_network
 from neural_lib.system.errors import UserError
@@ -55,19 +55,18 @@ MODEL_FORMAT = FileFormat(
     if_damaged="give a file that train.py wrote",
     without_checksum=(1,),
 )
-TRAINING = {  # keys of Checkpoint.training, each optional, and their types
-    "command": str,  # command line
-    "started": str,  # time, ISO 8601
-    "device": str,  # result of devices.describe: "cpu, 2 threads"
-    "processes": int,  # number of ranks
-    "data": str,  # folder of the data sets
-    "val_images": int,  # number of validation images
-    "init": str,  # model file with the initial weights
-    "init_sha256": str,  # checksum of that file
-    "fingerprint": str,  # sha256 of the user images for training and validation
-    "test_seed": int,  # seed that drew the user images held out for test
-}
-HOTTEST = 20.0  # highest temperature in Checkpoint.calibration; the lowest is 1 / HOTTEST
+TRAINING = (  # keys of Checkpoint.training, each optional
+    "command",  # command line
+    "started",  # time, ISO 8601
+    "device",  # result of devices.describe: "cpu, 2 threads"
+    "processes",  # number of ranks
+    "data",  # folder of the data sets
+    "val_images",  # number of validation images
+    "init",  # model file with the initial weights
+    "init_sha256",  # checksum of that file
+    "fingerprint",  # sha256 of the user images for training and validation
+    "test_seed",  # seed that drew the user images held out for test
+)
 
 
 def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
@@ -168,7 +167,7 @@ class Checkpoint:
     def build_model(self) -> nn.Module:
         """Build the trained network, on the CPU and in evaluation mode.
 
-        It is run on one image. Raises UserError if weights, image size, classes or calibration don't fit the network.
+        It is run on one image. Raises UserError if weights, image size or classes don't fit the network.
         """
         try:
             model = build_network(self.arch, **self.arch_args)
@@ -177,33 +176,12 @@ class Checkpoint:
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
                 raise ValueError(f"the network has {outputs} outputs, and {len(self.classes)} classes are named")
-            *_, last_layer = (each for each in model.modules() if isinstance(each, nn.Linear))
-            if not self._is_calibration_usable(last_layer.in_features):
-                raise ValueError("its calibration is invalid or belongs to another network")
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
                 f"{textwrap.shorten(str(error), 200)}; train it again"
             ) from None
         return model
-
-    def _is_calibration_usable(self, features: int) -> bool:
-        # features: inputs of the last layer. Missing keys and other types raise the errors that build_model catches.
-        content = self.calibration
-        if not 1 / HOTTEST <= content.get("temperature", 1.0) <= HOTTEST:
-            return False
-        if "threshold" not in content:
-            return True
-        mean, directions = content["mean"], content["directions"]
-        rows = [content["outside"], content["highest"], [content["threshold"], 1.0]]
-        numbers = torch.tensor(rows, dtype=torch.float64)
-        return (
-            mean.shape == (features,)
-            and directions.shape == (len(directions), features)
-            and all(each.dtype is torch.float32 and each.layout is torch.strided for each in (mean, directions))
-            and numbers.shape == (3, 2)
-            and bool(numbers.isfinite().all() and (numbers[:, 1] > 0).all())  # column 1: standard deviations
-        )
 
 
 def for_run(
@@ -225,7 +203,7 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     """Read a model file without running any code in it; the tensors are on the CPU.
 
     option: the option that gave the path, "" if none did. Raises UserError, naming option and path, if the file is
-    missing, damaged or no checkpoint, or holds invalid values.
+    missing, damaged, incomplete or no checkpoint.
     """
     name = f"{option} {path}".strip()
     content = load_archive(path, MODEL_FORMAT._replace(option=option))
@@ -233,49 +211,10 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
         saved = Checkpoint(**{each.name: content[each.name] for each in fields(Checkpoint) if each.name in content})
     except TypeError:  # a field without a default is missing
         raise UserError(f"{name}: is an incomplete checkpoint; train the network again") from None
-    if invalid := _invalid_fields(saved):
-        raise UserError(f"{name}: invalid values for {', '.join(invalid)}; train it again")
     if saved.placement is None:  # older files hold none, so it is the data set's
         placement = DATASETS[saved.dataset].placement
         saved = replace(saved, placement=placement._asdict() if placement else {})
     return saved
-
-
-def _invalid_fields(saved: Checkpoint) -> list[str]:
-    # A damaged file fails its checksum; this refuses files that were written with other content. build_model checks
-    # weights and calibration.
-    if wrong := [each.name for each in fields(saved) if not _is_a(getattr(saved, each.name), each.type)]:
-        return wrong
-    checks = {
-        "dataset": saved.placement is not None or saved.dataset in DATASETS,
-        "image_size": 1 <= saved.image_size <= 4096,
-        "mean": len(saved.mean) in (1, 3),
-        "std": len(saved.std) == len(saved.mean),
-        "glyphs": len(saved.glyphs) in (0, len(saved.classes)),
-        "training": all(isinstance(value, TRAINING.get(name, object)) for name, value in saved.training.items()),
-        "placement": not saved.placement or _is_placement(saved.placement, saved.image_size),
-        "fit": saved.fit in FITS,
-    }
-    return [name for name, is_valid in checks.items() if not is_valid]
-
-
-def _is_a(value: object, kind: type) -> bool:
-    # isinstance for Checkpoint's annotations: also list[item] and dict[key, value]
-    kinds = get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_is_a(item, *kinds) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(all(map(_is_a, pair, kinds)) for pair in value.items())
-    return isinstance(value, kind)
-
-
-def _is_placement(values: dict, image_size: int) -> bool:
-    try:
-        box, centre, stroke = Placement(**values)
-    except TypeError:  # other names
-        return False
-    has_types = isinstance(box, int) and isinstance(stroke, int | float)
-    return has_types and 1 <= box <= image_size and centre in ("box", "mass") and 0 <= stroke <= box
 
 
 def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
@@ -321,14 +260,14 @@ def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> l
 def describe(path: Path) -> tuple[str, str]:
     """The data set of the network in a model file, and a phrase: "lenet trained on digits, test accuracy 0.9798".
 
-    Both are "" if the file is missing; if it can't be read, only the data set is.
+    Both are "" if the file is missing. If it can't be read, the data set is "unknown".
     """
     if not path.exists():
         return "", ""
     try:
         saved = load(path)
     except UserError:
-        return "", "a damaged model file"
+        return "unknown", "a damaged model file"
     accuracy = saved.metrics.get("test_accuracy")
     scored = "not scored on its test set" if accuracy is None else f"test accuracy {accuracy:.4f}"
     return saved.dataset, f"{saved.arch} trained on {saved.dataset}, {scored}"

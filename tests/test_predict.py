@@ -132,15 +132,8 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, mon
 
 @pytest.mark.parametrize("change, message", [
     ({"dataset": "unheard-of"}, "unheard-of, which this network was trained on, is not there; name a data set with "),
-    ({"placement": {"box": 29, "centre": "box", "stroke": 1.5}}, "invalid values for placement"),
-    ({"placement": {"box": 28}}, "invalid values for placement"),
-    ({"fit": "squeeze"}, "invalid values for fit"),
     ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
     ({"format_version": torch.ones(2)}, "has checkpoint format"),
-    ({"state_dict": {1: torch.ones(2)}}, "invalid values for state_dict"),
-    ({"mean": ["x"]}, "invalid values for mean"),
-    ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "invalid values for mean"),
-    ({"metrics": {"epoch": torch.ones(1)}}, "invalid values for metrics"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_refused_in_one_line(model, run_predict, change, message):
     rewrite(model, change)

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neural_lib.checkpoint import HOTTEST, Checkpoint
+from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
 REFUSED = 100  # one of this number of validation images counts as unlike; with fewer images there is no threshold
 EXPLAINED = 0.9  # share of the features' variance in the kept directions; 95 % was no better (tests/README.md)
 MAX_DIRECTIONS = 128  # 256 kB for LeNet's 500 features
+MAX_TEMPERATURE = 20.0  # the lowest is 1 / MAX_TEMPERATURE
 BINS = 15  # of probabilities, as in Guo et al.
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def _spread(values: Tensor) -> list[float]:
 
 
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
-    """The temperature, 1 / HOTTEST to HOTTEST, at which the labels are most likely, as a maximum a posteriori estimate.
+    """The temperature at which the labels are most likely, as a maximum a posteriori estimate.
 
     log_probs: (N, classes). labels: (N,). The prior adds two images, one right and one wrong (Platt 1999, Probabilistic
     outputs for support vector machines), so that a few images that are all right don't make the temperature 0.
@@ -153,7 +154,7 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     right, wrong = (count + 1) / (count + 2), 1 / (count + 2) / max(logits.size(1) - 1, 1)
     targets = torch.full_like(logits, wrong).scatter_(1, labels[:, None], right)
     expected = (targets * logits).sum()
-    low, high = -math.log(HOTTEST), math.log(HOTTEST)
+    low, high = -math.log(MAX_TEMPERATURE), math.log(MAX_TEMPERATURE)
     for _ in range(32):  # bisection: the loss is convex in 1 / temperature, and its slope there rises
         middle = (low + high) / 2
         slope = expected - ((logits / math.exp(middle)).softmax(dim=1) * logits).sum()

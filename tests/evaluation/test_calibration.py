@@ -16,7 +16,7 @@ from neural_lib.data import ink
 from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import calibration
 from neural_lib.evaluation.calibration import (
-    HOTTEST,
+    MAX_TEMPERATURE,
     Calibration,
     Outputs,
     at_temperature,
@@ -79,8 +79,8 @@ def test_a_few_images_that_are_all_right_do_not_make_answers_certain(count):
 
 def test_a_temperature_has_bounds():
     log_probs, all_wrong = (10 * torch.eye(2)).log_softmax(dim=1), torch.tensor([1, 0])
-    assert fit_temperature(log_probs, all_wrong) == pytest.approx(HOTTEST)
-    assert fit_temperature(log_probs / 1e6, all_wrong.flip(0)) == pytest.approx(1 / HOTTEST)
+    assert fit_temperature(log_probs, all_wrong) == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperature(log_probs / 1e6, all_wrong.flip(0)) == pytest.approx(1 / MAX_TEMPERATURE)
 
 
 # --- expected calibration error ---
