@@ -45,11 +45,9 @@ def work(args: argparse.Namespace) -> None:
     from neural_lib.data.images import ImageTensors, load_images
     from neural_lib.system import devices, distributed
 
+    device, _ = devices.select_device(args.device, ranks)
     if args.threads:
         torch.set_num_threads(args.threads)
-    else:
-        distributed.share_cores(ranks)
-    device, _ = devices.select_device(args.device, ranks)
     images = ImageTensors(*load_images("kmnist", args.data, train=True), device)
     with distributed.process_group(ranks, device):
         seconds = {size: step_seconds(args, size, images) for size in args.batch_sizes}

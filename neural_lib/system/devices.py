@@ -1,11 +1,11 @@
 """The device that computes, and its precision."""
 
-import logging
+import os
 import time
 
 import torch
 
-from neural_lib.system.environment import Ranks
+from neural_lib.system.environment import Ranks, usable_cores
 from neural_lib.system.errors import UserError
 
 
@@ -16,17 +16,15 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-log = logging.getLogger(__name__)
-
-
 def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, str]:
     """Select the device for a value of --device; 'auto' selects an accelerator if torch finds one, else the CPU.
 
     Returns the device and the reason for the choice. ranks: default: a single process. Each of several processes on a
-    machine gets a different GPU.
+    machine gets a different GPU, and its share of the CPU cores.
     Raises UserError if torch can't use the requested device on this machine, or there are fewer GPUs than processes.
     """
     ranks = ranks or Ranks()
+    _share_cores(ranks)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if ranks.world_size > 1 and accelerator and accelerator.type != "cuda":  # torch.distributed has no backend for it
         if name == accelerator.type:
@@ -40,6 +38,12 @@ def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, 
     if name != "cpu" and (accelerator is None or accelerator.type != name):
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
     return _device_of_rank(name, ranks), "as --device says"
+
+
+def _share_cores(ranks: Ranks) -> None:
+    # OMP_NUM_THREADS has priority, except for 1, which torchrun sets for several processes if nobody else did.
+    if ranks.local_world_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, usable_cores() // ranks.local_world_size))
 
 
 def _device_of_rank(kind: str, ranks: Ranks) -> torch.device:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from neural_lib.system.environment import Ranks, usable_cores
+from neural_lib.system.environment import Ranks
 from neural_lib.system.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
@@ -178,13 +178,3 @@ def log_shard_sizes(batch_size: int) -> None:
         images = f"{batch_size} image{'s' if batch_size > 1 else ''}"
         level = logging.INFO if least else logging.WARNING
         log.log(level, "batches of %s: %s in each of %d processes", images, share, count)
-
-
-def share_cores(ranks: Ranks) -> None:
-    """Set torch's threads so that the ranks on a machine share its cores evenly.
-
-    OMP_NUM_THREADS has priority, except for 1, which torchrun sets for several processes if nobody else did.
-    """
-    if ranks.local_world_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = usable_cores()
-        torch.set_num_threads(max(1, cores // ranks.local_world_size))

@@ -67,6 +67,8 @@ class Command:
     run_info: dict  # how it was started, for the model file: names in checkpoint.TRAINING
     is_resume: bool  # whether --resume was given
     is_longer: bool = False  # whether the runs are resumed with more epochs than before
+    replaced: str = ""  # the network that --model holds and the command will replace, in words
+    may_fall_back: bool = False  # whether the embedded digits may replace a data set that can't be downloaded
     init: str = ""  # the model file whose weights the runs begin from
     saved_configs: tuple[TrainConfig, ...] = ()  # the requested configurations, if the command is resumed
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from neural_lib.config import derived_seed
+from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.evaluation.scores import RunningScores, Scores, batch_sums, evaluate
 from neural_lib.records import TITLES, Records, figure_text
 from neural_lib.system.devices import autocast
-from neural_lib.system.distributed import all_reduce_during, any_rank, broadcast_buffers, rank, world_size
+from neural_lib.system.distributed import all_reduce_during, any_rank, broadcast_buffers, is_main, rank, world_size
 from neural_lib.system.errors import DivergedError
 from neural_lib.system.signals import GracefulStop
 from neural_lib.training.run import Run
@@ -110,7 +110,7 @@ class ProgressBar:
     val_seconds = 0.0  # duration of the last validation
 
     def __init__(self, quiet: bool = False) -> None:
-        self.disable = True if quiet else None  # None: tqdm shows the bar if stderr is a terminal
+        self.disable = True if quiet or not is_main() else None  # None: tqdm shows the bar if stderr is a terminal
 
     def epoch(self, epoch: int, run: Run) -> "ProgressBar":
         """The bar of a run's epoch `epoch`, counted from 1."""
@@ -162,26 +162,29 @@ def runs_bar(records: Records, quiet: bool = False) -> tqdm:
         total=records.count,
         initial=len(records.finished),
         leave=False,
-        disable=True if quiet or records.count == 1 else None,
+        disable=True if quiet or records.count == 1 or not is_main() else None,
         dynamic_ncols=True,
         bar_format="{desc} {n}/{total} |{bar}| {elapsed}<{remaining}",
     )
 
 
-def epochs_heading(monitor: str) -> str:
-    """The titles of epoch_row's columns."""
-    return f"{'epoch':>10}{''.join(f'{TITLES[name]:>{_width(name)}}' for name in _columns(monitor))}{'seconds':>10}"
+def log_heading(config: TrainConfig) -> None:
+    """Log the titles of log_epoch's columns."""
+    _log_row("epoch", {name: TITLES[name] for name in _columns(config)}, f"{'seconds':>10}")
 
 
-def epoch_row(epoch: int, epochs: int, measures: Mapping[str, float | None], monitor: str) -> str:
-    """An epoch's figures in the columns of epochs_heading: "   3/25   0.0920 ...". measures: by records.MEASURES."""
-    figures = "".join(f"{figure_text(measures[name]):>{_width(name)}}" for name in _columns(monitor))
-    return f"{f'{epoch}/{epochs}':>10}{figures}{measures['epoch_duration']:>10.1f}"
+def log_epoch(run: Run, is_best: bool) -> None:
+    """Log the figures of the epoch that has ended, in a row: "   3/25   0.0920 ...". is_best: marks it with a star."""
+    row = run.state.rows[-1]
+    figures = {name: figure_text(row[name]) for name in _columns(run.config)}
+    end = f"{row['epoch_duration']:>10.1f}{'  *' if is_best else ''}"
+    _log_row(f"{len(run.state.rows)}/{run.config.epochs}", figures, end)
 
 
-def _columns(monitor: str) -> list[str]:
-    return [name for name in TITLES if name != "val_f1" or monitor == "f1"]
+def _columns(config: TrainConfig) -> list[str]:
+    return [name for name in TITLES if name != "val_f1" or config.monitor == "f1"]
 
 
-def _width(name: str) -> int:
-    return len(TITLES[name]) + 3
+def _log_row(epoch: str, figures: Mapping[str, str], end: str) -> None:
+    cells = [f"{text:>{len(TITLES[name]) + 3}}" for name, text in figures.items()]
+    log.info("%10s%s%s", epoch, "".join(cells), end, extra={"bare": True})

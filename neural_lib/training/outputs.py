@@ -3,15 +3,16 @@
 import contextlib
 import errno
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import os
+from collections.abc import Iterator
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import format_values
+from neural_lib.data.images import Data
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
 from neural_lib.system import cli
-from neural_lib.system.distributed import any_rank, is_main, world_size
+from neural_lib.system.distributed import any_rank, in_main, is_main, world_size
 from neural_lib.system.errors import DivergedError, RunError
 from neural_lib.system.files import Writer, write_file
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
@@ -38,7 +39,8 @@ class Outputs:
         if is_main() and manager.rows:  # resumed
             manager.save()
             best = manager.best() or (manager.best_of(manager.number) if manager.number in manager.rows_of else None)
-            if best and not is_older(command.model, command.state):
+            is_current = command.model.exists() and os.path.getmtime(command.model) >= os.path.getmtime(command.state)
+            if best and is_current:
                 self.exported = best["run"], best["epoch"]
 
     @contextlib.contextmanager
@@ -102,6 +104,10 @@ class Outputs:
 
     def end_run(self) -> None:
         """Record that the run under way has ended. Raises OSError if its network can't be written."""
+        state, epochs = self.progress.run.state, self.progress.run.config.epochs
+        if (ended := len(state.rows)) < epochs:
+            log.info("ending early, after %d of %d epochs: epoch %d was the best", ended, epochs, state.best_epoch)
+        log.info("total time taken to train the model: %.2fs", state.seconds())
         self.writer.retry()
         before = self.progress.best
         self.progress.end_run()
@@ -131,6 +137,14 @@ class Outputs:
             self.is_old_report_removed = True
         return is_written
 
+    def calibrated_best(self, data: Data) -> Checkpoint:
+        """Rank 0's best network, calibrated, in every rank. Raises RunError if all runs failed."""
+        if not self.progress.best:
+            raise RunError(f"{self.progress.why_all_failed()}{self.summary()}")
+        best = in_main(lambda: self.progress.calibrated_best(data))
+        log.info("evaluating the network of %s on the test set...", self.progress.name_of_best())
+        return best
+
     def end_test(self, tested: Checkpoint) -> None:
         """Record the calibrated network of the best run, with its scores on the test set."""
         self.progress.end_test(tested)
@@ -154,15 +168,3 @@ class Outputs:
             number, epoch, step = self.position
             return f"{kept}; {resume_command} resumes at {run.format(number)}epoch {epoch}, step {step}"
         return f"{kept}; {resume_command} resumes" if self.finished else kept
-
-
-def is_done(command: Command, saved: Mapping | None) -> bool:
-    """True if nothing is left to train, test or export of the command that was saved in checkpoint.pth."""
-    if not saved or not saved["tested"] or command.is_longer or len(saved["finished"]) < len(saved["requested"]):
-        return False
-    return not any(is_older(path, command.state) for path in command.exports)
-
-
-def is_older(export: Path, state: Path) -> bool:
-    """True if an export is missing or older than checkpoint.pth."""
-    return not export.exists() or export.stat().st_mtime_ns < state.stat().st_mtime_ns

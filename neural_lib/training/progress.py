@@ -4,16 +4,19 @@ import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
 from neural_lib.config import PREPARING, TrainConfig, differences, format_values
+from neural_lib.data.catalog import FALLBACK
 from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
 from neural_lib.records import MEASURES
-from neural_lib.system.distributed import broadcast, is_main
+from neural_lib.system.distributed import broadcast, in_main, is_main
 from neural_lib.system.errors import UserError
 from neural_lib.training.command import Command, check_fit, number_under_way, resumed
 from neural_lib.training.run import Run, resolve
@@ -37,13 +40,19 @@ class Progress:
 
     manager: the records of its runs: their rows, which have finished and which have failed. configs: of these runs,
     resolved. fingerprint: of the images that are trained on. device: its type, such as "cpu". best: the network of the
-    best finished run.
+    best finished run. init: the network whose weights the runs begin from.
     """
 
     def __init__(
-        self, manager: RunManager, configs: Sequence[TrainConfig], fingerprint: str = "", device: str = "cpu"
+        self,
+        manager: RunManager,
+        configs: Sequence[TrainConfig],
+        fingerprint: str = "",
+        device: str = "cpu",
+        init: Checkpoint | None = None,
     ) -> None:
         self.manager, self.configs, self.fingerprint, self.device = manager, configs, fingerprint, device
+        self.init = init
         manager.hyperparameters = [config.to_dict() for config in configs]
         self.best: Checkpoint | None = None
         self.run: Run | None = None  # the one that was begun last; its number is the manager's
@@ -73,6 +82,10 @@ class Progress:
     def is_resumed(self, number: int) -> bool:
         """True if a run is going to be resumed at its saved position, False if it begins anew."""
         return bool(self.saved_run) and number == self.manager.number
+
+    def init_of(self, number: int) -> Checkpoint | None:
+        """The network whose weights a run begins from; None without --init, and for a run that is resumed."""
+        return None if self.is_resumed(number) else self.init
 
     def begin_run(self, number: int, run: Run) -> None:
         """Begin a run, or resume it at the saved position. Raises UserError if the saved state does not fit it."""
@@ -188,7 +201,7 @@ def load_saved(command: Command) -> tuple[Command, dict | None]:
     if not path.exists():
         if command.is_resume:
             log.warning("--resume: %s is missing, so training starts from the beginning", path)
-        return command, None
+        return _replacing_network(command), None
     saved = load_archive(path, STATE_FORMAT)
     if command.is_resume:
         return resumed(command, saved), saved
@@ -199,11 +212,21 @@ def load_saved(command: Command) -> tuple[Command, dict | None]:
             f"{path} belongs to an interrupted {what}: resume it with --resume, give a --model in another folder, or "
             "delete that file"
         )
-    return command, None
+    return _replacing_network(command), None
 
 
-def build_progress(command: Command, data: Data, device: torch.device, saved: Mapping | None = None) -> Progress:
+def _replacing_network(command: Command) -> Command:
+    # The embedded digits replace only a network for digits.
+    dataset, network = checkpoint.describe(command.model)
+    return replace(command, replaced=network, may_fall_back=not command.dataset and dataset in ("", FALLBACK))
+
+
+def build_progress(
+    command: Command, data: Data, device: torch.device, saved: Mapping | None = None, board: Any = None
+) -> Progress:
     """The progress of a command that begins, or of one that is resumed with what load_saved returned.
+
+    board: a tensorboard.TensorBoard, or None.
 
     Resolves and checks its configurations, and logs them. Raises UserError if they don't suit the data, or the saved
     runs had others.
@@ -211,16 +234,23 @@ def build_progress(command: Command, data: Data, device: torch.device, saved: Ma
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info)
+    init = in_main(lambda: command.init and checkpoint.load_initial(command.init, configs)) or None
     folder = command.model.parent if is_main() else None
-    manager = RunManager(command.params, folder, [each.to_dict() for each in requested], options=command.options)
-    progress = Progress(manager, configs, data.fingerprint, device.type)
+    values = [each.to_dict() for each in requested]
+    manager = RunManager(command.params, folder, values, board, options=command.options)
+    progress = Progress(manager, configs, data.fingerprint, device.type, init)
     hidden = () if data.is_own else PREPARING
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
     values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
     log.info("recipe %s%s, with\n%s", command.options["recipe"], network, values)
+    if command.replaced:
+        what = f"{command.model} holds {command.replaced}"
+        log.warning("%s; this command replaces it, its records and its report", what)
     if saved:
         progress.restore(saved, command.is_longer)
         if manager.finished:
             log.info("%d of %d runs had finished", len(manager.finished), manager.count)
+        if not manager.unfinished():
+            log.info("all is trained already; more --epochs train longer if --schedule is constant")
     return progress

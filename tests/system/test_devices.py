@@ -112,3 +112,26 @@ def test_an_accelerator_without_a_distributed_backend_is_for_one_process(acceler
     assert devices.select_device("auto", Ranks(0, 2, 0, 2))[0].type == "cpu"
     with pytest.raises(UserError, match="--device mps: for one process alone; start several with --device cpu"):
         devices.select_device("mps", Ranks(0, 2, 0, 2))
+
+
+@pytest.mark.parametrize(
+    "given, place, threads",
+    [
+        (None, Ranks(0, 2, 0, 2), 4),
+        ("1", Ranks(0, 3, 0, 3), 2),  # torchrun sets 1
+        ("1", Ranks(0, 4, 0, 2), 4),  # on two machines
+        ("1", Ranks(0, 16, 0, 16), 1),
+        ("3", Ranks(0, 2, 0, 2), None),  # the user's
+        ("1", Ranks(), None),
+        ("1", Ranks(0, 2, 0, 1), None),  # the user's, one process on each of two machines
+    ],
+)
+def test_ranks_share_the_cores_of_their_machine(monkeypatch, given, place, threads):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    devices.select_device("cpu", place)
+    assert chosen == ([threads] if threads else [])

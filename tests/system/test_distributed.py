@@ -1,7 +1,6 @@
 """Real processes that train together over Gloo, each with an interpreter of its own; ranks.py has their work."""
 
 import math
-import os
 import pickle
 import time
 from datetime import timedelta
@@ -167,26 +166,3 @@ def test_ranks_that_do_not_come_are_waited_for_only_until_the_limit(monkeypatch,
     ):
         pass
     assert time.monotonic() - start < 5
-
-
-@pytest.mark.parametrize(
-    "given, place, threads",
-    [
-        (None, Ranks(0, 2, 0, 2), 4),
-        ("1", Ranks(0, 3, 0, 3), 2),  # torchrun sets 1
-        ("1", Ranks(0, 4, 0, 2), 4),  # on two machines
-        ("1", Ranks(0, 16, 0, 16), 1),
-        ("3", Ranks(0, 2, 0, 2), None),  # the user's
-        ("1", Ranks(), None),
-        ("1", Ranks(0, 2, 0, 1), None),  # the user's, one process on each of two machines
-    ],
-)
-def test_ranks_share_the_cores_of_their_machine(monkeypatch, given, place, threads):
-    chosen = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    distributed.share_cores(place)
-    assert chosen == ([threads] if threads else [])

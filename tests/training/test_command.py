@@ -3,7 +3,7 @@ import contextlib
 import os
 import re
 import shutil
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from neural_lib.records import MEASURES
 from neural_lib.system import cli
 from neural_lib.system.errors import UserError
 from neural_lib.training.command import MAX_RUNS, Command, build_configs, prepare
-from neural_lib.training.outputs import is_done
 from neural_lib.training.progress import STATE_FORMAT, Progress, load_saved
 from neural_lib.training.runs import RunManager
 
@@ -309,19 +308,6 @@ def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepa
     assert "(the runs of this grid differ in their epochs)" in refused("--epochs", 4, "--resume")
     leave(*DIGITS, "--seed", 1, 2, finished=0)
     assert [config.epochs for config in prepared("--epochs", 4, "--resume").configs()] == [4, 4]
-
-
-def test_a_command_is_done_when_it_is_tested_and_its_exports_are_no_older(prepared):
-    saved = leave(*DIGITS, "--seed", 1, 2, finished=2, tested=True)
-    command = prepared("--resume")
-    assert not is_done(command, saved)  # they are missing
-    for path in command.exports:
-        path.touch()
-    assert is_done(command, saved) and not is_done(command, None)
-    assert not is_done(command, saved | {"tested": False}) and not is_done(command, saved | {"finished": [1]})
-    assert not is_done(replace(command, is_longer=True), saved)
-    os.utime(command.plot, ns=(0, STATE.stat().st_mtime_ns - 1))
-    assert not is_done(command, saved)
 
 
 def test_with_nothing_to_resume_the_command_begins(prepared, caplog):

@@ -70,7 +70,7 @@ def test_a_new_command_replaces_a_finished_runs_state(run_train, trained):
 
 
 def replacement_warnings(stderr: str) -> list[str]:
-    return [line for line in stderr.splitlines() if "this run replaces it, its records and its report" in line]
+    return [line for line in stderr.splitlines() if "this command replaces it, its records and its report" in line]
 
 
 def test_a_network_that_will_be_replaced_is_named_before_training(begin, trained):

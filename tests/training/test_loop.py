@@ -6,6 +6,7 @@ import torch
 from one_run import make_run, train_epochs, train_steps, weights_of
 from torch import nn
 
+from neural_lib.config import TrainConfig
 from neural_lib.evaluation.scores import evaluate
 from neural_lib.records import MEASURES
 from neural_lib.system.errors import DivergedError
@@ -14,8 +15,8 @@ from neural_lib.training import loop
 from neural_lib.training.loop import (
     FINITE_CHECK_STEPS,
     ProgressBar,
-    epoch_row,
-    epochs_heading,
+    log_epoch,
+    log_heading,
     train_one_epoch,
     validate,
 )
@@ -197,9 +198,13 @@ def test_the_time_left_is_shown_for_the_epoch_and_for_the_run(monkeypatch, capfd
 
 
 @pytest.mark.parametrize("monitor", ["accuracy", "f1"])
-def test_an_epochs_figures_stand_below_their_titles(monitor):
+def test_an_epochs_figures_stand_below_their_titles(monitor, caplog):
     measures = dict.fromkeys(MEASURES, 0.5) | {"val_f1": 0.25, "val_loss": 123456.0, "epoch_duration": 1.25}
-    heading, row = epochs_heading(monitor), epoch_row(3, 25, measures, monitor)
+    config = TrainConfig(monitor=monitor, epochs=25)
+    with caplog.at_level("INFO", "neural_lib"):
+        log_heading(config)
+        log_epoch(SimpleNamespace(config=config, state=SimpleNamespace(rows=[measures] * 3)), is_best=False)
+    heading, row = caplog.messages
     assert heading.split("  ")[-1].strip() == "seconds" and row.split()[0] == "3/25" and row.endswith(" 1.2")
     assert len(heading) == len(row) and ("val f1" in heading) is ("0.2500" in row) is (monitor == "f1")
     assert row[: heading.index("val loss") + 8].endswith("1.23e+05")
