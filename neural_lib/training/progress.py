@@ -89,7 +89,8 @@ class Progress:
 
     def begin_run(self, number: int, run: Run) -> None:
         """Begin a run, or resume it at the saved position. Raises UserError if the saved state does not fit it."""
-        if self.is_resumed(number):
+        is_resumed = self.is_resumed(number)
+        if is_resumed:
             try:
                 run.state.load_state_dict(self.saved_run)
             except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -102,7 +103,8 @@ class Progress:
             else:
                 log.info("resuming at epoch %d of %d, step %d", run.state.epoch, run.config.epochs, run.state.step + 1)
         self.run, self.saved_run = run, None
-        self.manager.begin_run(number, run.model, run.train_loader, run.optimizer, run.state.rows)
+        rows = run.state.rows if is_resumed else None
+        self.manager.begin_run(number, run.model, run.train_loader, run.optimizer, rows)
 
     def end_epoch(self, val: Scores) -> bool:
         """Record an epoch that was trained and validated; True if its network is the one for model.pth."""

@@ -92,11 +92,11 @@ class RunManager(Records):
         network: Any = None,
         loader: Any = None,
         optimizer: Any = None,
-        rows: Sequence[Mapping[str, float | None]] = (),
+        rows: Sequence[Mapping[str, float | None]] | None = None,
     ) -> None:
         """Begin run `number`, from 1, or resume it; records of an earlier attempt are dropped.
 
-        rows: the figures of the epochs that have ended already.
+        rows: the figures of the epochs that have ended already, if it is resumed.
         """
         self.number, self.is_tested = number, False
         self.failures.pop(number, None)
@@ -105,7 +105,7 @@ class RunManager(Records):
         if rows:
             self.set_rows(number, rows)
         label = self.label(number) or self.runs[number - 1]._asdict()
-        self._to_board("begin_run", label, network, loader, optimizer, len(rows))
+        self._to_board("begin_run", label, network, loader, optimizer, None if rows is None else len(rows))
         self.run_start = self.now()
 
     def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: Any) -> None:

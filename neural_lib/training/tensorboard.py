@@ -40,12 +40,15 @@ class TensorBoard:
         network: nn.Module | None = None,
         loader: DataLoader | None = None,
         optimizer: optim.Optimizer | None = None,
-        done: int = 0,
+        done: int | None = None,
     ) -> None:
-        """Begin a run, or resume it after `done` epochs. label: its hyper-parameters that vary in the grid."""
+        """Begin a run, or resume it after `done` epochs; None: it is new.
+
+        label: its hyper-parameters that vary in the grid.
+        """
         self.label, self.network, self.optimizer = dict(label), network, optimizer
-        folder = self._make_folder(folder_name(label, self.prefix), is_resumed=done > 0)
-        purge = {"purge_step": done + 1} if done else {}  # drops events of epochs that are trained once more
+        folder = self._make_folder(folder_name(label, self.prefix), is_resumed=done is not None)
+        purge = {} if done is None else {"purge_step": done + 1}  # drops events of epochs that are trained once more
         self.writers = {part: SummaryWriter(str(folder / part), **purge) for part in ("", "train", "val")}
         self.best_val = None
         # read from the data set, because iterating over the loader would draw from its generator

@@ -381,3 +381,9 @@ def test_it_resumes_where_device_said_to_compute(run_train, interrupted):
     interrupted(*DIGITS)
     status, stdout, _ = run_train("--resume")  # on a machine with a GPU, too
     assert status == 0 and "computing on cpu (as --device says)" in stdout
+
+
+def test_a_run_resumed_within_its_first_epoch_stays_in_its_tensorboard_folder(run_train, interrupted):
+    interrupted(*DIGITS, "--logdir", "runs", count=1)
+    assert run_train(*DIGITS, "--logdir", "runs", "--resume")[0] == 0
+    assert len(os.listdir("runs")) == 1

@@ -112,10 +112,10 @@ def test_hyper_parameters_and_best_figures(folder):
     assert given["lr"].number_value == 0.25 and given["shuffle"].string_value == "on"
 
 
-def log_figures(logdir: Path, epochs: range, value: float = 0.5) -> None:
+def log_figures(logdir: Path, epochs: range, value: float = 0.5, is_resumed: bool = False) -> None:
     """Log the figures of a run's epochs, and no network."""
     board = TensorBoard(logdir, CLASSES)
-    board.begin_run({"lr": 0.25}, done=epochs.start - 1)
+    board.begin_run({"lr": 0.25}, done=epochs.start - 1 if is_resumed else None)
     for epoch in epochs:
         board.end_epoch(epoch, 10, dict.fromkeys(MEASURES, value) | {"epoch_duration": 1.0})
     board.close()
@@ -133,10 +133,12 @@ def test_a_run_whose_folder_is_taken_gets_a_number(tmp_path):
 def test_a_resumed_run_adds_to_the_files_of_the_last_one(tmp_path):
     log_figures(tmp_path, range(1, 4))
     log_figures(tmp_path, range(1, 3), 0.25)
-    log_figures(tmp_path, range(2, 4), 0.75)  # epoch 2 is trained again
+    log_figures(tmp_path, range(2, 4), 0.75, is_resumed=True)  # epoch 2 is trained again
     assert scalars(tmp_path / "lr=0.25" / "val", "loss") == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert scalars(tmp_path / "lr=0.25,2" / "val", "loss") == [(1, 0.25), (2, 0.75), (3, 0.75)]
-    log_figures(tmp_path / "gone", range(2, 4))  # whoever deleted the files gets the rest
+    log_figures(tmp_path, range(1, 4), 1.0, is_resumed=True)  # interrupted within epoch 1
+    assert scalars(tmp_path / "lr=0.25,2" / "val", "loss") == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    log_figures(tmp_path / "gone", range(2, 4), is_resumed=True)  # whoever deleted the files gets the rest
     assert scalars(tmp_path / "gone" / "lr=0.25" / "val", "loss") == [(2, 0.5), (3, 0.5)]
 
 
