@@ -70,7 +70,6 @@ class Command:
     replaced: str = ""  # the network that --model holds and the command will replace, in words
     may_fall_back: bool = False  # whether the embedded digits may replace a data set that can't be downloaded
     init: str = ""  # the model file whose weights the runs begin from
-    saved_configs: tuple[TrainConfig, ...] = ()  # the requested configurations, if the command is resumed
 
     @property
     def exports(self) -> list[Path]:
@@ -88,8 +87,7 @@ class Command:
 
         Raises UserError if one is invalid.
         """
-        dataset = dataset or self.dataset or TrainConfig.dataset
-        return list(self.saved_configs) or build_configs(self.params, self.recipe, dataset)
+        return build_configs(self.params, self.recipe, dataset or self.dataset or TrainConfig.dataset)
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.ExitStack) -> Command:
@@ -149,40 +147,34 @@ def resumed(command: Command, saved: Mapping) -> Command:
     file has changed while a run is still to begin from it.
     """
     options, runs = saved["options"], [_config(each) for each in saved["requested"]]
-    given = dict(command.params) | ({"dataset": [command.dataset]} if command.dataset else {})
-    if command.recipe:
-        swept = [{name: getattr(run, name) for name in ("dataset", *saved["params"])} for run in runs]
-        of_recipe = [RECIPES[command.recipe].config(**values) for values in swept]
-        given = {name: _values(of_recipe, name) for name in of_recipe[0].to_dict() if name not in swept[0]} | given
-    changed = [name for name, values in given.items() if values != _values(runs, name)]
-    is_longer = changed == ["epochs"] and len(given["epochs"]) == 1
-    reason = _why_not_longer(runs, saved["finished"], given["epochs"][0]) if is_longer else ""
+    params, dataset = saved["params"] | command.params, command.dataset or runs[0].dataset
+    configs = build_configs(params, command.recipe or options["recipe"], dataset)
+    values, new_values = _values(runs), _values(configs)
+    changed = [name for name in values if values[name] != new_values[name]]
+    is_longer = changed == ["epochs"] and len(new_values["epochs"]) == 1
+    reason = _why_not_longer(runs, saved["finished"], configs[0].epochs) if is_longer else ""
     if changed and (reason or not is_longer):
-        saved_values = {name: _text(_values(runs, name)) for name in changed}
-        changes = differences(saved_values, {name: _text(given[name]) for name in changed})
-        raise _refusal(command.state, "; ".join(changes) + reason)
+        texts = [{name: " ".join(map(format_value, each[name])) for name in changed} for each in (values, new_values)]
+        raise _refusal(command.state, "; ".join(differences(*texts)) + reason)
 
     run_info = command.run_info | {name: options[name] for name in RESUMED if name in options}
     if command.init and command.init != options.get("init", ""):
         raise _refusal(command.state, f"--init was {options.get('init', 'not given')}, is {command.init}")
-    init, params = "", saved["params"]
+    init = ""
     if "init" in options and set(range(1, len(runs) + 1)) - {*saved["finished"], number_under_way(saved)}:
         init = options["init"]
         if _init_info(init)["init_sha256"] != options["init_sha256"]:
             raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
     if is_longer:
-        epochs = given["epochs"]
-        runs = [replace(run, epochs=epochs[0]) for run in runs]
-        params = {**params, "epochs": epochs} if "epochs" in params else params
-        run_info["command"] += f" --epochs {epochs[0]}"  # the last one counts
+        run_info["command"] += f" --epochs {configs[0].epochs}"  # the last one counts
     if not command.is_data_given:
         run_info["data"] = options["data"]
     device = command.device
     if device == "auto" and ranks_from_environment().world_size == 1:  # only rank 0 of several has read `saved`
         device = "cpu" if options["device"] == "cpu" else "auto"
     return replace(
-        command, params=params, recipe=options["recipe"], dataset=runs[0].dataset, data_dir=run_info["data"],
-        device=device, run_info=run_info, is_longer=is_longer, init=init, saved_configs=tuple(runs),
+        command, params=params, recipe=options["recipe"], dataset=dataset, data_dir=run_info["data"], device=device,
+        run_info=run_info, is_longer=is_longer, init=init,
     )  # fmt: skip
 
 
@@ -204,12 +196,9 @@ def _refusal(state: Path, differences: str) -> UserError:
     )
 
 
-def _text(values: Sequence) -> str:
-    return " ".join(map(format_value, values))
-
-
-def _values(runs: Sequence[TrainConfig], name: str) -> list:
-    return list(dict.fromkeys(getattr(run, name) for run in runs))
+def _values(configs: Sequence[TrainConfig]) -> dict[str, list]:
+    # the different values of each hyper-parameter
+    return {name: list(dict.fromkeys(getattr(each, name) for each in configs)) for name in configs[0].to_dict()}
 
 
 def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs: int) -> str:

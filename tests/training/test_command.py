@@ -249,9 +249,9 @@ def test_a_new_command_does_not_replace_an_unfinished_run_or_grid(refused, prepa
     leave(*DIGITS, finished=1)  # trained, and not tested
     assert message in refused(*DIGITS)
     leave(*DIGITS, under_way=False)  # it failed at once
-    assert not prepared(*DIGITS).saved_configs
+    assert not prepared(*DIGITS).is_longer
     leave(*DIGITS, finished=1, tested=True)
-    assert not prepared(*DIGITS).saved_configs
+    assert not prepared(*DIGITS).is_longer
 
 
 def test_options_that_are_not_given_come_from_the_interrupted_command(prepared):
@@ -312,7 +312,7 @@ def test_no_more_epochs_may_be_given_to_a_grid_of_which_runs_have_finished(prepa
 
 def test_with_nothing_to_resume_the_command_begins(prepared, caplog):
     command = prepared(*DIGITS, "--resume")
-    assert not command.saved_configs and command.configs()[0].epochs == 3
+    assert command.configs()[0].epochs == 3
     assert "--resume: output/checkpoint.pth is missing, so training starts from the beginning" in caplog.text
 
 
