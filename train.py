@@ -122,10 +122,11 @@ def save_and_report(command, outputs, best, test, data) -> bool:
 def main(argv=None) -> int:
     """Run the command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    args, ranks = parse_args(argv), ranks_from_environment()  # rank: the number of this process, 0 if it is alone
+    args = parse_args(argv)
+    ranks = ranks_from_environment()  # torchrun starts several processes; rank 0, or a single one, writes and logs
     cli.set_up_logging(args.quiet, rank=ranks.rank)
     with contextlib.ExitStack() as held:  # until the end: locks on the output files, the connection of the processes
-        # ---- all that can be checked before torch is loaded
+        # ---- check all that can be checked before torch is loaded
         command = prepare(args, argv, held) if ranks.rank == 0 else None
         tune_for_cpu()
         from neural_lib.data.images import load_data
@@ -136,24 +137,24 @@ def main(argv=None) -> int:
         from neural_lib.training.progress import build_progress, load_saved
         from neural_lib.training.run import build_run
 
-        # ---- what checkpoint.pth has saved of this command (None: nothing); the device; the same in all processes
+        # ---- resume from checkpoint.pth (saved is None if there is nothing to resume); choose the device
         command, saved = load_saved(command) if command else (None, None)
         device, reason = devices.select_device(command.device if command else args.device, ranks)
         log.info("computing on %s (%s)", device, reason)
         held.enter_context(distributed.process_group(ranks, device))
-        command, saved = distributed.broadcast((command, saved))
+        command, saved = distributed.broadcast((command, saved))  # rank 0's, in all processes
 
-        # ---- data, and how far each run has come
+        # ---- load the data; progress: how far each run has come
         data = load_data(command.configs()[0], command.data_dir, command.may_fall_back, not args.no_cache).to(device)
-        board = open_board(command, data) if command.logdir and distributed.is_main() else None
+        board = open_board(command, data) if command.logdir and ranks.rank == 0 else None
         progress = build_progress(command, data, device, saved, board)
         outputs = Outputs(command, progress)
 
-        # ---- the runs: one for each combination of the given values, most often a single one
-        held.enter_context(cli.failures_explained(outputs.summary))
+        # ---- train the runs: one for each combination of the given values, most often a single one
+        held.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
         with runs_bar(progress.manager, args.quiet) as bar_of_runs:
             for number in progress.unfinished():
-                with outputs.recording_failure(number):  # after which the next run is trained
+                with outputs.recording_failure(number):  # the next run is trained all the same
                     config, init = progress.configs[number - 1], progress.init_of(number)
                     run = build_run(config, data, device, init, command.run_info, args.compile)
                     outputs.begin_run(number, run)
@@ -161,9 +162,9 @@ def main(argv=None) -> int:
                 bar_of_runs.update()
 
         # ---- test the network that validated best, once; in float32, as whoever loads it will compute
-        best = outputs.calibrated_best(data)
+        best = outputs.calibrated_best(data)  # calibrated: its probabilities are as high as it is often right
         test = score(best, best.build_model().to(device), data.test)
-        is_complete = distributed.in_main(lambda: save_and_report(command, outputs, best, test, data))
+        is_complete = distributed.from_rank_0(lambda: save_and_report(command, outputs, best, test, data))
         if args.target_accuracy and test.accuracy < args.target_accuracy:
             log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
             return 1

@@ -94,7 +94,7 @@ def broadcast(value: object) -> object:
     return values[0]
 
 
-def in_main(function: Callable[[], object]) -> object:
+def from_rank_0(function: Callable[[], object]) -> object:
     """The result of a function that rank 0 alone calls, in every rank."""
     return broadcast(function() if is_main() else None)
 

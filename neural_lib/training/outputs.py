@@ -12,7 +12,7 @@ from neural_lib.data.images import Data
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
 from neural_lib.system import cli
-from neural_lib.system.distributed import any_rank, in_main, is_main, world_size
+from neural_lib.system.distributed import any_rank, from_rank_0, is_main, world_size
 from neural_lib.system.errors import DivergedError, RunError
 from neural_lib.system.files import Writer, write_file
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
@@ -141,7 +141,7 @@ class Outputs:
         """Rank 0's best network, calibrated, in every rank. Raises RunError if all runs failed."""
         if not self.progress.best:
             raise RunError(f"{self.progress.why_all_failed()}{self.summary()}")
-        best = in_main(lambda: self.progress.calibrated_best(data))
+        best = from_rank_0(lambda: self.progress.calibrated_best(data))
         log.info("evaluating the network of %s on the test set...", self.progress.name_of_best())
         return best
 

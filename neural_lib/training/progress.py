@@ -16,7 +16,7 @@ from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
 from neural_lib.records import MEASURES
-from neural_lib.system.distributed import broadcast, in_main, is_main
+from neural_lib.system.distributed import broadcast, from_rank_0, is_main
 from neural_lib.system.errors import UserError
 from neural_lib.training.command import Command, check_fit, number_under_way, resumed
 from neural_lib.training.run import Run, resolve
@@ -236,7 +236,7 @@ def build_progress(
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info)
-    init = in_main(lambda: command.init and checkpoint.load_initial(command.init, configs)) or None
+    init = from_rank_0(lambda: command.init and checkpoint.load_initial(command.init, configs)) or None
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
