@@ -65,26 +65,25 @@ def parse_args(argv=None) -> argparse.Namespace:
 # one run
 
 
-def train_run(run, outputs, bar, checkpoint_every: int = 0) -> None:
-    """Train a run from its epoch and step on, validate its network after each epoch, and keep the best network.
+def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
+    """Train run `number`, validate its network after each epoch, and keep the best network.
 
-    run: model, optimizer, loss, loaders, and its state: epoch, step and all results so far (build_run). outputs: the
-    files that are written. bar: shows how far an epoch is. checkpoint_every: steps between two checkpoints within an
-    epoch; 0: none.
+    checkpoint_every: steps between two checkpoints within an epoch; 0: none.
     """
     from neural_lib.training.loop import log_epoch, log_heading, train_one_epoch, validate
 
+    outputs.begin_run(number, run)  # an interrupted run is resumed at its saved epoch and step
     log.info("training the network... (*: saved as the best so far)")
     log_heading(run.config)
     with outputs.saved_if_stopped() as stop:  # Ctrl-C and other signals take effect between two steps
         for epoch in range(run.state.epoch, run.config.epochs + 1):
-            if run.state.is_out_of_patience():  # --patience
+            if run.state.is_out_of_patience():  # --patience epochs were no better than the best
                 break
             with bar.epoch(epoch, run):
                 # for each batch: zero_grad, forward, loss, backward, step
                 train_one_epoch(run, stop, bar, outputs.save_checkpoint, checkpoint_every)
                 val = validate(run, stop)
-            is_best = outputs.end_epoch(val)  # adds a row, saves the state and, if it is the best so far, the network
+            is_best = outputs.end_epoch(val)  # records the scores, saves the state and, if it is the best, the network
             log_epoch(run, is_best)
         outputs.end_run()
 
@@ -93,16 +92,42 @@ def train_run(run, outputs, bar, checkpoint_every: int = 0) -> None:
 # the command: arguments, data, runs, test
 
 
+def start(args, argv, held):
+    """Check the arguments, resume from checkpoint.pth if asked, choose the device, connect torchrun's processes.
+
+    held: an ExitStack, which keeps the output files locked and the processes connected until it is closed.
+    Returns the command, what checkpoint.pth has saved of it (None: nothing), and the device.
+    """
+    ranks = ranks_from_environment()  # of several processes, rank 0 alone looks at files, logs and writes
+    cli.set_up_logging(args.quiet, rank=ranks.rank)
+    command, saved = None, None
+    if ranks.rank == 0:
+        command = prepare(args, argv, held)
+    tune_for_cpu()
+    from neural_lib.system import devices, distributed
+    from neural_lib.training.progress import load_saved
+
+    if command:
+        command, saved = load_saved(command)
+    device, reason = devices.select_device(command.device if command else args.device, ranks)
+    log.info("computing on %s (%s)", device, reason)
+    held.enter_context(distributed.process_group(ranks, device))
+    command, saved = distributed.broadcast((command, saved))
+    return command, saved, device
+
+
 def open_board(command, data):
-    """TensorBoard's files in --logdir, a folder for each run."""
+    """TensorBoard's files in --logdir, a folder for each run; None without --logdir."""
+    if not command.logdir or ranks_from_environment().rank:
+        return None
     from neural_lib.training.tensorboard import TensorBoard
 
     prefix = command.options["recipe"] if len(command.configs()) == 1 else ""
     return TensorBoard(command.logdir, data.info.classes, prefix)
 
 
-def save_and_report(command, outputs, best, test, data) -> bool:
-    """Save, draw and log what the best network scored on the test images; True if nothing has failed."""
+def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
+    """Save, draw and log what the best network scored on the test images; returns the exit status."""
     from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
     manager = outputs.progress.manager
@@ -114,61 +139,44 @@ def save_and_report(command, outputs, best, test, data) -> bool:
         log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, command.tables[1])
     is_complete = outputs.writer.finish()
     report.log_written([path for path in command.exports if outputs.writer.is_written(path)])
+    is_missed = bool(target_accuracy) and test.accuracy < target_accuracy
+    if is_missed:
+        log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, target_accuracy)
     if data.warning:
         log.warning(data.warning)
-    return is_complete and not manager.failures
+    return 0 if is_complete and not manager.failures and not is_missed else 1
 
 
 def main(argv=None) -> int:
     """Run the command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    ranks = ranks_from_environment()  # torchrun starts several processes; rank 0, or a single one, writes and logs
-    cli.set_up_logging(args.quiet, rank=ranks.rank)
-    with contextlib.ExitStack() as held:  # until the end: locks on the output files, the connection of the processes
-        # ---- check all that can be checked before torch is loaded
-        command = prepare(args, argv, held) if ranks.rank == 0 else None
-        tune_for_cpu()
+    with contextlib.ExitStack() as held:
+        command, saved, device = start(args, argv, held)
         from neural_lib.data.images import load_data
         from neural_lib.evaluation.scores import score
-        from neural_lib.system import devices, distributed
+        from neural_lib.system.distributed import from_rank_0
         from neural_lib.training.loop import ProgressBar, runs_bar
         from neural_lib.training.outputs import Outputs
-        from neural_lib.training.progress import build_progress, load_saved
+        from neural_lib.training.progress import build_progress
         from neural_lib.training.run import build_run
 
-        # ---- resume from checkpoint.pth (saved is None if there is nothing to resume); choose the device
-        command, saved = load_saved(command) if command else (None, None)
-        device, reason = devices.select_device(command.device if command else args.device, ranks)
-        log.info("computing on %s (%s)", device, reason)
-        held.enter_context(distributed.process_group(ranks, device))
-        command, saved = distributed.broadcast((command, saved))  # rank 0's, in all processes
-
-        # ---- load the data; progress: how far each run has come
+        # ---- load the data
         data = load_data(command.configs()[0], command.data_dir, command.may_fall_back, not args.no_cache).to(device)
-        board = open_board(command, data) if command.logdir and ranks.rank == 0 else None
-        progress = build_progress(command, data, device, saved, board)
-        outputs = Outputs(command, progress)
+        progress = build_progress(command, data, device, saved, open_board(command, data))  # how far the runs have come
+        outputs = Outputs(command, progress)  # writes the files
+        held.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
 
         # ---- train the runs: one for each combination of the given values, most often a single one
-        held.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
-        with runs_bar(progress.manager, args.quiet) as bar_of_runs:
-            for number in progress.unfinished():
-                with outputs.recording_failure(number):  # the next run is trained all the same
-                    config, init = progress.configs[number - 1], progress.init_of(number)
-                    run = build_run(config, data, device, init, command.run_info, args.compile)
-                    outputs.begin_run(number, run)
-                    train_run(run, outputs, ProgressBar(args.quiet), args.checkpoint_every)
-                bar_of_runs.update()
+        for number, config, init in runs_bar(progress, args.quiet):
+            with outputs.recording_failure(number):  # the next run is trained all the same
+                run = build_run(config, data, device, init, command.run_info, args.compile)
+                train_run(number, run, outputs, ProgressBar(args.quiet), args.checkpoint_every)
 
-        # ---- test the network that validated best, once; in float32, as whoever loads it will compute
-        best = outputs.calibrated_best(data)  # calibrated: its probabilities are as high as it is often right
+        # ---- test the network that validated best, once
+        best = outputs.calibrated_best(data)
         test = score(best, best.build_model().to(device), data.test)
-        is_complete = distributed.from_rank_0(lambda: save_and_report(command, outputs, best, test, data))
-        if args.target_accuracy and test.accuracy < args.target_accuracy:
-            log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, args.target_accuracy)
-            return 1
-        return 0 if is_complete else 1
+        return from_rank_0(lambda: save_and_report(command, outputs, best, test, data, args.target_accuracy))
 
 
 if __name__ == "__main__":

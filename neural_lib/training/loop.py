@@ -3,19 +3,21 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.evaluation.scores import RunningScores, Scores, batch_sums, evaluate
-from neural_lib.records import TITLES, Records, figure_text
+from neural_lib.records import TITLES, figure_text
 from neural_lib.system.devices import autocast
 from neural_lib.system.distributed import all_reduce_during, any_rank, broadcast_buffers, is_main, rank, world_size
 from neural_lib.system.errors import DivergedError
 from neural_lib.system.signals import GracefulStop
+from neural_lib.training.progress import Progress
 from neural_lib.training.run import Run
 from neural_lib.training.state import TrainingState
 
@@ -155,14 +157,16 @@ class ProgressBar:
         return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "
 
 
-def runs_bar(records: Records, quiet: bool = False) -> tqdm:
-    """A bar over the runs of a grid, if stderr is a terminal and there are several."""
+def runs_bar(progress: Progress, quiet: bool = False) -> Iterable[tuple[int, TrainConfig, Checkpoint | None]]:
+    """progress.unfinished(), with a bar over the runs of a grid, if stderr is a terminal and there are several."""
+    manager = progress.manager
     return tqdm(
+        progress.unfinished(),
         desc="runs",
-        total=records.count,
-        initial=len(records.finished),
+        total=manager.count,
+        initial=len(manager.finished),
         leave=False,
-        disable=True if quiet or records.count == 1 or not is_main() else None,
+        disable=True if quiet or manager.count == 1 or not is_main() else None,
         dynamic_ncols=True,
         bar_format="{desc} {n}/{total} |{bar}| {elapsed}<{remaining}",
     )

@@ -138,7 +138,10 @@ class Outputs:
         return is_written
 
     def calibrated_best(self, data: Data) -> Checkpoint:
-        """Rank 0's best network, calibrated, in every rank. Raises RunError if all runs failed."""
+        """The best network with its calibration, so that its probabilities are as high as it is often right.
+
+        Rank 0 calibrates it, in float32, as whoever loads it will compute. Raises RunError if all runs failed.
+        """
         if not self.progress.best:
             raise RunError(f"{self.progress.why_all_failed()}{self.summary()}")
         best = from_rank_0(lambda: self.progress.calibrated_best(data))

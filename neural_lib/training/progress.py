@@ -74,18 +74,18 @@ class Progress:
             return self.run.best_checkpoint()
         return self.best
 
-    def unfinished(self) -> list[int]:
-        """The numbers of the runs that are still to be trained, the one under way first."""
+    def unfinished(self) -> list[tuple[int, TrainConfig, Checkpoint | None]]:
+        """The number and configuration of each run that is still to be trained, the one under way first.
+
+        The third item is the network whose weights it begins from: None without --init, or if the run is resumed.
+        """
         under_way = self.position[0] if self.position else 0
-        return sorted(self.manager.unfinished(), key=lambda number: number != under_way)
+        numbers = sorted(self.manager.unfinished(), key=lambda number: number != under_way)
+        return [(each, self.configs[each - 1], None if self.is_resumed(each) else self.init) for each in numbers]
 
     def is_resumed(self, number: int) -> bool:
         """True if a run is going to be resumed at its saved position, False if it begins anew."""
         return bool(self.saved_run) and number == self.manager.number
-
-    def init_of(self, number: int) -> Checkpoint | None:
-        """The network whose weights a run begins from; None without --init, and for a run that is resumed."""
-        return None if self.is_resumed(number) else self.init
 
     def begin_run(self, number: int, run: Run) -> None:
         """Begin a run, or resume it at the saved position. Raises UserError if the saved state does not fit it."""
