@@ -92,17 +92,17 @@ def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
 # the command: arguments, data, runs, test
 
 
-def start(args, argv, held):
+def start(args, argv, until_end):
     """Check the arguments, resume from checkpoint.pth if asked, choose the device, connect torchrun's processes.
 
-    held: an ExitStack, which keeps the output files locked and the processes connected until it is closed.
+    until_end: an ExitStack, which keeps the output files locked and the processes connected until it is closed.
     Returns the command, what checkpoint.pth has saved of it (None: nothing), and the device.
     """
     ranks = ranks_from_environment()  # of several processes, rank 0 alone looks at files, logs and writes
     cli.set_up_logging(args.quiet, rank=ranks.rank)
     command, saved = None, None
     if ranks.rank == 0:
-        command = prepare(args, argv, held)
+        command = prepare(args, argv, until_end)
     tune_for_cpu()
     from neural_lib.system import devices, distributed
     from neural_lib.training.progress import load_saved
@@ -111,7 +111,7 @@ def start(args, argv, held):
         command, saved = load_saved(command)
     device, reason = devices.select_device(command.device if command else args.device, ranks)
     log.info("computing on %s (%s)", device, reason)
-    held.enter_context(distributed.process_group(ranks, device))
+    until_end.enter_context(distributed.process_group(ranks, device))
     command, saved = distributed.broadcast((command, saved))
     return command, saved, device
 
@@ -151,8 +151,8 @@ def main(argv=None) -> int:
     """Run the command and return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    with contextlib.ExitStack() as held:
-        command, saved, device = start(args, argv, held)
+    with contextlib.ExitStack() as until_end:
+        command, saved, device = start(args, argv, until_end)
         from neural_lib.data.images import load_data
         from neural_lib.evaluation.scores import score
         from neural_lib.system.distributed import from_rank_0
@@ -161,22 +161,24 @@ def main(argv=None) -> int:
         from neural_lib.training.progress import build_progress
         from neural_lib.training.run import build_run
 
-        # ---- load the data
-        data = load_data(command.configs()[0], command.data_dir, command.may_fall_back, not args.no_cache).to(device)
-        progress = build_progress(command, data, device, saved, open_board(command, data))  # how far the runs have come
-        outputs = Outputs(command, progress)  # writes the files
-        held.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
+        # ---- load the images
+        first_config = command.configs()[0]  # all runs have the same images
+        data = load_data(first_config, command.data_dir, command.may_fall_back, not args.no_cache).to(device)
 
         # ---- train the runs: one for each combination of the given values, most often a single one
+        progress = build_progress(command, data, device, saved, open_board(command, data))
+        outputs = Outputs(command, progress)  # writes the files
+        until_end.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
         for number, config, init in runs_bar(progress, args.quiet):
             with outputs.recording_failure(number):  # the next run is trained all the same
-                run = build_run(config, data, device, init, command.run_info, args.compile)
+                run = build_run(config, data, device, init, command.run_info, args.compile)  # model, optimizer, loaders
                 train_run(number, run, outputs, ProgressBar(args.quiet), args.checkpoint_every)
 
         # ---- test the network that validated best, once
-        best = outputs.calibrated_best(data)
-        test = score(best, best.build_model().to(device), data.test)
-        return from_rank_0(lambda: save_and_report(command, outputs, best, test, data, args.target_accuracy))
+        best = outputs.best_checkpoint(data)
+        model = best.build_model().to(device)
+        test = score(best, model, data.test)
+        return from_rank_0(save_and_report, command, outputs, best, test, data, args.target_accuracy)  # it alone writes
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     backend, options = ("gloo", {}) if device.type == "cpu" else ("cpu:gloo,cuda:nccl", {"device_id": device})
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=JOIN_LIMIT))
+        # after a restart (torchrun --max-restarts) the store still holds the keys of the ended processes
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         place = {"rank": ranks.rank, "world_size": ranks.world_size}
         dist.init_process_group(backend, store=store, timeout=WAIT_LIMIT, **place, **options)
     except (RuntimeError, OSError) as error:
@@ -94,9 +96,9 @@ def broadcast(value: object) -> object:
     return values[0]
 
 
-def from_rank_0(function: Callable[[], object]) -> object:
+def from_rank_0(function: Callable, *arguments: object) -> object:
     """The result of a function that rank 0 alone calls, in every rank."""
-    return broadcast(function() if is_main() else None)
+    return broadcast(function(*arguments) if is_main() else None)
 
 
 def all_reduce(tensor: Tensor) -> Tensor:

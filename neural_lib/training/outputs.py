@@ -137,14 +137,14 @@ class Outputs:
             self.is_old_report_removed = True
         return is_written
 
-    def calibrated_best(self, data: Data) -> Checkpoint:
+    def best_checkpoint(self, data: Data) -> Checkpoint:
         """The best network with its calibration, so that its probabilities are as high as it is often right.
 
         Rank 0 calibrates it, in float32, as whoever loads it will compute. Raises RunError if all runs failed.
         """
         if not self.progress.best:
             raise RunError(f"{self.progress.why_all_failed()}{self.summary()}")
-        best = from_rank_0(lambda: self.progress.calibrated_best(data))
+        best = from_rank_0(self.progress.calibrated_best, data)
         log.info("evaluating the network of %s on the test set...", self.progress.name_of_best())
         return best
 

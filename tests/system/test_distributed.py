@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+import torch.distributed as dist
 from conftest import leave_out_figures
 
 from neural_lib.system import distributed
@@ -166,3 +167,23 @@ def test_ranks_that_do_not_come_are_waited_for_only_until_the_limit(monkeypatch,
     ):
         pass
     assert time.monotonic() - start < 5
+
+
+def test_restarted_ranks_do_not_read_the_keys_of_the_ended_ones(monkeypatch):
+    """torchrun --max-restarts keeps its store, and with it the addresses of processes that have ended."""
+    kept, has_old_key = dist.HashStore(), []
+
+    def init_process_group(_, store, **__):
+        has_old_key.append(store.check(["address"]))
+        store.set("address", "127.0.0.1")
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(kept, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", init_process_group)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    for attempt in ("0", "0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        with pytest.raises(RunError), distributed.process_group(Ranks(0, 2, 0, 2), torch.device("cpu")):
+            pass
+    assert has_old_key == [False, True, False]
