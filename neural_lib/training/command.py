@@ -80,6 +80,8 @@ class Command:
     def options(self) -> dict[str, str]:
         """The command as results.json and checkpoint.pth record it."""
         own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
+        own |= {"plot": os.path.abspath(self.plot)} if self.plot != default_plot(self.model) else {}
+        own |= {"logdir": os.path.abspath(self.logdir)} if self.logdir else {}
         return own | self.run_info
 
     def configs(self, dataset: str = "") -> list[TrainConfig]:
@@ -88,6 +90,11 @@ class Command:
         Raises UserError if one is invalid.
         """
         return build_configs(self.params, self.recipe, dataset or self.dataset or TrainConfig.dataset)
+
+
+def default_plot(model: Path) -> Path:
+    """The plot's path if --plot is not given."""
+    return model.with_name("plot.png")
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.ExitStack) -> Command:
@@ -101,7 +108,7 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
         build_configs(args.params, args.recipe, dataset or TrainConfig.dataset)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
     _check_model(model)
-    plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
+    plot = check_output(args.plot or default_plot(model), "--plot", PLOT_SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     state = check_output(model.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
     if state == model:
@@ -167,6 +174,11 @@ def resumed(command: Command, saved: Mapping) -> Command:
             raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
     if is_longer:
         run_info["command"] += f" --epochs {configs[0].epochs}"  # the last one counts
+    plot, logdir = command.plot, command.logdir
+    if "plot" in options and plot == default_plot(command.model):
+        plot = check_output(options["plot"], "--plot", PLOT_SUFFIXES)
+    if "logdir" in options and not logdir:
+        logdir = check_output_folder(options["logdir"], "--logdir")
     if not command.is_data_given:
         run_info["data"] = options["data"]
     device = command.device
@@ -174,7 +186,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
         device = "cpu" if options["device"] == "cpu" else "auto"
     return replace(
         command, params=params, recipe=options["recipe"], dataset=dataset, data_dir=run_info["data"], device=device,
-        run_info=run_info, is_longer=is_longer, init=init,
+        plot=plot, logdir=logdir, run_info=run_info, is_longer=is_longer, init=init,
     )  # fmt: skip
 
 

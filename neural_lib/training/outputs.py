@@ -164,7 +164,7 @@ class Outputs:
         if self.exported:
             kept = f"; {model} keeps {run.format(self.exported[0])}epoch {self.exported[1]}"
         elif model.exists():
-            kept = f"; {model} still holds the network that was there before"
+            kept = f"; {model} holds an earlier network"
         if self.finished == manager.count:
             return f"{kept}, all is trained; {resume_command} tests and reports it"
         if self.position:

@@ -134,7 +134,7 @@ def test_a_state_is_whole_without_its_exports(run_train, full, whole, earlier, m
         patched.setattr(signals.GracefulStop, "check", check_in_the_second_epoch)
         status, _, stderr = run_train(*RUN)
     assert status == 130 and "--resume resumes at epoch 2" in stderr
-    assert "model.pth still holds the network that was there before" in stderr
+    assert "model.pth holds an earlier network" in stderr
     full()
     assert run_train("--resume", "--quiet")[0] == 0
     assert outcome("output") == whole

@@ -383,7 +383,7 @@ def test_it_resumes_where_device_said_to_compute(run_train, interrupted):
     assert status == 0 and "computing on cpu (as --device says)" in stdout
 
 
-def test_a_run_resumed_within_its_first_epoch_stays_in_its_tensorboard_folder(run_train, interrupted):
-    interrupted(*DIGITS, "--logdir", "runs", count=1)
-    assert run_train(*DIGITS, "--logdir", "runs", "--resume")[0] == 0
-    assert len(os.listdir("runs")) == 1
+def test_a_run_resumed_within_its_first_epoch_stays_in_its_tensorboard_folder_and_plot(run_train, interrupted):
+    interrupted(*DIGITS, "--logdir", "runs", "--plot", "curves.pdf", count=1)
+    assert run_train("--resume")[0] == 0
+    assert len(os.listdir("runs")) == 1 and Path("curves.pdf").exists() and not Path("output/plot.png").exists()
