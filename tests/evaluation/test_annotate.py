@@ -77,7 +77,7 @@ def test_the_networks_input_is_shown_beside_the_picture():
     picture = np.zeros((50, 50, 3), np.uint8)
     tile = annotate.annotate_picture(picture, "su す", 0.5, "scan.png", seen=IMAGE)
     assert tile.shape == (168 + 60, 2 * 168 + annotate.MARGIN, 3)
-    assert np.array_equal(tile[:168, -168:], annotate.enlarged(IMAGE, 168))
+    assert np.array_equal(tile[:168, -168:], annotate.fitted(IMAGE, 168))
     assert annotate.annotate_picture(picture, "su す", 0.5, "scan.png", IMAGE, scale=2).shape == (2 * 228, 2 * 342, 3)
 
 
