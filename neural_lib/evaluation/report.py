@@ -3,7 +3,6 @@
 The page's template, report.html.jinja beside this file, has all markup, style and script.
 """
 
-import base64
 import functools
 import io
 import itertools
@@ -15,7 +14,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 from rich.box import SIMPLE_HEAD
@@ -25,11 +23,12 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import PREPARING, TrainConfig, format_value, format_values, option_name
+from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import expected_calibration_error
+from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
     Scores,
@@ -221,13 +220,13 @@ class Report:
         number = {index: place for place, index in enumerate(uris)}
         names = [saved.display_name(label) for label in range(len(matrix))]
         scales, (gap, meaning) = _scales(matrix), self.gap
-        return _environment.get_template("report.html.jinja").render(
-            saved=saved,
+        return render(
+            Path(__file__).with_name("report.html.jinja"),
+            saved,
             # Model files of earlier versions lack these.
             training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},
             report=report,
             title=self.title,
-            trained_on=title_of(saved.dataset),
             gap=None if math.isnan(gap) else gap,
             meaning=meaning,
             names=names,
@@ -256,10 +255,6 @@ class Report:
             # If the data set's classes weren't matched by name, the page lists their names beside the network's.
             own_classes=saved.classes if not self.info or set(self.info.classes) <= saved.labels.keys()
             else self.info.classes,
-            settings={name: value for name, value in saved.config.items()
-                      if saved.dataset not in DATASETS or name not in PREPARING},
-            defaults=TrainConfig().to_dict(),
-            option_name=option_name,
         )  # fmt: skip
 
 
@@ -328,15 +323,6 @@ def records_of(saved: Checkpoint, folder: Path) -> Records | None:
 
 # --- the page's parts ---
 
-_environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,  # names come from data and files
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-_environment.filters["format_value"] = format_value
-
 
 def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[int]]:
     """For each cell (true, predicted) that isn't empty: up to MAX_IMAGES indices, most confident first."""
@@ -369,11 +355,7 @@ def _as_uri(pixels: np.ndarray, **encode: object) -> str:
     picture, file = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     picture.save(file, **encode)
-    return _data_uri(f"image/{encode['format'].lower()}", file.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/{encode['format'].lower()};base64,{base64_text(file.getvalue())}"
 
 
 def _figure(records: Records | None) -> str:
@@ -382,7 +364,7 @@ def _figure(records: Records | None) -> str:
         return ""
     figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
     kind, name = ("svg", "svg+xml") if points <= SVG_POINTS else ("png", "png")
-    return _data_uri(f"image/{name}", plots.to_bytes(figure, kind, transparent=True))
+    return f"data:image/{name};base64,{base64_text(plots.to_bytes(figure, kind, transparent=True))}"
 
 
 def _rows_of_runs(records: Records) -> Iterator[dict]:
