@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ from neural_lib.system.files import Writer
 
 MAX_MISTAKES = 28  # tiles of mistakes.png: four full rows of seven
 MAX_CONFUSIONS = 5  # pairs of classes on the terminal
-MAX_ROWS = 40  # rows of a table on the terminal; results.csv has all
+MAX_ROWS = 40  # rows of the table of runs on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
 # The page.
@@ -59,9 +59,9 @@ QUALITIES = (  # (encoding, number of images per cell): the first is used with w
     ({"format": "WEBP", "quality": 80}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 50}, 8),
     ({"format": "WEBP", "quality": 50}, 2),
+    ({"format": "WEBP", "quality": 50}, 0),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
-MIN_SPAN = 0.1  # smallest range of the diagonal's colour scale
 FAINTEST = 0.15  # opacity of the lowest value on a colour scale; the highest has 1
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,8 @@ class Report:
         uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
         number = {index: place for place, index in enumerate(uris)}
         names = [saved.display_name(label) for label in range(len(matrix))]
-        scales, (gap, meaning) = _scales(matrix), self.gap
+        shares, scales = plots.shares_and_scales(matrix)
+        gap, meaning = self.gap
         return render(
             Path(__file__).with_name("report.html.jinja"),
             saved,
@@ -233,10 +234,11 @@ class Report:
             standard_error=standard_error(report["accuracy"], report["images"]),
             figure=_figure(records),
             records=records,
-            runs=list(itertools.islice(_rows_of_runs(records), MAX_RUNS)) if records and records.count > 1 else [],
+            runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],
             epochs=records.rows_of[records.best()["run"]] if records else [],
             seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
-            matrix=_shaded(matrix, scales),
+            matrix=matrix,
+            shades=_shades(shares, scales),
             scales=scales,
             confusions=confusions(matrix)[:CONFUSIONS_ON_PAGE],
             wrong=report["images"] - sum(row[label] for label, row in enumerate(matrix)),
@@ -346,8 +348,8 @@ def _as_uris(
             if size > IMAGE_BYTES:
                 break
         else:
-            return uris, shown_of
-    return {index: uris[index] for index in mistakes}, dict.fromkeys(cells, [])
+            break
+    return uris, shown_of
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:
@@ -367,37 +369,26 @@ def _figure(records: Records | None) -> str:
     return f"data:image/{name};base64,{base64_text(plots.to_bytes(figure, kind, transparent=True))}"
 
 
-def _rows_of_runs(records: Records) -> Iterator[dict]:
-    # The runs for the page's table, the best first and the failed last.
-    for run in records.ranked():
-        yield {"run": run, "label": records.label(run), "best": records.best_of(run),
-               "seconds": records.rows_of[run][-1]["run_duration"], "failure": ""}  # fmt: skip
-    for run in sorted(records.failures):
-        yield {"run": run, "label": records.label(run), "best": {}, "seconds": None, "failure": records.failures[run]}
-
-
-def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
-    # The ends of the two colour scales, as shares of the true class: True for the diagonal, whose scale spans at least
-    # MIN_SPAN, and False for the other cells.
-    counts, is_right = np.array(matrix), np.eye(len(matrix), dtype=bool)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    right, wrong = (shares[mask & (counts > 0)].tolist() for mask in (is_right, ~is_right))
-    highest = max(right, default=0.0)
-    return {True: (max(0.0, min([highest - MIN_SPAN, *right])), highest), False: (0.0, max(wrong, default=0.0))}
-
-
-def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
-    # Each cell's count and its opacity.
-    def cell(truth: int, predicted: int) -> dict:
-        is_right, count = truth == predicted, matrix[truth][predicted]
-        low, high = scales[is_right]
-        position = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
-        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * position}
-
-    return [[cell(truth, predicted) for predicted in range(len(matrix))] for truth in range(len(matrix))]
+def _shades(shares: np.ndarray, scales: dict[bool, tuple[float, float]]) -> list[list[float]]:
+    # The opacity of each cell of the confusion matrix. shares, scales: see plots.shares_and_scales.
+    is_right = np.eye(len(shares), dtype=bool)
+    low, high = (np.where(is_right, *ends) for ends in zip(scales[True], scales[False], strict=True))
+    position = np.divide(shares - low, high - low, out=np.ones_like(shares), where=high > low)
+    return (FAINTEST + (1 - FAINTEST) * position).tolist()
 
 
 # --- the runs as a table ---
+
+
+def _rows_of_runs(records: Records, max_count: int) -> list[dict]:
+    # The finished runs, the best first, then the failed: at most max_count.
+    rows = []
+    for run in [*records.ranked(), *sorted(records.failures)][:max_count]:
+        row = {"run": run, "label": records.label(run), "failure": records.failures.get(run, "")}
+        if run in records.finished:
+            row |= {"best": records.best_of(run), "seconds": records.rows_of[run][-1]["run_duration"]}
+        rows.append(row)
+    return rows
 
 
 def log_runs(records: Records) -> None:
@@ -420,8 +411,8 @@ def runs_table(records: Records, width: int | None = None) -> str:
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
     plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
-    left_out = max(0, len(records.finished) - MAX_ROWS) + max(0, len(records.failures) - MAX_ROWS)
-    rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
+    left_out = len(records.finished) + len(records.failures) - MAX_ROWS
+    rest = f"\n and {left_out} more in {records.csv_path}" if left_out > 0 else ""
     return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n") + rest
 
 
@@ -442,16 +433,11 @@ def _table(records: Records, is_joint: bool = False) -> Table:
     measures = [*(["val_f1"] if records.monitor == "f1" else []), "val_accuracy", "val_loss", "train_accuracy"]
     for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
-
-    def hyperparameters(run: int) -> list[str]:
-        values = {name: records.label(run)[name] for name in records.swept}
-        return [format_values(values)] if is_joint else [format_value(value) for value in values.values()]
-
-    for run in records.ranked()[:MAX_ROWS]:
-        row = records.best_of(run)
-        seconds = records.rows_of[run][-1]["run_duration"]
-        figures = [figure_text(row[name]) for name in measures]
-        table.add_row(str(run), *hyperparameters(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
-    for run in sorted(records.failures)[:MAX_ROWS]:
-        table.add_row(str(run), *hyperparameters(run), "failed")
+    for row in _rows_of_runs(records, MAX_ROWS):
+        values = [format_values(row["label"])] if is_joint else [format_value(each) for each in row["label"].values()]
+        figures = ["failed"]
+        if not row["failure"]:
+            figures = [figure_text(row["best"][name]) for name in measures]
+            figures += [str(row["best"]["epoch"]), f"{row['seconds']:.1f}"]
+        table.add_row(str(row["run"]), *values, *figures)
     return table

@@ -9,6 +9,7 @@ import odd
 import pytest
 import torch
 from outcomes import outcome
+from torch import nn
 
 from neural_lib import checkpoint
 from neural_lib.config import ARCHS
@@ -26,7 +27,6 @@ from neural_lib.evaluation.calibration import (
     outputs_of,
     outside,
     principal_directions,
-    unit,
 )
 from neural_lib.evaluation.scores import score
 from neural_lib.prediction.recogniser import Recogniser
@@ -116,7 +116,7 @@ def test_the_directions_are_those_in_which_features_vary():
     basis = torch.linalg.qr(torch.randn(FEATURES, 4, generator=generator)).Q.T  # (4, F)
     features = 3 * basis[3] + torch.randn(400, 3, generator=generator) @ basis[:3]
     features += 0.01 * torch.randn(400, FEATURES, generator=generator)
-    mean, directions = principal_directions(unit(features))
+    mean, directions = principal_directions(nn.functional.normalize(features))
     assert directions.shape == (3, FEATURES) and mean.shape == (FEATURES,)
     torch.testing.assert_close(directions @ directions.T, torch.eye(3))
     near = outside(features, mean, directions)
