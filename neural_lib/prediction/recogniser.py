@@ -112,13 +112,14 @@ class Reading:
 
 
 class _Prepared(NamedTuple):
-    # a picture whose images have no answers yet
+    # a picture whose images have no answers yet; or that has no images, and the reason
     source: Source
-    picture: np.ndarray  # as in Reading
-    scale: float
-    images: list[np.ndarray]  # one for each character, uint8 (C, S, S)
-    boxes: list[Box | None]
+    picture: np.ndarray | None = None  # as in Reading
+    scale: float = 1.0
+    images: Sequence[np.ndarray] = ()  # one for each character, uint8 (C, S, S)
+    boxes: Sequence[Box | None] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
+    reason: str = "no ink found"
 
 
 class Failure(NamedTuple):
@@ -158,15 +159,9 @@ class Recogniser:
         is darker than its ground, "no": lighter, "auto": whichever stands out more. top: classes in an answer.
         Raises PictureError, naming the file or the place in the list, if a picture can't be read or shows no ink.
         """
-        pictures = picture if isinstance(picture, list | tuple) else [picture]
-        _check(pictures, invert, top)
-        answers = []
-        sources = [(_source(each), each) for each in pictures]
-        for number, result in enumerate(self._read_all(sources, invert, None, top), start=1):
-            if isinstance(result, Failure):
-                raise PictureError(f"{result.source.path or f'picture {number}'}: {result.reason}")
-            answers += result.answers
-        return answers if isinstance(picture, list | tuple) else answers[0]
+        if isinstance(picture, list | tuple):
+            return self._read_or_raise(picture, 0, invert, None, top)
+        return self._read_or_raise([picture], 0, invert, None, top)[0]
 
     def read_page(
         self, picture: Picture, invert: str = "auto", order: str = "rows", top: int = 3, page: int = 1
@@ -177,16 +172,29 @@ class Recogniser:
         read as one character, and so is any picture if the network reads no pages.
         Raises PictureError, naming the file, if it can't be read or shows no ink.
         """
-        _check([picture], invert, top)
         if page < 1:
             raise ValueError(f"page must be at least 1, not {page}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        source = _source(picture, page if page > 1 else 0)
-        (result,) = self._read_all([(source, picture)], invert, order, top)
-        if isinstance(result, Failure):
-            raise PictureError(f"{source.name if source.path else 'the picture'}: {result.reason}")
-        return result.answers
+        return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top)
+
+    def _read_or_raise(
+        self, pictures: Sequence[Picture], page: int, invert: str, order: str | None, top: int
+    ) -> list[Answer]:
+        if invert not in INVERT:
+            raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, not {top}")
+        if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
+            raise TypeError("a picture must be a path or a uint8 array, or a list of these")
+        answers = []
+        sources = [(Source(None if isinstance(each, np.ndarray) else Path(each), page), each) for each in pictures]
+        for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
+            if isinstance(result, Failure):
+                name = result.source.name if result.source.path else f"picture {number}"
+                raise PictureError(f"{name}: {result.reason}")
+            answers += result.answers
+        return answers
 
     def read_files(
         self,
@@ -213,15 +221,14 @@ class Recogniser:
         self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
     ) -> Iterator[Reading | Failure]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
-        waiting: list[_Prepared | Failure] = []
-        load = 0
+        waiting, load = [], 0
         for source, picture in sources:
             try:
                 waiting.append(self._prepare(source, picture, invert, order))
-                load += 1 if len(waiting[-1].images) == 1 else max(BATCH_SIZE // 10, len(waiting[-1].images))
             except PictureError as error:
-                waiting.append(Failure(source, str(error)))
-                load += 1
+                waiting.append(_Prepared(source, reason=str(error)))
+            count = len(waiting[-1].images)
+            load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
                 yield from self._answer(waiting, invert, top)
                 waiting, load = [], 0
@@ -251,13 +258,9 @@ class Recogniser:
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
         return _Prepared(source, small, scale, images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
-    def _answer(self, waiting: list[_Prepared | Failure], invert: str, top: int) -> Iterator[Reading | Failure]:
-        images = [image for each in waiting if isinstance(each, _Prepared) for image in each.images]
-        answers = iter(self._answers(images, top))
+    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading | Failure]:
+        answers = iter(self._answers([image for each in waiting for image in each.images], top))
         for each in waiting:
-            if isinstance(each, Failure):
-                yield each
-                continue
             parts = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
             if each.may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
@@ -267,7 +270,7 @@ class Recogniser:
             if parts:
                 yield Reading(each.source, each.picture, each.scale, parts)
             else:
-                yield Failure(each.source, "no ink found")
+                yield Failure(each.source, each.reason)
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
@@ -323,16 +326,3 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
         values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
         changes.append(f"{images.size(3)}x{images.size(2)} to {size}x{size} pixels")
     return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
-
-
-def _source(picture: Picture, page: int = 0) -> Source:
-    return Source(None if isinstance(picture, np.ndarray) else Path(picture), page)
-
-
-def _check(pictures: Sequence[Picture], invert: str, top: int) -> None:
-    if invert not in INVERT:
-        raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
-    if top < 1:
-        raise ValueError(f"top must be at least 1, not {top}")
-    if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
-        raise TypeError("a picture must be a path or a uint8 array, or a list of these")
