@@ -639,9 +639,9 @@ def test_a_sheet_in_table_picture_and_order(page, recognise):
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" sheet.png")]
     assert [row[1:3] for row in rows] == [["1", "4"], ["2", "0"], ["3", "7"], ["4", "3"], ["5", "2"], ["6", "6"]]
     picture = cv2.imread("output/predictions.png")
-    assert picture.shape == (712 + 36, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
+    assert picture.shape == (712 + annotate.LINE_HEIGHT, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
     assert recognise("sheet.png", "scans/one.png", "--output", "p.png")[0] == 0
-    assert cv2.imread("p-sheet-1.png").shape == (712 + 36, 1024, 3) and cv2.imread("p.png").shape == (234, 174, 3)
+    assert cv2.imread("p-sheet-1.png").shape == (712 + annotate.LINE_HEIGHT, 1024, 3) and cv2.imread("p.png").shape == (234, 174, 3)
 
 
 def test_with_single_a_picture_holds_one_character(page, recognise):

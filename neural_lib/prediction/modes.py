@@ -68,8 +68,8 @@ def recognise_pictures(
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
     are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
-    with tqdm(total=len(to_read.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_files(to_read.files, invert, order, top, bar.update):
+    with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
+        for result in recogniser.read_files(files, invert, order, top):
             if isinstance(result, Failure):
                 failures += 1
                 log.warning("%s: %s", printable(result.source.name), result.reason)
@@ -168,18 +168,16 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
     it; or all images.
     Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
-    title = title_of(dataset)
     if dataset in DATASETS:
-        classes = list(DATASETS[dataset].classes)
-        order = _labels_of(saved, title, classes, by_number=True)
+        new_labels = _labels_of(saved, dataset, list(DATASETS[dataset].classes))
         try:
-            images = ImageTensors(*load_images(dataset, data_dir, train=False))
+            images, labels = load_images(dataset, data_dir, train=False)
         except DownloadError as error:
-            raise RunError(f"{title} could not be loaded: {error}") from None
-        converted, changes = convert(images.images, len(saved.mean), saved.image_size)
+            raise RunError(f"{title_of(dataset)} could not be loaded: {error}") from None
+        converted, changes = convert(images, len(saved.mean), saved.image_size)
         if changes:
             log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
-        return ImageTensors(converted, order[images.labels])
+        return ImageTensors(converted, new_labels[labels])
     if not is_there(dataset, data_dir):
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
@@ -187,15 +185,15 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         share = TrainConfig(**saved.config).test_split
         held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
     images, classes = load_own_test(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
-    return ImageTensors(images.stored, _labels_of(saved, title, classes)[images.labels], indices=images.indices)
+    return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
 
 
-def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: bool = False) -> Tensor:
-    # the network's label for each class of a data set: by name, or by number if all names differ
-    unknown = [name for name in classes if name not in saved.labels]
+def _labels_of(saved: Checkpoint, dataset: str, classes: list[str]) -> Tensor:
+    # the network's label for each class of a data set: by name, or in the catalogue by number if all names differ
+    title, unknown = title_of(dataset), [name for name in classes if name not in saved.labels]
     if not unknown:
         return torch.tensor([saved.labels[name] for name in classes])
-    if not by_number or len(unknown) < len(classes):
+    if dataset not in DATASETS or len(unknown) < len(classes):
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")

@@ -1,7 +1,7 @@
 """Recogniser: a trained network that reads pictures from files or arrays."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -197,23 +197,17 @@ class Recogniser:
         return answers
 
     def read_files(
-        self,
-        files: Sequence[Path],
-        invert: str,
-        order: str | None,
-        top: int,
-        on_read: Callable[[], object] = lambda: None,
+        self, files: Iterable[Path], invert: str, order: str | None, top: int
     ) -> Iterator[Reading | Failure]:
         """The reading, or the failure, of each page of each file, in the order of the files.
 
-        order: see read_page; None if each picture holds one character. on_read: called after each file.
+        order: see read_page; None if each picture holds one character.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
             for path in files:
                 pages = count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
-                on_read()
 
         return self._read_all(sources(), invert, order, top)
 
