@@ -217,24 +217,19 @@ class Montage:
 
     def add_sheet(self, sheet: np.ndarray) -> None:
         """Add an annotated page."""
-        self._write_sheet()
+        if self.sheet is not None:
+            self._write(self._numbered("sheet"), self.sheet)
         self.sheet = sheet
 
     def finish(self) -> list[Path]:
         """Write everything that is not written yet; returns the paths of all files."""
-        if self.sheet is not None and not self.tiles and not self.written:
-            self._write(self.path, self.sheet)
-            return self.written
-        self._write_sheet()
         if self.counts["page"]:
             self._write_tiles()
         elif self.tiles:
             self._write(self.path, montage(self.tiles))
-        return self.written
-
-    def _write_sheet(self) -> None:
         if self.sheet is not None:
-            self._write(self._numbered("sheet"), self.sheet)
+            self._write(self._numbered("sheet") if self.written else self.path, self.sheet)
+        return self.written
 
     def _write_tiles(self) -> None:
         first = self.counts["page"] * PAGE + 1
