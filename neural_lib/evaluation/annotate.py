@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -63,11 +64,7 @@ def annotate_picture(
 
 
 def annotate_page(
-    picture: np.ndarray,
-    boxes: list[tuple[float, float, float, float]],
-    names: list[str],
-    sure: list[bool],
-    caption: str = "",
+    picture: np.ndarray, boxes: list[Sequence[float]], names: list[str], sure: list[bool], caption: str = ""
 ) -> np.ndarray:
     """Draw a page with a numbered box and the predicted name around each of its characters: uint8 BGR (H, W, 3).
 
@@ -77,17 +74,14 @@ def annotate_page(
     typical = np.median([max(box[2:]) for box in boxes])
     scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    if scale > 1:
-        canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
-    for number, ((left, top, right, bottom), name, is_sure) in enumerate(
-        zip(corners.tolist(), names, sure, strict=True), start=1
-    ):
-        colour = DARK_GREEN if is_sure else DARK_AMBER
+    for index, (left, top, right, bottom) in enumerate(corners.tolist()):
+        colour = DARK_GREEN if sure[index] else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        text = f"{number}: {name}{'' if is_sure else ' ?'}"
+        text = f"{index + 1}: {names[index]}{'' if sure[index] else ' ?'}"
         width = _text_width(text, font, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it
@@ -179,11 +173,9 @@ PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a fil
 
 def is_montage(path: Path) -> bool:
     """True if a Montage wrote this file."""
-    with contextlib.suppress(OSError):  # also for a file shorter than the mark
-        if os.path.isfile(path):  # opening a pipe would wait until something writes to it
-            with path.open("rb") as file:
-                file.seek(-len(MARK), os.SEEK_END)
-                return file.read() == MARK
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(-len(MARK), os.SEEK_END)  # raises OSError if the file is shorter
+        return file.read() == MARK
     return False
 
 

@@ -81,11 +81,8 @@ class Report:
         self.title, self.info = title_of(dataset), DATASETS.get(dataset)
         network = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
         self.heading = f"{self.title}, test{network}"
-
-    @functools.cached_property
-    def matrix(self) -> list[list[int]]:
-        """The confusion matrix: counts (true, predicted)."""
-        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.saved.classes)).tolist()
+        counts = confusion_matrix(scores.labels, scores.predictions, len(saved.classes))
+        self.matrix: list[list[int]] = counts.tolist()  # (true, predicted)
 
     @functools.cached_property
     def content(self) -> dict:
@@ -341,13 +338,9 @@ def _as_uris(
     # IMAGE_BYTES, otherwise lossy, and in the end fewer.
     for encode, max_images in QUALITIES:
         shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
-        uris, size = {}, 0
-        for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
-            uris[index] = _as_uri(pixels_of(images[index]), **encode)
-            size += len(uris[index])
-            if size > IMAGE_BYTES:
-                break
-        else:
+        indices = dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())])
+        uris = {index: _as_uri(pixels_of(images[index]), **encode) for index in indices}
+        if sum(map(len, uris.values())) <= IMAGE_BYTES:
             break
     return uris, shown_of
 

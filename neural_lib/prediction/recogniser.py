@@ -185,8 +185,6 @@ class Recogniser:
             raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
-        if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
-            raise TypeError("a picture must be a path or a uint8 array, or a list of these")
         answers = []
         sources = [(Source(None if isinstance(each, np.ndarray) else Path(each), page), each) for each in pictures]
         for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
@@ -291,10 +289,7 @@ class Recogniser:
 
     @torch.inference_mode()
     def answers_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU.
-
-        is_unlike: whether the image is unlike every training image.
-        """
+        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU."""
         outputs = outputs_of(self.model, self.inputs(images))
         return self.calibration.probabilities(outputs.log_probs).cpu(), self.calibration.is_unlike(outputs).cpu()
 

@@ -1,6 +1,3 @@
-import os
-import sys
-
 import cv2
 import numpy as np
 import pytest
@@ -158,9 +155,6 @@ def test_a_montage_is_known_by_its_mark(tmp_path, content, expected):
 
 def test_what_is_no_file_is_no_montage(tmp_path):
     assert not annotate.is_montage(tmp_path) and not annotate.is_montage(tmp_path / "nowhere.png")
-    if sys.platform != "win32":
-        os.mkfifo(tmp_path / "pipe.png")
-        assert not annotate.is_montage(tmp_path / "pipe.png")  # nothing waits for a writer
 
 
 @pytest.mark.parametrize("suffix", annotate.SUFFIXES)

@@ -415,7 +415,6 @@ def program(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("#!/bin/sh\nsleep 30\n", "took over 0.5 s to check the page; nothing written"),
         ("#!/bin/sh\necho hello\n", r"Node.js can't run the page's script \(hello\); nothing written"),
         ("#!/bin/sh\nexit 3\n", r"Node.js can't run the page's script \(exit status 3\); nothing written"),
     ],
@@ -423,16 +422,9 @@ def program(path: Path, text: str) -> Path:
 def test_a_node_that_is_none_is_one_line(export_to, tmp_path, monkeypatch, text, message):
     node = program(tmp_path / "node", text)
     monkeypatch.setattr(webpage.shutil, "which", lambda name: str(node) if name == "node" else None)
-    monkeypatch.setattr(webpage, "CHECK_TIMEOUT", 0.5)
     with pytest.raises(RunError, match=message):
         export_to(recogniser_of("lenet-slim"))
     assert list(tmp_path.iterdir()) == [node]
-
-
-def test_a_node_that_does_not_start_is_passed_over(export_to, tmp_path, monkeypatch, caplog):
-    node = program(tmp_path / "node", "no program")
-    monkeypatch.setattr(webpage.shutil, "which", lambda name: str(node) if name == "node" else None)
-    assert export_to(recogniser_of("lenet-slim")).exists() and "the page is not checked" in caplog.text
 
 
 def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, monkeypatch, caplog):
