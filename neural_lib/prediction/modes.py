@@ -24,7 +24,7 @@ from neural_lib.data.images import ImageTensors, load_images, load_own_test, pix
 from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
-from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
+from neural_lib.prediction.recogniser import Reading, Recogniser, convert
 from neural_lib.prediction.webpage import export_page
 from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError
@@ -70,15 +70,16 @@ def recognise_pictures(
     are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
     with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
         for result in recogniser.read_files(files, invert, order, top):
-            if isinstance(result, Failure):
+            if as_json:
+                _print(json.dumps(result.to_dict()))
+            if not result.answers:
                 failures += 1
                 log.warning("%s: %s", printable(result.source.name), result.reason)
-                if as_json:
-                    _print(json.dumps({**result.source.to_dict(), "error": result.reason}))
                 continue
+            if not as_json:
+                _print(table.format(result))
             pictures += 1
             are_sure += [each.is_sure for each in result.answers]
-            _print(json.dumps(result.to_dict()) if as_json else table.format(result))
             path, is_page = result.source.path, len(result.answers) > 1
             draw_at = _drawing(saved, result, with_folder=names[path.name] > 1, show_input=show_input)
             if montage:

@@ -96,15 +96,21 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A picture and the answers to its characters."""
+    """A picture and the answers to its characters, or the reason why there are none."""
 
     source: Source
-    picture: np.ndarray = field(repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
-    scale: float  # pixels of `picture` per pixel of the boxes
-    answers: list[Answer]  # at least one; those of a page in reading order
+    picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
+    scale: float = 1.0  # pixels of `picture` per pixel of the boxes
+    answers: Sequence[Answer] = ()  # those of a page in reading order
+    reason: str = ""  # why there are no answers
 
     def to_dict(self) -> dict:
-        """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys."""
+        """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys.
+
+        Without an answer: {"path", "error"}.
+        """
+        if not self.answers:
+            return {**self.source.to_dict(), "error": self.reason}
         characters = [
             {name: value for name, value in each.to_dict().items() if name != "path"} for each in self.answers
         ]
@@ -112,21 +118,11 @@ class Reading:
 
 
 class _Prepared(NamedTuple):
-    # a picture whose images have no answers yet; or that has no images, and the reason
-    source: Source
-    picture: np.ndarray | None = None  # as in Reading
-    scale: float = 1.0
+    # a picture whose images have no answers yet
+    reading: Reading
     images: Sequence[np.ndarray] = ()  # one for each character, uint8 (C, S, S)
     boxes: Sequence[Box | None] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
-    reason: str = "no ink found"
-
-
-class Failure(NamedTuple):
-    """A picture without an answer, and the reason."""
-
-    source: Source
-    reason: str
 
 
 class Recogniser:
@@ -188,16 +184,14 @@ class Recogniser:
         answers = []
         sources = [(Source(None if isinstance(each, np.ndarray) else Path(each), page), each) for each in pictures]
         for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
-            if isinstance(result, Failure):
+            if not result.answers:
                 name = result.source.name if result.source.path else f"picture {number}"
                 raise PictureError(f"{name}: {result.reason}")
             answers += result.answers
         return answers
 
-    def read_files(
-        self, files: Iterable[Path], invert: str, order: str | None, top: int
-    ) -> Iterator[Reading | Failure]:
-        """The reading, or the failure, of each page of each file, in the order of the files.
+    def read_files(self, files: Iterable[Path], invert: str, order: str | None, top: int) -> Iterator[Reading]:
+        """The reading of each page of each file, in the order of the files.
 
         order: see read_page; None if each picture holds one character.
         """
@@ -211,14 +205,14 @@ class Recogniser:
 
     def _read_all(
         self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
-    ) -> Iterator[Reading | Failure]:
+    ) -> Iterator[Reading]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
         waiting, load = [], 0
         for source, picture in sources:
             try:
                 waiting.append(self._prepare(source, picture, invert, order))
             except PictureError as error:
-                waiting.append(_Prepared(source, reason=str(error)))
+                waiting.append(_Prepared(Reading(source, reason=str(error))))
             count = len(waiting[-1].images)
             load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
@@ -234,7 +228,7 @@ class Recogniser:
             size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
-            return _Prepared(source, reduced(pixels, THUMBNAIL), 1.0, images, [None])
+            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None])
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
             if longest != LONGEST_SIDE:
@@ -248,21 +242,20 @@ class Recogniser:
         boxes = [tuple(round(value / scale) for value in each.box) for each in found]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
-        return _Prepared(source, small, scale, images, boxes, may_be_one=is_plain and len(found) <= FEW)
+        reading = Reading(source, small, scale, reason="no ink found")
+        return _Prepared(reading, images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
-    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading | Failure]:
+    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
         answers = iter(self._answers([image for each in waiting for image in each.images], top))
-        for each in waiting:
-            parts = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
-            if each.may_be_one and not (parts and all(answer.is_sure for answer in parts)):
+        for reading, _, boxes, may_be_one in waiting:
+            path = reading.source.path
+            parts = [replace(next(answers), path=path, box=box) for box in boxes]
+            if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
-                    whole = ink.prepare(each.picture, self.saved.preparation, invert)
+                    whole = ink.prepare(reading.picture, self.saved.preparation, invert)
                     (one,) = self._answers([whole], top)
-                    parts = [replace(one, path=each.source.path)] if one.is_sure else parts
-            if parts:
-                yield Reading(each.source, each.picture, each.scale, parts)
-            else:
-                yield Failure(each.source, each.reason)
+                    parts = [replace(one, path=path)] if one.is_sure else parts
+            yield replace(reading, answers=parts)
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box

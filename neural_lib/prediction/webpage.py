@@ -157,14 +157,10 @@ def _step_of(node: Node, arguments: dict[str, object], inputs: list[Node], sourc
         } if (kernel, stride, padding) == (width, across, beside):
             sizes = {"kernel": kernel, "stride": stride, "padding": padding}
             return {"op": "conv2d", "weights": _weights(arguments), **sizes}
-        case "batch_norm.default", {
-            "training": False,
-            "running_mean": Tensor() as mean,
-            "running_var": Tensor() as var,
-        }:
-            if str(inputs[0].target) != "aten.conv2d.default" or len(inputs[0].users) > 1:
-                return None
-            normalisation = mean, var, arguments["eps"], arguments["weight"], arguments["bias"]
+        case "batch_norm.default", {"training": False, "running_mean": Tensor(), "running_var": Tensor()} if (
+            str(inputs[0].target) == "aten.conv2d.default" and len(inputs[0].users) == 1
+        ):
+            normalisation = [arguments[name] for name in ("running_mean", "running_var", "eps", "weight", "bias")]
             source["weights"] = list(fuse_conv_bn_weights(*source["weights"], *normalisation))
             return {"op": "nothing"}  # the convolution before it does it
         case "linear.default", {"weight": Tensor(), "bias": Tensor() | None} if len(_shape(inputs[0])) == 2:
