@@ -115,10 +115,7 @@ def glyph(character: str, height: int = 48) -> np.ndarray:
 
 
 def fitted(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize a whole image, uint8 (H, W) or RGB (H, W, 3), into the middle of a square: uint8 BGR (side, side, 3).
-
-    The pixels of a small image become squares.
-    """
+    """Resize a whole image, uint8 (H, W) or RGB (H, W, 3), into the middle of a square: uint8 BGR (side, side, 3)."""
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
     scale = side / max(image.shape[:2])
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
@@ -210,7 +207,7 @@ class Montage:
     def add_sheet(self, sheet: np.ndarray) -> None:
         """Add an annotated page."""
         if self.sheet is not None:
-            self._write(self._numbered("sheet"), self.sheet)
+            self._write(self.sheet, "sheet")
         self.sheet = sheet
 
     def finish(self) -> list[Path]:
@@ -218,21 +215,21 @@ class Montage:
         if self.counts["page"]:
             self._write_tiles()
         elif self.tiles:
-            self._write(self.path, montage(self.tiles))
+            self._write(montage(self.tiles))
         if self.sheet is not None:
-            self._write(self._numbered("sheet") if self.written else self.path, self.sheet)
+            self._write(self.sheet, "sheet" if self.written else "")
         return self.written
 
     def _write_tiles(self) -> None:
         first = self.counts["page"] * PAGE + 1
-        picture = titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
-        self._write(self._numbered("page"), picture)
+        self._write(titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}"), "page")
         self.tiles = []
 
-    def _numbered(self, kind: str) -> Path:
-        self.counts[kind] += 1
-        return self.path.with_stem(f"{self.path.stem}-{kind}-{self.counts[kind]}")
-
-    def _write(self, path: Path, picture: np.ndarray) -> None:
+    def _write(self, picture: np.ndarray, kind: str = "") -> None:
+        # kind: of a numbered file; empty for `path`.
+        path = self.path
+        if kind:
+            self.counts[kind] += 1
+            path = path.with_stem(f"{path.stem}-{kind}-{self.counts[kind]}")
         write_file(path, lambda: encode(picture, path.suffix) + MARK)
         self.written.append(path)

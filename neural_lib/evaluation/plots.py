@@ -81,7 +81,12 @@ def plot_runs(records: Records, title: str) -> Figure:
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
     colours = {run: f"C{index}" for index, run in enumerate(runs)}
     if many:
-        colours = _by_scale(figure, *colour_scale(records)) | {best: "black"}
+        name, values = colour_scale(records)
+        low, high = min(values.values()), max(values.values())
+        norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
+        scale = ScalarMappable(norm, "viridis")
+        figure.colorbar(scale, ax=figure.axes, label=name)
+        colours = {run: scale.to_rgba(value) for run, value in values.items()} | {best: "black"}
     longest = max(map(len, runs.values()))
     for run, rows in runs.items():
         style = {"linewidth": 3, "zorder": 3} if run == best else {"linewidth": 0.8 if many else 1.2}
@@ -112,15 +117,6 @@ def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
 def _marks(epochs: int) -> dict:
     # The line's style: few epochs have markers, without which a single epoch would not show.
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
-
-
-def _by_scale(figure: Figure, name: str, values: Mapping[int, float]) -> dict:
-    # Run number -> colour. Adds the colour bar to the figure.
-    low, high = min(values.values()), max(values.values())
-    norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
-    mappable = ScalarMappable(norm, "viridis")
-    figure.colorbar(mappable, ax=figure.axes, label=name)
-    return {run: mappable.to_rgba(value) for run, value in values.items()}
 
 
 def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:

@@ -1,7 +1,4 @@
-"""The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page.
-
-The page's template, report.html.jinja beside this file, has all markup, style and script.
-"""
+"""The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page."""
 
 import functools
 import io
@@ -204,9 +201,9 @@ class Report:
     def _confusion(self) -> bytes:
         title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
         names, glyphs = self.saved.classes, [annotate.glyph(each) for each in self.saved.glyphs]
-        if not glyphs and (foreign := [not plots.can_draw(name) for name in names]):
-            glyphs = [annotate.glyph(name) if each else None for name, each in zip(names, foreign, strict=True)]
-            names = ["" if each else name for name, each in zip(names, foreign, strict=True)]
+        if not glyphs:
+            glyphs = [None if plots.can_draw(name) else annotate.glyph(name) for name in names]
+            names = [name if glyph is None else "" for name, glyph in zip(names, glyphs, strict=True)]
         return plots.to_bytes(plots.plot_confusion(self.matrix, names, title, glyphs), "png")
 
     def html(self) -> str:
@@ -299,12 +296,12 @@ def evaluate_model(
 
 def log_written(paths: Sequence[Path]) -> None:
     """Log which files were written, a line for each folder, and last the page, which is the file to open."""
-    others = [path for path in paths if path.suffix != ".html"]
-    for folder in dict.fromkeys(path.parent for path in others):
-        log.info("wrote in %s: %s", folder, ", ".join(path.name for path in others if path.parent == folder))
-    for path in paths:
-        if path not in others:
-            log.info("to look at it all, open %s", path)
+    pages = [path for path in paths if path.suffix == ".html"]
+    for folder in dict.fromkeys(path.parent for path in paths if path not in pages):
+        names = [path.name for path in paths if path.parent == folder and path not in pages]
+        log.info("wrote in %s: %s", folder, ", ".join(names))
+    for path in pages:
+        log.info("to look at it all, open %s", path)
 
 
 def records_of(saved: Checkpoint, folder: Path) -> Records | None:
@@ -394,8 +391,7 @@ def log_runs(records: Records) -> None:
 def runs_table(records: Records, width: int | None = None) -> str:
     """The grid's runs as a table, the best first and the failed last.
 
-    width: terminal columns; default: the current terminal's. If separate columns don't fit, all hyper-parameters share
-    one.
+    width: terminal columns; default: the current terminal's. If columns don't fit, all hyper-parameters share one.
     """
     width = width or shutil.get_terminal_size().columns
     table = _table(records)

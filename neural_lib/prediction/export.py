@@ -46,8 +46,7 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 def to_onnx(recogniser: Recogniser) -> bytes:
     """The network as the content of an ONNX file, with metadata().
 
-    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are. Whether an
-    image is unlike the training images is not part of the file.
+    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are.
     """
 
     class Probabilities(torch.nn.Module):
@@ -110,9 +109,8 @@ def check_same(runner: str, original: Tensor, exported: Tensor, tolerance: float
 def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     """Check that OpenCV's dnn module gives the original's answers for an ONNX file.
 
-    content: of the file. images: (N, C, S, S), uint8.
-    Returns the greatest difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a
-    probability differs by more than TOLERANCE.
+    content: of the file. images: (N, C, S, S), uint8. Returns and raises what check_same does; raises RunError if
+    OpenCV can't run the file.
     """
     original, exported = [], []
     try:
@@ -129,8 +127,7 @@ def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
 def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
     """Write the network to `path` as ONNX, once OpenCV has given the same answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); default: noise. Raises RunError if OpenCV can't run the
-    exported network or its answers differ; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. Raises RunError as verify does.
     """
     images, which = images_to_check(recogniser.saved, images, CHECKED)
     content = to_onnx(recogniser)

@@ -231,8 +231,8 @@ def show_test_images(
 def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
     """Write the network as an ONNX file if the path ends in .onnx, else as a page.
 
-    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises UserError and
-    RunError as export_network and export_page do; then nothing is written.
+    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises what export_network
+    and export_page do.
     """
     saved, images = recogniser.saved, None
     try:

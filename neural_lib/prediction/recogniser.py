@@ -294,8 +294,7 @@ class Recogniser:
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:
     """Images (N, C, H, W), uint8, of 1 or 3 channels -> (N, channels, size, size), and the changes in words.
 
-    Colour becomes grey by LUMA; grey becomes three equal channels; other sizes are resampled bilinearly, with
-    antialiasing.
+    Colour becomes grey by LUMA, and grey three equal channels. Other sizes are resampled with antialiasing.
     """
     changes, values = [], images.float()
     if images.size(1) > channels:

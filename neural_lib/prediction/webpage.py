@@ -49,10 +49,8 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
         model = model_of(recogniser, bits)
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
-            size, limit = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
-            raise UserError(
-                f"{path}: the page would have {size}, more than the limit of {limit}; use a smaller network"
-            )
+            sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {MAX_SIZE / 1e6:.1f} MB"
+            raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
         try:
             greatest = verify(recogniser, model, images)
             break
@@ -118,10 +116,9 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     tensors = {node: program.state_dict[name].detach() for node, name in names.items() if name in program.state_dict}
     steps = [{"op": "image"}]
-    numbers: dict[Node, int] = {}  # the step whose output a value is
+    # the step whose output a value is
+    numbers: dict[Node, int] = {node: 0 for node in program.graph.nodes if node.name in signature.user_inputs}
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in signature.user_inputs:
-            numbers[node] = 0
         if node.op != "call_function" or not node.users:  # one without users checks a tensor's type
             continue
         given = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True).kwargs
@@ -231,9 +228,8 @@ def _hash(text: str) -> str:
 def verify(recogniser: Recogniser, model: dict, images: Tensor) -> float | None:
     """Check in Node.js that the page's script gives the network's answers.
 
-    model: see model_of. images: (N, C, S, S), uint8. Returns the greatest difference of a probability; None if there is
-    no Node.js. Raises RunError if the script fails, and DifferenceError if a label differs or a probability differs by
-    more than TOLERANCE.
+    model: see model_of. images: (N, C, S, S), uint8. Returns and raises what check_same does, but None if there is no
+    Node.js; raises RunError if the script fails.
     """
     if not (node := shutil.which("node") or shutil.which("nodejs")):
         return None
