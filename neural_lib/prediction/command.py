@@ -17,7 +17,6 @@ from neural_lib.system.files import check_input, check_output, check_output_fold
 ONNX_PACKAGES = ("onnx", "onnxscript")
 EXPORT_SUFFIXES = (".html", ".htm", ".onnx")
 DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
-MODES_WITH_WINDOWS = ("test images", "pictures")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
@@ -30,11 +29,9 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
     show = _check_display(args)
     output = _check_output(args)
     to_read = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
-    if args.mode == "pictures" and output:
-        real_output = Path(os.path.realpath(output))
-        for each in to_read.files:
-            if annotate.is_output(Path(os.path.realpath(each)), real_output):
-                raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
+    for each in to_read.files if output else []:
+        if annotate.is_output(Path(os.path.realpath(each)), Path(os.path.realpath(output))):
+            raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
     return output, to_read, show
 
 
@@ -66,7 +63,7 @@ def _check_display(args: argparse.Namespace) -> bool:
     """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
     if args.draw:
         return args.show is not False
-    if args.mode not in MODES_WITH_WINDOWS or args.show is False or args.json and not args.show:
+    if args.mode not in ("test images", "pictures") or args.show is False or args.json and not args.show:
         return False
     show = is_display_available()
     if args.show and not show:

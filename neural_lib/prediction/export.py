@@ -116,7 +116,7 @@ def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
         for batch in images.split(EVAL_BATCH_SIZE):
-            network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
+            network.setInput(recogniser.normalise(batch.to(recogniser.device)).contiguous().cpu().numpy())
             exported.append(torch.from_numpy(network.forward().copy()))
             original.append(recogniser.probabilities(batch))
     except cv2.error as error:

@@ -67,17 +67,17 @@ def recognise_pictures(
     montage = annotate.Montage(output) if output else None
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
-    are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
+    are_sure, pictures, total = [], 0, 0  # are_sure: of each answer
     with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
         for result in recogniser.read_files(files, invert, order, top):
-            if as_json:
-                _print(json.dumps(result.to_dict()))
+            total += 1
+            if as_json or result.answers:
+                text = json.dumps(result.to_dict()) if as_json else table.format(result)
+                tqdm.write(text, file=sys.stdout)  # makes room beside the progress bar
+                sys.stdout.flush()
             if not result.answers:
-                failures += 1
                 log.warning("%s: %s", printable(result.source.name), result.reason)
                 continue
-            if not as_json:
-                _print(table.format(result))
             pictures += 1
             are_sure += [each.is_sure for each in result.answers]
             path, is_page = result.source.path, len(result.answers) > 1
@@ -92,7 +92,6 @@ def recognise_pictures(
     if montage:
         first, *others = montage.finish()
         log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
-    total = pictures + failures
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
@@ -114,11 +113,6 @@ def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input:
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]
     return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
-
-
-def _print(text: str) -> None:
-    tqdm.write(text, file=sys.stdout)  # tqdm's print makes room beside a progress bar
-    sys.stdout.flush()
 
 
 class AnswerTable:
@@ -164,9 +158,8 @@ class AnswerTable:
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    If a data set of the catalogue has the same number of classes with other names, they are matched by number, with a
-    warning. The test images of a user data set are those in test/; or those held out when this network was trained on
-    it; or all images.
+    The test images of a user data set are those in test/; or those held out when this network was trained on it; or all
+    images.
     Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
     if dataset in DATASETS:
@@ -249,8 +242,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
 def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
     """Write the network as a page to draw on, and open it in the user's browser if `show`.
 
-    If no browser can be opened, a warning names the file. Raises UserError if the network is for photos, and the
-    errors of export.
+    Raises UserError if the network is for photos, and what export raises.
     """
     if not recogniser.saved.placement:
         title = title_of(recogniser.saved.dataset)

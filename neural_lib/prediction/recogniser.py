@@ -276,14 +276,10 @@ class Recogniser:
             for value, index in zip(order.values[:top].tolist(), order.indices[:top].tolist(), strict=True)
         ]
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> the network's input, float32, on its device."""
-        return self.normalise(images.to(self.device))
-
     @torch.inference_mode()
     def answers_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU."""
-        outputs = outputs_of(self.model, self.inputs(images))
+        outputs = outputs_of(self.model, self.normalise(images.to(self.device)))
         return self.calibration.probabilities(outputs.log_probs).cpu(), self.calibration.is_unlike(outputs).cpu()
 
     def probabilities(self, images: Tensor) -> Tensor:

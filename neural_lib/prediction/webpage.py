@@ -1,8 +1,4 @@
-"""A trained network as one HTML file that reads drawings and pictures in any browser, without a server.
-
-webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js turns a picture into an image of the
-data set, webpage.js handles drawing, pictures and answers.
-"""
+"""A trained network as one HTML file that reads drawings and pictures in any browser, without a server."""
 
 import hashlib
 import json
@@ -41,8 +37,7 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
 
     images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
     answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
-    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError if the script
-    fails or the answers differ; then nothing is written.
+    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError as verify does.
     """
     images, which = images_to_check(recogniser.saved, images, CHECKED)
     for bits in (16, 32):

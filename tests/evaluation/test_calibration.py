@@ -153,7 +153,7 @@ def test_a_network_without_a_calibration_is_read_as_it_was(saved):
     images = made_up_images(20, 0).images
     recogniser = Recogniser(saved, torch.device("cpu"))
     with torch.inference_mode():
-        expected = recogniser.model(recogniser.inputs(images)).exp()
+        expected = recogniser.model(recogniser.normalise(images)).exp()
     probabilities, is_unlike = recogniser.answers_of(images)
     assert torch.equal(probabilities, expected) and not is_unlike.any()
 
