@@ -242,8 +242,7 @@ class Recogniser:
         boxes = [tuple(round(value / scale) for value in each.box) for each in found]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
-        reading = Reading(source, small, scale, reason="no ink found")
-        return _Prepared(reading, images, boxes, may_be_one=is_plain and len(found) <= FEW)
+        return _Prepared(Reading(source, small, scale), images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
     def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
         answers = iter(self._answers([image for each in waiting for image in each.images], top))
@@ -255,7 +254,8 @@ class Recogniser:
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
                     (one,) = self._answers([whole], top)
                     parts = [replace(one, path=path)] if one.is_sure else parts
-            yield replace(reading, answers=parts)
+            reason = "" if parts else reading.reason or "no ink found"
+            yield replace(reading, answers=parts, reason=reason)
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
