@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conftest import BROWSER_FLAGS
 from selenium import webdriver
 
 from neural_lib.prediction import Recogniser, webpage
@@ -42,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = Path(folder, "page.html")
         page.write_text(webpage.to_html(recogniser, webpage.model_of(recogniser)), encoding="utf-8")
-        for flag in (*webpage.BROWSER_FLAGS, f"--user-data-dir={folder}/user"):
+        for flag in (*BROWSER_FLAGS, f"--user-data-dir={folder}/user"):
             options.add_argument(flag)
         driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         driver.get(page.as_uri())

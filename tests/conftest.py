@@ -183,6 +183,10 @@ def digits_model(make_once) -> Path:
     return make_once("digits", make) / "model.pth"
 
 
+# no sandbox: root has none, and the pages that are opened are this project's and load nothing
+BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Headless Chromium, driven by the selenium package."""
@@ -191,11 +195,9 @@ def browser(tmp_path_factory):
         pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
-    from neural_lib.prediction import webpage
-
     options = webdriver.ChromeOptions()
     folder = tmp_path_factory.mktemp("chromium")
-    for flag in (*webpage.BROWSER_FLAGS, "--window-size=1200,1000", f"--user-data-dir={folder}"):
+    for flag in (*BROWSER_FLAGS, "--window-size=1200,1000", f"--user-data-dir={folder}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     downloads = {"download.default_directory": str(folder), "download.prompt_for_download": False}

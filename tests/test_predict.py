@@ -390,7 +390,7 @@ def test_draw_replaces_no_folder_and_no_report(page, recognise, opened):
     Path("output/draw.html").rmdir()
     Path("output/draw.html").symlink_to(Path("output/report.html").absolute())
     status, _, stderr = recognise("--draw")
-    assert status == 2 and "report.html: is where the report's page goes" in stderr
+    assert status == 2 and "report.html: is where a file of the report goes" in stderr
     assert opened == [] and not Path("output/report.html").exists()
 
 
@@ -471,7 +471,7 @@ REFUSED = [
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
     (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
     (["--model", "m.pth", "--export", "n.pth"], "--export n.pth: can't write that kind of file; end the name in .html"),
-    (["--model", "m.pth", "--export", "report.html"], "--export report.html: is where the report's page goes"),
+    (["--model", "m.pth", "--export", "report.html"], "--export report.html: is where a file of the report goes"),
     (["--model", "m.pth", "--draw", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: might replace a.png, a picture to read"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
@@ -632,9 +632,15 @@ def test_a_sheet_in_table_picture_and_order(page, recognise):
     rows = [line.split() for line in stdout.splitlines() if line.startswith(" sheet.png")]
     assert [row[1:3] for row in rows] == [["1", "4"], ["2", "0"], ["3", "7"], ["4", "3"], ["5", "2"], ["6", "6"]]
     picture = cv2.imread("output/predictions.png")
-    assert picture.shape == (712 + 36, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
+    assert (
+        picture.shape == (712 + annotate.LINE_HEIGHT, 1024, 3) and (picture == annotate.DARK_GREEN).all(2).sum() > 3000
+    )
     assert recognise("sheet.png", "scans/one.png", "--output", "p.png")[0] == 0
-    assert cv2.imread("p-sheet-1.png").shape == (712 + 36, 1024, 3) and cv2.imread("p.png").shape == (234, 174, 3)
+    assert cv2.imread("p-sheet-1.png").shape == (712 + annotate.LINE_HEIGHT, 1024, 3) and cv2.imread("p.png").shape == (
+        234,
+        174,
+        3,
+    )
 
 
 def test_with_single_a_picture_holds_one_character(page, recognise):

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,8 +34,9 @@ def annotate_image(image: np.ndarray, predicted: str, probability: float, truth:
     Returns uint8 BGR, scale * TILE_WIDTH wide. The text is green if right, and red with the truth below it if wrong.
     """
     right = predicted == truth
-    answer = (f"{predicted}  {percent(probability)}", GREEN if right else RED)
-    return _captioned(enlarged(image, scale * TILE_WIDTH), [answer, ("" if right else f"truth: {truth}", GREY)], scale)
+    lines = [(f"{predicted}  {percent(probability)}", GREEN if right else RED)]
+    lines.append(("" if right else f"truth: {truth}", GREY))
+    return np.vstack([fitted(image, scale * TILE_WIDTH), _text(lines, scale * TILE_WIDTH, scale)])
 
 
 def annotate_picture(
@@ -53,20 +55,16 @@ def annotate_picture(
     Returns uint8 BGR, scale * TILE_WIDTH wide, or with `seen` twice that and a gap.
     """
     side = scale * TILE_WIDTH
-    shown = _fitted(picture, side)
+    shown = fitted(picture, side)
     if seen is not None:
         gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
-        shown = np.hstack([shown, gap, enlarged(seen, side)])
+        shown = np.hstack([shown, gap, fitted(seen, side)])
     answer = (f"{name}  {percent(probability, is_sure)}", WHITE if is_sure else AMBER)
-    return _captioned(shown, [answer, (caption, GREY)], scale)
+    return np.vstack([shown, _text([answer, (caption, GREY)], shown.shape[1], scale)])
 
 
 def annotate_page(
-    picture: np.ndarray,
-    boxes: list[tuple[float, float, float, float]],
-    names: list[str],
-    sure: list[bool],
-    caption: str = "",
+    picture: np.ndarray, boxes: list[Sequence[float]], names: list[str], sure: list[bool], caption: str = ""
 ) -> np.ndarray:
     """Draw a page with a numbered box and the predicted name around each of its characters: uint8 BGR (H, W, 3).
 
@@ -76,17 +74,14 @@ def annotate_page(
     typical = np.median([max(box[2:]) for box in boxes])
     scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    if scale > 1:
-        canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
-    for number, ((left, top, right, bottom), name, is_sure) in enumerate(
-        zip(corners.tolist(), names, sure, strict=True), start=1
-    ):
-        colour = DARK_GREEN if is_sure else DARK_AMBER
+    for index, (left, top, right, bottom) in enumerate(corners.tolist()):
+        colour = DARK_GREEN if sure[index] else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        text = f"{number}: {name}{'' if is_sure else ' ?'}"
+        text = f"{index + 1}: {names[index]}{'' if sure[index] else ' ?'}"
         width = _text_width(text, font, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it
@@ -97,28 +92,15 @@ def annotate_page(
                 break
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
         cv2.putText(canvas, text, (x + 4, y - 4 - size // 8), WHITE, font, size)
-    if not caption:
-        return canvas
-    head = np.full((LINE_HEIGHT + MARGIN, canvas.shape[1], 3), BACKGROUND, np.uint8)
-    _put_line(head, caption, 0, GREY, 1)
-    return np.vstack([head, canvas])
-
-
-def _captioned(picture: np.ndarray, lines: list[tuple[str, tuple]], scale: int) -> np.ndarray:
-    # A picture with lines of text below it. lines: (text, colour) of each.
-    below = np.full((len(lines) * scale * LINE_HEIGHT, picture.shape[1], 3), BACKGROUND, np.uint8)
-    for number, (text, colour) in enumerate(lines):
-        _put_line(below, text, number, colour, scale)
-    return np.vstack((picture, below))
+    return np.vstack([_text([(caption, GREY)], canvas.shape[1]), canvas]) if caption else canvas
 
 
 def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
     """Draw a line of text above a montage of the tiles, of which there may be none."""
     below = montage(tiles) if tiles else np.zeros((0, 0, 3), np.uint8)
     width = max(4 * TILE_WIDTH, below.shape[1])  # room for the text even with few tiles
-    head = np.full((LINE_HEIGHT + 2 * MARGIN, width, 3), BACKGROUND, np.uint8)
-    _put_line(head[MARGIN:], text, 0, GREY, 1)
-    return np.vstack([head, np.pad(below, ((0, 0), (0, width - below.shape[1]), (0, 0)))])
+    right = width - below.shape[1]
+    return np.vstack([_text([(text, GREY)], width), np.pad(below, ((0, 0), (0, right), (0, 0)))])
 
 
 def glyph(character: str, height: int = 48) -> np.ndarray:
@@ -132,12 +114,16 @@ def glyph(character: str, height: int = 48) -> np.ndarray:
     return np.dstack([np.zeros_like(ink), ink[..., 0]])
 
 
-def enlarged(image: np.ndarray, width: int) -> np.ndarray:
-    """Resize an image, uint8 (H, W) or RGB (H, W, 3), to a width in pixels, its pixels becoming squares: uint8 BGR."""
-    size = (width, round(width * image.shape[0] / image.shape[1]))
+def fitted(image: np.ndarray, side: int) -> np.ndarray:
+    """Resize a whole image, uint8 (H, W) or RGB (H, W, 3), into the middle of a square: uint8 BGR (side, side, 3)."""
     colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-    how = cv2.INTER_NEAREST if width >= image.shape[1] else cv2.INTER_AREA
-    return cv2.resize(colour, size, interpolation=how)
+    scale = side / max(image.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), DARK, np.uint8)
+    how = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+    square[top : top + height, left : left + width] = cv2.resize(colour, (width, height), interpolation=how)
+    return square
 
 
 def montage(tiles: list[np.ndarray]) -> np.ndarray:
@@ -159,23 +145,18 @@ def percent(probability: float, is_sure: bool = True) -> str:
     return f"{probability:.1%}{'' if is_sure else ' ?'}"
 
 
-def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
-    # The whole RGB picture, resized, in the middle of a BGR square.
-    height, width = (max(1, round(length * side / max(picture.shape[:2]))) for length in picture.shape[:2])
-    how = cv2.INTER_AREA if max(picture.shape[:2]) > side else cv2.INTER_NEAREST
-    small = cv2.cvtColor(cv2.resize(picture, (width, height), interpolation=how), cv2.COLOR_RGB2BGR)
-    top, left = (side - height) // 2, (side - width) // 2
-    bars = (top, side - height - top, left, side - width - left)
-    return cv2.copyMakeBorder(small, *bars, cv2.BORDER_CONSTANT, value=DARK)
-
-
-def _put_line(canvas: np.ndarray, text: str, line: int, colour: tuple[int, int, int], scale: int) -> None:
-    # OpenCV 5's font "uni" has Hiragana. A long text is drawn smaller until it fits.
-    font, size, room = cv2.FontFace("uni"), scale * FONT_SIZE, canvas.shape[1] - 2 * scale * MARGIN
-    while _text_width(text, font, size) > room and size > scale * SMALLEST_FONT:
-        size -= 1
-    baseline = scale * (line * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3)
-    cv2.putText(canvas, text, (scale * MARGIN, baseline), colour, font, size)
+def _text(lines: list[tuple[str, tuple]], width: int, scale: int = 1) -> np.ndarray:
+    # Lines of text, each with its colour: BGR (len(lines) * scale * LINE_HEIGHT, width, 3). OpenCV 5's font "uni" has
+    # Hiragana. A long text is drawn smaller until it fits.
+    canvas = np.full((len(lines) * scale * LINE_HEIGHT, width, 3), BACKGROUND, np.uint8)
+    font, room = cv2.FontFace("uni"), width - 2 * scale * MARGIN
+    for number, (text, colour) in enumerate(lines):
+        size = scale * FONT_SIZE
+        while _text_width(text, font, size) > room and size > scale * SMALLEST_FONT:
+            size -= 1
+        baseline = scale * (number * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3)
+        cv2.putText(canvas, text, (scale * MARGIN, baseline), colour, font, size)
+    return canvas
 
 
 def _text_width(text: str, font: cv2.FontFace, size: int) -> int:
@@ -189,11 +170,9 @@ PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a fil
 
 def is_montage(path: Path) -> bool:
     """True if a Montage wrote this file."""
-    with contextlib.suppress(OSError):  # also for a file shorter than the mark
-        if os.path.isfile(path):  # opening a pipe would wait until something writes to it
-            with path.open("rb") as file:
-                file.seek(-len(MARK), os.SEEK_END)
-                return file.read() == MARK
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(-len(MARK), os.SEEK_END)  # raises OSError if the file is shorter
+        return file.read() == MARK
     return False
 
 
@@ -227,35 +206,30 @@ class Montage:
 
     def add_sheet(self, sheet: np.ndarray) -> None:
         """Add an annotated page."""
-        self._write_sheet()
+        if self.sheet is not None:
+            self._write(self.sheet, "sheet")
         self.sheet = sheet
 
     def finish(self) -> list[Path]:
         """Write everything that is not written yet; returns the paths of all files."""
-        if self.sheet is not None and not self.tiles and not self.written:
-            self._write(self.path, self.sheet)
-            return self.written
-        self._write_sheet()
         if self.counts["page"]:
             self._write_tiles()
         elif self.tiles:
-            self._write(self.path, montage(self.tiles))
-        return self.written
-
-    def _write_sheet(self) -> None:
+            self._write(montage(self.tiles))
         if self.sheet is not None:
-            self._write(self._numbered("sheet"), self.sheet)
+            self._write(self.sheet, "sheet" if self.written else "")
+        return self.written
 
     def _write_tiles(self) -> None:
         first = self.counts["page"] * PAGE + 1
-        picture = titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}")
-        self._write(self._numbered("page"), picture)
+        self._write(titled_montage(self.tiles, f"{first:,} to {first + len(self.tiles) - 1:,}"), "page")
         self.tiles = []
 
-    def _numbered(self, kind: str) -> Path:
-        self.counts[kind] += 1
-        return self.path.with_stem(f"{self.path.stem}-{kind}-{self.counts[kind]}")
-
-    def _write(self, path: Path, picture: np.ndarray) -> None:
+    def _write(self, picture: np.ndarray, kind: str = "") -> None:
+        # kind: of a numbered file; empty for `path`.
+        path = self.path
+        if kind:
+            self.counts[kind] += 1
+            path = path.with_stem(f"{path.stem}-{kind}-{self.counts[kind]}")
         write_file(path, lambda: encode(picture, path.suffix) + MARK)
         self.written.append(path)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
@@ -88,17 +89,12 @@ def at_temperature(log_probs: Tensor, temperature: float) -> Tensor:
     return log_probs.exp() if temperature == 1 else (log_probs / temperature).softmax(dim=1)
 
 
-def unit(features: Tensor) -> Tensor:
-    """Scale feature vectors (N, F) to length 1; vectors of zeros stay zero."""
-    return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
-
-
 def outside(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     """The distance (N,), 0 to 2, of each unit feature vector from the subspace through the mean along the directions.
 
     features: (N, F), which are scaled to length 1. mean: (F,). directions: (k, F), orthonormal.
     """
-    offsets = unit(features) - mean
+    offsets = functional.normalize(features) - mean
     inside = (offsets @ directions.T).square().sum(dim=1)  # (N, k) -> (N,)
     return (offsets.square().sum(dim=1) - inside).clamp(min=0).sqrt()
 
@@ -120,7 +116,7 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
         log.info("%s to tell which pictures are unlike those of training; that takes %d", few, REFUSED)
         return content
-    mean, directions = principal_directions(unit(_run(model, normalise, train, MAX_TRAIN)[0].features))
+    mean, directions = principal_directions(functional.normalize(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
     distances = Calibration(content | {"threshold": math.inf}).distances(outputs)

@@ -81,7 +81,12 @@ def plot_runs(records: Records, title: str) -> Figure:
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.8 + 0.2 * lines, of="validation ")
     colours = {run: f"C{index}" for index, run in enumerate(runs)}
     if many:
-        colours = _by_scale(figure, *colour_scale(records)) | {best: "black"}
+        name, values = colour_scale(records)
+        low, high = min(values.values()), max(values.values())
+        norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
+        scale = ScalarMappable(norm, "viridis")
+        figure.colorbar(scale, ax=figure.axes, label=name)
+        colours = {run: scale.to_rgba(value) for run, value in values.items()} | {best: "black"}
     longest = max(map(len, runs.values()))
     for run, rows in runs.items():
         style = {"linewidth": 3, "zorder": 3} if run == best else {"linewidth": 0.8 if many else 1.2}
@@ -114,15 +119,6 @@ def _marks(epochs: int) -> dict:
     return {"marker": "o" if epochs <= 30 else None, "markersize": 4}
 
 
-def _by_scale(figure: Figure, name: str, values: Mapping[int, float]) -> dict:
-    # Run number -> colour. Adds the colour bar to the figure.
-    low, high = min(values.values()), max(values.values())
-    norm = LogNorm(low, high) if low > 0 and high / low >= LOG_FROM else Normalize(low, high)
-    mappable = ScalarMappable(norm, "viridis")
-    figure.colorbar(mappable, ax=figure.axes, label=name)
-    return {run: mappable.to_rgba(value) for run, value in values.items()}
-
-
 def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
     """Encode a figure as the content of a file, the same bytes each time.
 
@@ -134,6 +130,20 @@ def to_bytes(figure: Figure, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
+def shares_and_scales(matrix: Sequence[Sequence[int]]) -> tuple[np.ndarray, dict[bool, tuple[float, float]]]:
+    """Each cell's share (classes, classes) of its true class, 0 to 1, and the lowest and highest share of two scales.
+
+    matrix: counts (true, predicted). True: the scale of the diagonal, which spans at least MIN_SPAN; False: that of the
+    other cells.
+    """
+    counts, is_right = np.asarray(matrix), np.eye(len(matrix), dtype=bool)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    right, wrong = (shares[part & (counts > 0)] for part in (is_right, ~is_right))
+    highest = right.max(initial=0.0)
+    lowest = right.min(initial=highest - MIN_SPAN)
+    return shares, {True: (max(0.0, lowest), highest), False: (0.0, wrong.max(initial=0.0))}
+
+
 def plot_confusion(
     matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray | None] = ()
 ) -> Figure:
@@ -143,15 +153,15 @@ def plot_confusion(
     glyphs: a picture (H, W, 4) or None for each class, drawn beside its name; empty: no pictures.
     """
     counts, classes = np.asarray(matrix), [shortened(name) for name in classes]
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)  # (K, K), shares of the true class
+    shares, scales = shares_and_scales(matrix)
     figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     is_right = np.eye(len(counts), dtype=bool)
     for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
         shown = np.ma.masked_array(shares, ~part | (counts == 0))
-        low, high = (shown.min(), shown.max()) if shown.count() else (0.0, 1.0)
-        low = min(low, high - MIN_SPAN) - 0.02 if name == "right" else 0.0  # so that the lowest value is not white
-        picture = axes.imshow(shown, cmap=colours, vmin=max(0.0, low), vmax=high)
+        low, high = scales[name == "right"]
+        low = max(0.0, low - 0.02)  # so that the lowest value is not white
+        picture = axes.imshow(shown, cmap=colours, vmin=low, vmax=high or 1.0)
         bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
         bar.set_label(f"{name}, share of the true class")
         for row, column in zip(*np.nonzero(part & (counts > 0)), strict=True):

@@ -1,9 +1,5 @@
-"""The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page.
+"""The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page."""
 
-The page's template, report.html.jinja beside this file, has all markup, style and script.
-"""
-
-import base64
 import functools
 import io
 import itertools
@@ -12,10 +8,9 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 from rich.box import SIMPLE_HEAD
@@ -25,11 +20,12 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import PREPARING, TrainConfig, format_value, format_values, option_name
+from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import expected_calibration_error
+from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
     Scores,
@@ -45,7 +41,7 @@ from neural_lib.system.files import Writer
 
 MAX_MISTAKES = 28  # tiles of mistakes.png: four full rows of seven
 MAX_CONFUSIONS = 5  # pairs of classes on the terminal
-MAX_ROWS = 40  # rows of a table on the terminal; results.csv has all
+MAX_ROWS = 40  # rows of the table of runs on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
 # The page.
@@ -60,9 +56,9 @@ QUALITIES = (  # (encoding, number of images per cell): the first is used with w
     ({"format": "WEBP", "quality": 80}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 50}, 8),
     ({"format": "WEBP", "quality": 50}, 2),
+    ({"format": "WEBP", "quality": 50}, 0),
 )
 LONGEST_SIDE = 64  # pixels; larger images are reduced to it
-MIN_SPAN = 0.1  # smallest range of the diagonal's colour scale
 FAINTEST = 0.15  # opacity of the lowest value on a colour scale; the highest has 1
 
 log = logging.getLogger(__name__)
@@ -82,11 +78,8 @@ class Report:
         self.title, self.info = title_of(dataset), DATASETS.get(dataset)
         network = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
         self.heading = f"{self.title}, test{network}"
-
-    @functools.cached_property
-    def matrix(self) -> list[list[int]]:
-        """The confusion matrix: counts (true, predicted)."""
-        return confusion_matrix(self.scores.labels, self.scores.predictions, len(self.saved.classes)).tolist()
+        counts = confusion_matrix(scores.labels, scores.predictions, len(saved.classes))
+        self.matrix: list[list[int]] = counts.tolist()  # (true, predicted)
 
     @functools.cached_property
     def content(self) -> dict:
@@ -208,9 +201,9 @@ class Report:
     def _confusion(self) -> bytes:
         title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
         names, glyphs = self.saved.classes, [annotate.glyph(each) for each in self.saved.glyphs]
-        if not glyphs and (foreign := [not plots.can_draw(name) for name in names]):
-            glyphs = [annotate.glyph(name) if each else None for name, each in zip(names, foreign, strict=True)]
-            names = ["" if each else name for name, each in zip(names, foreign, strict=True)]
+        if not glyphs:
+            glyphs = [None if plots.can_draw(name) else annotate.glyph(name) for name in names]
+            names = [name if glyph is None else "" for name, glyph in zip(names, glyphs, strict=True)]
         return plots.to_bytes(plots.plot_confusion(self.matrix, names, title, glyphs), "png")
 
     def html(self) -> str:
@@ -220,24 +213,26 @@ class Report:
         uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
         number = {index: place for place, index in enumerate(uris)}
         names = [saved.display_name(label) for label in range(len(matrix))]
-        scales, (gap, meaning) = _scales(matrix), self.gap
-        return _environment.get_template("report.html.jinja").render(
-            saved=saved,
+        shares, scales = plots.shares_and_scales(matrix)
+        gap, meaning = self.gap
+        return render(
+            Path(__file__).with_name("report.html.jinja"),
+            saved,
             # Model files of earlier versions lack these.
             training={"command": "", "started": "", "device": "", "processes": 1, **saved.training},
             report=report,
             title=self.title,
-            trained_on=title_of(saved.dataset),
             gap=None if math.isnan(gap) else gap,
             meaning=meaning,
             names=names,
             standard_error=standard_error(report["accuracy"], report["images"]),
             figure=_figure(records),
             records=records,
-            runs=list(itertools.islice(_rows_of_runs(records), MAX_RUNS)) if records and records.count > 1 else [],
+            runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],
             epochs=records.rows_of[records.best()["run"]] if records else [],
             seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
-            matrix=_shaded(matrix, scales),
+            matrix=matrix,
+            shades=_shades(shares, scales),
             scales=scales,
             confusions=confusions(matrix)[:CONFUSIONS_ON_PAGE],
             wrong=report["images"] - sum(row[label] for label, row in enumerate(matrix)),
@@ -256,10 +251,6 @@ class Report:
             # If the data set's classes weren't matched by name, the page lists their names beside the network's.
             own_classes=saved.classes if not self.info or set(self.info.classes) <= saved.labels.keys()
             else self.info.classes,
-            settings={name: value for name, value in saved.config.items()
-                      if saved.dataset not in DATASETS or name not in PREPARING},
-            defaults=TrainConfig().to_dict(),
-            option_name=option_name,
         )  # fmt: skip
 
 
@@ -305,12 +296,12 @@ def evaluate_model(
 
 def log_written(paths: Sequence[Path]) -> None:
     """Log which files were written, a line for each folder, and last the page, which is the file to open."""
-    others = [path for path in paths if path.suffix != ".html"]
-    for folder in dict.fromkeys(path.parent for path in others):
-        log.info("wrote in %s: %s", folder, ", ".join(path.name for path in others if path.parent == folder))
-    for path in paths:
-        if path not in others:
-            log.info("to look at it all, open %s", path)
+    pages = [path for path in paths if path.suffix == ".html"]
+    for folder in dict.fromkeys(path.parent for path in paths if path not in pages):
+        names = [path.name for path in paths if path.parent == folder and path not in pages]
+        log.info("wrote in %s: %s", folder, ", ".join(names))
+    for path in pages:
+        log.info("to look at it all, open %s", path)
 
 
 def records_of(saved: Checkpoint, folder: Path) -> Records | None:
@@ -328,15 +319,6 @@ def records_of(saved: Checkpoint, folder: Path) -> Records | None:
 
 # --- the page's parts ---
 
-_environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,  # names come from data and files
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-_environment.filters["format_value"] = format_value
-
 
 def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[int]]:
     """For each cell (true, predicted) that isn't empty: up to MAX_IMAGES indices, most confident first."""
@@ -353,15 +335,11 @@ def _as_uris(
     # IMAGE_BYTES, otherwise lossy, and in the end fewer.
     for encode, max_images in QUALITIES:
         shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
-        uris, size = {}, 0
-        for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
-            uris[index] = _as_uri(pixels_of(images[index]), **encode)
-            size += len(uris[index])
-            if size > IMAGE_BYTES:
-                break
-        else:
-            return uris, shown_of
-    return {index: uris[index] for index in mistakes}, dict.fromkeys(cells, [])
+        indices = dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())])
+        uris = {index: _as_uri(pixels_of(images[index]), **encode) for index in indices}
+        if sum(map(len, uris.values())) <= IMAGE_BYTES:
+            break
+    return uris, shown_of
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:
@@ -369,11 +347,7 @@ def _as_uri(pixels: np.ndarray, **encode: object) -> str:
     picture, file = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     picture.save(file, **encode)
-    return _data_uri(f"image/{encode['format'].lower()}", file.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/{encode['format'].lower()};base64,{base64_text(file.getvalue())}"
 
 
 def _figure(records: Records | None) -> str:
@@ -382,40 +356,29 @@ def _figure(records: Records | None) -> str:
         return ""
     figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
     kind, name = ("svg", "svg+xml") if points <= SVG_POINTS else ("png", "png")
-    return _data_uri(f"image/{name}", plots.to_bytes(figure, kind, transparent=True))
+    return f"data:image/{name};base64,{base64_text(plots.to_bytes(figure, kind, transparent=True))}"
 
 
-def _rows_of_runs(records: Records) -> Iterator[dict]:
-    # The runs for the page's table, the best first and the failed last.
-    for run in records.ranked():
-        yield {"run": run, "label": records.label(run), "best": records.best_of(run),
-               "seconds": records.rows_of[run][-1]["run_duration"], "failure": ""}  # fmt: skip
-    for run in sorted(records.failures):
-        yield {"run": run, "label": records.label(run), "best": {}, "seconds": None, "failure": records.failures[run]}
-
-
-def _scales(matrix: list[list[int]]) -> dict[bool, tuple[float, float]]:
-    # The ends of the two colour scales, as shares of the true class: True for the diagonal, whose scale spans at least
-    # MIN_SPAN, and False for the other cells.
-    counts, is_right = np.array(matrix), np.eye(len(matrix), dtype=bool)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    right, wrong = (shares[mask & (counts > 0)].tolist() for mask in (is_right, ~is_right))
-    highest = max(right, default=0.0)
-    return {True: (max(0.0, min([highest - MIN_SPAN, *right])), highest), False: (0.0, max(wrong, default=0.0))}
-
-
-def _shaded(matrix: list[list[int]], scales: dict[bool, tuple[float, float]]) -> list[list[dict]]:
-    # Each cell's count and its opacity.
-    def cell(truth: int, predicted: int) -> dict:
-        is_right, count = truth == predicted, matrix[truth][predicted]
-        low, high = scales[is_right]
-        position = (count / max(sum(matrix[truth]), 1) - low) / (high - low) if high > low else 1.0
-        return {"count": count, "right": is_right, "shade": FAINTEST + (1 - FAINTEST) * position}
-
-    return [[cell(truth, predicted) for predicted in range(len(matrix))] for truth in range(len(matrix))]
+def _shades(shares: np.ndarray, scales: dict[bool, tuple[float, float]]) -> list[list[float]]:
+    # The opacity of each cell of the confusion matrix. shares, scales: see plots.shares_and_scales.
+    is_right = np.eye(len(shares), dtype=bool)
+    low, high = (np.where(is_right, *ends) for ends in zip(scales[True], scales[False], strict=True))
+    position = np.divide(shares - low, high - low, out=np.ones_like(shares), where=high > low)
+    return (FAINTEST + (1 - FAINTEST) * position).tolist()
 
 
 # --- the runs as a table ---
+
+
+def _rows_of_runs(records: Records, max_count: int) -> list[dict]:
+    # The finished runs, the best first, then the failed: at most max_count.
+    rows = []
+    for run in [*records.ranked(), *sorted(records.failures)][:max_count]:
+        row = {"run": run, "label": records.label(run), "failure": records.failures.get(run, "")}
+        if run in records.finished:
+            row |= {"best": records.best_of(run), "seconds": records.rows_of[run][-1]["run_duration"]}
+        rows.append(row)
+    return rows
 
 
 def log_runs(records: Records) -> None:
@@ -428,8 +391,7 @@ def log_runs(records: Records) -> None:
 def runs_table(records: Records, width: int | None = None) -> str:
     """The grid's runs as a table, the best first and the failed last.
 
-    width: terminal columns; default: the current terminal's. If separate columns don't fit, all hyper-parameters share
-    one.
+    width: terminal columns; default: the current terminal's. If columns don't fit, all hyper-parameters share one.
     """
     width = width or shutil.get_terminal_size().columns
     table = _table(records)
@@ -438,8 +400,8 @@ def runs_table(records: Records, width: int | None = None) -> str:
     text = io.StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False).print(table)
     plain = text.getvalue().replace("\N{BOX DRAWINGS LIGHT HORIZONTAL}", "-")  # some terminals can't show it
-    left_out = max(0, len(records.finished) - MAX_ROWS) + max(0, len(records.failures) - MAX_ROWS)
-    rest = f"\n and {left_out} more in {records.csv_path}" if left_out else ""
+    left_out = len(records.finished) + len(records.failures) - MAX_ROWS
+    rest = f"\n and {left_out} more in {records.csv_path}" if left_out > 0 else ""
     return "\n".join(line.rstrip() for line in plain.splitlines()).strip("\n") + rest
 
 
@@ -460,16 +422,11 @@ def _table(records: Records, is_joint: bool = False) -> Table:
     measures = [*(["val_f1"] if records.monitor == "f1" else []), "val_accuracy", "val_loss", "train_accuracy"]
     for title in (*(TITLES[name] for name in measures), "epoch", "seconds"):
         table.add_column(title, justify="right")
-
-    def hyperparameters(run: int) -> list[str]:
-        values = {name: records.label(run)[name] for name in records.swept}
-        return [format_values(values)] if is_joint else [format_value(value) for value in values.values()]
-
-    for run in records.ranked()[:MAX_ROWS]:
-        row = records.best_of(run)
-        seconds = records.rows_of[run][-1]["run_duration"]
-        figures = [figure_text(row[name]) for name in measures]
-        table.add_row(str(run), *hyperparameters(run), *figures, str(row["epoch"]), f"{seconds:.1f}")
-    for run in sorted(records.failures)[:MAX_ROWS]:
-        table.add_row(str(run), *hyperparameters(run), "failed")
+    for row in _rows_of_runs(records, MAX_ROWS):
+        values = [format_values(row["label"])] if is_joint else [format_value(each) for each in row["label"].values()]
+        figures = ["failed"]
+        if not row["failure"]:
+            figures = [figure_text(row["best"][name]) for name in measures]
+            figures += [str(row["best"]["epoch"]), f"{row['seconds']:.1f}"]
+        table.add_row(str(row["run"]), *values, *figures)
     return table

@@ -18,8 +18,8 @@ OTHER_FOLDER = "move it, or choose another folder"
 class ReportFiles:
     """The paths of report.json, confusion.png, mistakes.png and report.html in one folder, of one data set.
 
-    suffix: of all four names. Raises UserError if one of them can't be written, is the file `taken` by another
-    output, or where report.json or report.html is somebody else's or of another data set than `dataset`, if given.
+    suffix: of all four names. taken: the file of another output. Raises UserError if a file can't be written, is taken,
+    or belongs to another program or, if `dataset` is given, to another data set.
     """
 
     def __init__(
@@ -29,7 +29,8 @@ class ReportFiles:
         checked = (check_output(path, option, (path.suffix,)) for path in paths)
         self.json, self.confusion, self.mistakes, self.page = checked
         check_is_ours(self.json, REPORT_MARK, OTHER_FOLDER)
-        if dataset and _dataset_of(self.json) not in ("", dataset):
+        is_report = dataset and begins_with(self.json, REPORT_MARK)
+        if is_report and not begins_with(self.json, json.dumps(dataset).encode()):
             raise UserError(f"{self.json}: is of another data set of that name; give --output, a folder for this one")
         check_is_ours(self.page, PAGE_MARK, OTHER_FOLDER)
         if taken in (self.confusion, self.mistakes):
@@ -37,23 +38,13 @@ class ReportFiles:
 
     @staticmethod
     def of_all_data_sets(folder: Path) -> list[Path]:
-        """The paths that reports in a folder can have: one set for each data set, and for each of one's own there."""
-        own = (path.stem for path in folder.glob("report-*.json") if begins_with(path, REPORT_MARK))
-        suffixes = dict.fromkeys(
-            ["", *(f"-{name}" for name in DATASETS), *(name.removeprefix("report") for name in own)]
-        )
+        """The paths that reports in a folder can have, for the data sets of the catalogue and for user images."""
+        own = (path for path in folder.glob("report-*.json") if begins_with(path, REPORT_MARK))
+        suffixes = {"", *(f"-{name}" for name in DATASETS), *(path.stem.removeprefix("report") for path in own)}
         return [_with_suffix(folder / name, suffix) for name in REPORT_NAMES for suffix in suffixes]
 
     def __iter__(self) -> Iterator[Path]:
         return iter((self.json, self.confusion, self.mistakes, self.page))
-
-
-def _dataset_of(path: Path) -> str:
-    # of a report.json; empty where there is none that can be read
-    try:
-        return str(json.loads(path.read_bytes())["dataset"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
 
 
 def _with_suffix(path: Path, suffix: str) -> Path:

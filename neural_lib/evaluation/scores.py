@@ -132,8 +132,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
 def macro_f1(matrix: Tensor) -> float:
     """The mean F1 of the classes, 0 to 1, from a confusion matrix of counts (true, predicted).
 
-    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 for a class without images and
-    predictions.
+    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 for a class that doesn't occur.
     """
     true_or_predicted = matrix.sum(dim=0) + matrix.sum(dim=1)
     return (2 * matrix.diagonal().double() / true_or_predicted.clamp(min=1)).mean().item()
@@ -151,8 +150,7 @@ def standard_error(accuracy: float, count: int) -> float:
 def confusions(matrix: Sequence[Sequence[int]]) -> list[dict[str, int]]:
     """The confused pairs of classes, the most frequent first, as {"truth", "predicted", "count", "support"}.
 
-    matrix: counts (true, predicted). count: images of class truth that were predicted as predicted. support: all images
-    of class truth.
+    matrix: counts (true, predicted). support: all images of class truth.
     """
     pairs = [
         {"truth": truth, "predicted": predicted, "count": count, "support": sum(row)}

@@ -15,8 +15,8 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
+EXPORT_SUFFIXES = (".html", ".htm", ".onnx")
 DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
-MODES_WITH_WINDOWS = ("test images", "pictures")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
@@ -29,11 +29,9 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
     show = _check_display(args)
     output = _check_output(args)
     to_read = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
-    if args.mode == "pictures" and output:
-        real_output = Path(os.path.realpath(output))
-        for each in to_read.files:
-            if annotate.is_output(Path(os.path.realpath(each)), real_output):
-                raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
+    for each in to_read.files if output else []:
+        if annotate.is_output(Path(os.path.realpath(each)), Path(os.path.realpath(output))):
+            raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
     return output, to_read, show
 
 
@@ -44,28 +42,20 @@ def _check_output(args: argparse.Namespace) -> Path | None:
         if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
             raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, another folder")
         return check_output_folder(args.output or model.parent, "--output")
+    option, path, suffixes = "--output", args.output or "output/predictions.png", annotate.SUFFIXES
     if args.draw:
-        return _check_export(check_output_folder(args.output or "output", "--output") / DRAW_PAGE, "--output")
-    if args.export:
-        return _check_export(args.export, "--export")
-    if args.json and not args.output:
+        path, suffixes = check_output_folder(args.output or "output", option) / DRAW_PAGE, EXPORT_SUFFIXES
+    elif args.export:
+        option, path, suffixes = "--export", args.export, EXPORT_SUFFIXES
+    elif args.json and not args.output:
         return None
-
-    path = check_output(args.output or "output/predictions.png", "--output", annotate.SUFFIXES)
+    path = check_output(path, option, suffixes)
     if path in ReportFiles.of_all_data_sets(path.parent):
-        raise UserError(f"--output {path}: is where a picture of the report goes; choose another name")
-    remove_abandoned(path)
-    return path
-
-
-def _check_export(path: str | Path, option: str) -> Path:
-    # the path of the page or the ONNX file; option: the argument that gave it
-    path = check_output(path, option, (".html", ".htm", ".onnx"))
-    if path in ReportFiles.of_all_data_sets(path.parent):
-        raise UserError(f"{option} {path}: is where the report's page goes; choose another name")
+        raise UserError(f"{option} {path}: is where a file of the report goes; choose another name")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing and path.suffix.lower() == ".onnx":
         raise UserError(f"{option} {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    remove_abandoned(path)
     return path
 
 
@@ -73,7 +63,7 @@ def _check_display(args: argparse.Namespace) -> bool:
     """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
     if args.draw:
         return args.show is not False
-    if args.mode not in MODES_WITH_WINDOWS or args.show is False or args.json and not args.show:
+    if args.mode not in ("test images", "pictures") or args.show is False or args.json and not args.show:
         return False
     show = is_display_available()
     if args.show and not show:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import title_of
@@ -22,7 +21,7 @@ from neural_lib.system.files import write_file
 
 INPUT, OUTPUT = "images", "probabilities"
 TOLERANCE = 1e-4  # the largest difference of a probability, 0 to 1
-NOISE_COUNT = 1000  # images of noise, compared if there are no test images
+CHECKED = 1000  # images that the answers are compared on
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 def to_onnx(recogniser: Recogniser) -> bytes:
     """The network as the content of an ONNX file, with metadata().
 
-    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are. Whether an
-    image is unlike the training images is not part of the file.
+    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are.
     """
 
     class Probabilities(torch.nn.Module):
@@ -111,19 +109,16 @@ def check_same(runner: str, original: Tensor, exported: Tensor, tolerance: float
 def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     """Check that OpenCV's dnn module gives the original's answers for an ONNX file.
 
-    content: of the file. images: (N, C, S, S), uint8. A progress bar is shown on a terminal.
-    Returns the greatest difference of a probability. Raises RunError if OpenCV can't run the file, a label differs or a
-    probability differs by more than TOLERANCE.
+    content: of the file. images: (N, C, S, S), uint8. Returns and raises what check_same does; raises RunError if
+    OpenCV can't run the file.
     """
     original, exported = [], []
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
-        with tqdm(total=len(images), unit=" images", leave=False, disable=None, dynamic_ncols=True) as bar:
-            for batch in images.split(EVAL_BATCH_SIZE):
-                network.setInput(recogniser.inputs(batch).contiguous().cpu().numpy())
-                exported.append(torch.from_numpy(network.forward().copy()))
-                original.append(recogniser.probabilities(batch))
-                bar.update(len(batch))
+        for batch in images.split(EVAL_BATCH_SIZE):
+            network.setInput(recogniser.normalise(batch.to(recogniser.device)).contiguous().cpu().numpy())
+            exported.append(torch.from_numpy(network.forward().copy()))
+            original.append(recogniser.probabilities(batch))
     except cv2.error as error:
         raise RunError(f"OpenCV can't run the exported network ({error.err or error}); nothing written") from None
     return check_same("OpenCV", torch.cat(original), torch.cat(exported), TOLERANCE)
@@ -132,10 +127,9 @@ def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
 def export_network(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
     """Write the network to `path` as ONNX, once OpenCV has given the same answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); default: noise. Raises RunError if OpenCV can't run the
-    exported network or its answers differ; then nothing is written.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. Raises RunError as verify does.
     """
-    images, which = images_to_check(recogniser.saved, images, NOISE_COUNT if images is None else len(images))
+    images, which = images_to_check(recogniser.saved, images, CHECKED)
     content = to_onnx(recogniser)
     figures = (f"{len(images):,}", which, verify(content, recogniser, images))
     log.info("the same labels in OpenCV's dnn for %s %s; probabilities differ by at most %.0e", *figures)

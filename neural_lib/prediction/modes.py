@@ -24,7 +24,7 @@ from neural_lib.data.images import ImageTensors, load_images, load_own_test, pix
 from neural_lib.data.pictures import Found, listed, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
-from neural_lib.prediction.recogniser import Failure, Reading, Recogniser, convert
+from neural_lib.prediction.recogniser import Reading, Recogniser, convert
 from neural_lib.prediction.webpage import export_page
 from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError
@@ -67,18 +67,19 @@ def recognise_pictures(
     montage = annotate.Montage(output) if output else None
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
-    are_sure, pictures, failures = [], 0, 0  # are_sure: of each answer
-    with tqdm(total=len(to_read.files), unit=" files", leave=False, disable=None, dynamic_ncols=True) as bar:
-        for result in recogniser.read_files(to_read.files, invert, order, top, bar.update):
-            if isinstance(result, Failure):
-                failures += 1
+    are_sure, pictures, total = [], 0, 0  # are_sure: of each answer
+    with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
+        for result in recogniser.read_files(files, invert, order, top):
+            total += 1
+            if as_json or result.answers:
+                text = json.dumps(result.to_dict()) if as_json else table.format(result)
+                tqdm.write(text, file=sys.stdout)  # makes room beside the progress bar
+                sys.stdout.flush()
+            if not result.answers:
                 log.warning("%s: %s", printable(result.source.name), result.reason)
-                if as_json:
-                    _print(json.dumps({**result.source.to_dict(), "error": result.reason}))
                 continue
             pictures += 1
             are_sure += [each.is_sure for each in result.answers]
-            _print(json.dumps(result.to_dict()) if as_json else table.format(result))
             path, is_page = result.source.path, len(result.answers) > 1
             draw_at = _drawing(saved, result, with_folder=names[path.name] > 1, show_input=show_input)
             if montage:
@@ -91,7 +92,6 @@ def recognise_pictures(
     if montage:
         first, *others = montage.finish()
         log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
-    total = pictures + failures
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {recogniser.min_probability:.0%}, or unlike the training images"
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
@@ -113,11 +113,6 @@ def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input:
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]
     return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
-
-
-def _print(text: str) -> None:
-    tqdm.write(text, file=sys.stdout)  # tqdm's print makes room beside a progress bar
-    sys.stdout.flush()
 
 
 class AnswerTable:
@@ -163,23 +158,20 @@ class AnswerTable:
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
-    If a data set of the catalogue has the same number of classes with other names, they are matched by number, with a
-    warning. The test images of a user data set are those in test/; or those held out when this network was trained on
-    it; or all images.
+    The test images of a user data set are those in test/; or those held out when this network was trained on it; or all
+    images.
     Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
-    title = title_of(dataset)
     if dataset in DATASETS:
-        classes = list(DATASETS[dataset].classes)
-        order = _labels_of(saved, title, classes, by_number=True)
+        new_labels = _labels_of(saved, dataset, list(DATASETS[dataset].classes))
         try:
-            images = ImageTensors(*load_images(dataset, data_dir, train=False))
+            images, labels = load_images(dataset, data_dir, train=False)
         except DownloadError as error:
-            raise RunError(f"{title} could not be loaded: {error}") from None
-        converted, changes = convert(images.images, len(saved.mean), saved.image_size)
+            raise RunError(f"{title_of(dataset)} could not be loaded: {error}") from None
+        converted, changes = convert(images, len(saved.mean), saved.image_size)
         if changes:
             log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
-        return ImageTensors(converted, order[images.labels])
+        return ImageTensors(converted, new_labels[labels])
     if not is_there(dataset, data_dir):
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
@@ -187,15 +179,15 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         share = TrainConfig(**saved.config).test_split
         held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
     images, classes = load_own_test(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
-    return ImageTensors(images.stored, _labels_of(saved, title, classes)[images.labels], indices=images.indices)
+    return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
 
 
-def _labels_of(saved: Checkpoint, title: str, classes: list[str], by_number: bool = False) -> Tensor:
-    # the network's label for each class of a data set: by name, or by number if all names differ
-    unknown = [name for name in classes if name not in saved.labels]
+def _labels_of(saved: Checkpoint, dataset: str, classes: list[str]) -> Tensor:
+    # the network's label for each class of a data set: by name, or in the catalogue by number if all names differ
+    title, unknown = title_of(dataset), [name for name in classes if name not in saved.labels]
     if not unknown:
         return torch.tensor([saved.labels[name] for name in classes])
-    if not by_number or len(unknown) < len(classes):
+    if dataset not in DATASETS or len(unknown) < len(classes):
         raise UserError(f"{title} has classes that this network doesn't know: {listed(unknown)}")
     if len(saved.classes) != len(classes):
         raise UserError(f"{title} has {len(classes)} classes, and this network {len(saved.classes)}")
@@ -232,8 +224,8 @@ def show_test_images(
 def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
     """Write the network as an ONNX file if the path ends in .onnx, else as a page.
 
-    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises UserError and
-    RunError as export_network and export_page do; then nothing is written.
+    It is compared on the test images of its data set if they are in data_dir, else on noise. Raises what export_network
+    and export_page do.
     """
     saved, images = recogniser.saved, None
     try:
@@ -250,8 +242,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
 def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
     """Write the network as a page to draw on, and open it in the user's browser if `show`.
 
-    If no browser can be opened, a warning names the file. Raises UserError if the network is for photos, and the
-    errors of export.
+    Raises UserError if the network is for photos, and what export raises.
     """
     if not recogniser.saved.placement:
         title = title_of(recogniser.saved.dataset)

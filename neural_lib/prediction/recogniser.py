@@ -1,7 +1,7 @@
 """Recogniser: a trained network that reads pictures from files or arrays."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -96,15 +96,21 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A picture and the answers to its characters."""
+    """A picture and the answers to its characters, or the reason why there are none."""
 
     source: Source
-    picture: np.ndarray = field(repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
-    scale: float  # pixels of `picture` per pixel of the boxes
-    answers: list[Answer]  # at least one; those of a page in reading order
+    picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
+    scale: float = 1.0  # pixels of `picture` per pixel of the boxes
+    answers: Sequence[Answer] = ()  # those of a page in reading order
+    reason: str = ""  # why there are no answers
 
     def to_dict(self) -> dict:
-        """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys."""
+        """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys.
+
+        Without an answer: {"path", "error"}.
+        """
+        if not self.answers:
+            return {**self.source.to_dict(), "error": self.reason}
         characters = [
             {name: value for name, value in each.to_dict().items() if name != "path"} for each in self.answers
         ]
@@ -113,19 +119,10 @@ class Reading:
 
 class _Prepared(NamedTuple):
     # a picture whose images have no answers yet
-    source: Source
-    picture: np.ndarray  # as in Reading
-    scale: float
-    images: list[np.ndarray]  # one for each character, uint8 (C, S, S)
-    boxes: list[Box | None]
+    reading: Reading
+    images: Sequence[np.ndarray] = ()  # one for each character, uint8 (C, S, S)
+    boxes: Sequence[Box | None] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
-
-
-class Failure(NamedTuple):
-    """A picture without an answer, and the reason."""
-
-    source: Source
-    reason: str
 
 
 class Recogniser:
@@ -158,15 +155,9 @@ class Recogniser:
         is darker than its ground, "no": lighter, "auto": whichever stands out more. top: classes in an answer.
         Raises PictureError, naming the file or the place in the list, if a picture can't be read or shows no ink.
         """
-        pictures = picture if isinstance(picture, list | tuple) else [picture]
-        _check(pictures, invert, top)
-        answers = []
-        sources = [(_source(each), each) for each in pictures]
-        for number, result in enumerate(self._read_all(sources, invert, None, top), start=1):
-            if isinstance(result, Failure):
-                raise PictureError(f"{result.source.path or f'picture {number}'}: {result.reason}")
-            answers += result.answers
-        return answers if isinstance(picture, list | tuple) else answers[0]
+        if isinstance(picture, list | tuple):
+            return self._read_or_raise(picture, 0, invert, None, top)
+        return self._read_or_raise([picture], 0, invert, None, top)[0]
 
     def read_page(
         self, picture: Picture, invert: str = "auto", order: str = "rows", top: int = 3, page: int = 1
@@ -177,51 +168,53 @@ class Recogniser:
         read as one character, and so is any picture if the network reads no pages.
         Raises PictureError, naming the file, if it can't be read or shows no ink.
         """
-        _check([picture], invert, top)
         if page < 1:
             raise ValueError(f"page must be at least 1, not {page}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        source = _source(picture, page if page > 1 else 0)
-        (result,) = self._read_all([(source, picture)], invert, order, top)
-        if isinstance(result, Failure):
-            raise PictureError(f"{source.name if source.path else 'the picture'}: {result.reason}")
-        return result.answers
+        return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top)
 
-    def read_files(
-        self,
-        files: Sequence[Path],
-        invert: str,
-        order: str | None,
-        top: int,
-        on_read: Callable[[], object] = lambda: None,
-    ) -> Iterator[Reading | Failure]:
-        """The reading, or the failure, of each page of each file, in the order of the files.
+    def _read_or_raise(
+        self, pictures: Sequence[Picture], page: int, invert: str, order: str | None, top: int
+    ) -> list[Answer]:
+        if invert not in INVERT:
+            raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, not {top}")
+        answers = []
+        sources = [(Source(None if isinstance(each, np.ndarray) else Path(each), page), each) for each in pictures]
+        for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
+            if not result.answers:
+                name = result.source.name if result.source.path else f"picture {number}"
+                raise PictureError(f"{name}: {result.reason}")
+            answers += result.answers
+        return answers
 
-        order: see read_page; None if each picture holds one character. on_read: called after each file.
+    def read_files(self, files: Iterable[Path], invert: str, order: str | None, top: int) -> Iterator[Reading]:
+        """The reading of each page of each file, in the order of the files.
+
+        order: see read_page; None if each picture holds one character.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
             for path in files:
                 pages = count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
-                on_read()
 
         return self._read_all(sources(), invert, order, top)
 
     def _read_all(
         self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
-    ) -> Iterator[Reading | Failure]:
+    ) -> Iterator[Reading]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
-        waiting: list[_Prepared | Failure] = []
-        load = 0
+        waiting, load = [], 0
         for source, picture in sources:
             try:
                 waiting.append(self._prepare(source, picture, invert, order))
-                load += 1 if len(waiting[-1].images) == 1 else max(BATCH_SIZE // 10, len(waiting[-1].images))
             except PictureError as error:
-                waiting.append(Failure(source, str(error)))
-                load += 1
+                waiting.append(_Prepared(Reading(source, reason=str(error))))
+            count = len(waiting[-1].images)
+            load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
                 yield from self._answer(waiting, invert, top)
                 waiting, load = [], 0
@@ -235,7 +228,7 @@ class Recogniser:
             size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
-            return _Prepared(source, reduced(pixels, THUMBNAIL), 1.0, images, [None])
+            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None])
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
             if longest != LONGEST_SIDE:
@@ -249,25 +242,20 @@ class Recogniser:
         boxes = [tuple(round(value / scale) for value in each.box) for each in found]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
-        return _Prepared(source, small, scale, images, boxes, may_be_one=is_plain and len(found) <= FEW)
+        return _Prepared(Reading(source, small, scale), images, boxes, may_be_one=is_plain and len(found) <= FEW)
 
-    def _answer(self, waiting: list[_Prepared | Failure], invert: str, top: int) -> Iterator[Reading | Failure]:
-        images = [image for each in waiting if isinstance(each, _Prepared) for image in each.images]
-        answers = iter(self._answers(images, top))
-        for each in waiting:
-            if isinstance(each, Failure):
-                yield each
-                continue
-            parts = [replace(next(answers), path=each.source.path, box=box) for box in each.boxes]
-            if each.may_be_one and not (parts and all(answer.is_sure for answer in parts)):
+    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
+        answers = iter(self._answers([image for each in waiting for image in each.images], top))
+        for reading, _, boxes, may_be_one in waiting:
+            path = reading.source.path
+            parts = [replace(next(answers), path=path, box=box) for box in boxes]
+            if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
-                    whole = ink.prepare(each.picture, self.saved.preparation, invert)
+                    whole = ink.prepare(reading.picture, self.saved.preparation, invert)
                     (one,) = self._answers([whole], top)
-                    parts = [replace(one, path=each.source.path)] if one.is_sure else parts
-            if parts:
-                yield Reading(each.source, each.picture, each.scale, parts)
-            else:
-                yield Failure(each.source, "no ink found")
+                    parts = [replace(one, path=path)] if one.is_sure else parts
+            reason = "" if parts else reading.reason or "no ink found"
+            yield replace(reading, answers=parts, reason=reason)
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
@@ -288,17 +276,10 @@ class Recogniser:
             for value, index in zip(order.values[:top].tolist(), order.indices[:top].tolist(), strict=True)
         ]
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W), uint8 -> the network's input, float32, on its device."""
-        return self.normalise(images.to(self.device))
-
     @torch.inference_mode()
     def answers_of(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU.
-
-        is_unlike: whether the image is unlike every training image.
-        """
-        outputs = outputs_of(self.model, self.inputs(images))
+        """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), and is_unlike (N,), bool; on the CPU."""
+        outputs = outputs_of(self.model, self.normalise(images.to(self.device)))
         return self.calibration.probabilities(outputs.log_probs).cpu(), self.calibration.is_unlike(outputs).cpu()
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -309,8 +290,7 @@ class Recogniser:
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:
     """Images (N, C, H, W), uint8, of 1 or 3 channels -> (N, channels, size, size), and the changes in words.
 
-    Colour becomes grey by LUMA; grey becomes three equal channels; other sizes are resampled bilinearly, with
-    antialiasing.
+    Colour becomes grey by LUMA, and grey three equal channels. Other sizes are resampled with antialiasing.
     """
     changes, values = [], images.float()
     if images.size(1) > channels:
@@ -323,16 +303,3 @@ def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]
         values = functional.interpolate(values, (size, size), mode="bilinear", antialias=True)
         changes.append(f"{images.size(3)}x{images.size(2)} to {size}x{size} pixels")
     return (values.round().clamp(0, 255).to(torch.uint8), changes) if changes else (images, [])
-
-
-def _source(picture: Picture, page: int = 0) -> Source:
-    return Source(None if isinstance(picture, np.ndarray) else Path(picture), page)
-
-
-def _check(pictures: Sequence[Picture], invert: str, top: int) -> None:
-    if invert not in INVERT:
-        raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
-    if top < 1:
-        raise ValueError(f"top must be at least 1, not {top}")
-    if not all(isinstance(each, str | Path | np.ndarray) for each in pictures):
-        raise TypeError("a picture must be a path or a uint8 array, or a list of these")

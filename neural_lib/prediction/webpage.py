@@ -1,10 +1,5 @@
-"""A trained network as one HTML file that reads drawings and pictures in any browser, without a server.
+"""A trained network as one HTML file that reads drawings and pictures in any browser, without a server."""
 
-webpage.html.jinja is the page. Its scripts: network.js runs the network, ink.js turns a picture into an image of the
-data set, webpage.js handles drawing, pictures and answers.
-"""
-
-import base64
 import hashlib
 import json
 import logging
@@ -12,18 +7,16 @@ import math
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import jinja2
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.operator_schemas import normalize_function
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
-from neural_lib.data.catalog import DATASETS, title_of
+from neural_lib.data.catalog import DATASETS
+from neural_lib.evaluation.html import base64_text, render
 from neural_lib.prediction.export import DifferenceError, check_same, images_to_check
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError, UserError
@@ -34,11 +27,7 @@ SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
 MAX_SIZE = 20_000_000  # bytes of the page
 CHECKED = 200  # images that the page's answers are compared on
 TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
-CHECK_TIMEOUT = 300  # seconds
 FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# no sandbox: root has none, and the page that runs is written by this module and loads nothing
-BROWSER_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +36,27 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
     """Write the network as a page, once its script has given the network's answers.
 
     images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
-    answers differ with 16. If neither Node.js nor Chromium is installed, a warning says that the page is unchecked.
-    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError if the script
-    fails or the answers differ; then nothing is written.
+    answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
+    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError as verify does.
     """
     images, which = images_to_check(recogniser.saved, images, CHECKED)
     for bits in (16, 32):
         model = model_of(recogniser, bits)
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
-            size, limit = (f"{each / 1e6:.1f} MB" for each in (len(content), MAX_SIZE))
-            raise UserError(
-                f"{path}: the page would have {size}, more than the limit of {limit}; use a smaller network"
-            )
+            sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {MAX_SIZE / 1e6:.1f} MB"
+            raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
         try:
-            greatest, runner = verify(recogniser, model, images)
+            greatest = verify(recogniser, model, images)
             break
         except DifferenceError:
             if bits == 32:
                 raise
-    if runner:
-        figures = (runner, len(images), which, greatest)
-        log.info("the same labels in %s for %d %s; probabilities differ by at most %.0e", *figures)
-    else:
+    if greatest is None:
         log.warning("the page is not checked: no program to run its script; install Node.js, or try it in a browser")
+    else:
+        figures = (len(images), which, greatest)
+        log.info("the same labels in Node.js for %d %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
 
@@ -108,9 +94,9 @@ def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
         "distance": distance,
         "steps": steps,
         "bits": bits,
-        "weights": base64.b64encode(
+        "weights": base64_text(
             b"".join(each.to(FLOATS[bits]).numpy().astype(f"<f{bits // 8}").tobytes() for each in weights)
-        ).decode(),
+        ),
     }
 
 
@@ -125,10 +111,9 @@ def steps_of(model: nn.Module, image: Tensor) -> tuple[list[dict], list[Tensor]]
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     tensors = {node: program.state_dict[name].detach() for node, name in names.items() if name in program.state_dict}
     steps = [{"op": "image"}]
-    numbers: dict[Node, int] = {}  # the step whose output a value is
+    # the step whose output a value is
+    numbers: dict[Node, int] = {node: 0 for node in program.graph.nodes if node.name in signature.user_inputs}
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in signature.user_inputs:
-            numbers[node] = 0
         if node.op != "call_function" or not node.users:  # one without users checks a tensor's type
             continue
         given = normalize_function(node.target, node.args, node.kwargs, normalize_to_only_use_kwargs=True).kwargs
@@ -164,14 +149,10 @@ def _step_of(node: Node, arguments: dict[str, object], inputs: list[Node], sourc
         } if (kernel, stride, padding) == (width, across, beside):
             sizes = {"kernel": kernel, "stride": stride, "padding": padding}
             return {"op": "conv2d", "weights": _weights(arguments), **sizes}
-        case "batch_norm.default", {
-            "training": False,
-            "running_mean": Tensor() as mean,
-            "running_var": Tensor() as var,
-        }:
-            if str(inputs[0].target) != "aten.conv2d.default" or len(inputs[0].users) > 1:
-                return None
-            normalisation = mean, var, arguments["eps"], arguments["weight"], arguments["bias"]
+        case "batch_norm.default", {"training": False, "running_mean": Tensor(), "running_var": Tensor()} if (
+            str(inputs[0].target) == "aten.conv2d.default" and len(inputs[0].users) == 1
+        ):
+            normalisation = [arguments[name] for name in ("running_mean", "running_var", "eps", "weight", "bias")]
             source["weights"] = list(fuse_conv_bn_weights(*source["weights"], *normalisation))
             return {"op": "nothing"}  # the convolution before it does it
         case "linear.default", {"weight": Tensor(), "bias": Tensor() | None} if len(_shape(inputs[0])) == 2:
@@ -216,21 +197,15 @@ def _weights(arguments: dict[str, object]) -> list[Tensor]:
 def to_html(recogniser: Recogniser, model: dict) -> str:
     """The page as HTML. model: see model_of."""
     saved = recogniser.saved
-    defaults = TrainConfig().to_dict()
-    return _environment.get_template("webpage.html.jinja").render(
-        saved=saved,
-        title=title_of(saved.dataset),
+    return render(
+        FOLDER / "webpage.html.jinja",
+        saved,
         info=DATASETS.get(saved.dataset),
         parameters=sum(each.numel() for each in recogniser.model.parameters()),
-        settings={
-            option_name(name): format_value(value)
-            for name, value in saved.config.items()
-            if value != defaults.get(name) and name not in ("dataset", "arch")
-            and (saved.dataset not in DATASETS or name not in PREPARING)
-        },
         model=model,
         script=_script(),
-    )  # fmt: skip
+        csp_hash=_hash,
+    )
 
 
 def _script(names: tuple[str, ...] = SCRIPTS) -> str:
@@ -239,87 +214,32 @@ def _script(names: tuple[str, ...] = SCRIPTS) -> str:
 
 def _hash(text: str) -> str:
     # the name of a script or a style in a Content-Security-Policy
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-_environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(FOLDER),
-    autoescape=True,  # names come from data and files
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-_environment.filters["csp_hash"] = _hash
+    return f"sha256-{base64_text(hashlib.sha256(text.encode()).digest())}"
 
 
 # --- the check before the page is written ---
 
 
-def verify(recogniser: Recogniser, model: dict, images: Tensor) -> tuple[float, str]:
-    """Check that the page's script gives the network's answers, in Node.js, else in Chromium without a window.
+def verify(recogniser: Recogniser, model: dict, images: Tensor) -> float | None:
+    """Check in Node.js that the page's script gives the network's answers.
 
-    images: (N, C, S, S), uint8. Returns the greatest difference of a probability and the name of the program that ran
-    the script, empty if neither is installed. Raises RunError if the script fails, and DifferenceError if a label
-    differs or a probability differs by more than TOLERANCE.
+    model: see model_of. images: (N, C, S, S), uint8. Returns and raises what check_same does, but None if there is no
+    Node.js; raises RunError if the script fails.
     """
-    pixels = base64.b64encode(images.contiguous().numpy().tobytes()).decode()
-    script = (
-        _script(SCRIPTS[:1])
-        + f"""
-        const network = new Network({json.dumps(model)}), bytes = atob("{pixels}"), size = bytes.length / {len(images)};
-        show(JSON.stringify(Array.from({{length: {len(images)}}}, (_, i) =>
-          network.answer(Uint8Array.from({{length: size}}, (_, j) => bytes.charCodeAt(i * size + j))).probabilities)));
-    """
-    )
-    for run, runner in ((_run_in_node, "Node.js"), (_run_in_browser, "Chromium")):
-        if not (text := run(script)):
-            continue
-        try:
-            answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(text)]
-        except ValueError:
-            reason = text.strip()[:200]
-            raise RunError(f"{runner} can't run the page's script ({reason}); nothing written") from None
-        return check_same(runner, recogniser.probabilities(images), torch.tensor(answers), TOLERANCE), runner
-    return 0.0, ""
-
-
-def _run_in_node(script: str) -> str:
-    # the script's output, or the reason of its failure; "" if there is no Node.js
     if not (node := shutil.which("node") or shutil.which("nodejs")):
-        return ""
-    prelude = """
-        const show = (text) => process.stdout.write(text);
-        if (!globalThis.atob) globalThis.atob = (text) => Buffer.from(text, "base64").toString("latin1");
+        return None
+    script = f"""{_script(SCRIPTS[:1])}
+        const network = new Network({json.dumps(model)}), size = {images[0].numel()};
+        const bytes = Buffer.from("{base64_text(images.contiguous().numpy().tobytes())}", "base64");
+        const answers = Array.from({{length: {len(images)}}}, (_, i) =>
+          network.answer(bytes.subarray(i * size, (i + 1) * size)).probabilities);
+        process.stdout.write(JSON.stringify(answers));
     """
-    status, output, errors = _run([node, "-"], prelude + script)
-    if not status:
-        return output
-    error = re.search(r"^\w*Error.*", errors, re.MULTILINE)
-    return error[0] if error else f"exit status {status}"
-
-
-def _run_in_browser(script: str) -> str:
-    # the script's output, or the reason of its failure; "" if there is no browser or it doesn't start
-    if not (browser := next(filter(None, map(shutil.which, BROWSERS)), None)):
-        return ""
-    prelude = """<!DOCTYPE html><body><script>
-        const show = (text) => { document.body.textContent = text; };
-        window.onerror = show;
-        </script><script>"""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        page = Path(folder, "check.html")
-        page.write_text(f"{prelude}{script}</script>", encoding="utf-8")
-        _, output, _ = _run([browser, *BROWSER_FLAGS, f"--user-data-dir={folder}/user", "--dump-dom", page.as_uri()])
-    body = re.search(r"<body>(.*)</body>", output, re.DOTALL)
-    return body[1] if body else ""
-
-
-def _run(command: list[str], stdin: str = "") -> tuple[int, str, str]:
-    # exit status, stdout and stderr
+    done = subprocess.run([node, "-"], input=script, capture_output=True, encoding="utf-8")
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", timeout=CHECK_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        raise RunError(f"{command[0]} took over {CHECK_TIMEOUT} s to check the page; nothing written") from None
-    except OSError:  # the file can't be run
-        return 0, "", ""
-    return done.returncode, done.stdout, done.stderr
+        answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(done.stdout)]
+    except ValueError:
+        error = re.search(r"^\w*Error.*", done.stderr, re.MULTILINE)
+        reason = error[0] if error else done.stdout.strip()[:200] or f"exit status {done.returncode}"
+        raise RunError(f"Node.js can't run the page's script ({reason}); nothing written") from None
+    return check_same("Node.js", recogniser.probabilities(images), torch.tensor(answers), TOLERANCE)

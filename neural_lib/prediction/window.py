@@ -30,10 +30,7 @@ def is_display_available() -> bool:
 
 
 def show_one_by_one(images: Iterable[np.ndarray], title: str) -> None:
-    """Show BGR images in one window: any key for the next, q, Esc or closing the window to end.
-
-    OpenCV aborts the process if there is no display: see is_display_available.
-    """
+    """Show BGR images in one window: any key for the next, q, Esc or closing the window to end."""
     log.info("showing them one by one: any key for the next, q or Esc to end")
     # hides Qt's warning at each start that OpenCV's package has no fonts; these windows show no text
     os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")

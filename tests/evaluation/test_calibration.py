@@ -9,6 +9,7 @@ import odd
 import pytest
 import torch
 from outcomes import outcome
+from torch import nn
 
 from neural_lib import checkpoint
 from neural_lib.config import ARCHS
@@ -26,7 +27,6 @@ from neural_lib.evaluation.calibration import (
     outputs_of,
     outside,
     principal_directions,
-    unit,
 )
 from neural_lib.evaluation.scores import score
 from neural_lib.prediction.recogniser import Recogniser
@@ -116,7 +116,7 @@ def test_the_directions_are_those_in_which_features_vary():
     basis = torch.linalg.qr(torch.randn(FEATURES, 4, generator=generator)).Q.T  # (4, F)
     features = 3 * basis[3] + torch.randn(400, 3, generator=generator) @ basis[:3]
     features += 0.01 * torch.randn(400, FEATURES, generator=generator)
-    mean, directions = principal_directions(unit(features))
+    mean, directions = principal_directions(nn.functional.normalize(features))
     assert directions.shape == (3, FEATURES) and mean.shape == (FEATURES,)
     torch.testing.assert_close(directions @ directions.T, torch.eye(3))
     near = outside(features, mean, directions)
@@ -153,7 +153,7 @@ def test_a_network_without_a_calibration_is_read_as_it_was(saved):
     images = made_up_images(20, 0).images
     recogniser = Recogniser(saved, torch.device("cpu"))
     with torch.inference_mode():
-        expected = recogniser.model(recogniser.inputs(images)).exp()
+        expected = recogniser.model(recogniser.normalise(images)).exp()
     probabilities, is_unlike = recogniser.answers_of(images)
     assert torch.equal(probabilities, expected) and not is_unlike.any()
 

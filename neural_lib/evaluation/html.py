@@ -1,0 +1,35 @@
+"""Pages of HTML, each in one file that refers to no other, from Jinja's templates."""
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
+from neural_lib.data.catalog import DATASETS, title_of
+
+
+def render(template: Path, saved: Checkpoint, **values: object) -> str:
+    """Fill in a template with `values`, the checkpoint, and the title of its data set and its settings."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,  # names come from data and files
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["format_value"] = format_value
+    defaults = TrainConfig().to_dict()
+    settings = [
+        {"option": option_name(name), "value": value, "is_default": value == defaults.get(name)}
+        for name, value in saved.config.items()
+        if saved.dataset not in DATASETS or name not in PREPARING  # these prepare user images
+    ]
+    title = title_of(saved.dataset)
+    return environment.get_template(template.name).render(saved=saved, trained_on=title, settings=settings, **values)
+
+
+def base64_text(content: bytes) -> str:
+    """Bytes as text in a page."""
+    return base64.b64encode(content).decode()
