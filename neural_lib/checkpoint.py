@@ -184,7 +184,7 @@ class Checkpoint:
         return model
 
 
-def for_run(
+def without_weights(
     config: TrainConfig, info: DatasetInfo, arch_args: dict, statistics: tuple[list[float], list[float]], training: dict
 ) -> Checkpoint:
     """The checkpoint of a run before its first epoch; dataclasses.replace adds weights and metrics.
@@ -217,7 +217,7 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     return saved
 
 
-def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
+def load_init(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
     """Read the model file that --init names.
 
     Raises UserError as load does, and if a configuration has another architecture or width than the saved network.
@@ -231,7 +231,7 @@ def load_initial(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint
     return saved
 
 
-def begin_from(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
+def copy_weights(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
     """Copy a saved network's weights into a model of the same architecture; name the weights that stay as they are.
 
     classes: names of the model's classes. Weights of another shape stay. The rows of the last layer are copied for the

@@ -15,7 +15,7 @@ ARCHS = {  # name: module and class; each class takes numChannels, classes, imag
     "vgg-small": ("neural_lib.networks", "VGGSmall"),
     "resnet18": ("neural_lib.resnet", "ResNet18"),
 }
-HAVE_WIDTH = ("vgg-small",)  # networks that take the argument width
+WIDTH_ARCHS = ("vgg-small",)  # networks that take the argument width
 OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weight decay; fused: one pass over all
     "adam": ("torch.optim.Adam", {"fused": True}),  # Kingma and Ba 2015, arXiv:1412.6980
     "adamw": ("torch.optim.AdamW", {"fused": True}),  # Loshchilov and Hutter 2019, arXiv:1711.05101
@@ -81,7 +81,7 @@ class TrainConfig:
 
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
     arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
-    width: int = _option(0, f"filters of the first layers, for {' and '.join(HAVE_WIDTH)} only; 0: default", *WIDTH)
+    width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
     epochs: int = _option(10, "passes over the training images", *COUNT)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")
     shuffle: bool = _option(True, "a new order of the images in each epoch", *SWITCH)
@@ -181,7 +181,7 @@ class TrainConfig:
 
 
 # names of the hyper-parameters that say how user images are prepared
-PREPARING = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))
+PREPARATION_OPTIONS = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
@@ -223,7 +223,7 @@ def option_name(name: str) -> str:
 class Recipe:
     """A named set of hyper-parameters; TrainConfig's defaults apply to the rest."""
 
-    about: str  # description for --help, one line
+    description: str  # for --help, one line
     values: dict
     variants: tuple[tuple[dict, dict], ...] = ()  # (condition, values that apply if it holds)
 
@@ -285,7 +285,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
 
     Returns the group of options for user images.
     """
-    descriptions = "\n".join(f"  {name:9} {recipe.about}" for name, recipe in RECIPES.items())
+    descriptions = "\n".join(f"  {name:9} {recipe.description}" for name, recipe in RECIPES.items())
     parser.epilog = f"recipes:\n{descriptions}"
     parser.set_defaults(params={})
     general_group = parser.add_argument_group(

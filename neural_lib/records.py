@@ -98,7 +98,7 @@ class Records:
         # The given hyper-parameters that vary; a recipe's variants can make others vary too.
         self.swept = [name for name in params or first if name in self.varying]
         self.monitor = first.get("monitor", "accuracy")
-        self.rows_of: dict[int, list[dict]] = {}  # run -> a row for each epoch
+        self.rows_by_run: dict[int, list[dict]] = {}  # run -> a row for each epoch
         self.finished: list[int] = []  # runs, in the order in which they finished
         self.failures: dict[int, str] = {}  # run -> reason
         self.is_tested = False  # True once the best network was scored on the test set
@@ -114,7 +114,7 @@ class Records:
             return None
         records = Records(content["params"], content["runs"], folder, content["options"])
         for row in content["rows"]:
-            records.rows_of.setdefault(row["run"], []).append(row)
+            records.rows_by_run.setdefault(row["run"], []).append(row)
         records.finished = [1] if records.count == 1 and content["rows"] else content["finished"]
         records.failures = {int(run): reason for run, reason in content["failures"].items()}
         return records
@@ -122,7 +122,9 @@ class Records:
     def set_rows(self, run: int, rows: Sequence[Mapping[str, float | None]]) -> None:
         """Set a run's rows; rows: the figures named in MEASURES of each epoch that has ended."""
         values = self.hyperparameters[run - 1]
-        self.rows_of[run] = [{"run": run, "epoch": epoch, **row, **values} for epoch, row in enumerate(rows, start=1)]
+        self.rows_by_run[run] = [
+            {"run": run, "epoch": epoch, **row, **values} for epoch, row in enumerate(rows, start=1)
+        ]
 
     @property
     def csv_path(self) -> Path:
@@ -142,7 +144,7 @@ class Records:
     @property
     def rows(self) -> list[dict]:
         """All rows, in the order of runs and epochs."""
-        return [row for run in sorted(self.rows_of) for row in self.rows_of[run]]
+        return [row for run in sorted(self.rows_by_run) for row in self.rows_by_run[run]]
 
     def label(self, run: int) -> dict:
         """The swept hyper-parameters of a run, which distinguish it."""
@@ -168,7 +170,7 @@ class Records:
 
     def best_of(self, run: int) -> dict:
         """The row of a run's best epoch; the earliest of equal ones."""
-        return max(self.rows_of[run], key=self.score)
+        return max(self.rows_by_run[run], key=self.score)
 
     def ranked(self) -> list[int]:
         """The finished runs, the best first; equal ones in the order in which they finished."""

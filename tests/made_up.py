@@ -141,7 +141,7 @@ def make_checkpoint(dataset: str, arch: str = "lenet-slim") -> "Checkpoint":
     info = catalog.DATASETS[dataset]
     arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
     statistics = ([0.2] * info.channels, [0.3] * info.channels)
-    described = checkpoint.for_run(TrainConfig(dataset=dataset, arch=arch), info, arch_args, statistics, {})
+    described = checkpoint.without_weights(TrainConfig(dataset=dataset, arch=arch), info, arch_args, statistics, {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return replace(described, state_dict=build_network(arch, **arch_args).state_dict())

@@ -243,7 +243,7 @@ def test_a_model_file_is_described_in_a_phrase(saved, tmp_path):
 
 def test_for_run_has_all_but_weights_and_metrics():
     config, arch_args = TrainConfig(epochs=3), {"numChannels": 1, "classes": 10, "image_size": 28}
-    made = checkpoint.for_run(config, DATASETS["kmnist"], arch_args, ([0.2], [0.3]), {"device": "cpu"})
+    made = checkpoint.without_weights(config, DATASETS["kmnist"], arch_args, ([0.2], [0.3]), {"device": "cpu"})
     assert (made.arch, made.dataset) == ("lenet", "kmnist")
     assert (made.classes[:2], made.glyphs[:2]) == (["o", "ki"], ["お", "き"])
     assert (made.mean, made.std, made.image_size, made.arch_args) == ([0.2], [0.3], 28, arch_args)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from neural_lib.config import ARCHS, HAVE_WIDTH
+from neural_lib.config import ARCHS, WIDTH_ARCHS
 from neural_lib.networks import LeNetSlim, VGGSmall, build_network
 from neural_lib.resnet import ResNet18
 
@@ -47,7 +47,7 @@ def test_the_channels_last_layout_changes_no_value(arch):
     torch.testing.assert_close(model(images), plain.eval()(images), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch", HAVE_WIDTH)
+@pytest.mark.parametrize("arch", WIDTH_ARCHS)
 def test_a_network_with_a_width_has_more_parameters_the_wider_it_is(arch):
     sizes = [
         sum(p.numel() for p in build_network(arch, numChannels=1, classes=10, width=width).parameters())

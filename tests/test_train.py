@@ -18,7 +18,7 @@ from one_run import run_of
 
 import train
 from neural_lib import checkpoint
-from neural_lib.config import PREPARING, RECIPES, TrainConfig, format_value
+from neural_lib.config import PREPARATION_OPTIONS, RECIPES, TrainConfig, format_value
 from neural_lib.data import catalog
 from neural_lib.data.images import ImageTensors, Normalisation, load_images, make_loader
 from neural_lib.evaluation import plots, report
@@ -107,7 +107,7 @@ def test_an_option_wins_over_the_recipe_and_the_values_are_logged(run_train):
     assert checkpoint.load("output/model.pth").config == expected.to_dict()
     values = {name: format_value(value) for name, value in expected.to_dict().items()}
     assert logged_values(stdout).items() <= values.items()
-    assert logged_values(stdout).keys() == values.keys() - {"dataset", "arch", *PREPARING}
+    assert logged_values(stdout).keys() == values.keys() - {"dataset", "arch", *PREPARATION_OPTIONS}
     assert max(map(len, stdout.split("recipe ")[1].split("[INFO]")[0].splitlines())) <= 80
     assert "for training only: distorted images, label smoothing" in stdout
 

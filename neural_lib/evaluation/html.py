@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import PREPARING, TrainConfig, format_value, option_name
+from neural_lib.config import PREPARATION_OPTIONS, TrainConfig, format_value, option_name
 from neural_lib.data.catalog import DATASETS, title_of
 
 
@@ -24,7 +24,7 @@ def render(template: Path, saved: Checkpoint, **values: object) -> str:
     settings = [
         {"option": option_name(name), "value": value, "is_default": value == defaults.get(name)}
         for name, value in saved.config.items()
-        if saved.dataset not in DATASETS or name not in PREPARING  # these prepare user images
+        if saved.dataset not in DATASETS or name not in PREPARATION_OPTIONS  # these prepare user images
     ]
     title = title_of(saved.dataset)
     return environment.get_template(template.name).render(saved=saved, trained_on=title, settings=settings, **values)

@@ -29,7 +29,7 @@ LOG_FROM = 20  # ratio of the highest value to the lowest from which a colour sc
 def plot_results(records: Records, title: str) -> Figure:
     """Plot the curves of a single run, or of all finished runs of a grid."""
     if records.count == 1:
-        return plot_history(records.rows_of[1], records.best()["epoch"], title)
+        return plot_history(records.rows_by_run[1], records.best()["epoch"], title)
     return plot_runs(records, title)
 
 
@@ -72,7 +72,7 @@ def plot_runs(records: Records, title: str) -> Figure:
     Up to MAX_IN_LEGEND runs have a colour and an entry in the legend each. With more runs only the best has an entry,
     in black, and the rest are coloured by colour_scale.
     """
-    runs, best = {run: records.rows_of[run] for run in sorted(records.finished)}, records.best()["run"]
+    runs, best = {run: records.rows_by_run[run] for run in sorted(records.finished)}, records.best()["run"]
     many = len(runs) > MAX_IN_LEGEND
     names = {run: f"run {run}: {records.name(run)}{' (best)' * (run == best)}" for run in ([best] if many else runs)}
     entries = {run: textwrap.fill(name, MAX_IN_LINE, subsequent_indent="    ") for run, name in names.items()}

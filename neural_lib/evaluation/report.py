@@ -229,8 +229,8 @@ class Report:
             figure=_figure(records),
             records=records,
             runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],
-            epochs=records.rows_of[records.best()["run"]] if records else [],
-            seconds=sum(records.rows_of[run][-1]["run_duration"] for run in records.finished) if records else None,
+            epochs=records.rows_by_run[records.best()["run"]] if records else [],
+            seconds=sum(records.rows_by_run[run][-1]["run_duration"] for run in records.finished) if records else None,
             matrix=matrix,
             shades=_shades(shares, scales),
             scales=scales,
@@ -352,9 +352,9 @@ def _as_uri(pixels: np.ndarray, **encode: object) -> str:
 
 def _figure(records: Records | None) -> str:
     # The figure of plot.png; "" if no run has a second epoch, because a curve needs two points.
-    if not records or max(len(records.rows_of[run]) for run in records.finished) < 2:
+    if not records or max(len(records.rows_by_run[run]) for run in records.finished) < 2:
         return ""
-    figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_of.values()))
+    figure, points = plots.plot_results(records, ""), sum(map(len, records.rows_by_run.values()))
     kind, name = ("svg", "svg+xml") if points <= SVG_POINTS else ("png", "png")
     return f"data:image/{name};base64,{base64_text(plots.to_bytes(figure, kind, transparent=True))}"
 
@@ -376,7 +376,7 @@ def _rows_of_runs(records: Records, max_count: int) -> list[dict]:
     for run in [*records.ranked(), *sorted(records.failures)][:max_count]:
         row = {"run": run, "label": records.label(run), "failure": records.failures.get(run, "")}
         if run in records.finished:
-            row |= {"best": records.best_of(run), "seconds": records.rows_of[run][-1]["run_duration"]}
+            row |= {"best": records.best_of(run), "seconds": records.rows_by_run[run][-1]["run_duration"]}
         rows.append(row)
     return rows
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from neural_lib.config import (
     DEFAULT_RECIPE,
-    HAVE_WIDTH,
-    PREPARING,
+    PREPARATION_OPTIONS,
     RECIPES,
+    WIDTH_ARCHS,
     TrainConfig,
     differences,
     format_value,
@@ -233,7 +233,7 @@ def build_configs(params: Mapping[str, Sequence], recipe: str | None, dataset: s
     params: hyper-parameter: its values. recipe: "" or None for the default one. Raises UserError if one is invalid.
     """
     info = DATASETS.get(dataset)
-    if info and (wrong := [option_name(name) for name in PREPARING if name in params]):
+    if info and (wrong := [option_name(name) for name in PREPARATION_OPTIONS if name in params]):
         which = "your own images, --dataset FOLDER or FILE.npz"
         raise UserError(f"{', '.join(wrong)}: for {which}, not for {info.title}")
     if len(params.get("monitor", [])) > 1:
@@ -251,8 +251,8 @@ def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
             config.split_sizes(info.train_size)
         if info:
             config.check_images(info.image_size, info.mirrors)
-        if config.width and config.arch not in HAVE_WIDTH:
-            takers = ", ".join(HAVE_WIDTH)
+        if config.width and config.arch not in WIDTH_ARCHS:
+            takers = ", ".join(WIDTH_ARCHS)
             raise UserError(f"--width {config.width}: {config.arch} has its own; only {takers} takes one")
 
 

@@ -38,7 +38,9 @@ class Outputs:
         manager.write = self.writer.write
         if is_main() and manager.rows:  # resumed
             manager.save()
-            best = manager.best() or (manager.best_of(manager.number) if manager.number in manager.rows_of else None)
+            best = manager.best() or (
+                manager.best_of(manager.number) if manager.number in manager.rows_by_run else None
+            )
             is_current = command.model.exists() and os.path.getmtime(command.model) >= os.path.getmtime(command.state)
             if best and is_current:
                 self.exported = best["run"], best["epoch"]

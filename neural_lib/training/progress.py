@@ -10,7 +10,7 @@ import torch
 
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
-from neural_lib.config import PREPARING, TrainConfig, differences, format_values
+from neural_lib.config import PREPARATION_OPTIONS, TrainConfig, differences, format_values
 from neural_lib.data.catalog import FALLBACK
 from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
@@ -154,7 +154,9 @@ class Progress:
             "params": manager.params,
             "requested": manager.requested,
             "resolved": manager.hyperparameters,
-            "rows": {run: [[row[name] for name in MEASURES] for row in rows] for run, rows in manager.rows_of.items()},
+            "rows": {
+                run: [[row[name] for name in MEASURES] for row in rows] for run, rows in manager.rows_by_run.items()
+            },
             "finished": manager.finished,
             "failures": manager.failures,
             "tested": manager.is_tested,
@@ -236,12 +238,12 @@ def build_progress(
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info)
-    init = from_rank_0(lambda: command.init and checkpoint.load_initial(command.init, configs)) or None
+    init = from_rank_0(lambda: command.init and checkpoint.load_init(command.init, configs)) or None
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
     progress = Progress(manager, configs, data.fingerprint, device.type, init)
-    hidden = () if data.is_own else PREPARING
+    hidden = () if data.is_own else PREPARATION_OPTIONS
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
     values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")

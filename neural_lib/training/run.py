@@ -37,11 +37,11 @@ class Run:
     optimizer: optim.Optimizer
     scheduler: optim.lr_scheduler.LRScheduler | None
     state: TrainingState  # how far the run has come
-    unscored: Checkpoint  # all of the run's model file but the weights and their figures
+    model_file: Checkpoint  # the content of model.pth, but for the weights and their figures
 
     def best_checkpoint(self) -> Checkpoint:
         """The network of the best epoch so far, with its figures."""
-        return replace(self.unscored, state_dict=self.state.best_weights, metrics=self.state.best_metrics())
+        return replace(self.model_file, state_dict=self.state.best_weights, metrics=self.state.best_metrics())
 
 
 def build_run(
@@ -71,7 +71,7 @@ def build_run(
     log.info("initialized the %s model", config.arch)
     log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
     if init:
-        fresh = "; ".join(checkpoint.begin_from(model, init, info.classes)) or "nothing"
+        fresh = "; ".join(checkpoint.copy_weights(model, init, info.classes)) or "nothing"
         path = (run_info or {}).get("init", "a model file")
         log.info("starting from the weights in %s; newly initialised: %s", path, fresh)
     distributed.log_shard_sizes(config.batch_size)
@@ -98,7 +98,7 @@ def build_run(
         optimizer=optimizer,
         scheduler=scheduler,
         state=TrainingState(config, model, optimizer, scheduler),
-        unscored=checkpoint.for_run(config, info, arch_args, data.statistics, training),
+        model_file=checkpoint.without_weights(config, info, arch_args, data.statistics, training),
     )
 
 

@@ -101,7 +101,7 @@ class RunManager(Records):
         self.number, self.is_tested = number, False
         self.failures.pop(number, None)
         self.finished = [each for each in self.finished if each != number]  # it gets more epochs
-        self.rows_of.pop(number, None)
+        self.rows_by_run.pop(number, None)
         if rows:
             self.set_rows(number, rows)
         label = self.label(number) or self.runs[number - 1]._asdict()
@@ -167,7 +167,7 @@ class RunManager(Records):
         figures = epoch_figures(train, self._val)
         figures |= {"epoch_duration": round(end - start, 3), "run_duration": round(end - self.run_start, 3)}
         row = {name: value if value is not None and isfinite(value) else None for name, value in figures.items()}
-        before = [{name: each[name] for name in MEASURES} for each in self.rows_of.get(self.number, [])]
+        before = [{name: each[name] for name in MEASURES} for each in self.rows_by_run.get(self.number, [])]
         self.record_epoch([*before, row], count, self._val)
 
     def track_loss(self, loss: Any, count: int) -> None:

@@ -75,9 +75,9 @@ def make_grid(count: int, best: int, **values: object) -> Records:
     for run in range(1, count + 1):
         rows = make_rows(3, offset=run / 100)
         rows = [dict.fromkeys(COLUMNS) | row | {"run": run, "epoch": epoch} for epoch, row in enumerate(rows, start=1)]
-        records.rows_of[run] = rows
+        records.rows_by_run[run] = rows
         records.finished.append(run)
-    for row in records.rows_of[best]:
+    for row in records.rows_by_run[best]:
         row["val_accuracy"] += 0.2
     return records
 
@@ -125,7 +125,7 @@ def test_many_runs_share_a_colour_scale_and_only_the_best_is_named():
 
 def test_runs_that_ended_at_different_epochs_are_drawn_to_their_ends():
     records = make_grid(2, best=2)
-    records.rows_of[1].pop()
+    records.rows_by_run[1].pop()
     figure = plot_runs(records, "")
     assert sorted(len(line.get_xdata()) for line in figure.axes[0].get_lines()) == [2, 3]
 
@@ -189,7 +189,7 @@ def make_records(values: list[dict], accuracies: list[float]) -> Records:
     records = Records({}, values, None)
     for run, accuracy in enumerate(accuracies, start=1):
         own = {"run": run, **dict.fromkeys(COLUMNS, 0.5), "val_accuracy": accuracy}
-        records.rows_of[run] = [{**own, "epoch": epoch} for epoch in (1, 2)]
+        records.rows_by_run[run] = [{**own, "epoch": epoch} for epoch in (1, 2)]
         records.finished.append(run)
     return records
 

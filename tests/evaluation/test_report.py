@@ -274,7 +274,7 @@ def test_every_run_is_results_jsons_the_best_first_and_the_failed_last(written):
         best = records.best_of(int(row[0]))
         names = ("lr", "seed", "val_accuracy", "val_f1", "val_loss", "train_accuracy", "epoch")
         assert [float(value) for value in row[1:-1]] == [best[name] for name in names]
-        assert float(row[-1]) == records.rows_of[best["run"]][-1]["run_duration"]
+        assert float(row[-1]) == records.rows_by_run[best["run"]][-1]["run_duration"]
     assert "failed: the training loss became nan &lt;at&gt; epoch 1" in text
     best_row = r'<tr class="best" aria-current="true"><td class="number" data-value="(\d)"'
     assert re.search(best_row, text)[1] == rows[0][0]
@@ -387,7 +387,7 @@ def make_records(folder, hyperparameters: list[dict], accuracies: list[float], f
     records = Records({}, hyperparameters, folder)
     for run, accuracy in enumerate(accuracies, start=1):
         row = dict.fromkeys(MEASURES, 0.5) | {"val_accuracy": accuracy, "run_duration": 61.25}
-        records.rows_of[run] = [{"run": run, "epoch": 1, **row}]
+        records.rows_by_run[run] = [{"run": run, "epoch": 1, **row}]
         if run not in failed:
             records.finished.append(run)
     records.failures = dict.fromkeys(failed, "nan")

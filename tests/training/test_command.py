@@ -168,7 +168,7 @@ def test_help_needs_no_torch(run_without_torch):
     assert (done.returncode, done.stderr) == (0, "")
     assert "--target-accuracy" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
     for name, recipe in RECIPES.items():
-        assert re.search(rf"^  {name} +{re.escape(recipe.about)}$", done.stdout, re.MULTILINE)
+        assert re.search(rf"^  {name} +{re.escape(recipe.description)}$", done.stdout, re.MULTILINE)
 
 
 # --- what earlier commands left ---

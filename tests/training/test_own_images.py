@@ -352,7 +352,7 @@ def begun(classes: list[str], saved: checkpoint.Checkpoint, **arch_args) -> tupl
     args = {"numChannels": 1, "image_size": 28, "classes": len(classes), **arch_args}
     model = build_network(saved.arch, **args)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    anew = checkpoint.begin_from(model, saved, classes)
+    anew = checkpoint.copy_weights(model, saved, classes)
     return {name: (before[name], value) for name, value in model.state_dict().items()}, anew
 
 
