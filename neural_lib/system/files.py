@@ -132,7 +132,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for binary writing; it takes the name `path` when the block ends well.
 
     A reader finds the old file or the new one, never a part: written, fsynced, then os.replace. When the block raises,
-    the old file stays as it was and the temporary one is removed.
+    the old file stays as it was and the temporary one is removed. After a power failure it may be the old one, too.
     """
     path = Path(path)
     temporary = _temporary_beside(path)
@@ -148,7 +148,6 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -159,19 +158,6 @@ def _create(path: Path) -> BinaryIO:
     # os.open gives the permissions of any new file here; tempfile's would be 0600
     binary = getattr(os, "O_BINARY", 0)  # Windows' text mode would change line ends
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | binary, 0o666), "w+b")
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows can't open a folder; its os.replace needs no second sync
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:  # the file is in its place; some network file systems sync no folders
-        log.debug("%s: %s", folder, error)
 
 
 def write_file(path: str | Path, make: Callable[[], bytes]) -> None:

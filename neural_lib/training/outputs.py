@@ -144,10 +144,13 @@ class Outputs:
 
         Rank 0 calibrates it, in float32, as whoever loads it will compute. Raises RunError if all runs failed.
         """
+        manager, failures = self.progress.manager, self.progress.manager.failures
         if not self.progress.best:
-            raise RunError(f"{self.progress.why_all_failed()}{self.summary()}")
-        best = from_rank_0(self.progress.calibrated_best, data)
-        log.info("evaluating the network of %s on the test set...", self.progress.name_of_best())
+            which = f"all {len(failures)} runs failed, the last one because " if len(failures) > 1 else ""
+            raise RunError(f"{which}{failures[max(failures)]}{self.summary()}")
+        best, row = from_rank_0(self.progress.calibrated_best, data), manager.best()
+        name = f"run {row['run']}, " * (manager.count > 1) + f"epoch {row['epoch']}"
+        log.info("evaluating the network of %s on the test set...", name)
         return best
 
     def end_test(self, tested: Checkpoint) -> None:

@@ -124,17 +124,6 @@ class Progress:
             self.run = self.saved_run = None
         self.manager.fail_run(number, reason)
 
-    def why_all_failed(self) -> str:
-        """The reason of the last failure, for a command of which no run has finished."""
-        failures = self.manager.failures
-        which = f"all {len(failures)} runs failed, the last one because " if len(failures) > 1 else ""
-        return f"{which}{failures[max(failures)]}"
-
-    def name_of_best(self) -> str:
-        """The run and the epoch of the best network: "run 2, epoch 7"."""
-        row = self.manager.best()
-        return f"run {row['run']}, " * (self.manager.count > 1) + f"epoch {row['epoch']}"
-
     def calibrated_best(self, data: Data) -> Checkpoint:
         """The best network with its calibration, on the images that it was trained and validated on."""
         parts = data.split(TrainConfig(**self.best.config))

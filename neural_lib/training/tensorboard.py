@@ -1,6 +1,5 @@
 """TensorBoard's files of a grid of runs: curves, images, graph, weights, confusion matrix, hyper-parameters."""
 
-import hashlib
 import itertools
 import logging
 import textwrap
@@ -133,6 +132,4 @@ class TensorBoard:
 def folder_name(label: Mapping[str, object], prefix: str) -> str:
     """A run's folder: "lr=0.01,batch_size=100"."""
     name = ",".join(part for part in (prefix, format_values(label).replace(", ", ",")) if part) or "run"
-    if len(name) <= MAX_NAME:
-        return name
-    return f"{name[:MAX_NAME]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name[:MAX_NAME]

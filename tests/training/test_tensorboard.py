@@ -179,5 +179,4 @@ def test_a_run_without_network_or_validation_is_logged_too(tmp_path):
 def test_names_of_folders():
     assert folder_name({"lr": 0.001, "shuffle": False}, "") == "lr=0.001,shuffle=off"
     assert folder_name({"epochs": 3}, "best") == "best,epochs=3" and folder_name({}, "") == "run"
-    long = [folder_name({f"hyper_parameter_{name}": value for name in range(20)}, "") for value in (1, 2)]
-    assert long[0] != long[1] and max(map(len, long)) <= MAX_NAME + 9
+    assert len(folder_name({f"hyper_parameter_{name}": 1 for name in range(20)}, "")) == MAX_NAME
