@@ -55,7 +55,7 @@ class DatasetInfo:
     mirrors: bool = False  # True if the mirror image of an image still shows its class
     shift_note: str = ""  # why validation accuracy may overstate test accuracy
     fit: str = "crop"  # see Preparation
-    format: str = "idx"  # file format, one of images.READERS
+    format: str = "idx"  # file format, one of download.READERS
     folder: str = ""  # the files' folder under <data>; torchvision uses the same
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> checksum
     # Host -> (a name in download.FETCHERS, *its arguments). Hosts are tried in this order.

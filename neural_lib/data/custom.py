@@ -542,24 +542,24 @@ def _from_arrays(
     return Collection(path, classes, images, labels, indices, names, preparation)
 
 
-def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:
+def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:
     """Log what a data set holds and how it is divided, and warn of what makes its scores doubtful.
 
     parts: "training", "validation" and "test" -> indices of their images, as config divides them.
     """
-    title, (size, channels, placement, fit) = os.path.basename(found.path), found.preparation
-    counts = np.bincount(found.labels[found.indices["train"]], minlength=len(found.classes)).tolist()
-    named = [f"{name} ({count:,})" for name, count in zip(found.classes, counts, strict=True)]
+    title, (size, channels, placement, fit) = os.path.basename(collection.path), collection.preparation
+    counts = np.bincount(collection.labels[collection.indices["train"]], minlength=len(collection.classes)).tolist()
+    named = [f"{name} ({count:,})" for name, count in zip(collection.classes, counts, strict=True)]
     colour = "in colour" if channels == 3 else "grey"
     shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[fit]
     how = "their ink placed as KMNIST's" if placement else shape
     log.info("%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", listed(named))
     log.info("%s: %dx%d pixels, %s, %s", title, size, size, colour, how)
-    for part in ("test", *(["validation"] if "val" in found.indices else [])):
-        known = set(found.labels[parts[part]].tolist())
-        if missing := [name for label, name in enumerate(found.classes) if label not in known]:
+    for part in ("test", *(["validation"] if "val" in collection.indices else [])):
+        known = set(collection.labels[parts[part]].tolist())
+        if missing := [name for label, name in enumerate(collection.classes) if label not in known]:
             log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
-    if "test" not in found.indices:
+    if "test" not in collection.indices:
         share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
         log.info("%s: %s images are held out for test: %s", title, f"{len(parts['test']):,}", share)
     elif config.test_split != TrainConfig.test_split:
@@ -569,10 +569,10 @@ def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: Trai
         log.warning(
             "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
             "--monitor f1 chooses the epoch by a score that does",
-            found.classes[counts.index(most)], most / least, found.classes[counts.index(least)],
+            collection.classes[counts.index(most)], most / least, collection.classes[counts.index(least)],
         )  # fmt: skip
-    if copies := same_images(found.images, parts):
-        examples = "; ".join(f"{found.names[one]} and {found.names[other]}" for one, other in copies[:2])
+    if copies := same_images(collection.images, parts):
+        examples = "; ".join(f"{collection.names[one]} and {collection.names[other]}" for one, other in copies[:2])
         images = f"{len(copies):,} images" if len(copies) > 1 else "1 image"
         text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
         log.warning(text, images, "are" if len(copies) > 1 else "is", examples)

@@ -60,7 +60,7 @@ def fallback_warning(dataset: str) -> str:
     return f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
 
 
-def is_there(name: str, data_dir: str | Path) -> bool:
+def is_available(name: str, data_dir: str | Path) -> bool:
     """True if all files of a data set exist; name: in DATASETS, or the path of user images."""
     if name not in DATASETS:
         return os.path.exists(name)

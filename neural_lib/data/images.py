@@ -102,7 +102,7 @@ class Data:
     test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
 
     @property
-    def is_own(self) -> bool:
+    def has_user_images(self) -> bool:
         """True for user images, False for a data set of the catalogue."""
         return self.dataset not in DATASETS
 
@@ -142,7 +142,7 @@ class Data:
 
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
         """The images for training and for validation: the given parts, or a random split by the config's seed."""
-        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.is_own)
+        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.has_user_images)
 
 
 def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
@@ -182,7 +182,7 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
 
     def load(dataset: str) -> Data:
         if dataset not in DATASETS:
-            return load_own(config, use_cache)
+            return load_user_images(config, use_cache)
         train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
         return Data(dataset, DATASETS[dataset], train, test)
 
@@ -218,7 +218,7 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 # --- user images ---
 
 
-def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
+def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
     """Read user images to train on, and log a summary; if there is no test part, a share of each class is held out.
 
     Raises UserError if there is no such data set, or a class has too few images for all parts.
@@ -247,7 +247,7 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
     return data
 
 
-def load_own_test(
+def load_user_test_images(
     dataset: str,
     preparation: Preparation,
     held_out: tuple[float, int, str] | None = None,

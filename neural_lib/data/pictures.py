@@ -54,7 +54,7 @@ class PictureError(UserError):
     """A picture can't be used, because its file can't be read or it shows no ink; the message names the reason."""
 
 
-class Found(NamedTuple):
+class PictureFiles(NamedTuple):
     """The picture files that a command line names, and the problems with the rest."""
 
     files: list[Path]  # to be read, in the given order; the files of a folder by name
@@ -101,15 +101,15 @@ def listed(names: Sequence[str | Path]) -> str:
 
 
 def find(
-    given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
-) -> Found:
+    given: Iterable[str | Path], recursive: bool = False, is_excluded: Callable[[Path], bool] = lambda path: False
+) -> PictureFiles:
     """Find the pictures that files, folders and patterns name.
 
     given: a named file is taken whatever its content is; in a folder the files that begin like a picture, except hidden
-    and system files. recursive: include subfolders, but don't follow links. is_own: True for a picture that predict.py
-    wrote; it is skipped in folders.
+    and system files. recursive: include subfolders, but don't follow links. is_excluded: True for a picture that is
+    skipped in folders, as those that predict.py wrote.
     """
-    result = Found([], {}, {}, {})
+    result = PictureFiles([], {}, {}, {})
     for path in [path for each in given for path in _expanded(each)]:
         if not os.path.isdir(path):
             result.files.append(path)
@@ -123,7 +123,7 @@ def find(
                 continue
             if kind not in FORMATS:
                 result.skipped.setdefault(kind, []).append(each)
-            elif not is_own(each):
+            elif not is_excluded(each):
                 result.files.append(each)
         if (len(result.files), len(result.unread)) == before:
             folders = [each for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]

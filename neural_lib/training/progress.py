@@ -214,7 +214,7 @@ def build_progress(command: Command, data: Data, device: torch.device, saved: Ma
     folder = command.model.parent if is_main() else None
     manager = RunManager(command.params, folder, [each.to_dict() for each in requested], options=command.options)
     progress = Progress(manager, configs, data.fingerprint, device.type)
-    hidden = () if data.is_own else PREPARING
+    hidden = () if data.has_user_images else PREPARING
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
     values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
