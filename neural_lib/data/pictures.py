@@ -66,20 +66,16 @@ class PictureFiles(NamedTuple):
         """Warnings about what won't be read, a line for each kind of problem."""
         lines = []
         for why in dict.fromkeys(self.unread.values()):
-            lines.append(f"{_first_of([path for path, reason in self.unread.items() if reason == why])}: {why}")
+            lines.append(f"{listed([path for path, reason in self.unread.items() if reason == why], 1)}: {why}")
         kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         for kind, paths in self.skipped.items():
             if kind:
                 each = "each " if len(paths) > 1 else ""
-                lines.append(f"{_first_of(paths)}: {each}{_conversion(kind, paths[0])}")
+                lines.append(f"{listed(paths, 1)}: {each}{_conversion(kind, paths[0])}")
             else:
                 lines.append(f"skipped, for the content is not that of a picture: {listed(paths)}")
         return lines
-
-
-def _first_of(paths: list[Path]) -> str:
-    return printable(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 def _conversion(kind: str, path: str | Path) -> str:
@@ -94,10 +90,10 @@ def printable(path: str | Path) -> str:
     return "".join(each if each.isprintable() else "?" for each in str(path))
 
 
-def listed(names: Sequence[str | Path]) -> str:
-    """The first MAX_NAMED names, separated by commas, and the number of the rest: "a, b and 3 more"."""
-    more = len(names) - MAX_NAMED
-    return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+def listed(names: Sequence[str | Path], count: int = MAX_NAMED) -> str:
+    """The first `count` names, separated by commas, and the number of the rest: "a, b and 3 more"."""
+    more = len(names) - count
+    return ", ".join(map(printable, names[:count])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def find(
@@ -140,12 +136,7 @@ def kind_of(path: str | Path) -> str:
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
         return ""
     with open(path, "rb", buffering=0) as file:
-        return _kind(file)
-
-
-def _kind(file: BinaryIO) -> str:
-    file.seek(0)
-    match = HEAD.match(file.read(HEAD_SIZE))
+        match = HEAD.match(file.read(HEAD_SIZE))
     return match.lastgroup if match else ""
 
 
@@ -193,22 +184,11 @@ def count_pages(path: str | Path) -> int:
     Smaller versions and masks of a TIFF's pages are not counted. A file that can't be read counts as 1, so that
     read_picture reports the reason.
     """
-    with contextlib.suppress(OSError):
-        kind = kind_of(path)
-        if kind == "TIFF":
-            with contextlib.suppress(PictureError), _opened(path) as image:
+    with contextlib.suppress(OSError, PictureError):
+        if kind_of(path) in ("TIFF", "GIF"):
+            with _opened(path) as image:
                 return len(_page_positions(image))
-        if kind == "GIF":
-            with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
-                return _count_frames(image)
     return 1
-
-
-def _count_frames(image: Image.Image) -> int:
-    try:
-        return image.n_frames
-    except Exception:  # Pillow raises many types for a damaged frame; it is counted, so that reading it is an error
-        return image.tell() + 2
 
 
 def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int = LONGEST_SIDE) -> np.ndarray:
@@ -262,11 +242,7 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
             raise PictureError("is not a file")
         with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
             _check_pixels(image)
-            pages = range(1)
-            if image.format == "TIFF":
-                pages = _page_positions(image)
-            elif image.format == "GIF":
-                pages = range(page + 1)  # seek fails if there are fewer
+            pages = _page_positions(image)
             if not 0 <= page < len(pages):
                 raise PictureError(f"has no page {page + 1:,}")
             if frame := pages[page]:
@@ -280,7 +256,7 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
         return Image.open(file, formats=FORMATS)
     if not os.fstat(file.fileno()).st_size:
         raise PictureError("is empty")
-    kind = _kind(file)
+    kind = kind_of(path)
     if kind in CONVERSIONS and kind not in FORMATS:
         raise PictureError(_conversion(kind, path))
     raise PictureError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; convert it to one of these")
@@ -292,8 +268,12 @@ def _check_pixels(image: Image.Image) -> None:
         raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
 
 
-def _page_positions(image: Image.Image) -> list[int]:
-    # The positions of pages among the images of an opened TIFF, without smaller versions and masks.
+def _page_positions(image: Image.Image) -> Sequence[int]:
+    # The positions of pages among the images of an opened file. A TIFF's smaller versions and masks are no pages.
+    if image.format == "GIF":
+        return range(_count_frames(image))
+    if image.format != "TIFF":
+        return [0]
     positions = []
     for position in itertools.count():
         try:
@@ -307,6 +287,15 @@ def _page_positions(image: Image.Image) -> list[int]:
             break
     image.seek(0)
     return positions or [0]
+
+
+def _count_frames(image: Image.Image) -> int:
+    try:
+        return image.n_frames
+    except Exception:  # Pillow raises many types for a damaged frame; it is counted, so that reading it is an error
+        count = image.tell() + 2
+        image.seek(0)
+        return count
 
 
 # --- errors, and pixels of every kind ---
@@ -374,18 +363,3 @@ def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return image
     return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    # Convert to a mode in which values can be averaged, which reducing a picture needs.
-    if image.mode not in ("1", "P", "PA"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
-
-
-def _flatten_alpha(image: Image.Image) -> Image.Image:
-    # Convert to RGB, with transparent pixels on white.
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
