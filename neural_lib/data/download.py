@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,20 +69,13 @@ def is_available(name: str, data_dir: str | Path) -> bool:
 
 
 def ensure_dataset(name: str, data_dir: str | Path) -> None:
-    """Download the missing files of the data set `name` of the catalogue; see ensure_files."""
-    info = DATASETS[name]
-    if info.sha256:
-        ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
+    """Download the missing files of the data set `name` of the catalogue, and check the sha256 of all its files.
 
-
-def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, tuple]) -> None:
-    """Make sure that `folder` holds the files named in `sha256`, each with its checksum; missing ones are downloaded.
-
-    sources: host -> source, tried in order. Raises DownloadError, naming each source and its failure, if no source
-    delivers the files, and UserError for an existing file with another checksum, which is never replaced, since it may
-    be the user's.
+    Raises DownloadError, naming each source and its failure, if no source delivers the files, and UserError for an
+    existing file with another checksum, which is never replaced, since it may be the user's.
     """
-    folder = Path(folder)
+    info = DATASETS[name]
+    folder, sha256 = Path(data_dir) / info.folder, info.sha256
     missing = [name for name in sha256 if not (folder / name).exists()]
     if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
         raise UserError(
@@ -90,25 +83,24 @@ def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping
             "delete it, and the next run downloads it again if it can"
         )
     if missing:
-        _download(folder, sha256, missing, sources)
+        _download(folder, missing, info)
 
 
-def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, tuple]) -> None:
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+def _download(folder: Path, missing: list[str], info: DatasetInfo) -> None:
     failures = []
     try:
-        # A folder on the same file system, so that files can be renamed into place; `folder` is made after a success.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
-            for host, source in sources.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        # A folder on the same file system, so that files can be renamed into place.
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+            for host, source in info.sources.items():
                 log.info("downloading from %s...", host)
                 try:
-                    fetched = _fetch_verified(source, Path(scratch) / host, sha256)
+                    fetched = _fetch_verified(source, Path(scratch) / host, info.sha256)
                 except Exception as error:  # servers can send anything, and the libraries raise many kinds of errors
                     failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
                     continue
                 if failures:
                     log.info("downloaded from %s, because others failed (%s)", host, "; ".join(failures))
-                folder.mkdir(parents=True, exist_ok=True)
                 for name in missing:
                     os.replace(fetched / name, folder / name)
                 return
@@ -122,8 +114,13 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
 
 def _fetch_verified(source: tuple, folder: Path, sha256: Mapping[str, str]) -> Path:
     folder.mkdir()
-    with _network_timeout(TIMEOUT_S), _no_bars_in_logs(), warnings.catch_warnings(action="ignore"):
-        kind, *arguments = source
+    kind, *arguments = source
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())  # at the end, as it was before
+        socket.setdefaulttimeout(TIMEOUT_S)
+        if not sys.stderr.isatty():  # torchvision draws progress bars on stderr even if it is a log file
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         fetched = FETCHERS[kind](folder, *arguments)
     for name, expected in sha256.items():
         if _sha256(fetched / name) != expected:
@@ -178,21 +175,6 @@ def idx_bytes(array) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes()
 
 
-@contextlib.contextmanager
-def _network_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _no_bars_in_logs():
-    # torchvision draws progress bars on stderr even if it is a log file.
-    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -201,10 +183,7 @@ def _sha256(path: Path) -> str:
 # --- read ---
 
 
-def read(name: str, data_dir: str | Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Read training or test images (N, C, H, W), 0 to 255, and labels (N,) of a data set whose files exist."""
-    info = DATASETS[name]
-    return READERS[info.format](Path(data_dir) / info.folder, info, train)
+# Each reader gets the files' folder and the data set's facts, and reads its training part or its test part.
 
 
 def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:

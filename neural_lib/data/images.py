@@ -199,19 +199,17 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
-    """Load the training (train=True) or the test images of the data set `name`; missing files are downloaded.
-
-    Raises DownloadError if no source delivers them, and UserError if an existing file is not the official one.
-    """
+    """Load the training or the test images of the data set `name`; see download.ensure_dataset for missing files."""
     download.ensure_dataset(name, data_dir)
     return _read(name, data_dir, train)
 
 
 def _read(name: str, data_dir: str | Path, train: bool) -> Images:
-    pixels, labels = download.read(name, data_dir, train)
-    images, size = torch.from_numpy(pixels), DATASETS[name].image_size
-    if images.shape[2] != size:
-        images = nn.functional.interpolate(images.float(), size=size, mode="bicubic").round().clamp(0, 255)
+    info = DATASETS[name]
+    pixels, labels = download.READERS[info.format](Path(data_dir) / info.folder, info, train)
+    images = torch.from_numpy(pixels)
+    if images.shape[2] != info.image_size:
+        images = nn.functional.interpolate(images.float(), size=info.image_size, mode="bicubic").round().clamp(0, 255)
     return Images(images.to(torch.uint8), torch.from_numpy(labels).long())
 
 

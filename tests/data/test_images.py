@@ -88,7 +88,7 @@ def test_no_batch_is_unpickled_but_the_official_one(cifar_dir, tmp_path, monkeyp
     path = cifar_dir / "cifar-10-batches-py" / "data_batch_3"
     path.write_bytes(pickle.dumps(Malicious()).ljust(path.stat().st_size, b"."))
     if is_replaced_late:  # after the check of all files, before the file is read
-        monkeypatch.setattr("neural_lib.data.download.ensure_files", lambda *_: None)
+        monkeypatch.setattr("neural_lib.data.download.ensure_dataset", lambda *_: None)
     with pytest.raises(UserError, match="data_batch_3: damaged, or not the official file"):
         load_images("cifar10", cifar_dir, train=True)
     assert not (tmp_path / "was_here").exists()
