@@ -223,7 +223,7 @@ def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
     """
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
-    collection = custom.load(config.dataset, request, use_cache, show_progress=is_main())
+    collection = custom.load(config.dataset, request, use_cache)
     parts, classes = _parts_of(collection), collection.classes
     counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
     needed = 1 + ("val" not in parts) + ("test" not in parts)
