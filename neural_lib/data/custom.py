@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -256,14 +255,9 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
     names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
     if not names:
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
-    spellings: dict[str, str] = {}
-    for name in names:
-        if not is_text(name):
-            why = "is not UTF-8, or has control characters; rename it"
-            raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
-        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
-        if other != name:
-            raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
+    if unshowable := [name for name in names if not is_text(name)]:
+        why = "is not UTF-8, or has control characters; rename it"
+        raise _refusal(path, f"the name of the folder {printable(unshowable[0])!r} {why}")
     known = folders_of.get("train", names)
     for part, folders in folders_of.items():
         if unknown := [name for name in folders if name not in known]:
@@ -308,11 +302,7 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 
 
 def decode(
-    path: str,
-    pictures: Sequence[str | np.ndarray],
-    preparation: Preparation,
-    may_become_grey: bool,
-    mean_bytes: float,
+    path: str, pictures: Sequence[str | np.ndarray], preparation: Preparation, may_become_grey: bool, mean_bytes: float
 ) -> Decoded:
     """Decode pictures, given as files or arrays, to images of one size; on all cores unless the files are small.
 
@@ -416,10 +406,7 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # part (one of PARTS) -> imag
 
 def _read_npz(path: str) -> tuple[list[str], Arrays]:
     # MedMNIST's keys (https://github.com/MedMNIST/MedMNIST): train_images, train_labels, val_images, ...
-    keys = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
-    arrays = _load_arrays(path, keys)
-    if not arrays.keys() & set(keys):
-        raise _refusal(path, f"has {listed(sorted(arrays)) or 'no arrays'}, and needs train_images and train_labels")
+    arrays = _load_arrays(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")])
     parts = {}
     for part in PARTS:
         images, labels = (arrays.get(f"{part}_{kind}") for kind in ("images", "labels"))
@@ -439,9 +426,7 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
         files = [folder / f"{prefix}-{part}-{kind}.npz" for kind in ("imgs", "labels")]
         if missing := [file.name for file in files if not file.is_file()]:
             raise _refusal(str(folder), f"has {train_images.name}, but {' and '.join(missing)} is missing")
-        arrays = [_load_arrays(str(file), ["arr_0"]).get("arr_0") for file in files]
-        if any(array is None for array in arrays):
-            raise _refusal(str(folder), f"the files of its {part} part need an array arr_0 each")
+        arrays = [_load_arrays(str(file), ["arr_0"])["arr_0"] for file in files]
         parts[part] = _checked(str(folder), part, *arrays)
     classes = _classes_of(str(folder), parts)
     with (
@@ -454,12 +439,15 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
 
 
 def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    # The archive's arrays under these keys, or all arrays if it has none of them. Pickled objects are never loaded.
+    # The archive's arrays under these keys, of which it must have one or more. Pickled objects are never loaded.
     try:
         if not zipfile.is_zipfile(path):  # np.load would treat it as a pickle
             raise ValueError
         with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in keys if key in archive.files] or archive.files
+            wanted = [key for key in keys if key in archive.files]
+            if not wanted:
+                names = listed(sorted(archive.files)) or "no arrays"
+                raise _refusal(path, f"has {names}, and needs {' and '.join(keys[:2])}")
             # Twice the size, because the parts are concatenated to one array.
             needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
             _check_memory(path, "to read it takes", needed, "give a smaller file")

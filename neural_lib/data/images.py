@@ -63,11 +63,6 @@ class ImageTensors(Dataset):
         return self.stored.device
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of `images`: (N, C, H, W)."""
-        return (len(self), *self.stored.shape[1:])
-
-    @property
     def images(self) -> Tensor:
         """The images (N, C, H, W): the stored tensor, or a copy if `indices` select some of it."""
         return self.stored if self.indices is None else self.stored[self.indices]
@@ -112,7 +107,7 @@ class Data:
 
         They are computed from the images for training and validation.
         """
-        counts = torch.zeros(self.train.shape[1], 256, dtype=torch.float64)
+        counts = torch.zeros(self.train.stored.shape[1], 256, dtype=torch.float64)
         for images in itertools.chain(*(part.chunks() for part in self._train_and_val())):
             channels = images.transpose(0, 1).flatten(1)  # (n, C, H, W) -> (C, n * H * W)
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
@@ -125,7 +120,8 @@ class Data:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of the images for training and validation and of their labels, in order."""
-        digest = hashlib.sha256(str(self.train.shape).encode())
+        shape = (len(self.train), *self.train.stored.shape[1:])  # (N, C, H, W)
+        digest = hashlib.sha256(str(shape).encode())
         for part in self._train_and_val():
             for images in part.chunks():
                 digest.update(images.contiguous().numpy())
@@ -232,12 +228,10 @@ def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
         )
-    train, test, val, test_seed = parts["train"], parts.get("test"), parts.get("val"), None
-    if test is None:
-        test_seed = config.seed
-        train, test = _held_out(parts, config.test_split, test_seed)
-    info = collection.info(len(train), len(test))
-    data = Data(config.dataset, info, train, test, val, collection.names, test_seed=test_seed)
+    has_test = "test" in parts
+    train, test = (parts["train"], parts["test"]) if has_test else _held_out(parts, config.test_split, config.seed)
+    info, test_seed = collection.info(len(train), len(test)), None if has_test else config.seed
+    data = Data(config.dataset, info, train, test, parts.get("val"), collection.names, test_seed=test_seed)
     if is_main():
         train_part, val_part = data.split(config)
         by_part = {"training": train_part, "validation": val_part, "test": test}
@@ -246,11 +240,7 @@ def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
 
 
 def load_user_test_images(
-    dataset: str,
-    preparation: Preparation,
-    held_out: tuple[float, int, str] | None = None,
-    is_same: bool = False,
-    use_cache: bool = True,
+    dataset: str, preparation: Preparation, held_out: tuple[float, int, str] | None, is_same: bool, use_cache: bool
 ) -> tuple[ImageTensors, list[str]]:
     """Load the user images to score a network on, and their class names.
 
@@ -275,19 +265,15 @@ def load_user_test_images(
             if data.fingerprint != fingerprint:
                 log.warning("%s has changed since, so among these may be some that were trained on", title)
             return test, collection.classes
-    every = torch.from_numpy(np.sort(np.concatenate(list(collection.indices.values()))))
+    every = np.sort(np.concatenate(list(collection.indices.values())))
     what = f"all {len(every):,} images are scored, which must not have been trained on"
     log.warning("%s has no test/: %s", title, what)
-    return _stored(collection).subset(every), collection.classes
-
-
-def _stored(collection: custom.Collection) -> ImageTensors:
-    return ImageTensors(torch.from_numpy(collection.images), torch.from_numpy(collection.labels))
+    return _parts_of(collection._replace(indices={"all": every}))["all"], collection.classes
 
 
 def _parts_of(collection: custom.Collection) -> dict[str, ImageTensors]:
-    stored = _stored(collection)
-    return {part: stored.subset(torch.from_numpy(indices)) for part, indices in collection.indices.items()}
+    every = ImageTensors(torch.from_numpy(collection.images), torch.from_numpy(collection.labels))
+    return {part: every.subset(torch.from_numpy(indices)) for part, indices in collection.indices.items()}
 
 
 def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
@@ -324,7 +310,7 @@ class BatchIndices(Sampler[Tensor]):
     """Samples this rank's indices of each batch: in order or, given a seed, in an order drawn by seed and epoch.
 
     The order of an epoch is drawn on the CPU, the same for every device, and copied to the images' device at once: a
-    copy for each batch would make the CPU wait for the device each time. set_epoch sets where iteration begins.
+    copy for each batch would make the CPU wait for the device each time.
     """
 
     def __init__(self, dataset: ImageTensors, global_batch_size: int, seed: int | None = None) -> None:

@@ -170,18 +170,14 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     mask = (depth > faintest).astype(np.uint8)
     longer = max(depth.shape)
     piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
-    pieces, lines = [], []
-    for view, beyond in ((mask, outside), (cv2.transpose(mask), cv2.transpose(outside))):
-        level, hidden = _level_pieces(view, beyond, piece, thickest)
-        pieces.append(level)
-        lines.append(_lines_across(level, hidden, beyond, thickest))
-    across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
-    places = np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0))
+    across, level = _lines_across(mask, outside, piece, thickest)
+    turned, upright = _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest)
+    lines = [level, cv2.transpose(upright)]
+    places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(1))
     is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
     if not is_squared:
-        straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
-        sides = _sides_of_boxes(mask, straight, piece, thickest)
-        lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
+        sides = _sides_of_boxes(mask, _thin(across) | cv2.transpose(_thin(turned)), piece, thickest)
+        lines = [lines[0] | (across & sides), lines[1] | (cv2.transpose(turned) & sides)]
     bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
     ink_depth = np.percentile(depth[rest > 0], 90) if rest.any() else 255
@@ -211,12 +207,14 @@ def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: i
     return run & ~thick, thick | outside
 
 
-def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
-    # A mask with 1 along the lines that level pieces form across the page. Lines may bend a little, as on a photo.
-    mask = np.zeros_like(pieces)
+def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
+    # The level pieces of a mask of ink, and a mask with 1 along the lines that they form across the page, which may
+    # bend a little, as on a photo.
+    pieces, hidden = _level_pieces(mask, outside, piece, thickest)
+    lines_mask = np.zeros_like(pieces)
     height, width = pieces.shape
     if np.count_nonzero(pieces) < LINE_COVERS * width / 2:
-        return mask
+        return pieces, lines_mask
     chains = cv2.dilate(pieces | hidden, _rectangle(1, 3))
     chains = cv2.morphologyEx(chains, cv2.MORPH_CLOSE, _rectangle(width // 4 | 1, 1)) & ~outside & 1
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chains, connectivity=8)
@@ -230,14 +228,12 @@ def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, t
         lines += _fitted_lines(rows + top, cols + left, hidden, outside, thickest)
     if len(lines) < FEW_LINES:
         lines = [line for line in lines if line.reach >= FROM_BORDER_TO_BORDER]
-    columns = np.arange(width)
     for line in lines:
         half = math.ceil(line.thickness / 2)
-        for shift in range(-half, half + 1):
-            at = np.round(line.rows + shift).astype(int)
-            is_inside = (at >= 0) & (at < height)
-            mask[at[is_inside], columns[is_inside]] = 1
-    return mask
+        at = np.round(line.rows + np.arange(-half, half + 1)[:, None]).astype(int)  # (2 half + 1, W)
+        is_inside = (at >= 0) & (at < height)
+        lines_mask[at[is_inside], is_inside.nonzero()[1]] = 1
+    return pieces, lines_mask
 
 
 class Line(NamedTuple):
@@ -348,9 +344,7 @@ class Groups(NamedTuple):
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+    return float(np.quantile(values, 0.5, method="inverted_cdf", weights=weights))
 
 
 def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
@@ -372,8 +366,8 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
         return none
     size = _weighted_median(sizes[is_large], areas[is_large])
     is_stroke &= areas >= _min_area(is_stroke, is_large, corners, areas, size, depth.shape)
-    at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
-    touches = np.bincount(labels[at_border[1:-1, 1:-1] > 0], minlength=count) > 0
+    at_border = cv2.dilate(outside, _rectangle(7, 7), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    touches = np.bincount(labels[at_border > 0], minlength=count) > 0
 
     strokes = np.flatnonzero(is_stroke)
     groups, boxes = [[each] for each in strokes], corners[strokes]
@@ -429,15 +423,9 @@ def _merge_near(
         down = np.maximum(np.maximum(others[:, 1] - boxes[one, 3], boxes[one, 1] - others[:, 3]), 0)
         gaps = np.hypot(right, down) / size
         pairs += [(gaps[number], one, one + 1 + number) for number in np.flatnonzero(gaps <= reach)]
-    owner = list(range(len(boxes)))
-
-    def owner_of(number: int) -> int:
-        while owner[number] != number:
-            owner[number] = number = owner[owner[number]]
-        return number
-
+    owner = np.arange(len(boxes))  # the group into which each was merged
     for gap, one, other in sorted(pairs):
-        one, other = owner_of(one), owner_of(other)
+        one, other = owner[one], owner[other]
         both = np.concatenate([np.minimum(boxes[one], boxes[other])[:2], np.maximum(boxes[one], boxes[other])[2:]])
         whole, *parts = ((box[2:] - box[:2]).max() / size for box in (both, boxes[one], boxes[other]))
         is_one = whole <= 1.6 if is_first else (  # at first, size is that of strokes
@@ -446,9 +434,9 @@ def _merge_near(
             or (whole <= 1.2 and max(parts) <= 0.65)  # two halves of one character
         )  # fmt: skip
         if one != other and is_one:
-            boxes[one], owner[other] = both, one
+            boxes[one], owner[owner == other] = both, one
             groups[one] = groups[one] + groups[other]
-    kept = [number for number in range(len(boxes)) if owner[number] == number]
+    kept = np.unique(owner)
     return boxes[kept], [groups[number] for number in kept]
 
 

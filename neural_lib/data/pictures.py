@@ -204,9 +204,9 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int =
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
-        rawmode = _rawmode(image)
+        has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
         small = _in_8_bits(image)
-        if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
+        if has_16_bits and page == 0:
             small.load()
             # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
             if max(high for _, high in small.getextrema()[:3]) < 128:
@@ -271,7 +271,7 @@ def _check_pixels(image: Image.Image) -> None:
 def _page_positions(image: Image.Image) -> Sequence[int]:
     # The positions of pages among the images of an opened file. A TIFF's smaller versions and masks are no pages.
     if image.format == "GIF":
-        return range(_count_frames(image))
+        return range(image.n_frames)
     if image.format != "TIFF":
         return [0]
     positions = []
@@ -287,15 +287,6 @@ def _page_positions(image: Image.Image) -> Sequence[int]:
             break
     image.seek(0)
     return positions or [0]
-
-
-def _count_frames(image: Image.Image) -> int:
-    try:
-        return image.n_frames
-    except Exception:  # Pillow raises many types for a damaged frame; it is counted, so that reading it is an error
-        count = image.tell() + 2
-        image.seek(0)
-        return count
 
 
 # --- errors, and pixels of every kind ---
@@ -323,25 +314,19 @@ def _picture_errors() -> Iterator[None]:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     # Files don't record how many bits are used (12 bits are stored as 16), so full scale is taken to be the next power
     # of two above the highest value.
-    if image.mode.startswith("I;16"):
-        return _like(image, _shifted(np.asarray(image)))
-    if image.mode not in ("I", "F"):
+    if not image.mode.startswith(("I", "F")):
         return image
     values = np.nan_to_num(np.asarray(image)).clip(0)
     if values.max() <= 1:
         return _like(image, (values * 255).round().astype(np.uint8))
-    if image.mode == "I":
-        return _like(image, _shifted(values))
-    full = 2.0 ** _bits(values) - 1
-    return _like(image, (values * np.float32(255 / full)).round().clip(max=255).astype(np.uint8))
+    return _like(image, _scaled(values))
 
 
-def _bits(values: np.ndarray) -> int:
-    return max(8, int(values.max()).bit_length())
-
-
-def _shifted(values: np.ndarray) -> np.ndarray:
-    return (values >> (_bits(values) - 8)).astype(np.uint8)
+def _scaled(values: np.ndarray) -> np.ndarray:
+    bits = max(8, int(values.max()).bit_length())
+    if values.dtype.kind == "f":
+        return (values * np.float32(255 / (2.0**bits - 1))).round().clip(max=255).astype(np.uint8)
+    return (values >> (bits - 8)).astype(np.uint8)
 
 
 def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
@@ -351,15 +336,9 @@ def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
     return other
 
 
-def _rawmode(image: Image.Image) -> str:
-    # Pillow's name for the format of a pixel in the file; "" if tiles differ or it is not known.
-    modes = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
-    return modes.pop() if len(modes) == 1 else ""
-
-
 def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
     # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return image
-    return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
+    return _like(image, np.dstack([_scaled(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
