@@ -192,7 +192,7 @@ def identify(given: str) -> str:
     """
     if given in DATASETS:
         return given
-    if not given or not os.path.exists(given):
+    if not os.path.exists(given):
         names = ", ".join(DATASETS)
         raise UserError(f"--dataset {given}: is neither one of {names} nor an existing folder or .npz file")
     path = os.path.abspath(given)

@@ -40,10 +40,8 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import atomic_write, remove_abandoned
 
 PARTS = ("train", "val", "test")
-PART_OF = {  # folder name -> part
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
 KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
 DEFAULT_SIZE = 32  # pixels, for images of any other or of mixed sizes
 BATCH = 16  # pictures per task of a thread
@@ -115,8 +113,9 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Colle
         return _from_arrays(path, *_read_npz(path), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
-            names = listed([each.name for each in several])
-            raise _refusal(path, f"holds several data sets: {names}; move one of them")
+            raise _refusal(
+                path, f"holds several data sets: {listed([each.name for each in several])}; move one of them"
+            )
         return _from_arrays(path, *_read_kuzushiji(several[0]), how)
     return _from_folder(path, how, use_cache)
 
@@ -215,8 +214,7 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
     folders, stray = _subfolders(path)
     parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
     if len(parts) == len(folders) or "train" in parts.values() and len(parts) > 1:
-        given = list(parts.values())
-        if doubled := [name for name, part in parts.items() if given.count(part) > 1]:
+        if doubled := [name for name, part in parts.items() if list(parts.values()).count(part) > 1]:
             raise _refusal(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
         stray += [f"{name}/" for name in folders if name not in parts]
         roots = {part: name for name, part in parts.items()}
@@ -246,8 +244,8 @@ def _subfolders(path: str) -> tuple[list[str], list[str]]:
         names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
     except OSError as error:
         raise _refusal(path, f"can't be looked into ({error.strerror})") from None
-    folders = [name for name in names if os.path.isdir(os.path.join(path, name))]
-    return folders, [name for name in names if name not in set(folders)]
+    is_folder = {name: os.path.isdir(os.path.join(path, name)) for name in names}
+    return [name for name in names if is_folder[name]], [name for name in names if not is_folder[name]]
 
 
 def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
@@ -534,18 +532,19 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
         log.info("%s: %s images are held out for test: %s", title, f"{len(parts['test']):,}", share)
     elif config.test_split != TrainConfig.test_split:
         log.warning("--test-split has no effect, as the test part of %s is given", title)
-    most, least = max(counts), min(counts)
-    if most >= UNEQUAL_FROM * least and config.class_weights == "none":
+    common, rare = counts.index(max(counts)), counts.index(min(counts))
+    ratio = counts[common] / counts[rare]
+    if ratio >= UNEQUAL_FROM and config.class_weights == "none":
         log.warning(
             "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
             "--monitor f1 chooses the epoch by a score that does",
-            collection.classes[counts.index(most)], most / least, collection.classes[counts.index(least)],
-        )  # fmt: skip
+            *(collection.classes[common], ratio, collection.classes[rare]),
+        )
     if copies := same_images(collection.images, parts):
         examples = "; ".join(f"{collection.names[one]} and {collection.names[other]}" for one, other in copies[:2])
-        images = f"{len(copies):,} images" if len(copies) > 1 else "1 image"
+        images, are = (f"{len(copies):,} images", "are") if len(copies) > 1 else ("1 image", "is")
         text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
-        log.warning(text, images, "are" if len(copies) > 1 else "is", examples)
+        log.warning(text, images, are, examples)
 
 
 def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:

@@ -30,18 +30,17 @@ class DownloadError(RunError):
     """No source delivered the official files."""
 
 
-def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
-    """Download the data set if it is missing; returns the one to train on: `dataset`, or the embedded digits.
+def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> tuple[str, str]:
+    """Download the data set if it is missing; returns the one to train on, and a warning if that is another one.
 
     dataset: a name in DATASETS, or the path of user images, which is returned unchanged. may_fall_back: True if the
-    digits may replace a data set that can't be downloaded, which is logged as a banner; else DownloadError is raised.
-    Raises UserError if an existing file is not the official one.
+    embedded digits may replace a data set that can't be downloaded, which is logged as a banner; else DownloadError is
+    raised. Raises UserError if an existing file is not the official one.
     """
-    if dataset not in DATASETS:
-        return dataset
     try:
-        ensure_dataset(dataset, data_dir)
-        return dataset
+        if dataset in DATASETS:
+            ensure_dataset(dataset, data_dir)
+        return dataset, ""
     except DownloadError as error:
         failure = f"{DATASETS[dataset].title} could not be loaded: {error}"
     if not may_fall_back:
@@ -49,15 +48,10 @@ def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
             f"{failure}; or train on the embedded digits with --dataset {FALLBACK}, and with another --model if the "
             "network in this one is to stay"
         )
-    ruler = "=" * 78
+    ruler, warning = "=" * 78, f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
     folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names aren't broken
-    log.warning("\n%s\n%s\n\n%s\n%s", ruler, fallback_warning(dataset).upper(), folded, ruler)
-    return FALLBACK
-
-
-def fallback_warning(dataset: str) -> str:
-    """The warning for a run on the embedded digits instead of `dataset`."""
-    return f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
+    log.warning("\n%s\n%s\n\n%s\n%s", ruler, warning.upper(), folded, ruler)
+    return FALLBACK, warning
 
 
 def is_available(name: str, data_dir: str | Path) -> bool:
@@ -76,8 +70,8 @@ def ensure_dataset(name: str, data_dir: str | Path) -> None:
     """
     info = DATASETS[name]
     folder, sha256 = Path(data_dir) / info.folder, info.sha256
-    missing = [name for name in sha256 if not (folder / name).exists()]
-    if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
+    missing = [file for file in sha256 if not (folder / file).exists()]
+    if wrong := [folder / file for file in sha256 if file not in missing and _sha256(folder / file) != sha256[file]]:
         raise UserError(
             f"{', '.join(map(str, wrong))}: damaged, or not the official file (its sha256 differs); "
             "delete it, and the next run downloads it again if it can"
@@ -87,11 +81,11 @@ def ensure_dataset(name: str, data_dir: str | Path) -> None:
 
 
 def _download(folder: Path, missing: list[str], info: DatasetInfo) -> None:
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     failures = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A folder on the same file system, so that files can be renamed into place.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
+        # A folder on the same file system, so that files can be renamed into place; `folder` is made after a success.
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
             for host, source in info.sources.items():
                 log.info("downloading from %s...", host)
                 try:
@@ -101,6 +95,7 @@ def _download(folder: Path, missing: list[str], info: DatasetInfo) -> None:
                     continue
                 if failures:
                     log.info("downloaded from %s, because others failed (%s)", host, "; ".join(failures))
+                folder.mkdir(parents=True, exist_ok=True)
                 for name in missing:
                     os.replace(fetched / name, folder / name)
                 return

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, random_split
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.data import custom, download
@@ -147,7 +147,7 @@ def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> 
         parts = stratified_split(images.labels.cpu(), config.train_split, config.seed)
     else:
         sizes, generator = config.split_sizes(len(images)), torch.Generator().manual_seed(config.seed)
-        parts = (torch.tensor(part.indices) for part in random_split(range(len(images)), sizes, generator))
+        parts = torch.randperm(len(images), generator=generator).split(sizes)
     return tuple(images.subset(part) for part in parts)
 
 
@@ -182,15 +182,15 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
         train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
         return Data(dataset, DATASETS[dataset], train, test)
 
-    data = None
+    data = settled = None
     if is_main():
         log.info("loading the %s dataset...", title_of(config.dataset))
-        data = load(download.settle(config.dataset, data_dir, may_fall_back))
-    dataset = broadcast(data.dataset if data else None)
+        settled = download.settle(config.dataset, data_dir, may_fall_back)
+        data = load(settled[0])
+    dataset, warning = broadcast(settled)
     data = data or load(dataset)
     counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
     log.info("%s images to train on and to validate, %s to test", *counts)
-    warning = download.fallback_warning(config.dataset) if dataset != config.dataset else ""
     return replace(data, warning=warning)
 
 
@@ -220,7 +220,8 @@ def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
     collection = custom.load(config.dataset, request, use_cache)
-    parts, classes = _parts_of(collection), collection.classes
+    parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
+    classes = collection.classes
     counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
     needed = 1 + ("val" not in parts) + ("test" not in parts)
     if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
@@ -252,7 +253,7 @@ def load_user_test_images(
     """
     log.info("reading the images of %s...", dataset)
     collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)
-    parts = _parts_of(collection)
+    parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
         return parts["test"], collection.classes
     if held_out and "train" in parts:
@@ -268,12 +269,12 @@ def load_user_test_images(
     every = np.sort(np.concatenate(list(collection.indices.values())))
     what = f"all {len(every):,} images are scored, which must not have been trained on"
     log.warning("%s has no test/: %s", title, what)
-    return _parts_of(collection._replace(indices={"all": every}))["all"], collection.classes
+    return _images_of(collection, every), collection.classes
 
 
-def _parts_of(collection: custom.Collection) -> dict[str, ImageTensors]:
-    every = ImageTensors(torch.from_numpy(collection.images), torch.from_numpy(collection.labels))
-    return {part: every.subset(torch.from_numpy(indices)) for part, indices in collection.indices.items()}
+def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTensors:
+    chosen, labels = torch.from_numpy(indices), torch.from_numpy(collection.labels)
+    return ImageTensors(torch.from_numpy(collection.images), labels[chosen], indices=chosen)
 
 
 def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:

@@ -57,10 +57,8 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
     size = grey.shape[::-1]
     for angle in dict.fromkeys((_angle_of_lines(depth), 0.0)):
         turn = cv2.getRotationMatrix2D((size[0] / 2, size[1] / 2), angle, 1.0)
-        turned, outside = depth, edges
-        if angle:
-            turned = cv2.warpAffine(depth, turn, size)
-            outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
+        turned = cv2.warpAffine(depth, turn, size)
+        outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
         clean, lines = _without_lines(turned, outside, noise)
         if lines.any():
             break  # otherwise the angle was that of strokes, so the page is not turned
@@ -171,18 +169,18 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     longer = max(depth.shape)
     piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
     across, level = _lines_across(mask, outside, piece, thickest)
-    turned, upright = _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest)
-    lines = [level, cv2.transpose(upright)]
-    places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(1))
+    down, upright = map(cv2.transpose, _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
+    places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(0))
     is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
     if not is_squared:
-        sides = _sides_of_boxes(mask, _thin(across) | cv2.transpose(_thin(turned)), piece, thickest)
-        lines = [lines[0] | (across & sides), lines[1] | (cv2.transpose(turned) & sides)]
-    bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
+        straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
+        sides = _sides_of_boxes(mask, straight, piece, thickest)
+        level, upright = level | (across & sides), upright | (down & sides)
+    bands = [cv2.dilate(level, _rectangle(1, 5)) & mask, cv2.dilate(upright, _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
     ink_depth = np.percentile(depth[rest > 0], 90) if rest.any() else 255
     clean = depth.copy()
-    for axis, (line, band) in enumerate(zip(lines, bands, strict=True)):
+    for axis, (line, band) in enumerate(zip((level, upright), bands, strict=True)):
         line &= mask
         if not line.any():
             continue
@@ -198,19 +196,14 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     return clean, bands[0] | bands[1]
 
 
-def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
-    # A mask of ink that runs along at least `piece` pixels of a row and is at most `thickest` pixels thick; and a mask
-    # of the pixels in which a line would be hidden, by thick ink or outside of the page.
+def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
+    # A mask of level pieces, which is ink that runs along at least `piece` pixels of a row and is at most `thickest`
+    # pixels thick; and a mask with 1 along the lines that they form across the page. Lines may bend a little, as on a
+    # photo.
     run = cv2.morphologyEx(mask | outside, cv2.MORPH_CLOSE, _rectangle(5, 1))
     run = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(piece, 1)) & ~outside & 1
     thick = cv2.dilate(cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1)), _rectangle(3, 3))
-    return run & ~thick, thick | outside
-
-
-def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
-    # The level pieces of a mask of ink, and a mask with 1 along the lines that they form across the page, which may
-    # bend a little, as on a photo.
-    pieces, hidden = _level_pieces(mask, outside, piece, thickest)
+    pieces, hidden = run & ~thick, thick | outside  # a line that runs through hidden pixels is not seen in them
     lines_mask = np.zeros_like(pieces)
     height, width = pieces.shape
     if np.count_nonzero(pieces) < LINE_COVERS * width / 2:
@@ -440,7 +433,7 @@ def _merge_near(
     return boxes[kept], [groups[number] for number in kept]
 
 
-def _reading_order(groups: Groups, order: str) -> np.ndarray:
+def _reading_order(groups: Groups, order: str) -> list[int]:
     # The numbers of the groups in reading order.
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
@@ -449,19 +442,17 @@ def _reading_order(groups: Groups, order: str) -> np.ndarray:
     turned = [across - along * math.tan(math.radians(angle)) for angle in angles]
     spread = [np.minimum(np.diff(np.sort(each)), 0.5 * groups.size).sum() for each in turned]
     across = turned[int(np.argmin(spread))]
-    line_of, line, positions = np.zeros(len(across), int), 0, []
-    for number in np.argsort(across):
-        if positions and across[number] - np.mean(positions) > 0.6 * groups.size:
-            line, positions = line + 1, []
-        positions.append(across[number])
-        line_of[number] = line
-    return np.lexsort((along, line_of))
+    lines: list[list[int]] = []
+    for number in np.argsort(across).tolist():
+        if not lines or across[number] - across[lines[-1]].mean() > 0.6 * groups.size:
+            lines.append([])
+        lines[-1].append(number)
+    return [number for line in lines for number in sorted(line, key=lambda each: along[each])]
 
 
 def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray) -> Character:
     # The box in the picture and the ink of a group. back: affine map from the turned page to the picture.
-    left, top, right, bottom = groups.boxes[number] + (-2, -2, 2, 2)
-    left, top = max(0, left), max(0, top)
+    left, top, right, bottom = np.maximum(groups.boxes[number] + (-2, -2, 2, 2), 0)
     part = slice(top, bottom), slice(left, right)
     labels = groups.labels[part]
     strokes = np.isin(labels, groups.strokes[number]).astype(np.uint8)

@@ -14,12 +14,12 @@ from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neural_lib.system.errors import UserError
 
 # The formats that are read. A file's content decides, not its name.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", *(["AVIF"] if features.check("avif") else []))
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 HEADS = {  # kind of file -> pattern of its first bytes; the first match counts. CONVERSIONS has kinds that aren't read
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -33,10 +33,8 @@ HEADS = {  # kind of file -> pattern of its first bytes; the first match counts.
 }
 HEAD = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), head) for kind, head in HEADS.items()), re.DOTALL)
 HEAD_SIZE = 64  # bytes
-MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {jpg}"
 CONVERSIONS = {  # kind of file that isn't read -> error message with a command to convert it
-    "HEIC": f"is a HEIC photo; {MAGICK}",
-    "AVIF": f"is an AVIF photo; {MAGICK}",  # for Pillow built without AVIF
+    "HEIC": "is a HEIC photo; convert it to JPEG, as with ImageMagick: magick {file} {jpg}",
     "PDF": "is a PDF; convert it to PNG, as with Poppler: pdftoppm -r 300 -png {file} {stem}",
 }
 SYSTEM_FILES = (
@@ -122,9 +120,10 @@ def find(
             elif not is_excluded(each):
                 result.files.append(each)
         if (len(result.files), len(result.unread)) == before:
-            folders = [each for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]
-            has_more = not recursive and not all(is_hidden(each.name) for each in folders)
-            result.empty[path] = "; -r looks into its folders" if has_more else ""
+            folders = [
+                each for each in os.scandir(path) if each.is_dir(follow_symlinks=False) and not is_hidden(each.name)
+            ]
+            result.empty[path] = "; -r looks into its folders" if folders and not recursive else ""
     return result
 
 
@@ -142,9 +141,8 @@ def kind_of(path: str | Path) -> str:
 
 def _expanded(given: str | Path) -> list[Path]:
     # Expand a pattern that the shell has not expanded (Windows' shells don't), unless a file has exactly this name.
-    if not os.path.lexists(given) and glob.has_magic(str(given)):
-        return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=natural_key)] or [Path(given)]
-    return [Path(given)]
+    matches = [] if os.path.lexists(given) else sorted(glob.glob(str(given), recursive=True), key=natural_key)
+    return [Path(each) for each in matches or [given]]
 
 
 def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterator[Path]:
@@ -205,13 +203,8 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int =
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
         has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
-        small = _in_8_bits(image)
-        if has_16_bits and page == 0:
-            small.load()
-            # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
-            if max(high for _, high in small.getextrema()[:3]) < 128:
-                small = _in_full_colour(image, picture)
-        return _as_rgb(small, longest)
+        image = _in_full_colour(image, picture) if has_16_bits and page == 0 else _in_8_bits(image)
+        return _as_rgb(image, longest)
 
 
 def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
@@ -241,13 +234,13 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
             raise PictureError("is not a file")
         with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
-            _check_pixels(image)
-            pages = _page_positions(image)
-            if not 0 <= page < len(pages):
+            positions = _page_positions(image)
+            if not 0 <= page < len(positions):
                 raise PictureError(f"has no page {page + 1:,}")
-            if frame := pages[page]:
-                image.seek(frame)
-                _check_pixels(image)
+            image.seek(positions[page])
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
             yield image
 
 
@@ -257,15 +250,9 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
     if not os.fstat(file.fileno()).st_size:
         raise PictureError("is empty")
     kind = kind_of(path)
-    if kind in CONVERSIONS and kind not in FORMATS:
+    if kind in CONVERSIONS:
         raise PictureError(_conversion(kind, path))
     raise PictureError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; convert it to one of these")
-
-
-def _check_pixels(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
 
 
 def _page_positions(image: Image.Image) -> Sequence[int]:
@@ -285,7 +272,7 @@ def _page_positions(image: Image.Image) -> Sequence[int]:
         except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
             positions.append(position)
             break
-    image.seek(0)
+    image.seek(0)  # away from a damaged image, to which seek would not go again
     return positions or [0]
 
 
@@ -299,16 +286,14 @@ def _picture_errors() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit; it applies before _check_pixels can
+    except Image.DecompressionBombError:  # Pillow's own limit, checked before that of _opened
         raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:
         raise PictureError("needs more memory than is free") from None
-    except OSError as error:
-        if error.errno:  # from the operating system, such as no permission; Pillow's have no number
+    except Exception as error:  # Pillow raises many types for damaged files
+        if isinstance(error, OSError) and error.errno:  # from the operating system; Pillow's have no number
             raise PictureError(f"can't be read ({error.strerror})") from None
         raise PictureError(f"is damaged or cut short ({error})") from None
-    except Exception as error:  # Pillow raises many types for damaged files
-        raise PictureError(f"is damaged ({error})") from None
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
@@ -317,9 +302,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.nan_to_num(np.asarray(image)).clip(0)
-    if values.max() <= 1:
-        return _like(image, (values * 255).round().astype(np.uint8))
-    return _like(image, _scaled(values))
+    return _like(image, _scaled(values) if values.max() > 1 else (values * 255).round().astype(np.uint8))
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -337,8 +320,10 @@ def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
 
 
 def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
-    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
+    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't. Pillow keeps the upper 8,
+    # which loses most of a picture with fewer than 16 bits.
+    image.load()  # raises an exception if the file is damaged
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+    if values is None or values.dtype != np.uint16 or values.shape[1::-1] != image.size or values.ndim != 3:
         return image
     return _like(image, np.dstack([_scaled(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
