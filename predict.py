@@ -154,7 +154,7 @@ def main(argv=None) -> int:
     output, to_read, show = prepare(args)
     tune_for_cpu()
     from neural_lib import checkpoint
-    from neural_lib.data.download import is_there
+    from neural_lib.data.download import is_available
     from neural_lib.prediction import modes
     from neural_lib.prediction.recogniser import Recogniser
     from neural_lib.system import devices
@@ -178,7 +178,7 @@ def main(argv=None) -> int:
 
     dataset = args.dataset or saved.dataset
     trained_from = saved.training.get("data", "")
-    data = args.data or (trained_from if trained_from and is_there(dataset, trained_from) else "data")
+    data = args.data or (trained_from if trained_from and is_available(dataset, trained_from) else "data")
     use_cache = not args.no_cache
     if args.draw:
         modes.draw(recogniser, output, data, use_cache, show)

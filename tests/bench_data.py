@@ -30,7 +30,7 @@ data = load_data(TrainConfig(dataset=sys.argv[1]), "data")
 data.fingerprint, data.statistics
 seconds = time.perf_counter() - start
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(f"{seconds:7.2f} s {used / 1024:7.0f} MB  {tuple(data.train.shape)}")
+print(f"{seconds:7.2f} s {used / 1024:7.0f} MB  {tuple(data.train.images.shape)}")
 """
 
 

@@ -15,15 +15,9 @@ CONTROL_POINTS = 5  # per side of the elastic field; on 28 pixels they are 7 apa
 class RandomDistortion(nn.Module):
     """Distorts each image by random amounts, which depend only on the config's seed, the epoch and the step.
 
-    In this order, each for the config's hyper-parameter of that name:
-    - flip: mirrored with probability 0.5.
-    - rotation (degrees), scale (a share, height and width separately) and shear (horizontal pixels per vertical pixel)
-      about the centre, and shift (pixels, horizontally and vertically): uniform from minus to plus the given value.
-    - elastic: displacements drawn at coarse control points with this standard deviation (pixels) and interpolated
-      smoothly between them (Ronneberger et al. 2015, arXiv:1505.04597, section 3.1).
-    - thickness (pixels): light strokes become wider or narrower by up to this much on each side, by blending each pixel
-      with the brightest, or the darkest, of the 3x3 pixels around it.
-    - gamma: brightness, scaled to 0..1, is raised to a power from exp(-gamma) to exp(gamma).
+    In this order, as TrainConfig and README.md describe them: flip; rotation, scale and shear about the centre, shift,
+    and elastic displacements (Ronneberger et al. 2015, arXiv:1505.04597, section 3.1) in one resampling; thickness, by
+    blending each pixel with the brightest, or the darkest, of the 3x3 pixels around it; gamma.
     Pixels from outside of an image are 0.
     """
 

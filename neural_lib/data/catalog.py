@@ -55,7 +55,7 @@ class DatasetInfo:
     mirrors: bool = False  # True if the mirror image of an image still shows its class
     shift_note: str = ""  # why validation accuracy may overstate test accuracy
     fit: str = "crop"  # see Preparation
-    format: str = "idx"  # file format, one of images.READERS
+    format: str = "idx"  # file format, one of download.READERS
     folder: str = ""  # the files' folder under <data>; torchvision uses the same
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> checksum
     # Host -> (a name in download.FETCHERS, *its arguments). Hosts are tried in this order.
@@ -166,13 +166,9 @@ DATASETS = {
             "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
         },
         sources={
-            "www.cs.toronto.edu": ("archive", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", *CIFAR10),
-            # PaddlePaddle's copy of the same archive.
-            "dataset.bj.bcebos.com": (
-                "archive",
-                "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
-                *CIFAR10,
-            ),
+            host: ("archive", f"https://{host}/{folder}/cifar-10-python.tar.gz", *CIFAR10)
+            # The second is PaddlePaddle's copy of the same archive.
+            for host, folder in (("www.cs.toronto.edu", "~kriz"), ("dataset.bj.bcebos.com", "cifar"))
         },
     ),
     "digits": DatasetInfo(
@@ -196,7 +192,7 @@ def identify(given: str) -> str:
     """
     if given in DATASETS:
         return given
-    if not given or not os.path.exists(given):
+    if not os.path.exists(given):
         names = ", ".join(DATASETS)
         raise UserError(f"--dataset {given}: is neither one of {names} nor an existing folder or .npz file")
     path = os.path.abspath(given)

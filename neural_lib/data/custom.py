@@ -9,10 +9,9 @@ import hashlib
 import json
 import logging
 import os
-import unicodedata
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -35,15 +34,14 @@ from neural_lib.data.pictures import (
     read_picture,
     size_of,
 )
+from neural_lib.system.distributed import is_main
 from neural_lib.system.environment import available_memory, usable_cores
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import atomic_write, remove_abandoned
 
 PARTS = ("train", "val", "test")
-PART_OF = {  # folder name -> part
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
 KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
 DEFAULT_SIZE = 32  # pixels, for images of any other or of mixed sizes
 BATCH = 16  # pictures per task of a thread
@@ -66,10 +64,10 @@ class Request(NamedTuple):
     fit: str = "crop"
     writing: bool = False
 
-    def preparation(self, default_size: Callable[[], int]) -> Preparation:
-        """Resolve the request to a Preparation for colour pictures. default_size: called if no size is requested."""
+    def preparation(self, sizes: Iterable[tuple[int, int] | None]) -> Preparation:
+        """Resolve the request to a Preparation for colour pictures. sizes: see common_size."""
         if not self.writing:
-            return Preparation(self.image_size or default_size(), 3, None, self.fit)
+            return Preparation(self.image_size or common_size(sizes), 3, None, self.fit)
         kmnist = DATASETS["kmnist"]
         size = self.image_size or kmnist.image_size
         box, centre, stroke = kmnist.placement
@@ -99,28 +97,27 @@ class Collection(NamedTuple):
 
     def info(self, train_size: int, test_size: int) -> DatasetInfo:
         """The facts of this data set, in the form of a catalogue entry."""
-        size, channels, placement, fit = self.preparation
         return DatasetInfo(
             title=os.path.basename(self.path), classes=tuple(self.classes), train_size=train_size, test_size=test_size,
-            licence="", source="", placement=placement, channels=channels, image_size=size, fit=fit,
-            mirrors=placement is None,
+            licence="", source="", mirrors=self.preparation.placement is None, **self.preparation._asdict(),
         )  # fmt: skip
 
 
-def load(path: str, how: Request | Preparation, use_cache: bool = True, show_progress: bool = True) -> Collection:
+def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Collection:
     """Read the data set in a folder or an .npz file.
 
     how: a Request reads it for training, a trained network's Preparation for scoring, which needs no training part.
     Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
     if os.path.isfile(path):
-        return _from_arrays(path, *_read_npz(path), how, show_progress)
+        return _from_arrays(path, *_read_npz(path), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
-            names = listed([each.name for each in several])
-            raise _refusal(path, f"holds several data sets: {names}; move one of them")
-        return _from_arrays(path, *_read_kuzushiji(several[0]), how, show_progress)
-    return _from_folder(path, how, use_cache, show_progress)
+            raise _refusal(
+                path, f"holds several data sets: {listed([each.name for each in several])}; move one of them"
+            )
+        return _from_arrays(path, *_read_kuzushiji(several[0]), how)
+    return _from_folder(path, how, use_cache)
 
 
 def _check_trainable(path: str, how: Request | Preparation, classes: Sequence[str], parts: Iterable[str]) -> None:
@@ -145,6 +142,37 @@ def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
         raise _refusal(path, f"{what} {sizes}; {advice}")
 
 
+def _collect(
+    path: str,
+    classes: list[str],
+    names: Sequence[str],
+    labels: np.ndarray,
+    parts: np.ndarray,
+    decoded: Decoded,
+    stray: Sequence[str] = (),
+) -> Collection:
+    # The data set of decoded pictures. parts: the part of each; stray: names of files in no class's folder. Warns of
+    # files that are left out. Raises UserError if a part, or a class in the training part, has no readable picture.
+    left_out = [(name, "in no class's folder") for name in stray]
+    left_out += [(names[index], why) for index, why in sorted(decoded.left_out.items())]
+    if left_out:
+        lines = [f"    {printable(name)}: {why}" for name, why in left_out[:MAX_NAMED]]
+        if len(left_out) > MAX_NAMED:
+            lines.append(f"    and {len(left_out) - MAX_NAMED:,} more")
+        count = f"{len(left_out):,} file{'s are' if len(left_out) > 1 else ' is'}"
+        log.warning("%s: %s left out\n%s", printable(os.path.basename(path)), count, "\n".join(lines))
+    is_read = np.ones(len(labels), dtype=bool)
+    is_read[list(decoded.left_out)] = False
+    indices = {part: np.flatnonzero(is_read & (parts == part)) for part in PARTS if (parts == part).any()}
+    empty = [f"{part}/" for part, chosen in indices.items() if part != "train" and not len(chosen)]
+    if "train" in indices:
+        known = set(labels[indices["train"]].tolist())
+        empty += [name for label, name in enumerate(classes) if label not in known]
+    if empty:
+        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or leave it out")
+    return Collection(path, classes, decoded.images, labels, indices, names, decoded.preparation)
+
+
 # --- a folder of folders ---
 
 
@@ -159,46 +187,22 @@ class File(NamedTuple):
     changed: tuple[int, int]  # last change of the content, and of permissions or name; nanoseconds since 1970
 
 
-def _from_folder(path: str, how: Request | Preparation, use_cache: bool, show_progress: bool) -> Collection:
+def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Collection:
     classes, files, stray = list_files(path)
     _check_trainable(path, how, classes, {each.part for each in files})
-    listing = _digest(CACHE_FORMAT, files)
+    names, listing = [each.path for each in files], _digest(CACHE_FORMAT, files)
     cached = decoded = _cached(path, listing, how) if use_cache else None
     if not decoded:
-        paths = [os.path.join(path, each.path) for each in files]
-        mean_bytes = sum(each.size for each in files) / len(files)
-        preparation = how.preparation(lambda: common_size(map(size_of, paths))) if isinstance(how, Request) else how
+        paths = [os.path.join(path, name) for name in names]
+        preparation = how.preparation(map(size_of, paths)) if isinstance(how, Request) else how
         may_become_grey = isinstance(how, Request) and preparation.channels == 3
-        decoded = decode(path, paths, preparation, may_become_grey, mean_bytes, show_progress)
-    left_out = [(name, "in no class's folder") for name in stray]
-    left_out += [(files[index].path, why) for index, why in sorted(decoded.left_out.items())]
-    _warn_of_left_out(path, left_out)
-    if several := [files[index].path for index in decoded.several_pages]:
-        name = printable(os.path.basename(path))
-        log.warning("%s: only the first page of a file is an image: %s", name, listed(several))
+        decoded = decode(path, paths, preparation, may_become_grey, sum(each.size for each in files) / len(files))
     labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
-    indices = _indices_of(path, classes, labels, parts, decoded.left_out)
-    if use_cache and not cached:
-        decoded = _keep(path, listing, how, decoded)
-    names = [each.path for each in files]
-    return Collection(path, classes, decoded.images, labels, indices, names, decoded.preparation)
-
-
-def _indices_of(
-    path: str, classes: Sequence[str], labels: np.ndarray, parts: np.ndarray, left_out: Mapping[int, str]
-) -> dict[str, np.ndarray]:
-    # The indices of the readable images of each existing part. Raises UserError if a part, or a class in the training
-    # part, has none.
-    is_read = np.ones(len(labels), dtype=bool)
-    is_read[list(left_out)] = False
-    indices = {part: np.flatnonzero(is_read & (parts == part)) for part in PARTS if (parts == part).any()}
-    empty = [f"{part}/" for part, chosen in indices.items() if part != "train" and not len(chosen)]
-    if "train" in indices:
-        known = set(labels[indices["train"]].tolist())
-        empty += [name for label, name in enumerate(classes) if label not in known]
-    if empty:
-        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or leave it out")
-    return indices
+    collection = _collect(path, classes, names, labels, parts, decoded, stray)
+    if several := [names[index] for index in decoded.several_pages]:
+        title = printable(os.path.basename(path))
+        log.warning("%s: only the first page of a file is an image: %s", title, listed(several))
+    return collection if cached or not use_cache else collection._replace(images=_keep(path, listing, how, decoded))
 
 
 def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
@@ -210,8 +214,7 @@ def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
     folders, stray = _subfolders(path)
     parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
     if len(parts) == len(folders) or "train" in parts.values() and len(parts) > 1:
-        given = list(parts.values())
-        if doubled := [name for name, part in parts.items() if given.count(part) > 1]:
+        if doubled := [name for name, part in parts.items() if list(parts.values()).count(part) > 1]:
             raise _refusal(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
         stray += [f"{name}/" for name in folders if name not in parts]
         roots = {part: name for name, part in parts.items()}
@@ -241,14 +244,8 @@ def _subfolders(path: str) -> tuple[list[str], list[str]]:
         names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
     except OSError as error:
         raise _refusal(path, f"can't be looked into ({error.strerror})") from None
-    here = Path(os.path.realpath(path))
-
-    def is_folder(name: str) -> bool:
-        inner = os.path.join(path, name)
-        return os.path.isdir(inner) and not here.is_relative_to(os.path.realpath(inner))  # a link to a parent folder
-
-    folders = [*filter(is_folder, names)]
-    return folders, [name for name in names if name not in set(folders)]
+    is_folder = {name: os.path.isdir(os.path.join(path, name)) for name in names}
+    return [name for name in names if is_folder[name]], [name for name in names if not is_folder[name]]
 
 
 def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
@@ -256,14 +253,9 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
     names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
     if not names:
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
-    spellings: dict[str, str] = {}
-    for name in names:
-        if not is_text(name):
-            why = "is not UTF-8, or has control characters; rename it"
-            raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
-        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
-        if other != name:
-            raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
+    if unshowable := [name for name in names if not is_text(name)]:
+        why = "is not UTF-8, or has control characters; rename it"
+        raise _refusal(path, f"the name of the folder {printable(unshowable[0])!r} {why}")
     known = folders_of.get("train", names)
     for part, folders in folders_of.items():
         if unknown := [name for name in folders if name not in known]:
@@ -291,15 +283,6 @@ def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
             yield File(part, name, label, os.path.join(folder, name), size, changed)
 
 
-def _warn_of_left_out(path: str, left_out: list[tuple[str, str]]) -> None:
-    if left_out:
-        lines = [f"    {printable(name)}: {why}" for name, why in left_out[:MAX_NAMED]]
-        if len(left_out) > MAX_NAMED:
-            lines.append(f"    and {len(left_out) - MAX_NAMED:,} more")
-        count = f"{len(left_out):,} file{'s are' if len(left_out) > 1 else ' is'}"
-        log.warning("%s: %s left out\n%s", printable(os.path.basename(path)), count, "\n".join(lines))
-
-
 # --- decoding ---
 
 
@@ -317,17 +300,12 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 
 
 def decode(
-    path: str,
-    pictures: Sequence[str | np.ndarray],
-    preparation: Preparation,
-    may_become_grey: bool,
-    mean_bytes: float,
-    show_progress: bool = True,
+    path: str, pictures: Sequence[str | np.ndarray], preparation: Preparation, may_become_grey: bool, mean_bytes: float
 ) -> Decoded:
     """Decode pictures, given as files or arrays, to images of one size; on all cores unless the files are small.
 
     path: the data set's name in messages. may_become_grey: reduce the images to one channel if all pictures are grey.
-    mean_bytes: mean size of a picture, bytes. show_progress: show a progress bar, if stderr is a terminal.
+    mean_bytes: mean size of a picture, bytes.
     Raises UserError if the images need more memory than is free.
     """
     size, count = preparation.image_size, len(pictures)
@@ -352,19 +330,13 @@ def decode(
         return len(batch)
 
     batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
-    bar = tqdm(
-        total=count, desc="reading", unit=" images", leave=False, disable=None if show_progress else True,
-        dynamic_ncols=True,
-    )  # fmt: skip
+    disable = not is_main() or None  # None: unless stderr is a terminal
+    bar = tqdm(total=count, desc="reading", unit=" images", leave=False, disable=disable, dynamic_ncols=True)
     threads = usable_cores() if mean_bytes > SMALL_FILE else 1
     # read_picture changes Python's warning filters, which isn't thread-safe; catch_warnings restores them afterwards.
     with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in pool.map(read_batch, batches):
-                bar.update(done)
-        except BaseException:  # such as Ctrl-C: don't wait for batches that have not begun
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done in pool.map(read_batch, batches):  # on an exception such as Ctrl-C it cancels all later batches
+            bar.update(done)
     if may_become_grey and not in_colour:
         for image in images:
             # The first channel alone would not do: enlarged channels can differ by 1, and prepare uses to_grey.
@@ -406,23 +378,23 @@ def _cached(path: str, listing: str, how: Request | Preparation) -> Decoded | No
     return None
 
 
-def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded) -> Decoded:
+def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded) -> np.ndarray:
     # Write decoded images to the cache and return them mapped from that file, or unchanged if it can't be written.
     file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
+    images, header = decoded.images, decoded._replace(images=None)._asdict()
     request = how if isinstance(how, Request) else None
-    header = {"path": printable(path), "listing": listing, "request": request, "count": len(decoded.images),
-              "preparation": decoded.preparation, "left_out": decoded.left_out,
-              "several_pages": decoded.several_pages}  # fmt: skip
+    header |= {"path": printable(path), "listing": listing, "request": request, "count": len(images)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(file)
         with atomic_write(file) as handle:
             handle.write(json.dumps(header).encode() + b"\n")
-            handle.write(decoded.images)
+            offset = handle.tell()
+            handle.write(images)
+        return np.memmap(file, np.uint8, "c", offset, images.shape)
     except OSError as error:
         log.warning("%s: the images can't be cached (%s), so the next run decodes them again", file, error.strerror)
-        return decoded
-    return _cached(path, listing, how) or decoded
+        return images
 
 
 # --- arrays ---
@@ -432,10 +404,7 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # part (one of PARTS) -> imag
 
 def _read_npz(path: str) -> tuple[list[str], Arrays]:
     # MedMNIST's keys (https://github.com/MedMNIST/MedMNIST): train_images, train_labels, val_images, ...
-    keys = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
-    arrays = _load_arrays(path, keys)
-    if not arrays.keys() & set(keys):
-        raise _refusal(path, f"has {listed(sorted(arrays)) or 'no arrays'}, and needs train_images and train_labels")
+    arrays = _load_arrays(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")])
     parts = {}
     for part in PARTS:
         images, labels = (arrays.get(f"{part}_{kind}") for kind in ("images", "labels"))
@@ -455,9 +424,7 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
         files = [folder / f"{prefix}-{part}-{kind}.npz" for kind in ("imgs", "labels")]
         if missing := [file.name for file in files if not file.is_file()]:
             raise _refusal(str(folder), f"has {train_images.name}, but {' and '.join(missing)} is missing")
-        arrays = [_load_arrays(str(file), ["arr_0"]).get("arr_0") for file in files]
-        if any(array is None for array in arrays):
-            raise _refusal(str(folder), f"the files of its {part} part need an array arr_0 each")
+        arrays = [_load_arrays(str(file), ["arr_0"])["arr_0"] for file in files]
         parts[part] = _checked(str(folder), part, *arrays)
     classes = _classes_of(str(folder), parts)
     with (
@@ -470,12 +437,15 @@ def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
 
 
 def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    # The archive's arrays under these keys, or all arrays if it has none of them. Pickled objects are never loaded.
+    # The archive's arrays under these keys, of which it must have one or more. Pickled objects are never loaded.
     try:
         if not zipfile.is_zipfile(path):  # np.load would treat it as a pickle
             raise ValueError
         with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in keys if key in archive.files] or archive.files
+            wanted = [key for key in keys if key in archive.files]
+            if not wanted:
+                names = listed(sorted(archive.files)) or "no arrays"
+                raise _refusal(path, f"has {names}, and needs {' and '.join(keys[:2])}")
             # Twice the size, because the parts are concatenated to one array.
             needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
             _check_memory(path, "to read it takes", needed, "give a smaller file")
@@ -516,66 +486,65 @@ def _classes_of(path: str, parts: Arrays) -> list[str]:
     return [str(label) for label in range(count)]
 
 
-def _from_arrays(
-    path: str, classes: list[str], parts: Arrays, how: Request | Preparation, show_progress: bool
-) -> Collection:
+def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
+    _check_trainable(path, how, classes, parts)
     names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
     labels = np.concatenate([labels for _, labels in parts.values()])
-    sizes = [images.shape[2:0:-1] for images, _ in parts.values()]  # (width, height)
-    has_colour = any(images.ndim == 4 and not _is_grey(images) for images, _ in parts.values())
-    preparation = how.preparation(lambda: common_size(sizes)) if isinstance(how, Request) else how
+    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
+    arrays = [images for images, _ in parts.values()]
+    sizes = {images.shape[2:0:-1] for images in arrays}  # (width, height)
+    has_colour = any(images.ndim == 4 and not _is_grey(images) for images in arrays)
+    preparation = how.preparation(sizes) if isinstance(how, Request) else how
     if isinstance(how, Request) and not has_colour:
         preparation = preparation._replace(channels=1)
-    _check_trainable(path, how, classes, parts)
-    is_square = preparation.placement is None and {*sizes} == {(preparation.image_size,) * 2}
-    has_channels = not has_colour if preparation.channels == 1 else all(each.ndim == 4 for each, _ in parts.values())
+    is_square = preparation.placement is None and sizes == {(preparation.image_size,) * 2}
+    has_channels = not has_colour if preparation.channels == 1 else all(images.ndim == 4 for images in arrays)
     if is_square and has_channels:  # the arrays can be used unchanged
-        arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images, _ in parts.values()]
-        images, left_out = np.concatenate([each[:, : preparation.channels] for each in arrays]), {}
+        arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images in arrays]
+        images = np.concatenate([images[:, : preparation.channels] for images in arrays])
+        decoded = Decoded(images, preparation, {}, [])
     else:
-        pictures = [image for images, _ in parts.values() for image in images]
+        pictures = [image for images in arrays for image in images]
         mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
-        images, _, left_out, _ = decode(path, pictures, preparation, False, mean_bytes, show_progress)
-    _warn_of_left_out(path, [(names[index], why) for index, why in sorted(left_out.items())])
-    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
-    indices = _indices_of(path, classes, labels, part_of, left_out)
-    return Collection(path, classes, images, labels, indices, names, preparation)
+        decoded = decode(path, pictures, preparation, False, mean_bytes)
+    return _collect(path, classes, names, labels, part_of, decoded)
 
 
-def log_summary(found: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:
+def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:
     """Log what a data set holds and how it is divided, and warn of what makes its scores doubtful.
 
     parts: "training", "validation" and "test" -> indices of their images, as config divides them.
     """
-    title, (size, channels, placement, fit) = os.path.basename(found.path), found.preparation
-    counts = np.bincount(found.labels[found.indices["train"]], minlength=len(found.classes)).tolist()
-    named = [f"{name} ({count:,})" for name, count in zip(found.classes, counts, strict=True)]
+    title, (size, channels, placement, fit) = os.path.basename(collection.path), collection.preparation
+    counts = np.bincount(collection.labels[collection.indices["train"]], minlength=len(collection.classes)).tolist()
+    named = [f"{name} ({count:,})" for name, count in zip(collection.classes, counts, strict=True)]
     colour = "in colour" if channels == 3 else "grey"
     shape = {"crop": "the middle of each", "pad": "padded to squares", "stretch": "stretched to squares"}[fit]
     how = "their ink placed as KMNIST's" if placement else shape
     log.info("%s: %d classes, %s images to learn from: %s", title, len(counts), f"{sum(counts):,}", listed(named))
     log.info("%s: %dx%d pixels, %s, %s", title, size, size, colour, how)
-    for part in ("test", *(["validation"] if "val" in found.indices else [])):
-        known = set(found.labels[parts[part]].tolist())
-        if missing := [name for label, name in enumerate(found.classes) if label not in known]:
+    for part in ("test", *(["validation"] if "val" in collection.indices else [])):
+        known = set(collection.labels[parts[part]].tolist())
+        if missing := [name for label, name in enumerate(collection.classes) if label not in known]:
             log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
-    if "test" not in found.indices:
+    if "test" not in collection.indices:
         share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
         log.info("%s: %s images are held out for test: %s", title, f"{len(parts['test']):,}", share)
     elif config.test_split != TrainConfig.test_split:
         log.warning("--test-split has no effect, as the test part of %s is given", title)
-    most, least = max(counts), min(counts)
-    if most >= UNEQUAL_FROM * least and config.class_weights == "none":
+    common, rare = counts.index(max(counts)), counts.index(min(counts))
+    ratio = counts[common] / counts[rare]
+    if ratio >= UNEQUAL_FROM and config.class_weights == "none":
         log.warning(
             "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
             "--monitor f1 chooses the epoch by a score that does",
-            found.classes[counts.index(most)], most / least, found.classes[counts.index(least)],
-        )  # fmt: skip
-    if copies := same_images(found.images, parts):
-        examples = "; ".join(f"{found.names[one]} and {found.names[other]}" for one, other in copies[:2])
-        images = f"{len(copies):,} images" if len(copies) > 1 else "1 image"
+            *(collection.classes[common], ratio, collection.classes[rare]),
+        )
+    if copies := same_images(collection.images, parts):
+        examples = "; ".join(f"{collection.names[one]} and {collection.names[other]}" for one, other in copies[:2])
+        images, are = (f"{len(copies):,} images", "are") if len(copies) > 1 else ("1 image", "is")
         text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
-        log.warning(text, images, "are" if len(copies) > 1 else "is", examples)
+        log.warning(text, images, are, examples)
 
 
 def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,17 @@ class DownloadError(RunError):
     """No source delivered the official files."""
 
 
-def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
-    """Download the data set if it is missing; returns the one to train on: `dataset`, or the embedded digits.
+def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> tuple[str, str]:
+    """Download the data set if it is missing; returns the one to train on, and a warning if that is another one.
 
     dataset: a name in DATASETS, or the path of user images, which is returned unchanged. may_fall_back: True if the
-    digits may replace a data set that can't be downloaded, which is logged as a banner; else DownloadError is raised.
-    Raises UserError if an existing file is not the official one.
+    embedded digits may replace a data set that can't be downloaded, which is logged as a banner; else DownloadError is
+    raised. Raises UserError if an existing file is not the official one.
     """
-    if dataset not in DATASETS:
-        return dataset
     try:
-        ensure_dataset(dataset, data_dir)
-        return dataset
+        if dataset in DATASETS:
+            ensure_dataset(dataset, data_dir)
+        return dataset, ""
     except DownloadError as error:
         failure = f"{DATASETS[dataset].title} could not be loaded: {error}"
     if not may_fall_back:
@@ -49,18 +48,13 @@ def settle(dataset: str, data_dir: str | Path, may_fall_back: bool) -> str:
             f"{failure}; or train on the embedded digits with --dataset {FALLBACK}, and with another --model if the "
             "network in this one is to stay"
         )
-    ruler = "=" * 78
+    ruler, warning = "=" * 78, f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
     folded = textwrap.fill(failure, 78, break_on_hyphens=False, break_long_words=False)  # file names aren't broken
-    log.warning("\n%s\n%s\n\n%s\n%s", ruler, fallback_warning(dataset).upper(), folded, ruler)
-    return FALLBACK
+    log.warning("\n%s\n%s\n\n%s\n%s", ruler, warning.upper(), folded, ruler)
+    return FALLBACK, warning
 
 
-def fallback_warning(dataset: str) -> str:
-    """The warning for a run on the embedded digits instead of `dataset`."""
-    return f"this run uses {FALLBACK}, NOT {dataset}, which could not be loaded"
-
-
-def is_there(name: str, data_dir: str | Path) -> bool:
+def is_available(name: str, data_dir: str | Path) -> bool:
     """True if all files of a data set exist; name: in DATASETS, or the path of user images."""
     if name not in DATASETS:
         return os.path.exists(name)
@@ -69,40 +63,33 @@ def is_there(name: str, data_dir: str | Path) -> bool:
 
 
 def ensure_dataset(name: str, data_dir: str | Path) -> None:
-    """Download the missing files of the data set `name` of the catalogue; see ensure_files."""
-    info = DATASETS[name]
-    if info.sha256:
-        ensure_files(Path(data_dir) / info.folder, info.sha256, info.sources)
+    """Download the missing files of the data set `name` of the catalogue, and check the sha256 of all its files.
 
-
-def ensure_files(folder: str | Path, sha256: Mapping[str, str], sources: Mapping[str, tuple]) -> None:
-    """Make sure that `folder` holds the files named in `sha256`, each with its checksum; missing ones are downloaded.
-
-    sources: host -> source, tried in order. Raises DownloadError, naming each source and its failure, if no source
-    delivers the files, and UserError for an existing file with another checksum, which is never replaced, since it may
-    be the user's.
+    Raises DownloadError, naming each source and its failure, if no source delivers the files, and UserError for an
+    existing file with another checksum, which is never replaced, since it may be the user's.
     """
-    folder = Path(folder)
-    missing = [name for name in sha256 if not (folder / name).exists()]
-    if wrong := [folder / name for name in sha256 if name not in missing and _sha256(folder / name) != sha256[name]]:
+    info = DATASETS[name]
+    folder, sha256 = Path(data_dir) / info.folder, info.sha256
+    missing = [file for file in sha256 if not (folder / file).exists()]
+    if wrong := [folder / file for file in sha256 if file not in missing and _sha256(folder / file) != sha256[file]]:
         raise UserError(
             f"{', '.join(map(str, wrong))}: damaged, or not the official file (its sha256 differs); "
             "delete it, and the next run downloads it again if it can"
         )
     if missing:
-        _download(folder, sha256, missing, sources)
+        _download(folder, missing, info)
 
 
-def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sources: Mapping[str, tuple]) -> None:
+def _download(folder: Path, missing: list[str], info: DatasetInfo) -> None:
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     failures = []
     try:
         # A folder on the same file system, so that files can be renamed into place; `folder` is made after a success.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
-            for host, source in sources.items():
+            for host, source in info.sources.items():
                 log.info("downloading from %s...", host)
                 try:
-                    fetched = _fetch_verified(source, Path(scratch) / host, sha256)
+                    fetched = _fetch_verified(source, Path(scratch) / host, info.sha256)
                 except Exception as error:  # servers can send anything, and the libraries raise many kinds of errors
                     failures.append(f"{host}: {textwrap.shorten(str(error), 200) or type(error).__name__}")
                     continue
@@ -122,8 +109,13 @@ def _download(folder: Path, sha256: Mapping[str, str], missing: list[str], sourc
 
 def _fetch_verified(source: tuple, folder: Path, sha256: Mapping[str, str]) -> Path:
     folder.mkdir()
-    with _network_timeout(TIMEOUT_S), _no_bars_in_logs(), warnings.catch_warnings(action="ignore"):
-        kind, *arguments = source
+    kind, *arguments = source
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())  # at the end, as it was before
+        socket.setdefaulttimeout(TIMEOUT_S)
+        if not sys.stderr.isatty():  # torchvision draws progress bars on stderr even if it is a log file
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         fetched = FETCHERS[kind](folder, *arguments)
     for name, expected in sha256.items():
         if _sha256(fetched / name) != expected:
@@ -178,21 +170,6 @@ def idx_bytes(array) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes()
 
 
-@contextlib.contextmanager
-def _network_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _no_bars_in_logs():
-    # torchvision draws progress bars on stderr even if it is a log file.
-    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -201,10 +178,7 @@ def _sha256(path: Path) -> str:
 # --- read ---
 
 
-def read(name: str, data_dir: str | Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Read training or test images (N, C, H, W), 0 to 255, and labels (N,) of a data set whose files exist."""
-    info = DATASETS[name]
-    return READERS[info.format](Path(data_dir) / info.folder, info, train)
+# Each reader gets the files' folder and the data set's facts, and reads its training part or its test part.
 
 
 def read_idx(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:

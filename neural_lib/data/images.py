@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, random_split
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.data import custom, download
@@ -63,11 +63,6 @@ class ImageTensors(Dataset):
         return self.stored.device
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of `images`: (N, C, H, W)."""
-        return (len(self), *self.stored.shape[1:])
-
-    @property
     def images(self) -> Tensor:
         """The images (N, C, H, W): the stored tensor, or a copy if `indices` select some of it."""
         return self.stored if self.indices is None else self.stored[self.indices]
@@ -102,7 +97,7 @@ class Data:
     test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
 
     @property
-    def is_own(self) -> bool:
+    def has_user_images(self) -> bool:
         """True for user images, False for a data set of the catalogue."""
         return self.dataset not in DATASETS
 
@@ -112,7 +107,7 @@ class Data:
 
         They are computed from the images for training and validation.
         """
-        counts = torch.zeros(self.train.shape[1], 256, dtype=torch.float64)
+        counts = torch.zeros(self.train.stored.shape[1], 256, dtype=torch.float64)
         for images in itertools.chain(*(part.chunks() for part in self._train_and_val())):
             channels = images.transpose(0, 1).flatten(1)  # (n, C, H, W) -> (C, n * H * W)
             counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
@@ -125,7 +120,8 @@ class Data:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of the images for training and validation and of their labels, in order."""
-        digest = hashlib.sha256(str(self.train.shape).encode())
+        shape = (len(self.train), *self.train.stored.shape[1:])  # (N, C, H, W)
+        digest = hashlib.sha256(str(shape).encode())
         for part in self._train_and_val():
             for images in part.chunks():
                 digest.update(images.contiguous().numpy())
@@ -142,7 +138,7 @@ class Data:
 
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
         """The images for training and for validation: the given parts, or a random split by the config's seed."""
-        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.is_own)
+        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.has_user_images)
 
 
 def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
@@ -151,7 +147,7 @@ def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> 
         parts = stratified_split(images.labels.cpu(), config.train_split, config.seed)
     else:
         sizes, generator = config.split_sizes(len(images)), torch.Generator().manual_seed(config.seed)
-        parts = (torch.tensor(part.indices) for part in random_split(range(len(images)), sizes, generator))
+        parts = torch.randperm(len(images), generator=generator).split(sizes)
     return tuple(images.subset(part) for part in parts)
 
 
@@ -182,51 +178,50 @@ def load_data(config: TrainConfig, data_dir: str | Path, may_fall_back: bool = F
 
     def load(dataset: str) -> Data:
         if dataset not in DATASETS:
-            return load_own(config, use_cache)
+            return load_user_images(config, use_cache)
         train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
         return Data(dataset, DATASETS[dataset], train, test)
 
-    data = None
+    data = settled = None
     if is_main():
         log.info("loading the %s dataset...", title_of(config.dataset))
-        data = load(download.settle(config.dataset, data_dir, may_fall_back))
-    dataset = broadcast(data.dataset if data else None)
+        settled = download.settle(config.dataset, data_dir, may_fall_back)
+        data = load(settled[0])
+    dataset, warning = broadcast(settled)
     data = data or load(dataset)
     counts = (f"{len(data.train) + len(data.val or ()):,}", f"{len(data.test):,}")
     log.info("%s images to train on and to validate, %s to test", *counts)
-    warning = download.fallback_warning(config.dataset) if dataset != config.dataset else ""
     return replace(data, warning=warning)
 
 
 def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
-    """Load the training (train=True) or the test images of the data set `name`; missing files are downloaded.
-
-    Raises DownloadError if no source delivers them, and UserError if an existing file is not the official one.
-    """
+    """Load the training or the test images of the data set `name`; see download.ensure_dataset for missing files."""
     download.ensure_dataset(name, data_dir)
     return _read(name, data_dir, train)
 
 
 def _read(name: str, data_dir: str | Path, train: bool) -> Images:
-    pixels, labels = download.read(name, data_dir, train)
-    images, size = torch.from_numpy(pixels), DATASETS[name].image_size
-    if images.shape[2] != size:
-        images = nn.functional.interpolate(images.float(), size=size, mode="bicubic").round().clamp(0, 255)
+    info = DATASETS[name]
+    pixels, labels = download.READERS[info.format](Path(data_dir) / info.folder, info, train)
+    images = torch.from_numpy(pixels)
+    if images.shape[2] != info.image_size:
+        images = nn.functional.interpolate(images.float(), size=info.image_size, mode="bicubic").round().clamp(0, 255)
     return Images(images.to(torch.uint8), torch.from_numpy(labels).long())
 
 
 # --- user images ---
 
 
-def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
+def load_user_images(config: TrainConfig, use_cache: bool = True) -> Data:
     """Read user images to train on, and log a summary; if there is no test part, a share of each class is held out.
 
     Raises UserError if there is no such data set, or a class has too few images for all parts.
     """
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
-    collection = custom.load(config.dataset, request, use_cache, show_progress=is_main())
-    parts, classes = _parts_of(collection), collection.classes
+    collection = custom.load(config.dataset, request, use_cache)
+    parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
+    classes = collection.classes
     counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
     needed = 1 + ("val" not in parts) + ("test" not in parts)
     if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
@@ -234,12 +229,10 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
         )
-    train, test, val, test_seed = parts["train"], parts.get("test"), parts.get("val"), None
-    if test is None:
-        test_seed = config.seed
-        train, test = _held_out(parts, config.test_split, test_seed)
-    info = collection.info(len(train), len(test))
-    data = Data(config.dataset, info, train, test, val, collection.names, test_seed=test_seed)
+    has_test = "test" in parts
+    train, test = (parts["train"], parts["test"]) if has_test else _held_out(parts, config.test_split, config.seed)
+    info, test_seed = collection.info(len(train), len(test)), None if has_test else config.seed
+    data = Data(config.dataset, info, train, test, parts.get("val"), collection.names, test_seed=test_seed)
     if is_main():
         train_part, val_part = data.split(config)
         by_part = {"training": train_part, "validation": val_part, "test": test}
@@ -247,12 +240,8 @@ def load_own(config: TrainConfig, use_cache: bool = True) -> Data:
     return data
 
 
-def load_own_test(
-    dataset: str,
-    preparation: Preparation,
-    held_out: tuple[float, int, str] | None = None,
-    is_same: bool = False,
-    use_cache: bool = True,
+def load_user_test_images(
+    dataset: str, preparation: Preparation, held_out: tuple[float, int, str] | None, is_same: bool, use_cache: bool
 ) -> tuple[ImageTensors, list[str]]:
     """Load the user images to score a network on, and their class names.
 
@@ -264,7 +253,7 @@ def load_own_test(
     """
     log.info("reading the images of %s...", dataset)
     collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)
-    parts = _parts_of(collection)
+    parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
         return parts["test"], collection.classes
     if held_out and "train" in parts:
@@ -277,19 +266,15 @@ def load_own_test(
             if data.fingerprint != fingerprint:
                 log.warning("%s has changed since, so among these may be some that were trained on", title)
             return test, collection.classes
-    every = torch.from_numpy(np.sort(np.concatenate(list(collection.indices.values()))))
+    every = np.sort(np.concatenate(list(collection.indices.values())))
     what = f"all {len(every):,} images are scored, which must not have been trained on"
     log.warning("%s has no test/: %s", title, what)
-    return _stored(collection).subset(every), collection.classes
+    return _images_of(collection, every), collection.classes
 
 
-def _stored(collection: custom.Collection) -> ImageTensors:
-    return ImageTensors(torch.from_numpy(collection.images), torch.from_numpy(collection.labels))
-
-
-def _parts_of(collection: custom.Collection) -> dict[str, ImageTensors]:
-    stored = _stored(collection)
-    return {part: stored.subset(torch.from_numpy(indices)) for part, indices in collection.indices.items()}
+def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTensors:
+    chosen, labels = torch.from_numpy(indices), torch.from_numpy(collection.labels)
+    return ImageTensors(torch.from_numpy(collection.images), labels[chosen], indices=chosen)
 
 
 def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
@@ -326,7 +311,7 @@ class BatchIndices(Sampler[Tensor]):
     """Samples this rank's indices of each batch: in order or, given a seed, in an order drawn by seed and epoch.
 
     The order of an epoch is drawn on the CPU, the same for every device, and copied to the images' device at once: a
-    copy for each batch would make the CPU wait for the device each time. set_epoch sets where iteration begins.
+    copy for each batch would make the CPU wait for the device each time.
     """
 
     def __init__(self, dataset: ImageTensors, global_batch_size: int, seed: int | None = None) -> None:

@@ -52,7 +52,7 @@ def find_ink(grey: np.ndarray, invert: str = "auto", on_paper: bool = True) -> n
 
 def stroke_width(ink: np.ndarray) -> float:
     """The mean width of the strokes, in pixels of (h, w): twice their area over the length of their outline."""
-    mask = cv2.copyMakeBorder((ink > 0.5).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    mask = (ink > 0.5).astype(np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     length = sum(cv2.arcLength(outline, closed=True) for outline in outlines)
     return 2 * float(mask.sum()) / max(length, 1.0)
@@ -153,7 +153,8 @@ def place(cut_out: np.ndarray, placement: Placement, size: int) -> np.ndarray:
     small /= max(small.max(), 1e-3)
 
     if placement.centre == "mass":  # the centre of mass is put into the pixel below and right of the middle
-        top, left = (math.ceil(size / 2 - each) for each in _centre_of_mass(small))
+        moments = cv2.moments(small)  # coordinates begin in the middle of the first pixel
+        top, left = (math.ceil(size / 2 - 0.5 - moments[each] / moments["m00"]) for each in ("m01", "m10"))
     else:
         top, left = (size - height) // 2, (size - width) // 2
     top, left = min(max(top, 0), size - height), min(max(left, 0), size - width)
@@ -176,13 +177,6 @@ def make_square(picture: np.ndarray, size: int, fit: str = "crop") -> np.ndarray
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
         bars = (top, side - height - top, left, side - width - left)
-        picture = cv2.copyMakeBorder(picture, *bars, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        picture = cv2.copyMakeBorder(picture, *bars, cv2.BORDER_CONSTANT)
     how = cv2.INTER_AREA if max(picture.shape[:2]) > size else cv2.INTER_CUBIC
     return cv2.resize(picture, (size, size), interpolation=how)
-
-
-def _centre_of_mass(image: np.ndarray) -> tuple[float, float]:
-    # Distances from the upper left corner, down and right, pixels.
-    total = image.sum()
-    down, right = (float(image.sum(axis) @ (np.arange(image.shape[1 - axis]) + 0.5)) / total for axis in (1, 0))
-    return down, right

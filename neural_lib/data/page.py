@@ -57,10 +57,8 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
     size = grey.shape[::-1]
     for angle in dict.fromkeys((_angle_of_lines(depth), 0.0)):
         turn = cv2.getRotationMatrix2D((size[0] / 2, size[1] / 2), angle, 1.0)
-        turned, outside = depth, edges
-        if angle:
-            turned = cv2.warpAffine(depth, turn, size)
-            outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
+        turned = cv2.warpAffine(depth, turn, size)
+        outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
         clean, lines = _without_lines(turned, outside, noise)
         if lines.any():
             break  # otherwise the angle was that of strokes, so the page is not turned
@@ -170,23 +168,19 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     mask = (depth > faintest).astype(np.uint8)
     longer = max(depth.shape)
     piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
-    pieces, lines = [], []
-    for view, beyond in ((mask, outside), (cv2.transpose(mask), cv2.transpose(outside))):
-        level, hidden = _level_pieces(view, beyond, piece, thickest)
-        pieces.append(level)
-        lines.append(_lines_across(level, hidden, beyond, thickest))
-    across, down, lines[1] = pieces[0], cv2.transpose(pieces[1]), cv2.transpose(lines[1])
-    places = np.flatnonzero(lines[0].any(1)), np.flatnonzero(lines[1].any(0))
+    across, level = _lines_across(mask, outside, piece, thickest)
+    down, upright = map(cv2.transpose, _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
+    places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(0))
     is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
     if not is_squared:
-        straight = _thin(across) | cv2.transpose(_thin(pieces[1]))
+        straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
         sides = _sides_of_boxes(mask, straight, piece, thickest)
-        lines = [lines[0] | (across & sides), lines[1] | (down & sides)]
-    bands = [cv2.dilate(lines[0], _rectangle(1, 5)) & mask, cv2.dilate(lines[1], _rectangle(5, 1)) & mask]
+        level, upright = level | (across & sides), upright | (down & sides)
+    bands = [cv2.dilate(level, _rectangle(1, 5)) & mask, cv2.dilate(upright, _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
     ink_depth = np.percentile(depth[rest > 0], 90) if rest.any() else 255
     clean = depth.copy()
-    for axis, (line, band) in enumerate(zip(lines, bands, strict=True)):
+    for axis, (line, band) in enumerate(zip((level, upright), bands, strict=True)):
         line &= mask
         if not line.any():
             continue
@@ -202,21 +196,18 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     return clean, bands[0] | bands[1]
 
 
-def _level_pieces(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
-    # A mask of ink that runs along at least `piece` pixels of a row and is at most `thickest` pixels thick; and a mask
-    # of the pixels in which a line would be hidden, by thick ink or outside of the page.
+def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
+    # A mask of level pieces, which is ink that runs along at least `piece` pixels of a row and is at most `thickest`
+    # pixels thick; and a mask with 1 along the lines that they form across the page. Lines may bend a little, as on a
+    # photo.
     run = cv2.morphologyEx(mask | outside, cv2.MORPH_CLOSE, _rectangle(5, 1))
     run = cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(piece, 1)) & ~outside & 1
     thick = cv2.dilate(cv2.morphologyEx(run, cv2.MORPH_OPEN, _rectangle(1, thickest + 1)), _rectangle(3, 3))
-    return run & ~thick, thick | outside
-
-
-def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, thickest: int) -> np.ndarray:
-    # A mask with 1 along the lines that level pieces form across the page. Lines may bend a little, as on a photo.
-    mask = np.zeros_like(pieces)
+    pieces, hidden = run & ~thick, thick | outside  # a line that runs through hidden pixels is not seen in them
+    lines_mask = np.zeros_like(pieces)
     height, width = pieces.shape
     if np.count_nonzero(pieces) < LINE_COVERS * width / 2:
-        return mask
+        return pieces, lines_mask
     chains = cv2.dilate(pieces | hidden, _rectangle(1, 3))
     chains = cv2.morphologyEx(chains, cv2.MORPH_CLOSE, _rectangle(width // 4 | 1, 1)) & ~outside & 1
     _, labels, stats, _ = cv2.connectedComponentsWithStats(chains, connectivity=8)
@@ -230,14 +221,12 @@ def _lines_across(pieces: np.ndarray, hidden: np.ndarray, outside: np.ndarray, t
         lines += _fitted_lines(rows + top, cols + left, hidden, outside, thickest)
     if len(lines) < FEW_LINES:
         lines = [line for line in lines if line.reach >= FROM_BORDER_TO_BORDER]
-    columns = np.arange(width)
     for line in lines:
         half = math.ceil(line.thickness / 2)
-        for shift in range(-half, half + 1):
-            at = np.round(line.rows + shift).astype(int)
-            is_inside = (at >= 0) & (at < height)
-            mask[at[is_inside], columns[is_inside]] = 1
-    return mask
+        at = np.round(line.rows + np.arange(-half, half + 1)[:, None]).astype(int)  # (2 half + 1, W)
+        is_inside = (at >= 0) & (at < height)
+        lines_mask[at[is_inside], is_inside.nonzero()[1]] = 1
+    return pieces, lines_mask
 
 
 class Line(NamedTuple):
@@ -348,9 +337,7 @@ class Groups(NamedTuple):
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(total, total[-1] / 2)])
+    return float(np.quantile(values, 0.5, method="inverted_cdf", weights=weights))
 
 
 def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
@@ -372,8 +359,8 @@ def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: 
         return none
     size = _weighted_median(sizes[is_large], areas[is_large])
     is_stroke &= areas >= _min_area(is_stroke, is_large, corners, areas, size, depth.shape)
-    at_border = cv2.dilate(cv2.copyMakeBorder(outside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1), _rectangle(7, 7))
-    touches = np.bincount(labels[at_border[1:-1, 1:-1] > 0], minlength=count) > 0
+    at_border = cv2.dilate(outside, _rectangle(7, 7), borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    touches = np.bincount(labels[at_border > 0], minlength=count) > 0
 
     strokes = np.flatnonzero(is_stroke)
     groups, boxes = [[each] for each in strokes], corners[strokes]
@@ -429,15 +416,9 @@ def _merge_near(
         down = np.maximum(np.maximum(others[:, 1] - boxes[one, 3], boxes[one, 1] - others[:, 3]), 0)
         gaps = np.hypot(right, down) / size
         pairs += [(gaps[number], one, one + 1 + number) for number in np.flatnonzero(gaps <= reach)]
-    owner = list(range(len(boxes)))
-
-    def owner_of(number: int) -> int:
-        while owner[number] != number:
-            owner[number] = number = owner[owner[number]]
-        return number
-
+    owner = np.arange(len(boxes))  # the group into which each was merged
     for gap, one, other in sorted(pairs):
-        one, other = owner_of(one), owner_of(other)
+        one, other = owner[one], owner[other]
         both = np.concatenate([np.minimum(boxes[one], boxes[other])[:2], np.maximum(boxes[one], boxes[other])[2:]])
         whole, *parts = ((box[2:] - box[:2]).max() / size for box in (both, boxes[one], boxes[other]))
         is_one = whole <= 1.6 if is_first else (  # at first, size is that of strokes
@@ -446,13 +427,13 @@ def _merge_near(
             or (whole <= 1.2 and max(parts) <= 0.65)  # two halves of one character
         )  # fmt: skip
         if one != other and is_one:
-            boxes[one], owner[other] = both, one
+            boxes[one], owner[owner == other] = both, one
             groups[one] = groups[one] + groups[other]
-    kept = [number for number in range(len(boxes)) if owner[number] == number]
+    kept = np.unique(owner)
     return boxes[kept], [groups[number] for number in kept]
 
 
-def _reading_order(groups: Groups, order: str) -> np.ndarray:
+def _reading_order(groups: Groups, order: str) -> list[int]:
     # The numbers of the groups in reading order.
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
@@ -461,19 +442,17 @@ def _reading_order(groups: Groups, order: str) -> np.ndarray:
     turned = [across - along * math.tan(math.radians(angle)) for angle in angles]
     spread = [np.minimum(np.diff(np.sort(each)), 0.5 * groups.size).sum() for each in turned]
     across = turned[int(np.argmin(spread))]
-    line_of, line, positions = np.zeros(len(across), int), 0, []
-    for number in np.argsort(across):
-        if positions and across[number] - np.mean(positions) > 0.6 * groups.size:
-            line, positions = line + 1, []
-        positions.append(across[number])
-        line_of[number] = line
-    return np.lexsort((along, line_of))
+    lines: list[list[int]] = []
+    for number in np.argsort(across).tolist():
+        if not lines or across[number] - across[lines[-1]].mean() > 0.6 * groups.size:
+            lines.append([])
+        lines[-1].append(number)
+    return [number for line in lines for number in sorted(line, key=lambda each: along[each])]
 
 
 def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray) -> Character:
     # The box in the picture and the ink of a group. back: affine map from the turned page to the picture.
-    left, top, right, bottom = groups.boxes[number] + (-2, -2, 2, 2)
-    left, top = max(0, left), max(0, top)
+    left, top, right, bottom = np.maximum(groups.boxes[number] + (-2, -2, 2, 2), 0)
     part = slice(top, bottom), slice(left, right)
     labels = groups.labels[part]
     strokes = np.isin(labels, groups.strokes[number]).astype(np.uint8)

@@ -14,12 +14,12 @@ from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neural_lib.system.errors import UserError
 
 # The formats that are read. A file's content decides, not its name.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", *(["AVIF"] if features.check("avif") else []))
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 HEADS = {  # kind of file -> pattern of its first bytes; the first match counts. CONVERSIONS has kinds that aren't read
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -33,10 +33,8 @@ HEADS = {  # kind of file -> pattern of its first bytes; the first match counts.
 }
 HEAD = re.compile(b"|".join(b"(?P<%s>%s)" % (kind.encode(), head) for kind, head in HEADS.items()), re.DOTALL)
 HEAD_SIZE = 64  # bytes
-MAGICK = "convert it to JPEG, as with ImageMagick: magick {file} {jpg}"
 CONVERSIONS = {  # kind of file that isn't read -> error message with a command to convert it
-    "HEIC": f"is a HEIC photo; {MAGICK}",
-    "AVIF": f"is an AVIF photo; {MAGICK}",  # for Pillow built without AVIF
+    "HEIC": "is a HEIC photo; convert it to JPEG, as with ImageMagick: magick {file} {jpg}",
     "PDF": "is a PDF; convert it to PNG, as with Poppler: pdftoppm -r 300 -png {file} {stem}",
 }
 SYSTEM_FILES = (
@@ -54,7 +52,7 @@ class PictureError(UserError):
     """A picture can't be used, because its file can't be read or it shows no ink; the message names the reason."""
 
 
-class Found(NamedTuple):
+class PictureFiles(NamedTuple):
     """The picture files that a command line names, and the problems with the rest."""
 
     files: list[Path]  # to be read, in the given order; the files of a folder by name
@@ -66,20 +64,16 @@ class Found(NamedTuple):
         """Warnings about what won't be read, a line for each kind of problem."""
         lines = []
         for why in dict.fromkeys(self.unread.values()):
-            lines.append(f"{_first_of([path for path, reason in self.unread.items() if reason == why])}: {why}")
+            lines.append(f"{listed([path for path, reason in self.unread.items() if reason == why], 1)}: {why}")
         kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
         for kind, paths in self.skipped.items():
             if kind:
                 each = "each " if len(paths) > 1 else ""
-                lines.append(f"{_first_of(paths)}: {each}{_conversion(kind, paths[0])}")
+                lines.append(f"{listed(paths, 1)}: {each}{_conversion(kind, paths[0])}")
             else:
                 lines.append(f"skipped, for the content is not that of a picture: {listed(paths)}")
         return lines
-
-
-def _first_of(paths: list[Path]) -> str:
-    return printable(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 def _conversion(kind: str, path: str | Path) -> str:
@@ -94,22 +88,22 @@ def printable(path: str | Path) -> str:
     return "".join(each if each.isprintable() else "?" for each in str(path))
 
 
-def listed(names: Sequence[str | Path]) -> str:
-    """The first MAX_NAMED names, separated by commas, and the number of the rest: "a, b and 3 more"."""
-    more = len(names) - MAX_NAMED
-    return ", ".join(map(printable, names[:MAX_NAMED])) + (f" and {more:,} more" if more > 0 else "")
+def listed(names: Sequence[str | Path], count: int = MAX_NAMED) -> str:
+    """The first `count` names, separated by commas, and the number of the rest: "a, b and 3 more"."""
+    more = len(names) - count
+    return ", ".join(map(printable, names[:count])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def find(
-    given: Iterable[str | Path], recursive: bool = False, is_own: Callable[[Path], bool] = lambda path: False
-) -> Found:
+    given: Iterable[str | Path], recursive: bool = False, is_excluded: Callable[[Path], bool] = lambda path: False
+) -> PictureFiles:
     """Find the pictures that files, folders and patterns name.
 
     given: a named file is taken whatever its content is; in a folder the files that begin like a picture, except hidden
-    and system files. recursive: include subfolders, but don't follow links. is_own: True for a picture that predict.py
-    wrote; it is skipped in folders.
+    and system files. recursive: include subfolders, but don't follow links. is_excluded: True for a picture that is
+    skipped in folders, as those that predict.py wrote.
     """
-    result = Found([], {}, {}, {})
+    result = PictureFiles([], {}, {}, {})
     for path in [path for each in given for path in _expanded(each)]:
         if not os.path.isdir(path):
             result.files.append(path)
@@ -123,12 +117,13 @@ def find(
                 continue
             if kind not in FORMATS:
                 result.skipped.setdefault(kind, []).append(each)
-            elif not is_own(each):
+            elif not is_excluded(each):
                 result.files.append(each)
         if (len(result.files), len(result.unread)) == before:
-            folders = [each for each in os.scandir(path) if each.is_dir(follow_symlinks=False)]
-            has_more = not recursive and not all(is_hidden(each.name) for each in folders)
-            result.empty[path] = "; -r looks into its folders" if has_more else ""
+            folders = [
+                each for each in os.scandir(path) if each.is_dir(follow_symlinks=False) and not is_hidden(each.name)
+            ]
+            result.empty[path] = "; -r looks into its folders" if folders and not recursive else ""
     return result
 
 
@@ -140,20 +135,14 @@ def kind_of(path: str | Path) -> str:
     if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
         return ""
     with open(path, "rb", buffering=0) as file:
-        return _kind(file)
-
-
-def _kind(file: BinaryIO) -> str:
-    file.seek(0)
-    match = HEAD.match(file.read(HEAD_SIZE))
+        match = HEAD.match(file.read(HEAD_SIZE))
     return match.lastgroup if match else ""
 
 
 def _expanded(given: str | Path) -> list[Path]:
     # Expand a pattern that the shell has not expanded (Windows' shells don't), unless a file has exactly this name.
-    if not os.path.lexists(given) and glob.has_magic(str(given)):
-        return [Path(each) for each in sorted(glob.glob(str(given), recursive=True), key=natural_key)] or [Path(given)]
-    return [Path(given)]
+    matches = [] if os.path.lexists(given) else sorted(glob.glob(str(given), recursive=True), key=natural_key)
+    return [Path(each) for each in matches or [given]]
 
 
 def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterator[Path]:
@@ -193,22 +182,11 @@ def count_pages(path: str | Path) -> int:
     Smaller versions and masks of a TIFF's pages are not counted. A file that can't be read counts as 1, so that
     read_picture reports the reason.
     """
-    with contextlib.suppress(OSError):
-        kind = kind_of(path)
-        if kind == "TIFF":
-            with contextlib.suppress(PictureError), _opened(path) as image:
+    with contextlib.suppress(OSError, PictureError):
+        if kind_of(path) in ("TIFF", "GIF"):
+            with _opened(path) as image:
                 return len(_page_positions(image))
-        if kind == "GIF":
-            with contextlib.suppress(Exception), Image.open(path, formats=["GIF"]) as image:
-                return _count_frames(image)
     return 1
-
-
-def _count_frames(image: Image.Image) -> int:
-    try:
-        return image.n_frames
-    except Exception:  # Pillow raises many types for a damaged frame; it is counted, so that reading it is an error
-        return image.tell() + 2
 
 
 def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int = LONGEST_SIDE) -> np.ndarray:
@@ -224,14 +202,9 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int =
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
-        rawmode = _rawmode(image)
-        small = _in_8_bits(image)
-        if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and page == 0:
-            small.load()
-            # Pillow keeps the upper byte of each value only, which loses most of a picture with fewer than 16 bits.
-            if max(high for _, high in small.getextrema()[:3]) < 128:
-                small = _in_full_colour(image, picture)
-        return _as_rgb(small, longest)
+        has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
+        image = _in_full_colour(image, picture) if has_16_bits and page == 0 else _in_8_bits(image)
+        return _as_rgb(image, longest)
 
 
 def reduced(picture: np.ndarray, longest: int) -> np.ndarray:
@@ -261,17 +234,13 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
             raise PictureError("is not a file")
         with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
-            _check_pixels(image)
-            pages = range(1)
-            if image.format == "TIFF":
-                pages = _page_positions(image)
-            elif image.format == "GIF":
-                pages = range(page + 1)  # seek fails if there are fewer
-            if not 0 <= page < len(pages):
+            positions = _page_positions(image)
+            if not 0 <= page < len(positions):
                 raise PictureError(f"has no page {page + 1:,}")
-            if frame := pages[page]:
-                image.seek(frame)
-                _check_pixels(image)
+            image.seek(positions[page])
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
             yield image
 
 
@@ -280,20 +249,18 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
         return Image.open(file, formats=FORMATS)
     if not os.fstat(file.fileno()).st_size:
         raise PictureError("is empty")
-    kind = _kind(file)
-    if kind in CONVERSIONS and kind not in FORMATS:
+    kind = kind_of(path)
+    if kind in CONVERSIONS:
         raise PictureError(_conversion(kind, path))
     raise PictureError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; convert it to one of these")
 
 
-def _check_pixels(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
-
-
-def _page_positions(image: Image.Image) -> list[int]:
-    # The positions of pages among the images of an opened TIFF, without smaller versions and masks.
+def _page_positions(image: Image.Image) -> Sequence[int]:
+    # The positions of pages among the images of an opened file. A TIFF's smaller versions and masks are no pages.
+    if image.format == "GIF":
+        return range(image.n_frames)
+    if image.format != "TIFF":
+        return [0]
     positions = []
     for position in itertools.count():
         try:
@@ -305,7 +272,7 @@ def _page_positions(image: Image.Image) -> list[int]:
         except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
             positions.append(position)
             break
-    image.seek(0)
+    image.seek(0)  # away from a damaged image, to which seek would not go again
     return positions or [0]
 
 
@@ -319,40 +286,30 @@ def _picture_errors() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit; it applies before _check_pixels can
+    except Image.DecompressionBombError:  # Pillow's own limit, checked before that of _opened
         raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
     except MemoryError:
         raise PictureError("needs more memory than is free") from None
-    except OSError as error:
-        if error.errno:  # from the operating system, such as no permission; Pillow's have no number
+    except Exception as error:  # Pillow raises many types for damaged files
+        if isinstance(error, OSError) and error.errno:  # from the operating system; Pillow's have no number
             raise PictureError(f"can't be read ({error.strerror})") from None
         raise PictureError(f"is damaged or cut short ({error})") from None
-    except Exception as error:  # Pillow raises many types for damaged files
-        raise PictureError(f"is damaged ({error})") from None
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     # Files don't record how many bits are used (12 bits are stored as 16), so full scale is taken to be the next power
     # of two above the highest value.
-    if image.mode.startswith("I;16"):
-        return _like(image, _shifted(np.asarray(image)))
-    if image.mode not in ("I", "F"):
+    if not image.mode.startswith(("I", "F")):
         return image
     values = np.nan_to_num(np.asarray(image)).clip(0)
-    if values.max() <= 1:
-        return _like(image, (values * 255).round().astype(np.uint8))
-    if image.mode == "I":
-        return _like(image, _shifted(values))
-    full = 2.0 ** _bits(values) - 1
-    return _like(image, (values * np.float32(255 / full)).round().clip(max=255).astype(np.uint8))
+    return _like(image, _scaled(values) if values.max() > 1 else (values * 255).round().astype(np.uint8))
 
 
-def _bits(values: np.ndarray) -> int:
-    return max(8, int(values.max()).bit_length())
-
-
-def _shifted(values: np.ndarray) -> np.ndarray:
-    return (values >> (_bits(values) - 8)).astype(np.uint8)
+def _scaled(values: np.ndarray) -> np.ndarray:
+    bits = max(8, int(values.max()).bit_length())
+    if values.dtype.kind == "f":
+        return (values * np.float32(255 / (2.0**bits - 1))).round().clip(max=255).astype(np.uint8)
+    return (values >> (bits - 8)).astype(np.uint8)
 
 
 def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
@@ -362,30 +319,11 @@ def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
     return other
 
 
-def _rawmode(image: Image.Image) -> str:
-    # Pillow's name for the format of a pixel in the file; "" if tiles differ or it is not known.
-    modes = {tile.args if isinstance(tile.args, str) else str((*(tile.args or ()), "")[0]) for tile in image.tile}
-    return modes.pop() if len(modes) == 1 else ""
-
-
 def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
-    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't.
+    # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't. Pillow keeps the upper 8,
+    # which loses most of a picture with fewer than 16 bits.
+    image.load()  # raises an exception if the file is damaged
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+    if values is None or values.dtype != np.uint16 or values.shape[1::-1] != image.size or values.ndim != 3:
         return image
-    return _like(image, np.dstack([_shifted(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    # Convert to a mode in which values can be averaged, which reducing a picture needs.
-    if image.mode not in ("1", "P", "PA"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGBA" if image.has_transparency_data else "RGB")
-
-
-def _flatten_alpha(image: Image.Image) -> Image.Image:
-    # Convert to RGB, with transparent pixels on white.
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return _like(image, np.dstack([_scaled(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))

@@ -19,7 +19,7 @@ EXPORT_SUFFIXES = (".html", ".htm", ".onnx")
 DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
 
 
-def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool]:
+def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.PictureFiles, bool]:
     """The path of the output, or None; the pictures to read; whether to open windows, or with --draw a browser.
 
     args: parsed by predict.py; the data set's name is made canonical. Raises UserError if an argument can't be used.
@@ -28,7 +28,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.Found, bool
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)
-    to_read = pictures.find(args.pictures, args.recursive, is_own=annotate.is_montage)
+    to_read = pictures.find(args.pictures, args.recursive, is_excluded=annotate.is_montage)
     for each in to_read.files if output else []:
         if annotate.is_output(Path(os.path.realpath(each)), Path(os.path.realpath(output))):
             raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.download import DownloadError, is_there
-from neural_lib.data.images import ImageTensors, load_images, load_own_test, pixels_of
-from neural_lib.data.pictures import Found, listed, printable
+from neural_lib.data.download import DownloadError, is_available
+from neural_lib.data.images import ImageTensors, load_images, load_user_test_images, pixels_of
+from neural_lib.data.pictures import PictureFiles, listed, printable
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
 from neural_lib.prediction.recogniser import Reading, Recogniser, convert
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def recognise_pictures(
     recogniser: Recogniser,
-    to_read: Found,
+    to_read: PictureFiles,
     output: Path | None,
     *,
     invert: str,
@@ -172,13 +172,13 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         if changes:
             log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
         return ImageTensors(converted, new_labels[labels])
-    if not is_there(dataset, data_dir):
+    if not is_available(dataset, data_dir):
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
     if {"test_seed", "fingerprint"} <= saved.training.keys():
         share = TrainConfig(**saved.config).test_split
         held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
-    images, classes = load_own_test(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
+    images, classes = load_user_test_images(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
     return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
 
 
@@ -229,7 +229,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
     """
     saved, images = recogniser.saved, None
     try:
-        if is_there(saved.dataset, data_dir):
+        if is_available(saved.dataset, data_dir):
             images = load_test_images(saved, saved.dataset, data_dir, use_cache).images
     except UserError as error:
         if saved.dataset in DATASETS:

@@ -80,7 +80,7 @@ def build_run(
 
     training = {**(run_info or {}), "device": devices.describe(device), "processes": distributed.world_size()}
     training["val_images"] = len(val_set)
-    if data.is_own:
+    if data.has_user_images:
         training["fingerprint"] = data.fingerprint
         training |= {} if data.test_seed is None else {"test_seed": data.test_seed}
     optimizer = build_optimizer(model.parameters(), config)
@@ -121,7 +121,7 @@ def resolve(
     resolved = []
     for config in configs:
         config = replace(config, precision=devices.select_precision(config.precision, device))
-        if data.is_own:
+        if data.has_user_images:
             count = len(data.split(config)[0])
             if keep_batch_size and config.batch_size > count:
                 raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")

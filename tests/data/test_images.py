@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_tensor
 
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.download import DownloadError, is_there
+from neural_lib.data.download import DownloadError, is_available
 from neural_lib.data.images import (
     Data,
     ImageTensors,
@@ -30,7 +30,7 @@ from neural_lib.system.errors import UserError
 
 def test_digits_need_no_files_and_have_a_fixed_test_part(tmp_path):
     info = DATASETS["digits"]
-    assert is_there("digits", tmp_path / "nowhere")
+    assert is_available("digits", tmp_path / "nowhere")
     train, test = (load_images("digits", tmp_path / "nowhere", part) for part in (True, False))
     for part, size in ((train, info.train_size), (test, info.test_size)):
         assert part.images.shape == (size, 1, 28, 28)
@@ -88,14 +88,14 @@ def test_no_batch_is_unpickled_but_the_official_one(cifar_dir, tmp_path, monkeyp
     path = cifar_dir / "cifar-10-batches-py" / "data_batch_3"
     path.write_bytes(pickle.dumps(Malicious()).ljust(path.stat().st_size, b"."))
     if is_replaced_late:  # after the check of all files, before the file is read
-        monkeypatch.setattr("neural_lib.data.download.ensure_files", lambda *_: None)
+        monkeypatch.setattr("neural_lib.data.download.ensure_dataset", lambda *_: None)
     with pytest.raises(UserError, match="data_batch_3: damaged, or not the official file"):
         load_images("cifar10", cifar_dir, train=True)
     assert not (tmp_path / "was_here").exists()
 
 
 def test_load_data_reads_both_parts(kmnist_dir, tmp_path):
-    assert is_there("kmnist", kmnist_dir) and not is_there("kmnist", tmp_path / "nowhere")
+    assert is_available("kmnist", kmnist_dir) and not is_available("kmnist", tmp_path / "nowhere")
     data = load_data(TrainConfig(), kmnist_dir)
     assert (data.dataset, data.warning) == ("kmnist", "")
     assert [len(part.images) for part in (data.train, data.test)] == [made_up.TRAIN_SIZE, made_up.TEST_SIZE]

@@ -532,7 +532,7 @@ def test_numbers_in_names_are_sorted_as_numbers(tmp_path):
 
 
 def test_what_the_program_wrote_is_left_out_of_folders(folder):
-    result = pictures.find([folder, folder / "a.jpg"], is_own=lambda path: path.name == "a.jpg")
+    result = pictures.find([folder, folder / "a.jpg"], is_excluded=lambda path: path.name == "a.jpg")
     assert names(result.files, folder) == ["b.PNG", "ü す.webp", "a.jpg"]  # but not if it is named itself
 
 
