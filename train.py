@@ -68,7 +68,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
     """Train run `number`, validate its network after each epoch, and keep the best network.
 
-    checkpoint_every: steps between two checkpoints within an epoch; 0: none.
+    outputs: writes the files. bar: shows how far an epoch is. checkpoint_every: steps between two checkpoints within an
+    epoch; 0: none.
     """
     from neural_lib.training.loop import log_epoch, log_heading, train_one_epoch, validate
 
@@ -76,7 +77,8 @@ def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
     log.info("training the network... (*: saved as the best so far)")
     log_heading(run.config)
     with outputs.saved_if_stopped() as stop:  # Ctrl-C and other signals take effect between two steps
-        for epoch in range(run.state.epoch, run.config.epochs + 1):
+        first_epoch = run.state.epoch  # 1, or where the run was interrupted
+        for epoch in range(first_epoch, run.config.epochs + 1):
             if run.state.is_out_of_patience():  # --patience epochs were no better than the best
                 break
             with bar.epoch(epoch, run):
@@ -152,11 +154,12 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     with contextlib.ExitStack() as until_end:
+        # command: the options, or those of the resumed command; saved: what checkpoint.pth has of it, or None
         command, saved, device = start(args, argv, until_end)
         from neural_lib.data.images import load_data
         from neural_lib.evaluation.scores import score
         from neural_lib.system.distributed import from_rank_0
-        from neural_lib.training.loop import ProgressBar, runs_bar
+        from neural_lib.training.loop import ProgressBar, runs_to_train
         from neural_lib.training.outputs import Outputs
         from neural_lib.training.progress import build_progress
         from neural_lib.training.run import build_run
@@ -166,10 +169,11 @@ def main(argv=None) -> int:
         data = load_data(first_config, command.data_dir, command.may_fall_back, not args.no_cache).to(device)
 
         # ---- train the runs: one for each combination of the given values, most often a single one
-        progress = build_progress(command, data, device, saved, open_board(command, data))
+        board = open_board(command, data)  # TensorBoard's files, or None
+        progress = build_progress(command, data, device, saved, board)  # all results so far, and which runs have ended
         outputs = Outputs(command, progress)  # writes the files
         until_end.enter_context(cli.failures_explained(outputs.summary))  # an error says what is saved
-        for number, config, init in runs_bar(progress, args.quiet):
+        for number, config, init in runs_to_train(progress, args.quiet):  # init: weights to begin from, or None
             with outputs.recording_failure(number):  # the next run is trained all the same
                 run = build_run(config, data, device, init, command.run_info, args.compile)  # model, optimizer, loaders
                 train_run(number, run, outputs, ProgressBar(args.quiet), args.checkpoint_every)
@@ -178,7 +182,8 @@ def main(argv=None) -> int:
         best = outputs.best_checkpoint(data)
         model = best.build_model().to(device)
         test = score(best, model, data.test)
-        return from_rank_0(save_and_report, command, outputs, best, test, data, args.target_accuracy)  # it alone writes
+        # of several processes the first one (rank 0) reports; all return its exit status
+        return from_rank_0(save_and_report, command, outputs, best, test, data, args.target_accuracy)
 
 
 if __name__ == "__main__":

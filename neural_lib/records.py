@@ -66,7 +66,7 @@ def figure_text(value: float | None) -> str:
 
 
 class Spread(NamedTuple):
-    """Best validation accuracies (0 to 1) of runs that differ only in their seed."""
+    """Mean and deviation of the best validation accuracies (0 to 1) of runs that differ only in their seed."""
 
     hyperparameters: dict  # the swept hyper-parameters without the seed
     mean: float
@@ -248,7 +248,7 @@ def read_json(path: str | Path) -> dict | None:
 
 
 def check_results(folder: Path) -> tuple[Path, Path]:
-    """The paths of results.csv and results.json. Raises UserError if one can't be written or has another content."""
+    """The paths of results.csv and results.json. Raises UserError if they can't be written there."""
     table = check_output(folder / "results.csv", "--model's results", (".csv",))
     records = check_output(folder / "results.json", "--model's results", (".json",))
     check_is_ours(table, b"run,epoch,", "move it, or choose another folder")

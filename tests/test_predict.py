@@ -390,7 +390,7 @@ def test_draw_replaces_no_folder_and_no_report(page, recognise, opened):
     Path("output/draw.html").rmdir()
     Path("output/draw.html").symlink_to(Path("output/report.html").absolute())
     status, _, stderr = recognise("--draw")
-    assert status == 2 and "report.html: is where a file of the report goes" in stderr
+    assert status == 2 and "report.html: is reserved for a file of the report" in stderr
     assert opened == [] and not Path("output/report.html").exists()
 
 
@@ -471,7 +471,7 @@ REFUSED = [
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),
     (["p.png", "--invert", "maybe"], "argument --invert: invalid choice: 'maybe'"),
     (["--model", "m.pth", "--export", "n.pth"], "--export n.pth: can't write that kind of file; end the name in .html"),
-    (["--model", "m.pth", "--export", "report.html"], "--export report.html: is where a file of the report goes"),
+    (["--model", "m.pth", "--export", "report.html"], "--export report.html: is reserved for a file of the report"),
     (["--model", "m.pth", "--draw", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: might replace a.png, a picture to read"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),

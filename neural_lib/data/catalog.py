@@ -156,7 +156,7 @@ DATASETS = {
         format="cifar",
         placement=None,
         folder="cifar-10-batches-py",
-        # Several public projects list these checksums of the archive's files beside its md5.
+        # Checksums of the archive's files, which several public projects publish together with its md5.
         sha256={
             "data_batch_1": "54636561a3ce25bd3e19253c6b0d8538147b0ae398331ac4a2d86c6d987368cd",
             "data_batch_2": "766b2cef9fbc745cf056b3152224f7cf77163b330ea9a15f9392beb8b89bc5a8",

@@ -151,8 +151,8 @@ def _collect(
     decoded: Decoded,
     stray: Sequence[str] = (),
 ) -> Collection:
-    # The data set of decoded pictures. parts: the part of each; stray: names of files in no class's folder. Warns of
-    # files that are left out. Raises UserError if a part, or a class in the training part, has no readable picture.
+    # Build the data set from decoded pictures, and warn of files that are left out. parts: each picture's part; stray:
+    # names of files in no class's folder. Raises UserError if a part, or a class to train on, has no readable picture.
     left_out = [(name, "in no class's folder") for name in stray]
     left_out += [(names[index], why) for index, why in sorted(decoded.left_out.items())]
     if left_out:

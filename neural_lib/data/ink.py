@@ -8,7 +8,7 @@ import numpy as np
 from neural_lib.data.catalog import Placement, Preparation
 from neural_lib.data.pictures import PictureError, reduced
 
-# Thresholds; tests/data/test_ink.py has the pictures that they must tell apart.
+# Thresholds that separate ink from ground, noise, shading, frames and dust; tests/data/test_ink.py has such pictures.
 MIN_CONTRAST = 25  # grey levels of 255 between ink and ground; a page with less contrast is blank
 MIN_OF_NOISE = 6  # standard deviations of the ground's noise by which ink must differ from the ground
 MAX_NOISE = 128  # grey levels; more is ink whatever the noise, because blurred strokes make the ground look noisy

@@ -269,7 +269,7 @@ def _page_positions(image: Image.Image) -> Sequence[int]:
                 positions.append(position)
         except EOFError:  # after the last image
             break
-        except Exception:  # Pillow raises many types for a damaged image; it is counted, so that reading it is an error
+        except Exception:  # Pillow raises many types for a damaged image; its position is kept: reading it fails
             positions.append(position)
             break
     image.seek(0)  # away from a damaged image, to which seek would not go again

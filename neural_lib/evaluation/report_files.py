@@ -34,7 +34,7 @@ class ReportFiles:
             raise UserError(f"{self.json}: is of another data set of that name; give --output, a folder for this one")
         check_is_ours(self.page, PAGE_MARK, OTHER_FOLDER)
         if taken in (self.confusion, self.mistakes):
-            raise UserError(f"--plot {taken}: is where a picture of the report goes; choose another name")
+            raise UserError(f"--plot {taken}: is reserved for a picture of the report; choose another name")
 
     @staticmethod
     def of_all_data_sets(folder: Path) -> list[Path]:

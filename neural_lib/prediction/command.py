@@ -51,7 +51,7 @@ def _check_output(args: argparse.Namespace) -> Path | None:
         return None
     path = check_output(path, option, suffixes)
     if path in ReportFiles.of_all_data_sets(path.parent):
-        raise UserError(f"{option} {path}: is where a file of the report goes; choose another name")
+        raise UserError(f"{option} {path}: is reserved for a file of the report; choose another name")
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing and path.suffix.lower() == ".onnx":
         raise UserError(f"{option} {path}: needs {' and '.join(missing)}: pip install {' '.join(missing)}")

@@ -26,7 +26,7 @@ BATCH_SIZE = 100  # images; they and their pictures are in memory together
 THUMBNAIL = 2 * TILE_WIDTH  # pixels: limit of the longer side of a single character's picture in a Reading
 SMALLEST_PAGE = 64  # pixels: a picture whose longer side is shorter holds one character
 SHARP = 48  # pixels: a page with smaller characters or with lines is read again, at a higher resolution
-FEW = 3  # characters found in a picture that may be the parts of one
+FEW = 3  # if at most this many characters are found in a picture, they may be parts of a single one
 PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side of a page, reduced
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 

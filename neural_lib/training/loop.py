@@ -157,7 +157,7 @@ class ProgressBar:
         return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "
 
 
-def runs_bar(progress: Progress, quiet: bool = False) -> Iterable[tuple[int, TrainConfig, Checkpoint | None]]:
+def runs_to_train(progress: Progress, quiet: bool = False) -> Iterable[tuple[int, TrainConfig, Checkpoint | None]]:
     """progress.unfinished(), with a bar over the runs of a grid, if stderr is a terminal and there are several."""
     manager = progress.manager
     return tqdm(

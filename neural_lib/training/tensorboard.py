@@ -41,9 +41,9 @@ class TensorBoard:
         optimizer: optim.Optimizer | None = None,
         done: int | None = None,
     ) -> None:
-        """Begin a run, or resume it after `done` epochs; None: it is new.
+        """Begin a new run (done is None), or resume one after `done` epochs.
 
-        label: its hyper-parameters that vary in the grid.
+        label: the values of the hyper-parameters that vary in the grid; they name the run's folder.
         """
         self.label, self.network, self.optimizer = dict(label), network, optimizer
         folder = self._make_folder(folder_name(label, self.prefix), is_resumed=done is not None)

@@ -134,7 +134,7 @@ def test_another_programs_file_is_not_replaced(write, tmp_path):
 
 
 def test_another_output_in_the_place_of_a_picture_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--plot .*confusion.png: is where a picture of the report goes"):
+    with pytest.raises(UserError, match="--plot .*confusion.png: is reserved for a picture of the report"):
         ReportFiles(tmp_path, "--model", taken=tmp_path / "confusion.png")
     ReportFiles(tmp_path, "--model", taken=tmp_path / "plot.png")
 

@@ -15,5 +15,5 @@ def test_a_report_of_another_program_is_not_replaced(tmp_path):
         with pytest.raises(UserError, match=f"{path.name}: was not written by train.py; move it"):
             ReportFiles(tmp_path, "--model's report")
         path.unlink()
-    with pytest.raises(UserError, match="--plot .*confusion.png: is where a picture of the report goes"):
+    with pytest.raises(UserError, match="--plot .*confusion.png: is reserved for a picture of the report"):
         ReportFiles(tmp_path, "--model's report", taken=files.confusion)

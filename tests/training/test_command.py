@@ -135,7 +135,7 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--model", "train.py"], "--model train.py: can't write that kind of file; end the name in .pth, .pt"),
     (["--plot", "plot.xyz"], "--plot plot.xyz: can't write that kind of file; end the name in .png"),
     (["--plot", "plot"], "--plot plot: can't write that kind of file"),
-    (["--plot", "output/confusion.png"], "--plot output/confusion.png: is where a picture of the report goes"),
+    (["--plot", "output/confusion.png"], "--plot output/confusion.png: is reserved for a picture of the report"),
     (["--logdir", "a-file/runs"], "--logdir a-file/runs: can't write there"),
     (["--resume", "elsewhere.pth"], "unrecognized arguments: elsewhere.pth"),
     (["--resume", "--epochs", "0"], "--epochs must be a whole number of at least 1, not 0"),
