@@ -114,12 +114,13 @@ def start(args, argv, until_end):
     device, reason = devices.select_device(command.device if command else args.device, ranks)
     log.info("computing on %s (%s)", device, reason)
     until_end.enter_context(distributed.process_group(ranks, device))
+    until_end.enter_context(cli.failures_explained(lambda: "; the same command resumes" if saved else ""))
     command, saved = distributed.broadcast((command, saved))
     return command, saved, device
 
 
 def open_board(command, data):
-    """TensorBoard's files in --logdir, a folder for each run; None without --logdir."""
+    """TensorBoard's files in --logdir, a folder for each run; None without --logdir, and in ranks other than 0."""
     if not command.logdir or ranks_from_environment().rank:
         return None
     from neural_lib.training.tensorboard import TensorBoard
@@ -141,7 +142,7 @@ def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
         log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, command.tables[1])
     is_complete = outputs.writer.finish()
     report.log_written([path for path in command.exports if outputs.writer.is_written(path)])
-    is_missed = bool(target_accuracy) and test.accuracy < target_accuracy
+    is_missed = target_accuracy is not None and test.accuracy < target_accuracy
     if is_missed:
         log.error("test accuracy %.4f is below --target-accuracy %s", test.accuracy, target_accuracy)
     if data.warning:

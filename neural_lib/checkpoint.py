@@ -212,7 +212,7 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     except TypeError:  # a field without a default is missing
         raise UserError(f"{name}: is an incomplete checkpoint; train the network again") from None
     if saved.placement is None:  # older files hold none, so it is the data set's
-        placement = DATASETS[saved.dataset].placement
+        placement = DATASETS[saved.dataset].placement if saved.dataset in DATASETS else None
         saved = replace(saved, placement=placement._asdict() if placement else {})
     return saved
 

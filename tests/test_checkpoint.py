@@ -241,7 +241,7 @@ def test_a_model_file_is_described_in_a_phrase(saved, tmp_path):
     assert checkpoint.describe(path) == ("unknown", "a damaged model file")
 
 
-def test_for_run_has_all_but_weights_and_metrics():
+def test_a_checkpoint_without_weights_has_all_but_these_and_metrics():
     config, arch_args = TrainConfig(epochs=3), {"numChannels": 1, "classes": 10, "image_size": 28}
     made = checkpoint.without_weights(config, DATASETS["kmnist"], arch_args, ([0.2], [0.3]), {"device": "cpu"})
     assert (made.arch, made.dataset) == ("lenet", "kmnist")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -244,8 +245,14 @@ def _subfolders(path: str) -> tuple[list[str], list[str]]:
         names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
     except OSError as error:
         raise _refusal(path, f"can't be looked into ({error.strerror})") from None
-    is_folder = {name: os.path.isdir(os.path.join(path, name)) for name in names}
-    return [name for name in names if is_folder[name]], [name for name in names if not is_folder[name]]
+    here = Path(os.path.realpath(path))
+
+    def is_folder(name: str) -> bool:
+        inner = os.path.join(path, name)
+        return os.path.isdir(inner) and not here.is_relative_to(os.path.realpath(inner))  # a link to a parent folder
+
+    folders = [*filter(is_folder, names)]
+    return folders, [name for name in names if name not in set(folders)]
 
 
 def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
@@ -253,9 +260,14 @@ def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> 
     names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
     if not names:
         raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
-    if unshowable := [name for name in names if not is_text(name)]:
-        why = "is not UTF-8, or has control characters; rename it"
-        raise _refusal(path, f"the name of the folder {printable(unshowable[0])!r} {why}")
+    spellings: dict[str, str] = {}
+    for name in names:
+        if not is_text(name):
+            why = "is not UTF-8, or has control characters; rename it"
+            raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
+        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
+        if other != name:
+            raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
     known = folders_of.get("train", names)
     for part, folders in folders_of.items():
         if unknown := [name for name in folders if name not in known]:

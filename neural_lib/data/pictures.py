@@ -234,7 +234,7 @@ def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
             raise PictureError("is not a file")
         with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
-            positions = _page_positions(image)
+            positions = _page_positions(image) if page or image.format == "TIFF" else [0]
             if not 0 <= page < len(positions):
                 raise PictureError(f"has no page {page + 1:,}")
             image.seek(positions[page])
@@ -258,7 +258,10 @@ def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
 def _page_positions(image: Image.Image) -> Sequence[int]:
     # The positions of pages among the images of an opened file. A TIFF's smaller versions and masks are no pages.
     if image.format == "GIF":
-        return range(image.n_frames)
+        try:
+            return range(image.n_frames)
+        except Exception:  # Pillow raises many types for a damaged frame; it is counted: reading it fails
+            return range(image.tell() + 2)
     if image.format != "TIFF":
         return [0]
     positions = []

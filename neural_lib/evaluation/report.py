@@ -335,9 +335,13 @@ def _as_uris(
     # IMAGE_BYTES, otherwise lossy, and in the end fewer.
     for encode, max_images in QUALITIES:
         shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
-        indices = dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())])
-        uris = {index: _as_uri(pixels_of(images[index]), **encode) for index in indices}
-        if sum(map(len, uris.values())) <= IMAGE_BYTES:
+        uris, size = {}, 0
+        for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
+            uris[index] = _as_uri(pixels_of(images[index]), **encode)
+            size += len(uris[index])
+            if size > IMAGE_BYTES and max_images:  # the last quality, without images of cells, is taken in any case
+                break
+        else:
             break
     return uris, shown_of
 

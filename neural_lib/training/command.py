@@ -70,6 +70,7 @@ class Command:
     replaced: str = ""  # the network that --model holds and the command will replace, in words
     may_fall_back: bool = False  # whether the embedded digits may replace a data set that can't be downloaded
     init: str = ""  # the model file whose weights the runs begin from
+    saved_configs: tuple[TrainConfig, ...] = ()  # the requested configurations, if the command is resumed
 
     @property
     def exports(self) -> list[Path]:
@@ -80,8 +81,6 @@ class Command:
     def options(self) -> dict[str, str]:
         """The command as results.json and checkpoint.pth record it."""
         own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
-        own |= {"plot": os.path.abspath(self.plot)} if self.plot != default_plot(self.model) else {}
-        own |= {"logdir": os.path.abspath(self.logdir)} if self.logdir else {}
         return own | self.run_info
 
     def configs(self, dataset: str = "") -> list[TrainConfig]:
@@ -89,12 +88,8 @@ class Command:
 
         Raises UserError if one is invalid.
         """
-        return build_configs(self.params, self.recipe, dataset or self.dataset or TrainConfig.dataset)
-
-
-def default_plot(model: Path) -> Path:
-    """The plot's path if --plot is not given."""
-    return model.with_name("plot.png")
+        dataset = dataset or self.dataset or TrainConfig.dataset
+        return list(self.saved_configs) or build_configs(self.params, self.recipe, dataset)
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.ExitStack) -> Command:
@@ -108,7 +103,7 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
         build_configs(args.params, args.recipe, dataset or TrainConfig.dataset)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
     _check_model(model)
-    plot = check_output(args.plot or default_plot(model), "--plot", PLOT_SUFFIXES)
+    plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     state = check_output(model.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
     if state == model:
@@ -154,10 +149,11 @@ def resumed(command: Command, saved: Mapping) -> Command:
     file has changed while a run is still to begin from it.
     """
     options, runs = saved["options"], [_config(each) for each in saved["requested"]]
-    params, dataset = saved["params"] | command.params, command.dataset or runs[0].dataset
-    configs = build_configs(params, command.recipe or options["recipe"], dataset)
+    params, dataset = saved["params"], command.dataset or runs[0].dataset
+    configs = build_configs(params | command.params, command.recipe or options["recipe"], dataset)
     values, new_values = _values(runs), _values(configs)
-    changed = [name for name in values if values[name] != new_values[name]]
+    given = {*command.params, *(["dataset"] if command.dataset else []), *(values if command.recipe else [])}
+    changed = [name for name in values if name in given and values[name] != new_values[name]]
     is_longer = changed == ["epochs"] and len(new_values["epochs"]) == 1
     reason = _why_not_longer(runs, saved["finished"], configs[0].epochs) if is_longer else ""
     if changed and (reason or not is_longer):
@@ -173,12 +169,10 @@ def resumed(command: Command, saved: Mapping) -> Command:
         if _init_info(init)["init_sha256"] != options["init_sha256"]:
             raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
     if is_longer:
-        run_info["command"] += f" --epochs {configs[0].epochs}"  # the last one counts
-    plot, logdir = command.plot, command.logdir
-    if "plot" in options and plot == default_plot(command.model):
-        plot = check_output(options["plot"], "--plot", PLOT_SUFFIXES)
-    if "logdir" in options and not logdir:
-        logdir = check_output_folder(options["logdir"], "--logdir")
+        epochs = configs[0].epochs
+        runs = [replace(run, epochs=epochs) for run in runs]
+        params = {**params, "epochs": [epochs]} if "epochs" in params else params
+        run_info["command"] += f" --epochs {epochs}"  # the last one counts
     if not command.is_data_given:
         run_info["data"] = options["data"]
     device = command.device
@@ -186,7 +180,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
         device = "cpu" if options["device"] == "cpu" else "auto"
     return replace(
         command, params=params, recipe=options["recipe"], dataset=dataset, data_dir=run_info["data"], device=device,
-        plot=plot, logdir=logdir, run_info=run_info, is_longer=is_longer, init=init,
+        run_info=run_info, is_longer=is_longer, init=init, saved_configs=tuple(runs),
     )  # fmt: skip
 
 

@@ -219,15 +219,13 @@ def build_progress(
 ) -> Progress:
     """The progress of a command that begins, or of one that is resumed with what load_saved returned.
 
-    board: a tensorboard.TensorBoard, or None.
-
-    Resolves and checks its configurations, and logs them. Raises UserError if they don't suit the data, or the saved
-    runs had others.
+    Resolves and checks its configurations, and logs them. board: a tensorboard.TensorBoard, or None. Raises UserError
+    if they don't suit the data, or the saved runs had others.
     """
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info)
-    init = from_rank_0(lambda: command.init and checkpoint.load_init(command.init, configs)) or None
+    init = from_rank_0(checkpoint.load_init, command.init, configs) if command.init else None
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
@@ -245,5 +243,6 @@ def build_progress(
         if manager.finished:
             log.info("%d of %d runs had finished", len(manager.finished), manager.count)
         if not manager.unfinished():
-            log.info("all is trained already; more --epochs train longer if --schedule is constant")
+            can_be_longer = manager.count == 1 and configs[0].schedule == "constant"
+            log.info("all is trained already%s", "; more --epochs train longer" if can_be_longer else "")
     return progress

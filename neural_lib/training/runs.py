@@ -105,6 +105,8 @@ class RunManager(Records):
         if rows:
             self.set_rows(number, rows)
         label = self.label(number) or self.runs[number - 1]._asdict()
+        if self.count == 1:  # it may be prolonged, and its folder keeps its name
+            label = {name: value for name, value in label.items() if name != "epochs"}
         self._to_board("begin_run", label, network, loader, optimizer, None if rows is None else len(rows))
         self.run_start = self.now()
 

@@ -93,8 +93,11 @@ def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
     (["1.png", "2.png"], "holds no folders, but 2 files; a data set is a folder"),
     (["a/1"], "a is the only class"),
     (["test/a/1", "test/b/1"], "has images for test alone, and none to train on"),
+    (["train/a/1", "train/b/1", "test/A/1"], "the folders A and a would be one class in two spellings; rename one"),
     (["photos/a/1", "photos/b/1"], "photos is the only class, and there must be two or more; did you mean --dataset "),
     (["train/a/1", "train/b/1", "a/1", "b/1"], "train/ holds folders as a part does, and lies beside classes"),
+    (["Cat/1", "cat/1"], "the folders Cat and cat would be one class in two spellings"),
+    (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
     (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
     ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8, or has control characters"),
@@ -124,12 +127,13 @@ def test_folders_that_hold_nothing_are_refused(tmp_path):
         load(tmp_path / "d")
 
 
-def test_links_to_classes_are_followed_and_others_are_listed(photos):
+def test_links_are_followed_unless_they_loop(photos):
     os.symlink(photos / "cat", photos / "fox")  # a link to a class folder is a class
+    os.symlink(photos, photos / "all")
     os.symlink("self", photos / "self")
     os.symlink(photos, photos / "dog" / "back")
     classes, files, stray = custom.list_files(str(photos))
-    assert classes == ["cat", "dog", "fox"] and stray == ["self"]
+    assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
     assert [classes[each.label] for each in files].count("fox") == 5
     assert not any("back/" in each.path for each in files)
     assert "dog/back" in [each.path for each in files]  # listed, and later reported as no picture

@@ -213,6 +213,10 @@ def test_a_later_page_that_is_damaged_is_refused_alone(tmp_path):
     (tmp_path / "p.gif").write_bytes(content[:-10])
     assert count_pages(tmp_path / "p.gif") == 4
     assert read_picture(tmp_path / "p.gif", 2).mean() == pytest.approx(120, abs=2)
+    for end in range(len(content) // 2, len(content), 7):  # wherever it is cut after its first frame
+        (tmp_path / "p.gif").write_bytes(content[:end])
+        assert count_pages(tmp_path / "p.gif") > 1
+        assert read_picture(tmp_path / "p.gif").mean() == pytest.approx(LEVELS[0], abs=2)
     with pytest.raises(PictureError, match="^is damaged"):
         read_picture(tmp_path / "p.gif", 3)
 

@@ -249,9 +249,9 @@ def test_a_new_command_does_not_replace_an_unfinished_run_or_grid(refused, prepa
     leave(*DIGITS, finished=1)  # trained, and not tested
     assert message in refused(*DIGITS)
     leave(*DIGITS, under_way=False)  # it failed at once
-    assert not prepared(*DIGITS).is_longer
+    assert prepared(*DIGITS).saved_configs == ()  # it begins anew
     leave(*DIGITS, finished=1, tested=True)
-    assert not prepared(*DIGITS).is_longer
+    assert prepared(*DIGITS).saved_configs == ()
 
 
 def test_options_that_are_not_given_come_from_the_interrupted_command(prepared):
@@ -362,3 +362,14 @@ def test_files_that_killed_commands_left_are_removed(prepared):
     os.utime(old, (0, 0))
     prepared(*DIGITS)
     assert new.exists() and not old.exists()
+
+
+def test_saved_values_hold_if_a_later_version_has_other_defaults(prepared):
+    saved = leave("-d", "digits")
+    for run in saved["requested"]:
+        run["lr"], run["epochs"] = 0.5, 7
+    STATE.write_bytes(archive_bytes(saved, STATE_FORMAT))
+    (config,) = prepared("--resume").configs()
+    assert (config.lr, config.epochs) == (0.5, 7)
+    (config,) = prepared("--resume", "--epochs", 9).configs()
+    assert (config.lr, config.epochs) == (0.5, 9)
