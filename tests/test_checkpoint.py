@@ -147,7 +147,7 @@ def malicious(path) -> dict:
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: None, "can't be read .No such file or directory.; train a network first"),
-    (lambda path: path.mkdir(), "can't be read .Is a directory.; train a network first"),
+    (lambda path: path.mkdir(), "is a folder, not a file; train a network first"),
     (lambda path: torch.save(LeNet(1, 10), path), "holds pickled Python objects.*nothing in it was run"),
     (lambda path: torch.save(malicious(path), path), "holds pickled Python objects.*nothing in it was run"),
     (lambda path: torch.save(malicious(path), path, _use_new_zipfile_serialization=False), "nothing in it was run"),

@@ -458,7 +458,7 @@ REFUSED = [
     (["--samples", "1001"], "--samples must be from 1 to 1000, not 1001"),
     (["--seed", "-1"], "--seed must be 0 or more"),
     (["--model", "nowhere.pth"], "--model nowhere.pth: can't be read (No such file or directory); train a"),
-    (["--model", "."], "--model .: can't be read (Is a directory); train a network first"),
+    (["--model", "."], "--model .: is a folder, not a file; train a network first"),
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
     (["--evaluate", "p.png"], "pictures and --evaluate don't go together; give one command for each"),

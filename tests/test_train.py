@@ -293,6 +293,10 @@ def test_without_dataset_the_run_goes_on_with_digits_and_says_so(run_train, no_n
     assert stderr.splitlines()[-1] == f"[WARNING] {warning}"
     assert checkpoint.load("output/model.pth").dataset == "digits"
     assert "digits" in titles[-1]
+    status, _, stderr = run_train(*SLIM, "--resume", "--target-accuracy", 0.01)
+    assert status == 0  # of the digits, which this command was begun with
+    status, _, stderr = run_train(*SLIM, "--model", "gate/model.pth", "--target-accuracy", 0.01)
+    assert status == 1 and stderr.splitlines()[-1] == f"[ERROR] {warning}"
 
 
 def test_the_fallback_replaces_only_a_network_for_digits(run_train, kmnist_dir, no_network):

@@ -30,8 +30,9 @@ def check_input(path: str | Path, option: str, hint: str) -> None:
     """
     name = f"{option} {path}".strip()
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # opening it would wait until another program writes to it
-            raise UserError(f"{name}: is a pipe, not a file; {hint}")
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode) or stat.S_ISFIFO(mode):  # opening a pipe would wait until another program writes to it
+            raise UserError(f"{name}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe'}, not a file; {hint}")
         with open(path, "rb"):
             pass
     except OSError as error:

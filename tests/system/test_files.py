@@ -138,8 +138,9 @@ def test_a_link_to_itself_is_replaced(tmp_path):
 
 
 def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path):
-    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
-        with pytest.raises(UserError, match=f"^--model {path}: can't be read \\({reason}\\); train first$"):
+    missing = "can't be read \\(No such file or directory\\)"
+    for path, reason in ((tmp_path, "is a folder, not a file"), (tmp_path / "none", missing)):
+        with pytest.raises(UserError, match=f"^--model {path}: {reason}; train first$"):
             check_input(path, "--model", hint="train first")
 
 
