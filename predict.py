@@ -187,11 +187,8 @@ def main(argv=None) -> int:
         modes.export(recogniser, output, data, use_cache)
         return 0
     images = modes.load_test_images(saved, dataset, data, use_cache)
-    if args.mode == "test images" and args.samples > len(images):
-        if args.samples != SAMPLES:
-            title = title_of(dataset)
-            raise UserError(f"--samples {args.samples}: {title} has {len(images):,} test images; ask for fewer")
-        args.samples = len(images)
+    if args.mode == "test images" and args.samples > len(images) and args.samples != SAMPLES:
+        raise UserError(f"--samples {args.samples}: {title_of(dataset)} has {len(images):,} test images; ask for fewer")
     if args.evaluate:
         from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
@@ -199,7 +196,7 @@ def main(argv=None) -> int:
             saved, recogniser.model, dataset, images.to(device), output, Path(args.model)
         )
         return 0 if is_complete else 1
-    modes.show_test_images(recogniser, images, args.samples, args.seed, output, show)
+    modes.show_test_images(recogniser, images, min(args.samples, len(images)), args.seed, output, show)
     return 0
 
 
