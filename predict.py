@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from neural_lib.data.catalog import DATASETS, title_of
+from neural_lib.data.catalog import DATASETS, identify, title_of
 from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
@@ -65,7 +65,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
     names = ", ".join(DATASETS)
-    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or .npz file (default: the model's)")
+    text = f"{names}, or your folder or .npz file (default: the model's)"
+    add("-d", "--dataset", type=identify, metavar="NAME", help=text)
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
     add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
 

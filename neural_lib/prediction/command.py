@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from neural_lib.data import pictures
-from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.prediction.window import is_display_available
@@ -22,9 +21,8 @@ DRAW_PAGE = "draw.html"  # the page of --draw, in its output folder
 def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.PictureFiles, bool]:
     """The path of the output, or None; the pictures to read; whether to open windows, or with --draw a browser.
 
-    args: parsed by predict.py; the data set's name is made canonical. Raises UserError if an argument can't be used.
+    args: parsed by predict.py. Raises UserError if an argument can't be used.
     """
-    args.dataset = None if args.dataset is None else identify(args.dataset)
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)
