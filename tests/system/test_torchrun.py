@@ -79,8 +79,9 @@ def whole(make_once) -> Path:
 
 @pytest.mark.slow
 def test_a_run_under_torchrun_is_the_run_of_one_process(torchrun, whole, tmp_path):
-    done = torchrun(2, *COMMAND)
+    done = torchrun(2, *COMMAND, "--logdir", "runs")
     assert done.returncode == 0, done.stderr
+    assert len(os.listdir(tmp_path / "runs")) == 1  # only rank 0 writes
     assert "[INFO] batches of 48 images: 24 in each of 2 processes\n" in done.stdout
     for once in ("loading the digits dataset", "       2/2 ", "evaluating the network", "wrote in output: model.pth"):
         assert done.stdout.count(once) == 1, once  # only rank 0 logs
