@@ -154,13 +154,15 @@ def dropout() -> dict:
 
 
 def command(folder: Path) -> dict:
-    """A whole command of train.py: exit status and output, and its rows and confusion matrix where they are written."""
+    """A whole command of train.py in an empty folder: its exit status, output, files, rows and confusion matrix."""
+    folder.mkdir(exist_ok=True)
     stdout, stderr = io.StringIO(), io.StringIO()
-    outputs = ("--model", folder / "model.pth", "--plot", folder / "plot.png")
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        status = cli.run(train_script.main, "train.py", [str(each) for each in (*COMMAND, *outputs)])
+    arguments = [str(each) for each in (*COMMAND, "--model", "model.pth")]
+    with contextlib.chdir(folder), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        status = cli.run(train_script.main, "train.py", arguments)
     outcome = {"status": status, "stdout": stdout.getvalue(), "stderr": stderr.getvalue()}
-    if os.environ.get("RANK", "0") == "0":
+    outcome["files"] = os.listdir(folder)
+    if "results.csv" in outcome["files"]:
         with open(folder / "results.csv", encoding="utf-8", newline="") as file:
             outcome["rows"] = list(csv.DictReader(file))
         outcome["confusions"] = json.loads((folder / "report.json").read_text())["confusion_matrix"]
@@ -175,7 +177,7 @@ def main() -> None:
         results = {each.__name__: each() for each in (train, evaluate, normalise, stop, dropout)}
         torch.distributed.barrier()
     os.environ["MASTER_PORT"] = os.environ["COMMAND_PORT"]  # a process group of its own
-    results["command"] = command(path.parent / "output")
+    results["command"] = command(path.parent / f"output-{path.name}")
     path.write_bytes(pickle.dumps(results))
 
 

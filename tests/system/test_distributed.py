@@ -110,7 +110,7 @@ def test_a_command_of_several_ranks_is_the_command_of_one(alone, several):
             assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-4), name
     assert first["confusions"] == expected["confusions"]
     assert [outcome["command"]["status"] for outcome in [alone, *several]] == [0] * (1 + len(several))
-    assert all(other["stdout"] == other["stderr"] == "" for other in others)  # only rank 0 logs
+    assert all(other["stdout"] == other["stderr"] == "" and other["files"] == [] for other in others)  # rank 0 alone
     assert "[INFO] batches of 48 images: " in first["stdout"] and "evaluating the network" in first["stdout"]
 
 
