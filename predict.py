@@ -65,8 +65,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
     names = ", ".join(DATASETS)
-    text = f"{names}, or your folder or .npz file (default: the model's)"
-    add("-d", "--dataset", type=identify, metavar="NAME", help=text)
+    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or .npz file (default: the model's)")
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
     add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
 
@@ -177,7 +176,7 @@ def main(argv=None) -> int:
         )  # fmt: skip
         return 0
 
-    dataset = args.dataset or saved.dataset
+    dataset = saved.dataset if args.dataset is None else identify(args.dataset)
     trained_from = saved.training.get("data", "")
     data = args.data or (trained_from if trained_from and is_available(dataset, trained_from) else "data")
     use_cache = not args.no_cache

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from neural_lib.data import pictures
+from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.prediction.window import is_display_available
@@ -23,6 +24,8 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.PictureFile
 
     args: parsed by predict.py. Raises UserError if an argument can't be used.
     """
+    if args.dataset is not None:
+        identify(args.dataset)  # raises UserError for an unknown one
     check_input(args.model, "--model", "train a network first, with train.py")
     show = _check_display(args)
     output = _check_output(args)
