@@ -87,7 +87,7 @@ def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
                 val = validate(run, stop)
             is_best = outputs.end_epoch(val)  # records the scores, saves the state and, if it is the best, the network
             log_epoch(run, is_best)
-        outputs.end_run()
+        outputs.end_run()  # all its epochs, or early
 
 
 # ----------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def start(args, argv, until_end):
     cli.set_up_logging(args.quiet, rank=ranks.rank)
     command, saved = None, None
     if ranks.rank == 0:
-        command = prepare(args, argv, until_end)
+        command = prepare(args, sys.argv[1:] if argv is None else argv, until_end)
     tune_for_cpu()
     from neural_lib.system import devices, distributed
     from neural_lib.training.progress import load_saved
@@ -152,7 +152,6 @@ def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
 
 def main(argv=None) -> int:
     """Run the command and return its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     with contextlib.ExitStack() as until_end:
         # command: the options, or those of the resumed command; saved: what checkpoint.pth has of it, or None
@@ -166,8 +165,7 @@ def main(argv=None) -> int:
         from neural_lib.training.run import build_run
 
         # ---- load the images
-        first_config = command.configs()[0]  # all runs have the same images
-        data = load_data(first_config, command.data_dir, command.may_fall_back, not args.no_cache).to(device)
+        data = load_data(**command.data_options).to(device)
 
         # ---- train the runs: one for each combination of the given values, most often a single one
         board = open_board(command, data)  # TensorBoard's files, or None

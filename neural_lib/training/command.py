@@ -55,8 +55,8 @@ class Command:
     params: dict  # hyper-parameter: its given values
     recipe: str  # "" if none was given
     dataset: str  # a name in catalog.DATASETS or a path; "" if none was given
-    data_dir: str
-    is_data_given: bool
+    data_dir: str  # "" if none was given
+    use_cache: bool
     device: str  # as --device takes it
     model: Path
     plot: Path
@@ -82,6 +82,12 @@ class Command:
         """The command as results.json and checkpoint.pth record it."""
         own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
         return own | self.run_info
+
+    @property
+    def data_options(self) -> dict[str, object]:
+        """The arguments of load_data; all runs have the same images."""
+        return {"config": self.configs()[0], "data_dir": self.data_dir or DATA_DIR, "may_fall_back": self.may_fall_back,
+                "use_cache": self.use_cache}  # fmt: skip
 
     def configs(self, dataset: str = "") -> list[TrainConfig]:
         """The requested configuration of each run; dataset: the one that is trained on, if it isn't the requested one.
@@ -124,8 +130,8 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
     for path in (model, plot, state, table, records, *report):
         remove_abandoned(path)
     return Command(
-        params=args.params, recipe=args.recipe or "", dataset=dataset, data_dir=args.data or DATA_DIR,
-        is_data_given=bool(args.data), device=args.device, model=model, plot=plot, state=state, logdir=logdir,
+        params=args.params, recipe=args.recipe or "", dataset=dataset, data_dir=args.data or "",
+        use_cache=not args.no_cache, device=args.device, model=model, plot=plot, state=state, logdir=logdir,
         tables=(table, records), report=report, run_info=run_info, is_resume=args.resume, init=run_info.get("init", ""),
     )  # fmt: skip
 
@@ -173,7 +179,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
         runs = [replace(run, epochs=epochs) for run in runs]
         params = {**params, "epochs": [epochs]} if "epochs" in params else params
         run_info["command"] += f" --epochs {epochs}"  # the last one counts
-    if not command.is_data_given:
+    if not command.data_dir:
         run_info["data"] = options["data"]
     device = command.device
     if device == "auto" and ranks_from_environment().world_size == 1:  # only rank 0 of several has read `saved`

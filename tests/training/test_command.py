@@ -234,7 +234,8 @@ def test_a_new_command_has_its_files_beside_the_model(prepared):
         "model.pth", "plot.png", "results.csv", "results.json", "report.json", "report.html", "confusion.png",
         "mistakes.png",
     }  # fmt: skip
-    assert (command.data_dir, command.logdir, command.options["recipe"]) == ("data", Path("runs"), "classic")
+    assert (command.logdir, command.options["recipe"]) == (Path("runs"), "classic")
+    assert command.data_options["data_dir"] == "data" and command.data_options["use_cache"] is True
     assert [config.seed for config in command.configs()] == [1, 2] and command.params["seed"] == [1, 2]
     assert command.run_info["command"].startswith("python train.py -d digits --arch lenet-slim")
     assert command.run_info["data"] == os.path.abspath("data")
