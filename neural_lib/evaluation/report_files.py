@@ -30,7 +30,8 @@ class ReportFiles:
         self.json, self.confusion, self.mistakes, self.page = checked
         check_is_ours(self.json, REPORT_MARK, OTHER_FOLDER)
         is_report = dataset and begins_with(self.json, REPORT_MARK)
-        if is_report and not begins_with(self.json, json.dumps(dataset).encode()):
+        # at the beginning of a line, as json_text writes it; "config" names the data set of the training, too
+        if is_report and not begins_with(self.json, f'\n "dataset": {json.dumps(dataset)}'.encode()):
             raise UserError(f"{self.json}: is of another data set of that name; give --output, a folder for this one")
         check_is_ours(self.page, PAGE_MARK, OTHER_FOLDER)
         if taken in (self.confusion, self.mistakes):
