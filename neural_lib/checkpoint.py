@@ -55,18 +55,6 @@ MODEL_FORMAT = FileFormat(
     if_damaged="give a file that train.py wrote",
     without_checksum=(1,),
 )
-TRAINING = (  # keys of Checkpoint.training, each optional
-    "command",  # command line
-    "started",  # time, ISO 8601
-    "device",  # result of devices.describe: "cpu, 2 threads"
-    "processes",  # number of ranks
-    "data",  # folder of the data sets
-    "val_images",  # number of validation images
-    "init",  # model file with the initial weights
-    "init_sha256",  # checksum of that file
-    "fingerprint",  # sha256 of the user images for training and validation
-    "test_seed",  # seed that drew the user images held out for test
-)
 
 
 def archive_bytes(content: Mapping[str, object], kind: FileFormat) -> bytearray:
@@ -126,7 +114,13 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of model.pth: a trained network and all that is needed to use it."""
+    """The content of model.pth: a trained network and all that is needed to use it.
+
+    Keys of `training`, each optional: command (its line), started (time, ISO 8601), device (devices.describe),
+    processes (their number), data (folder of the data sets), val_images (their number), init and init_sha256 (the model
+    file with the initial weights), fingerprint (sha256 of the user images for training and validation), test_seed
+    (which drew the user images held out for test).
+    """
 
     arch: str  # a name in config.ARCHS
     arch_args: dict  # arguments that the network was built with
@@ -140,7 +134,7 @@ class Checkpoint:
     metrics: dict[str, int | float]  # figures of the saved epoch: epoch, train_*, val_* and, after the test, test_*
     glyphs: list[str] = field(default_factory=list)  # written character of each class; empty if classes have none
     versions: dict = field(default_factory=versions)
-    training: dict = field(default_factory=dict)  # how it was trained; keys: TRAINING
+    training: dict = field(default_factory=dict)  # how it was trained; see above
     placement: dict | None = None  # fields of catalog.Placement; {} for photos, None in older files
     fit: str = "crop"  # how photos become square: one of config.FITS
     calibration: dict = field(default_factory=dict)  # result of evaluation.calibration.calibrate; {} in older files
@@ -189,7 +183,7 @@ def without_weights(
 ) -> Checkpoint:
     """The checkpoint of a run before its first epoch; dataclasses.replace adds weights and metrics.
 
-    statistics: mean and standard deviation of each channel, pixels scaled to 0..1. training: keys in TRAINING.
+    statistics: mean and standard deviation of each channel, pixels scaled to 0..1. training: see Checkpoint.
     """
     mean, std = statistics
     return Checkpoint(

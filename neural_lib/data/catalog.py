@@ -166,9 +166,13 @@ DATASETS = {
             "test_batch": "f53d8d457504f7cff4ea9e021afcf0e0ad8e24a91f3fc42091b8adef61157831",
         },
         sources={
-            host: ("archive", f"https://{host}/{folder}/cifar-10-python.tar.gz", *CIFAR10)
-            # The second is PaddlePaddle's copy of the same archive.
-            for host, folder in (("www.cs.toronto.edu", "~kriz"), ("dataset.bj.bcebos.com", "cifar"))
+            "www.cs.toronto.edu": ("archive", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", *CIFAR10),
+            # PaddlePaddle's copy of the same archive.
+            "dataset.bj.bcebos.com": (
+                "archive",
+                "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
+                *CIFAR10,
+            ),
         },
     ),
     "digits": DatasetInfo(

@@ -114,9 +114,8 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Colle
         return _from_arrays(path, *_read_npz(path), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
-            raise _refusal(
-                path, f"holds several data sets: {listed([each.name for each in several])}; move one of them"
-            )
+            names = listed([each.name for each in several])
+            raise _refusal(path, f"holds several data sets: {names}; move one of them")
         return _from_arrays(path, *_read_kuzushiji(several[0]), how)
     return _from_folder(path, how, use_cache)
 

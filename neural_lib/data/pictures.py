@@ -202,6 +202,7 @@ def read_picture(picture: str | Path | np.ndarray, page: int = 0, longest: int =
             raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
         return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
+        # Pillow's tiles name the format of a pixel in the file, such as RGB;16B
         has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
         image = _in_full_colour(image, picture) if has_16_bits and page == 0 else _in_8_bits(image)
         return _as_rgb(image, longest)

@@ -31,5 +31,5 @@ def render(template: Path, saved: Checkpoint, **values: object) -> str:
 
 
 def base64_text(content: bytes) -> str:
-    """Bytes as text in a page."""
+    """Encode bytes as base64 text."""
     return base64.b64encode(content).decode()

@@ -132,7 +132,8 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
 def macro_f1(matrix: Tensor) -> float:
     """The mean F1 of the classes, 0 to 1, from a confusion matrix of counts (true, predicted).
 
-    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 for a class that doesn't occur.
+    F1 is 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 for a class without images and
+    predictions.
     """
     true_or_predicted = matrix.sum(dim=0) + matrix.sum(dim=1)
     return (2 * matrix.diagonal().double() / true_or_predicted.clamp(min=1)).mean().item()

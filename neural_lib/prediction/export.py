@@ -46,7 +46,8 @@ def metadata(saved: Checkpoint) -> dict[str, str]:
 def to_onnx(recogniser: Recogniser) -> bytes:
     """The network as the content of an ONNX file, with metadata().
 
-    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are.
+    It maps normalised images (N, C, S, S) to probabilities (N, classes), calibrated as predict.py's are. Whether an
+    image is unlike the training images is not part of the file.
     """
 
     class Probabilities(torch.nn.Module):

@@ -64,7 +64,7 @@ class Command:
     logdir: Path | None
     tables: tuple[Path, Path]  # results.csv and results.json
     report: ReportFiles
-    run_info: dict  # how it was started, for the model file: names in checkpoint.TRAINING
+    run_info: dict  # how it was started, for the model file: keys of Checkpoint.training
     is_resume: bool  # whether --resume was given
     is_longer: bool = False  # whether the runs are resumed with more epochs than before
     replaced: str = ""  # the network that --model holds and the command will replace, in words

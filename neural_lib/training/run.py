@@ -55,7 +55,7 @@ def build_run(
     """Build the run of a configuration whose precision is resolved, before its first step.
 
     data: on the device. init: the network whose weights to begin from. run_info: the command, for the model file, by
-    the names in checkpoint.TRAINING. compile_model: whether torch.compile translates the network.
+    the keys of Checkpoint.training. compile_model: whether torch.compile translates the network.
     """
     torch.manual_seed(config.seed)  # for the initial weights; every later draw has a seed of its own
     info = data.info
