@@ -14,6 +14,7 @@ ARCHS = {  # name: module and class; each class takes numChannels, classes, imag
     "lenet-slim": ("neural_lib.networks", "LeNetSlim"),
     "vgg-small": ("neural_lib.networks", "VGGSmall"),
     "resnet18": ("neural_lib.resnet", "ResNet18"),
+    "efficientnet-lite0": ("neural_lib.efficientnet", "EfficientNetLite0"),
 }
 WIDTH_ARCHS = ("vgg-small",)  # networks that take the argument width
 OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weight decay; fused: one pass over all

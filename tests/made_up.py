@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from neural_lib.config import TrainConfig
+from neural_lib.config import ARCHS, TrainConfig
 from neural_lib.data import catalog
 from neural_lib.data.download import idx_bytes
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neural_lib.checkpoint import Checkpoint
 
 TRAIN_SIZE, TEST_SIZE = 600, 100  # 6 to 1, as KMNIST's 60,000 and 10,000
+SMALL_ARCHS = [arch for arch in ARCHS if arch != "efficientnet-lite0"]  # networks for the images of the catalogue
 
 
 def make_images(count: int, seed: int, classes: int = 10, size: int = 28) -> tuple[np.ndarray, np.ndarray]:

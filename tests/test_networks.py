@@ -6,14 +6,21 @@ from torch import nn
 from torchvision.models import resnet18
 
 from neural_lib.config import ARCHS, WIDTH_ARCHS
+from neural_lib.efficientnet import MIN_IMAGE_SIZE, STAGES, EfficientNetLite0
 from neural_lib.networks import LeNetSlim, VGGSmall, build_network
 from neural_lib.resnet import ResNet18
+
+
+def size_for(arch: str, size: int) -> int:
+    """The image size to test a network with: `size`, or the smallest that a network for photos takes."""
+    return max(size, MIN_IMAGE_SIZE) if arch == "efficientnet-lite0" else size
 
 
 @pytest.mark.parametrize("channels, size", [(1, 28), (3, 32)])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_network_turns_images_into_log_probabilities(arch, channels, size):
     torch.manual_seed(0)
+    size = size_for(arch, size)
     model = build_network(arch, numChannels=channels, classes=7, image_size=size)
     images = torch.rand(5, channels, size, size)
     log_probs = model(images)
@@ -28,9 +35,11 @@ def test_a_network_turns_images_into_log_probabilities(arch, channels, size):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_dropout_is_for_training_only_and_has_no_parameters(arch):
     torch.manual_seed(0)
-    model = build_network(arch, numChannels=1, classes=10, dropout=0.5)
-    assert model.state_dict().keys() == build_network(arch, numChannels=1, classes=10).state_dict().keys()
-    images = torch.rand(4, 1, 28, 28)
+    size = size_for(arch, 28)
+    args = {"numChannels": 1, "classes": 10, "image_size": size}
+    model = build_network(arch, **args, dropout=0.5)
+    assert model.state_dict().keys() == build_network(arch, **args).state_dict().keys()
+    images = torch.rand(4, 1, size, size)
     assert not torch.equal(model(images), model(images))
     model.eval()
     assert torch.equal(model(images), model(images))
@@ -38,12 +47,13 @@ def test_dropout_is_for_training_only_and_has_no_parameters(arch):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_channels_last_layout_changes_no_value(arch):
-    model = build_network(arch, numChannels=3, classes=10, image_size=32).eval()
+    args = {"numChannels": 3, "classes": 10, "image_size": size_for(arch, 32)}
+    model = build_network(arch, **args).eval()
     kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]  # may be empty
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
-    plain = build_network(arch, numChannels=3, classes=10, image_size=32).to(memory_format=torch.contiguous_format)
+    plain = build_network(arch, **args).to(memory_format=torch.contiguous_format)
     plain.load_state_dict(model.state_dict())
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, args["image_size"], args["image_size"])
     torch.testing.assert_close(model(images), plain.eval()(images), rtol=1e-4, atol=1e-5)
 
 
@@ -156,3 +166,23 @@ def test_resnet18s_last_pooling_is_over_four_by_four_pixels_of_a_small_image():
     model(torch.zeros(1, 1, 28, 28))
     assert shapes == [(1, 512, 4, 4)]
     assert sum(p.numel() for p in model.parameters()) == 11_172_810
+
+
+# --- EfficientNetLite0 ---
+
+
+def test_efficientnet_lite0s_shapes_are_those_of_the_papers_table():
+    model, shapes = EfficientNetLite0(3, 1000).eval(), []
+    assert sum(p.numel() for p in model.parameters()) == 4_652_008
+    for layer in (model.stem, *model.blocks, model.head):
+        layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:3])))
+    model(torch.zeros(1, 3, 224, 224))
+    ends = [shapes[sum(stage.blocks for stage in STAGES[: number + 1])] for number in range(len(STAGES))]
+    assert ends == [(16, 112), (24, 56), (40, 28), (80, 14), (112, 14), (192, 7), (320, 7)]
+    assert shapes[0] == (32, 112) and shapes[-1] == (1280, 7)
+
+
+def test_efficientnet_lite0s_smallest_images():
+    EfficientNetLite0(1, 10, image_size=64).eval()(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ValueError, match="at least 64 pixels, not 63"):
+        EfficientNetLite0(1, 10, image_size=63)

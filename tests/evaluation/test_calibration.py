@@ -12,7 +12,6 @@ from outcomes import outcome
 from torch import nn
 
 from neural_lib import checkpoint
-from neural_lib.config import ARCHS
 from neural_lib.data import ink
 from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import calibration
@@ -159,7 +158,7 @@ def test_a_network_without_a_calibration_is_read_as_it_was(saved):
 
 
 @pytest.mark.parametrize(
-    "arch", [pytest.param(each, marks=pytest.mark.slow) if each == "resnet18" else each for each in ARCHS]
+    "arch", [pytest.param(each, marks=pytest.mark.slow) if each == "resnet18" else each for each in made_up.SMALL_ARCHS]
 )
 @pytest.mark.parametrize("dataset", ["kmnist", "cifar10"])
 def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from neural_lib.config import ARCHS
 from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError
@@ -38,7 +37,7 @@ def test_an_exported_network_gives_the_same_in_opencv(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", made_up.SMALL_ARCHS)
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
 def test_every_network_gives_the_same_in_opencv(arch, dataset):
     recogniser = recogniser_of(arch, dataset)

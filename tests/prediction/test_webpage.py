@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from neural_lib import checkpoint
-from neural_lib.config import ARCHS
 from neural_lib.data import ink
 from neural_lib.data.catalog import Placement, Preparation
 from neural_lib.data.images import load_images
@@ -79,7 +78,7 @@ def run_node(script: str, **given: object) -> object:
 @needs_node
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "arch", [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in ARCHS]
+    "arch", [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in made_up.SMALL_ARCHS]
 )
 def test_every_network_gives_the_same_in_the_page(arch, channels):
     recogniser = recogniser_of(arch, channels, classes=49 if channels == 3 else 2, size=32 if channels == 3 else 28)
