@@ -16,7 +16,7 @@ import contextlib
 import logging
 import sys
 
-from neural_lib.config import TrainConfig, add_hyperparameters
+from neural_lib.config import IMAGENET, IMAGENET_ARCHS, TrainConfig, add_hyperparameters
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, ranks_from_environment, tune_for_cpu
@@ -36,7 +36,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     own = "or your own: a folder with a subfolder for each class, or an .npz file"
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
-    add("--init", metavar="PATH", help="begin from the weights in a model file of the same network")
+    known = f"{', '.join(IMAGENET_ARCHS[:1])} and torchvision's networks"
+    add(
+        "--init",
+        metavar="PATH",
+        help=f"begin from the weights in a model file of the same network, or, with {IMAGENET}, "
+        f"from weights learned on ImageNet: for {known}; the last layer is fitted first",
+    )
     resume = "resume an interrupted command, or train for more --epochs, from checkpoint.pth beside the model"
     add("--resume", action="store_true", help=resume)
     add(
@@ -72,18 +78,21 @@ def train_run(number, run, outputs, bar, checkpoint_every: int = 0) -> None:
     epoch; 0: none.
     """
     from neural_lib.training.loop import log_epoch, log_heading, train_one_epoch, validate
+    from neural_lib.training.probe import fit_last_layer
 
     outputs.begin_run(number, run)  # an interrupted run is resumed at its saved epoch and step
     log.info("training the network... (*: saved as the best so far)")
     log_heading(run.config)
     with outputs.saved_if_stopped() as stop:  # Ctrl-C and other signals take effect between two steps
-        first_epoch = run.state.epoch  # 1, or where the run was interrupted
+        first_epoch = run.state.epoch  # 1, with --init 0, or where the run was interrupted
         for epoch in range(first_epoch, run.config.epochs + 1):
             if run.state.is_out_of_patience():  # --patience epochs were no better than the best
                 break
             with bar.epoch(epoch, run):
-                # for each batch: zero_grad, forward, loss, backward, step
-                train_one_epoch(run, stop, bar, outputs.save_checkpoint, checkpoint_every)
+                if epoch == 0:  # the network begins from other weights: its last layer is fitted first
+                    fit_last_layer(run, stop, bar)
+                else:  # for each batch: zero_grad, forward, loss, backward, step
+                    train_one_epoch(run, stop, bar, outputs.save_checkpoint, checkpoint_every)
                 val = validate(run, stop)
             is_best = outputs.end_epoch(val)  # records the scores, saves the state and, if it is the best, the network
             log_epoch(run, is_best)

@@ -11,7 +11,7 @@ import platform
 import struct
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -158,6 +158,10 @@ class Checkpoint:
         """Serialise the checkpoint to the bytes of a model file."""
         return archive_bytes(vars(self), MODEL_FORMAT)
 
+    def without_tensors(self) -> "Checkpoint":
+        """The same checkpoint without weights and calibration."""
+        return replace(self, state_dict={}, calibration={})
+
     def build_model(self) -> nn.Module:
         """Build the trained network, on the CPU and in evaluation mode.
 
@@ -211,44 +215,17 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     return saved
 
 
-def load_init(path: str | Path, configs: Sequence[TrainConfig]) -> Checkpoint:
-    """Read the model file that --init names.
+def load_tensors(path: str | Path, if_damaged: str) -> dict[str, Tensor]:
+    """Read a file of tensors by name that another program saved with torch, without running any code in it.
 
-    Raises UserError as load does, and if a configuration has another architecture or width than the saved network.
+    if_damaged: advice in the UserError that is raised if the file can't be read.
     """
-    saved = load(path, "--init")
-    arch, width = saved.arch, saved.arch_args.get("width", 0)
-    for config in configs:
-        if (config.arch, config.width) != (arch, width):
-            options = f"--arch {arch}{f' --width {width}' if width != config.width else ''}"
-            raise UserError(f"--init {path}: is another network than is to be trained; give {options}")
-    return saved
-
-
-def copy_weights(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) -> list[str]:
-    """Copy a saved network's weights into a model of the same architecture; name the weights that stay as they are.
-
-    classes: names of the model's classes. Weights of another shape stay. The rows of the last layer are copied for the
-    classes that both networks have, by name or written character. Raises UserError if the checkpoint's parts don't fit
-    together.
-    """
-    weights, saved_weights, kept = model.state_dict(), saved.build_model().state_dict(), []
-    labels = saved.labels
-    shared = [label for label, name in enumerate(classes) if name in labels]
-    saved_rows = [labels[classes[label]] for label in shared]
-    last_layer = list(weights)[-2:]  # weight and bias; every network ends in a linear layer
-    for name, value in weights.items():
-        saved_value = saved_weights[name]
-        if name in last_layer and value.shape[1:] == saved_value.shape[1:]:
-            value[shared] = saved_value[saved_rows].to(value.device)
-        elif value.shape == saved_value.shape:
-            value.copy_(saved_value)
-        else:
-            kept.append(f"{name} (of another shape)")
-    if len(shared) < len(classes):
-        which = f"{len(classes) - len(shared)} of its {len(classes)} classes" if shared else "its classes"
-        kept.append(f"the last layer for {which}")
-    return kept
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds of errors
+        raise UserError(f"{path}: can't be read ({textwrap.shorten(str(error), 100)}); {if_damaged}") from None
+    return dict(content)
 
 
 def describe(path: Path) -> tuple[str, str]:

@@ -13,10 +13,27 @@ ARCHS = {  # name: module and class; each class takes numChannels, classes, imag
     "lenet": ("neural_lib.lenet", "LeNet"),
     "lenet-slim": ("neural_lib.networks", "LeNetSlim"),
     "vgg-small": ("neural_lib.networks", "VGGSmall"),
-    "resnet18": ("neural_lib.resnet", "ResNet18"),
+    "resnet18": ("neural_lib.torchvision_networks", "ResNet18"),
     "efficientnet-lite0": ("neural_lib.efficientnet", "EfficientNetLite0"),
 }
 WIDTH_ARCHS = ("vgg-small",)  # networks that take the argument width
+# torchvision's classification networks, by torchvision's names: those with one output, a last layer that is an
+# nn.Linear, and weights for 224 pixels. Its resnet18 is not among them, because that name is ours in ARCHS.
+TORCHVISION_ARCHS = (
+    "alexnet", "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "densenet121", "densenet161",
+    "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s",
+    "efficientnet_v2_m", "efficientnet_v2_l", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf",
+    "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf", "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf",
+    "regnet_y_3_2gf", "regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "resnet34", "resnet50", "resnet101",
+    "resnet152", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b",
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16", "vit_b_32",
+    "vit_l_16", "vit_l_32", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+IMAGENET = "imagenet"  # a value of --init: weights learned on ImageNet
+IMAGENET_ARCHS = ("efficientnet-lite0", *TORCHVISION_ARCHS)  # networks for which there are such weights
 OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weight decay; fused: one pass over all
     "adam": ("torch.optim.Adam", {"fused": True}),  # Kingma and Ba 2015, arXiv:1412.6980
     "adamw": ("torch.optim.AdamW", {"fused": True}),  # Loshchilov and Hutter 2019, arXiv:1711.05101
@@ -56,7 +73,11 @@ def _is_int(value: object) -> bool:
 
 # Checks of values, each with the requirement for messages.
 COUNT = (lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
-COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number of at least 0 (0: never)")
+COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
+ARCH = (
+    lambda value: value in ARCHS or value in TORCHVISION_ARCHS,
+    f"{', '.join(ARCHS)}, or a network of torchvision by its name there, such as resnet50",
+)
 WIDTH = (lambda value: _is_int(value) and 0 <= value <= 1024, "a whole number from 1 to 1024, or 0 for the default")
 SEED = (lambda value: _is_int(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 POSITIVE = (lambda value: 0 < value < math.inf, "a finite number above 0")
@@ -81,9 +102,9 @@ class TrainConfig:
     """
 
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
-    arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
+    arch: str = _option("lenet", f"network: {ARCH[1]}", *ARCH, short="-a")
     width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
-    epochs: int = _option(10, "passes over the training images", *COUNT)
+    epochs: int = _option(10, "passes over the training images; with --init 0 is possible", *COUNT_OR_0)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")
     shuffle: bool = _option(True, "a new order of the images in each epoch", *SWITCH)
     optimizer: str = _option("adam", "optimizer", choices=OPTIMIZERS)
@@ -95,6 +116,9 @@ class TrainConfig:
         "none", "balanced: all classes have the same weight in the loss", choices=("none", "balanced")
     )
     dropout: float = _option(0.0, "dropout probability before each linear layer", *SHARE)
+    freeze_norm: bool = _option(
+        False, "batch normalisation keeps the mean and variance that it has, for small batches with --init", *SWITCH
+    )
     rotation: float = _option(0.0, "rotate training images by up to X degrees", *ANGLE, distorts=True)
     scale: float = _option(0.0, "scale height and width, each by a factor from 1 - X to 1 + X", *SHARE, distorts=True)
     shear: float = _option(0.0, "shear training images by a slope of up to X", *FROM_0_TO_1, distorts=True)
@@ -227,10 +251,14 @@ class Recipe:
     description: str  # for --help, one line
     values: dict
     variants: tuple[tuple[dict, dict], ...] = ()  # (condition, values that apply if it holds)
+    init: str = ""  # the value of --init if none is given
 
-    def config(self, **overrides) -> TrainConfig:
-        """The recipe's configuration; overrides replace its values. If several variants apply, the last wins."""
-        chosen = TrainConfig().to_dict() | self.values | overrides
+    def config(self, is_photos: bool = False, **overrides) -> TrainConfig:
+        """The recipe's configuration; overrides replace its values. If several variants apply, the last wins.
+
+        is_photos: whether the data set consists of user photos, which is a condition of variants, too.
+        """
+        chosen = TrainConfig().to_dict() | self.values | overrides | {"is_photos": is_photos}
         values = dict(self.values)
         for condition, variant in self.variants:
             if condition.items() <= chosen.items():
@@ -257,10 +285,18 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
             (dict(dataset="fashion-mnist"), UNDISTORTED | dict(shift=2.0, flip=True)),
             # Shifts and flips of He et al. 2016 (arXiv:1512.03385, section 4.2); no other values were tried.
             (dict(dataset="cifar10"), UNDISTORTED | dict(shift=4.0, flip=True)),
+            (dict(is_photos=True), UNDISTORTED | dict(flip=True)),
         ),
     ),
+    "photos": Recipe(
+        "your photos: features learned on ImageNet, a last layer that fits",
+        # The values besides arch, image size and epochs are for --epochs above 0, which train all weights.
+        dict(arch="efficientnet-lite0", image_size=224, epochs=0, batch_size=32, optimizer="adamw", lr=2e-4,
+             schedule="one-cycle", label_smoothing=0.1, flip=True, freeze_norm=True, precision="auto"),
+        init=IMAGENET,
+    ),
 }  # fmt: skip
-DEFAULT_RECIPE = "classic"
+DEFAULT_RECIPE, PHOTO_RECIPE = "classic", "photos"  # the second for user photos
 MAX_WIDTH_OF_CHOICES = 24  # characters; --help names a longer list of choices as NAME, not as {a,b,c}
 
 
@@ -314,7 +350,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
             nargs=0 if is_flag else 1 if option["prepares"] else "+",
             type=str if choices else kind,
             choices=choices or None,
-            metavar=(listed if is_short else "NAME") if choices else {int: "N", float: "X"}.get(kind),
+            metavar=(listed if is_short else "NAME") if choices else {int: "N", float: "X", str: "NAME"}.get(kind),
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
         )

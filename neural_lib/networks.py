@@ -5,19 +5,22 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from neural_lib.config import ARCHS
+from neural_lib.config import ARCHS, TORCHVISION_ARCHS
 from neural_lib.system.errors import UserError
 
 
 def build_network(arch: str, **arch_args) -> nn.Module:
-    """Build the network named `arch` in config.ARCHS, its weights laid out channels-last.
+    """Build the network named `arch` in config.ARCHS or TORCHVISION_ARCHS, its weights laid out channels-last.
 
     Every network maps images (N, C, H, W) to log-probabilities (N, classes). channels_last is only a memory layout: it
     changes no value of the state_dict, and convolutions on the CPU are faster in it.
     Raises KeyError for an unknown name, TypeError for arguments that the network does not take, and UserError for
     values that the network refuses, such as an image size that is too small.
     """
-    module, name = ARCHS[arch]
+    if arch in TORCHVISION_ARCHS:
+        module, name, arch_args = "neural_lib.torchvision_networks", "TorchvisionNetwork", {"name": arch, **arch_args}
+    else:
+        module, name = ARCHS[arch]
     network = getattr(import_module(module), name)
     try:
         return network(**arch_args).to(memory_format=torch.channels_last)

@@ -120,7 +120,10 @@ class Records:
         return records
 
     def set_rows(self, run: int, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Set a run's rows; rows: the figures named in MEASURES of each epoch that has ended."""
+        """Set a run's rows; rows: the figures named in MEASURES of each epoch that has ended.
+
+        A row's "epoch" is its number; rows without one are counted from 1.
+        """
         values = self.hyperparameters[run - 1]
         self.rows_by_run[run] = [
             {"run": run, "epoch": epoch, **row, **values} for epoch, row in enumerate(rows, start=1)

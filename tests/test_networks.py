@@ -8,7 +8,7 @@ from torchvision.models import resnet18
 from neural_lib.config import ARCHS, WIDTH_ARCHS
 from neural_lib.efficientnet import MIN_IMAGE_SIZE, STAGES, EfficientNetLite0
 from neural_lib.networks import LeNetSlim, VGGSmall, build_network
-from neural_lib.resnet import ResNet18
+from neural_lib.torchvision_networks import ResNet18
 
 
 def size_for(arch: str, size: int) -> int:

@@ -50,16 +50,16 @@ def colour_scale(records: Records) -> tuple[str, dict[int, float]]:
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: str) -> Figure:
-    """Plot the tutorial's four curves, loss and accuracy on separate axes; a line marks `best_epoch`, counted from 1.
+    """Plot the tutorial's four curves, loss and accuracy on separate axes; a line marks `best_epoch`.
 
-    rows: the figures of each epoch, by records.MEASURES.
+    rows: "epoch" and the figures of each epoch, by records.MEASURES.
     """
     figure, loss_axes, accuracy_axes = _loss_and_accuracy(title, height=4.5)
     for axes, kind in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
         for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
             name = f"{part}_{kind}"
             figures = [row[name] for row in rows]
-            axes.plot(range(1, len(rows) + 1), figures, label=name, color=colour, **_marks(len(rows)))
+            axes.plot([row["epoch"] for row in rows], figures, label=name, color=colour, **_marks(len(rows)))
         axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
         axes.legend()
     loss_axes.set_ylim(bottom=0)
@@ -93,7 +93,8 @@ def plot_runs(records: Records, title: str) -> Figure:
         style |= {} if many and longest > 1 else _marks(longest)
         for axes, measure in ((loss_axes, "val_loss"), (accuracy_axes, "val_accuracy")):
             figures = [row[measure] for row in rows]
-            axes.plot(range(1, len(rows) + 1), figures, label=entries.get(run, "_"), color=colours[run], **style)
+            epochs, label = [row["epoch"] for row in rows], entries.get(run, "_")
+            axes.plot(epochs, figures, label=label, color=colours[run], **style)
     handles = [line for line in loss_axes.get_lines() if line.get_label() != "_"]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     return figure

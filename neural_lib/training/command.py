@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import logging
 import math
 import os
 import shlex
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from neural_lib.config import (
     DEFAULT_RECIPE,
+    IMAGENET,
+    IMAGENET_ARCHS,
+    PHOTO_RECIPE,
     PREPARATION_OPTIONS,
     RECIPES,
     WIDTH_ARCHS,
@@ -37,6 +41,7 @@ from neural_lib.system.files import (
 )
 from neural_lib.training.runs import RunBuilder
 
+log = logging.getLogger(__name__)
 RESUMED = ("command", "started", "init", "init_sha256")  # entries of run_info that stay when a command is resumed
 MAX_RUNS = 1000  # a larger grid is probably a mistake
 OTHER_MODEL = "move it, or give a --model in another folder"
@@ -69,7 +74,8 @@ class Command:
     is_longer: bool = False  # whether the runs are resumed with more epochs than before
     replaced: str = ""  # the network that --model holds and the command will replace, in words
     may_fall_back: bool = False  # whether the embedded digits may replace a data set that can't be downloaded
-    init: str = ""  # the model file whose weights the runs begin from
+    init: str = ""  # the weights that the runs begin from: a model file, or config.IMAGENET
+    is_photos: bool = False  # whether the data set consists of user photos
     saved_configs: tuple[TrainConfig, ...] = ()  # the requested configurations, if the command is resumed
 
     @property
@@ -81,13 +87,13 @@ class Command:
     def options(self) -> dict[str, str]:
         """The command as results.json and checkpoint.pth record it."""
         own = {"recipe": self.recipe or DEFAULT_RECIPE, "model": self.model.name, "device": self.device}
-        return own | self.run_info
+        return own | ({"photos": "yes"} if self.is_photos else {}) | self.run_info
 
     @property
     def data_options(self) -> dict[str, object]:
         """The arguments of load_data; all runs have the same images."""
         return {"config": self.configs()[0], "data_dir": self.data_dir or DATA_DIR, "may_fall_back": self.may_fall_back,
-                "use_cache": self.use_cache}  # fmt: skip
+                "use_cache": self.use_cache, "given": tuple(self.params)}  # fmt: skip
 
     def configs(self, dataset: str = "") -> list[TrainConfig]:
         """The requested configuration of each run; dataset: the one that is trained on, if it isn't the requested one.
@@ -95,7 +101,25 @@ class Command:
         Raises UserError if one is invalid.
         """
         dataset = dataset or self.dataset or TrainConfig.dataset
-        return list(self.saved_configs) or build_configs(self.params, self.recipe, dataset)
+        return list(self.saved_configs) or build_configs(self.params, self.recipe, dataset, self.init, self.is_photos)
+
+    def with_recipe(self, is_photos: bool) -> "Command":
+        """The command with the recipe that holds if none was given, and its weights to begin from.
+
+        is_photos: whether the data set consists of photos, as custom.shows_photos finds out. Photos are trained by the
+        recipe "photos", unless pictures show writing or a given network doesn't know ImageNet. Raises UserError if a
+        configuration is invalid.
+        """
+        is_photos = is_photos and not any(self.params.get("writing", ()))
+        recipe = self.recipe
+        if not recipe and is_photos and {*self.params.get("arch", ())} <= {*IMAGENET_ARCHS}:
+            recipe = PHOTO_RECIPE
+            log.info("these are photos, so --recipe %s; --recipe classic or --arch lenet trains from scratch", recipe)
+        init = self.init or RECIPES[recipe or DEFAULT_RECIPE].init
+        run_info = self.run_info | ({"init": init} if init else {})
+        command = replace(self, recipe=recipe, is_photos=is_photos, init=init, run_info=run_info)
+        command.configs()
+        return command
 
 
 def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.ExitStack) -> Command:
@@ -106,7 +130,9 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
         count = math.prod(len(values) for values in args.params.values())
         if count > MAX_RUNS and not args.yes:
             raise UserError(f"these are {count:,} runs; give --yes to train more than {MAX_RUNS:,}")
-        build_configs(args.params, args.recipe, dataset or TrainConfig.dataset)
+        is_decided = args.recipe or dataset in ("", *DATASETS)  # else a look at the pictures decides
+        init = (args.init or RECIPES[args.recipe or DEFAULT_RECIPE].init) if is_decided else None
+        build_configs(args.params, args.recipe, dataset or TrainConfig.dataset, init)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
     _check_model(model)
     plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
@@ -123,7 +149,9 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
     launcher = ["torchrun", "--nproc-per-node", str(ranks.local_world_size)] if ranks.world_size > 1 else ["python"]
     run_info = {"command": shlex.join([*launcher, "train.py", *map(str, argv)]), "started": started}
     run_info["data"] = os.path.abspath(args.data or DATA_DIR)
-    if args.init:
+    if args.init == IMAGENET:
+        run_info["init"] = IMAGENET
+    elif args.init:
         run_info |= _init_info(args.init)
         if math.prod(map(len, args.params.values())) > 1 and model.exists() and os.path.samefile(args.init, model):
             raise UserError(f"--init {args.init}: is --model too, which this grid's first run would replace; copy it")
@@ -156,7 +184,8 @@ def resumed(command: Command, saved: Mapping) -> Command:
     """
     options, runs = saved["options"], [_config(each) for each in saved["requested"]]
     params, dataset = saved["params"], command.dataset or runs[0].dataset
-    configs = build_configs(params | command.params, command.recipe or options["recipe"], dataset)
+    recipe, is_photos = command.recipe or options["recipe"], "photos" in options
+    configs = build_configs(params | command.params, recipe, dataset, options.get("init", ""), is_photos)
     values, new_values = _values(runs), _values(configs)
     given = {*command.params, *(["dataset"] if command.dataset else []), *(values if command.recipe else [])}
     changed = [name for name in values if name in given and values[name] != new_values[name]]
@@ -172,7 +201,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
     init = ""
     if "init" in options and set(range(1, len(runs) + 1)) - {*saved["finished"], number_under_way(saved)}:
         init = options["init"]
-        if _init_info(init)["init_sha256"] != options["init_sha256"]:
+        if init != IMAGENET and _init_info(init)["init_sha256"] != options["init_sha256"]:
             raise UserError(f"--init {init}: has changed, and a run is still to begin from it; put it back")
     if is_longer:
         epochs = configs[0].epochs
@@ -186,7 +215,7 @@ def resumed(command: Command, saved: Mapping) -> Command:
         device = "cpu" if options["device"] == "cpu" else "auto"
     return replace(
         command, params=params, recipe=options["recipe"], dataset=dataset, data_dir=run_info["data"], device=device,
-        run_info=run_info, is_longer=is_longer, init=init, saved_configs=tuple(runs),
+        run_info=run_info, is_longer=is_longer, init=init, is_photos=is_photos, saved_configs=tuple(runs),
     )  # fmt: skip
 
 
@@ -215,7 +244,7 @@ def _values(configs: Sequence[TrainConfig]) -> dict[str, list]:
 
 def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs: int) -> str:
     # a reason in brackets, or nothing if they can
-    if any(run.schedule != "constant" for run in runs):
+    if any(run.schedule != "constant" and run.epochs for run in runs):
         return f" (a {runs[0].schedule} schedule is laid out for its number of epochs and can't be prolonged)"
     if any(run.epochs > epochs for run in runs):
         return " (fewer than before)"
@@ -227,26 +256,43 @@ def _why_not_longer(runs: Sequence[TrainConfig], finished: Sequence[int], epochs
 # --- the runs ---
 
 
-def build_configs(params: Mapping[str, Sequence], recipe: str | None, dataset: str) -> list[TrainConfig]:
+def build_configs(
+    params: Mapping[str, Sequence], recipe: str | None, dataset: str, init: str | None = "", is_photos: bool = False
+) -> list[TrainConfig]:
     """The configuration of each run of a grid, checked against the data set if that is in the catalogue.
 
-    params: hyper-parameter: its values. recipe: "" or None for the default one. Raises UserError if one is invalid.
+    params: hyper-parameter: its values. recipe: "" or None for the default one. init: the weights to begin from, None
+    if they are still to be decided. is_photos: see Recipe.config. Raises UserError if one is invalid.
     """
     info = DATASETS.get(dataset)
+    if info and recipe == PHOTO_RECIPE:
+        raise UserError(f"--recipe {recipe}: for photos of yours, --dataset FOLDER or FILE.npz, not for {info.title}")
     if info and (wrong := [option_name(name) for name in PREPARATION_OPTIONS if name in params]):
         which = "your own images, --dataset FOLDER or FILE.npz"
         raise UserError(f"{', '.join(wrong)}: for {which}, not for {info.title}")
     if len(params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
     make = RECIPES[recipe or DEFAULT_RECIPE].config
-    configs = [make(**{"dataset": dataset, **run._asdict()}) for run in RunBuilder.get_runs(params)]
-    check_fit(configs, info)
+    configs = [make(is_photos, **{"dataset": dataset, **run._asdict()}) for run in RunBuilder.get_runs(params)]
+    check_fit(configs, info, init)
     return configs
 
 
-def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None) -> None:
-    """Raise UserError if a configuration doesn't suit the data set or its network. info: None if still unknown."""
+def check_fit(configs: Sequence[TrainConfig], info: DatasetInfo | None, init: str | None) -> None:
+    """Raise UserError if a configuration doesn't suit the data set, its network or the weights to begin from.
+
+    info, init: None if still unknown.
+    """
     for config in configs:
+        if init == "" and not config.epochs:
+            raise UserError(
+                "--epochs 0: nothing would be learned; give 1 or more, or --init with weights to begin from"
+            )
+        if init == IMAGENET and config.arch not in IMAGENET_ARCHS:
+            raise UserError(
+                f"--init {IMAGENET}: there are no such weights for {config.arch}; give --arch {IMAGENET_ARCHS[0]}, or "
+                "a network of torchvision such as resnet50"
+            )
         if config.dataset in DATASETS:
             config.split_sizes(info.train_size)
         if info:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from neural_lib.checkpoint import Checkpoint
@@ -44,10 +44,13 @@ def train_one_epoch(
         stop.check()
     loader.sampler.set_epoch(state.epoch, state.step)
     run.model.train()
+    if config.freeze_norm:
+        for module in run.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     recent: list[Tensor] = []  # losses that are not checked yet
     for images, labels in loader:
-        if config.dropout:
-            _seed_dropout(state.device, derived_seed(config.seed, "dropout", state.epoch, state.step, rank()))
+        _seed_dropout(state.device, derived_seed(config.seed, "dropout", state.epoch, state.step, rank()))
         global_batch_size = loader.sampler.size(state.step)
 
         run.optimizer.zero_grad()
@@ -88,7 +91,8 @@ def validate(run: Run, stop: GracefulStop | None = None) -> Scores:
 
 
 def _seed_dropout(device: torch.device, seed: int) -> None:
-    # dropout draws from the device's default generator; torch.manual_seed would seed every device, slowly
+    # Dropout draws from the device's default generator, and so does the stochastic depth of networks of torchvision.
+    # torch.manual_seed would seed every device, slowly.
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
@@ -115,7 +119,7 @@ class ProgressBar:
         self.disable = True if quiet or not is_main() else None  # None: tqdm shows the bar if stderr is a terminal
 
     def epoch(self, epoch: int, run: Run) -> "ProgressBar":
-        """The bar of a run's epoch `epoch`, counted from 1."""
+        """The bar of a run's epoch `epoch`, counted from 1, or 0."""
         self.epochs, self.train_size = run.config.epochs, len(run.train_loader.dataset)
         self.number, self.first, self.last = epoch, None, time.perf_counter()
         return self
@@ -136,6 +140,10 @@ class ProgressBar:
     def __exit__(self, *_) -> None:
         self.val_seconds = time.perf_counter() - self.last
         self.bar.close()
+
+    def advance(self, count: int) -> None:
+        """Move the bar by this number of images, without scores."""
+        self.bar.update(count)
 
     def step(self, sums: RunningScores) -> None:
         """Move the bar after a batch. sums: the scores of the epoch so far."""
@@ -182,7 +190,7 @@ def log_epoch(run: Run, is_best: bool) -> None:
     row = run.state.rows[-1]
     figures = {name: figure_text(row[name]) for name in _columns(run.config)}
     end = f"{row['epoch_duration']:>10.1f}{'  *' if is_best else ''}"
-    _log_row(f"{len(run.state.rows)}/{run.config.epochs}", figures, end)
+    _log_row(f"{row['epoch']}/{run.config.epochs}", figures, end)
 
 
 def _columns(config: TrainConfig) -> list[str]:

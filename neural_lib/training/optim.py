@@ -76,13 +76,13 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
 def build_scheduler(
     optimizer: optim.Optimizer, config: TrainConfig, steps_per_epoch: int
 ) -> optim.lr_scheduler.LRScheduler | None:
-    """The schedule, to be stepped after each batch; None for a constant learning rate.
+    """The schedule, to be stepped after each batch; None for a constant learning rate, or without epochs.
 
     one-cycle (Smith and Topin 2018, arXiv:1708.07120): up to config.lr during the first 30 % of all steps, then down to
     nearly nothing, the momentum (not Muon's) the other way round. linear: the same in straight lines, up during the
     first 15 %. An optimizer without betas and momentum keeps it that way.
     """
-    if config.schedule == "constant":
+    if config.schedule == "constant" or not config.epochs:
         return None
     has_momentum = "betas" in optimizer.defaults or optimizer.defaults.get("momentum", 0) > 0
     shape = {"pct_start": 0.15, "anneal_strategy": "linear"} if config.schedule == "linear" else {}

@@ -107,7 +107,7 @@ class Outputs:
     def end_run(self) -> None:
         """Record that the run under way has ended. Raises OSError if its network can't be written."""
         state, epochs = self.progress.run.state, self.progress.run.config.epochs
-        if (ended := len(state.rows)) < epochs:
+        if (ended := state.rows[-1]["epoch"]) < epochs:
             log.info("ending early, after %d of %d epochs: epoch %d was the best", ended, epochs, state.best_epoch)
         log.info("total time taken to train the model: %.2fs", state.seconds())
         self.writer.retry()

@@ -11,10 +11,12 @@ import torch
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
 from neural_lib.config import PREPARATION_OPTIONS, TrainConfig, differences, format_values
-from neural_lib.data.catalog import FALLBACK
+from neural_lib.data.catalog import DATASETS, FALLBACK
+from neural_lib.data.custom import shows_photos
 from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
+from neural_lib.pretrained import load_init
 from neural_lib.records import MEASURES
 from neural_lib.system.distributed import broadcast, from_rank_0, is_main
 from neural_lib.system.errors import UserError
@@ -24,14 +26,15 @@ from neural_lib.training.runs import RunManager
 
 STATE_FORMAT = FileFormat(
     name="neural_lib training state",
-    version=4,  # version 3 held the run under way; the other runs of a grid had to be read from results.json
-    readable=(4,),
+    version=5,  # version 4 counted the epochs of a run that begins from other weights from 1
+    readable=(5,),
     noun="training state",
     option="",
     if_missing="train first, without --resume",
     if_damaged="delete it to start anew",
 )
 log = logging.getLogger(__name__)
+COLUMNS = ("epoch", *MEASURES)  # of an epoch's row
 HINT = "resume where it began, or give a --model in another folder"
 
 
@@ -40,7 +43,7 @@ class Progress:
 
     manager: the records of its runs: their rows, which have finished and which have failed. configs: of these runs,
     resolved. fingerprint: of the images that are trained on. device: its type, such as "cpu". best: the network of the
-    best finished run. init: the network whose weights the runs begin from.
+    best finished run. inits: the network whose weights the runs of each architecture begin from; empty without --init.
     """
 
     def __init__(
@@ -49,10 +52,10 @@ class Progress:
         configs: Sequence[TrainConfig],
         fingerprint: str = "",
         device: str = "cpu",
-        init: Checkpoint | None = None,
+        inits: Mapping[str, Checkpoint] | None = None,
     ) -> None:
         self.manager, self.configs, self.fingerprint, self.device = manager, configs, fingerprint, device
-        self.init = init
+        self.inits = dict(inits or {})
         manager.hyperparameters = [config.to_dict() for config in configs]
         self.best: Checkpoint | None = None
         self.run: Run | None = None  # the one that was begun last; its number is the manager's
@@ -70,18 +73,24 @@ class Progress:
     @property
     def network(self) -> Checkpoint | None:
         """The network for model.pth: of the best finished run; until one has finished, of the best epoch so far."""
-        if self.best is None and self.run and self.run.state.best_epoch:
+        if self.best is None and self.run and self.run.state.rows:
             return self.run.best_checkpoint()
         return self.best
 
     def unfinished(self) -> list[tuple[int, TrainConfig, Checkpoint | None]]:
         """The number and configuration of each run that is still to be trained, the one under way first.
 
-        The third item is the network whose weights it begins from: None without --init, or if the run is resumed.
+        The third item is the network whose weights it begins from, None without --init; if the run is resumed, it holds
+        no weights.
         """
         under_way = self.position[0] if self.position else 0
         numbers = sorted(self.manager.unfinished(), key=lambda number: number != under_way)
-        return [(each, self.configs[each - 1], None if self.is_resumed(each) else self.init) for each in numbers]
+        configs = [self.configs[number - 1] for number in numbers]
+        inits = [self.inits.get(config.arch) for config in configs]
+        return [
+            (number, config, init.without_tensors() if init and self.is_resumed(number) else init)
+            for number, config, init in zip(numbers, configs, inits, strict=True)
+        ]
 
     def is_resumed(self, number: int) -> bool:
         """True if a run is going to be resumed at its saved position, False if it begins anew."""
@@ -99,7 +108,7 @@ class Progress:
                     f"--resume: the training state doesn't fit its network ({why}); {STATE_FORMAT.if_damaged}"
                 ) from None
             if run.state.epoch > run.config.epochs:
-                log.info("all %d epochs had ended", run.config.epochs)
+                log.info("all epochs had ended")
             else:
                 log.info("resuming at epoch %d of %d, step %d", run.state.epoch, run.config.epochs, run.state.step + 1)
         self.run, self.saved_run = run, None
@@ -144,12 +153,13 @@ class Progress:
             "requested": manager.requested,
             "resolved": manager.hyperparameters,
             "rows": {
-                run: [[row[name] for name in MEASURES] for row in rows] for run, rows in manager.rows_by_run.items()
+                run: [[row[name] for name in COLUMNS] for row in rows] for run, rows in manager.rows_by_run.items()
             },
             "finished": manager.finished,
             "failures": manager.failures,
             "tested": manager.is_tested,
             "best": vars(self.best) if self.best else None,
+            "inits": {arch: vars(init.without_tensors()) for arch, init in self.inits.items()},
             "number": manager.number,
             "run": self.run.state.state_dict() if self.run else self.saved_run,
             "fingerprint": self.fingerprint,
@@ -176,8 +186,9 @@ class Progress:
             if changes := differences(then, now):
                 raise UserError(f"--resume: run {run} was begun with other values: {'; '.join(changes)}; {HINT}")
         for run, rows in saved["rows"].items():
-            manager.set_rows(run, [dict(zip(MEASURES, row, strict=True)) for row in rows])
+            manager.set_rows(run, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
         manager.number, manager.failures, self.saved_run = saved["number"], saved["failures"], saved["run"]
+        self.inits = {arch: Checkpoint(**init) for arch, init in saved["inits"].items()} | self.inits
         self.is_longer = is_longer or saved["longer"]
         if not is_longer:
             manager.finished, manager.is_tested = saved["finished"], saved["tested"]
@@ -194,7 +205,7 @@ def load_saved(command: Command) -> tuple[Command, dict | None]:
     if not path.exists():
         if command.is_resume:
             log.warning("--resume: %s is missing, so training starts from the beginning", path)
-        return _replacing_network(command), None
+        return _begun(command), None
     saved = load_archive(path, STATE_FORMAT)
     if command.is_resume:
         return resumed(command, saved), saved
@@ -205,13 +216,15 @@ def load_saved(command: Command) -> tuple[Command, dict | None]:
             f"{path} belongs to an interrupted {what}: resume it with --resume, give a --model in another folder, or "
             "delete that file"
         )
-    return _replacing_network(command), None
+    return _begun(command), None
 
 
-def _replacing_network(command: Command) -> Command:
-    # The embedded digits replace only a network for digits.
+def _begun(command: Command) -> Command:
+    # A command that is not resumed. The embedded digits replace only a network for digits.
     dataset, network = checkpoint.describe(command.model)
-    return replace(command, replaced=network, may_fall_back=not command.dataset and dataset in ("", FALLBACK))
+    command = replace(command, replaced=network, may_fall_back=not command.dataset and dataset in ("", FALLBACK))
+    is_user_data = command.dataset not in ("", *DATASETS)
+    return command.with_recipe(is_user_data and shows_photos(command.dataset))
 
 
 def build_progress(
@@ -223,13 +236,13 @@ def build_progress(
     if they don't suit the data, or the saved runs had others.
     """
     requested = command.configs(data.dataset)
-    configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
-    check_fit(configs, data.info)
-    init = from_rank_0(checkpoint.load_init, command.init, configs) if command.init else None
+    configs = broadcast(resolve(requested, data, device, command.params))
+    check_fit(configs, data.info, command.init)
+    inits = from_rank_0(load_init, command.init, configs) if command.init else {}
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
-    progress = Progress(manager, configs, data.fingerprint, device.type, init)
+    progress = Progress(manager, configs, data.fingerprint, device.type, inits)
     hidden = () if data.has_user_images else PREPARATION_OPTIONS
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})

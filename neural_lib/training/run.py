@@ -1,16 +1,16 @@
 """build_run: everything between a TrainConfig and the first step of its training."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from neural_lib import checkpoint
+from neural_lib import checkpoint, pretrained
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import TrainConfig
+from neural_lib.config import IMAGENET, TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.images import Data, Normalisation, evaluation_loader, make_loader
 from neural_lib.networks import build_network
@@ -37,7 +37,13 @@ class Run:
     optimizer: optim.Optimizer
     scheduler: optim.lr_scheduler.LRScheduler | None
     state: TrainingState  # how far the run has come
+    fits_last_layer: bool  # whether epoch 0 fits the last layer, which begins anew for a class
     model_file: Checkpoint  # the content of model.pth, but for the weights and their figures
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.model_file.classes)
 
     def best_checkpoint(self) -> Checkpoint:
         """The network of the best epoch so far, with its figures."""
@@ -54,13 +60,15 @@ def build_run(
 ) -> Run:
     """Build the run of a configuration whose precision is resolved, before its first step.
 
-    data: on the device. init: the network whose weights to begin from. run_info: the command, for the model file, by
+    data: on the device. init: the network whose weights to begin from, and whose normalisation to use; if it holds no
+    weights, they are restored from a saved state. run_info: the command, for the model file, by
     the keys of Checkpoint.training. compile_model: whether torch.compile translates the network.
     """
     torch.manual_seed(config.seed)  # for the initial weights; every later draw has a seed of its own
     info = data.info
     train_set, val_set = data.split(config)
-    normalise = Normalisation(*data.statistics).to(device)
+    statistics = init and pretrained.statistics_for(init, info.channels) or data.statistics
+    normalise = Normalisation(*statistics).to(device)
     distortion = RandomDistortion(config, info.image_size, device) if config.distorts() else None
     shuffle_seed = config.seed if config.shuffle else None
     train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
@@ -70,10 +78,11 @@ def build_run(
     model = build_network(config.arch, **arch_args, dropout=config.dropout).to(device)
     log.info("initialized the %s model", config.arch)
     log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
-    if init:
-        fresh = "; ".join(checkpoint.copy_weights(model, init, info.classes)) or "nothing"
+    if init and init.state_dict:
+        fresh = "; ".join(pretrained.copy_weights(model, init, info.classes)) or "nothing"
         path = (run_info or {}).get("init", "a model file")
-        log.info("starting from the weights in %s; newly initialised: %s", path, fresh)
+        source = "learned on ImageNet" if path == IMAGENET else f"in {path}"
+        log.info("starting from the weights %s; newly initialised: %s", source, fresh)
     distributed.log_shard_sizes(config.batch_size)
     if regularisation := config.regularisation():
         log.info("for training only: %s", ", ".join(regularisation))
@@ -97,18 +106,20 @@ def build_run(
         loss_fn=build_loss(config, torch.bincount(train_set.labels, minlength=len(info.classes))),
         optimizer=optimizer,
         scheduler=scheduler,
-        state=TrainingState(config, model, optimizer, scheduler),
-        model_file=checkpoint.without_weights(config, info, arch_args, data.statistics, training),
+        state=TrainingState(config, model, optimizer, scheduler, first_epoch=0 if init else 1),
+        fits_last_layer=bool(init) and pretrained.has_new_classes(init, info.classes),
+        model_file=checkpoint.without_weights(config, info, arch_args, statistics, training),
     )
 
 
 def resolve(
-    configs: Sequence[TrainConfig], data: Data, device: torch.device, keep_batch_size: bool = False
+    configs: Sequence[TrainConfig], data: Data, device: torch.device, given: Collection[str] = ()
 ) -> list[TrainConfig]:
-    """The configurations with the precision that suits the device and, for user images, batches that suit their number.
+    """The configurations with the precision that suits the device and, for user images, parts and batches that suit
+    their number.
 
     A small data set gets small batches: an epoch has MIN_STEPS steps or more, as long as that leaves MIN_BATCH images
-    in each. keep_batch_size: leave batches as they are. Logs each precision and why.
+    in each. given: names of hyper-parameters that stay as they are. Logs each precision and why.
     Raises UserError if a batch is larger than the part that is trained on.
     """
     is_native = devices.computes_bfloat16(device)
@@ -122,10 +133,11 @@ def resolve(
     for config in configs:
         config = replace(config, precision=devices.select_precision(config.precision, device))
         if data.has_user_images:
+            config = data.with_enough_to_validate(config, given)
             count = len(data.split(config)[0])
-            if keep_batch_size and config.batch_size > count:
+            if "batch_size" in given and config.batch_size > count:
                 raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")
-            if not keep_batch_size:
+            if "batch_size" not in given:
                 max_size = min(count, max(count // MIN_STEPS, MIN_BATCH))
                 config = replace(config, batch_size=min(config.batch_size, max_size))
         resolved.append(config)

@@ -107,14 +107,16 @@ class RunManager(Records):
         label = self.label(number) or self.runs[number - 1]._asdict()
         if self.count == 1:  # it may be prolonged, and its folder keeps its name
             label = {name: value for name, value in label.items() if name != "epochs"}
-        self._to_board("begin_run", label, network, loader, optimizer, None if rows is None else len(rows))
+        ended = None if rows is None else self.rows_by_run[number][-1]["epoch"] if rows else 0
+        self._to_board("begin_run", label, network, loader, optimizer, ended)
         self.run_start = self.now()
 
     def record_epoch(self, rows: Sequence[Mapping[str, float | None]], count: int, val: Any) -> None:
         """Record the epochs' figures after an epoch on `count` images; val: its validation's scores, or None."""
         self.set_rows(self.number, rows)
-        is_best = self.best_of(self.number)["epoch"] == len(rows)
-        self._to_board("end_epoch", len(rows), count, rows[-1], val, is_best)
+        epoch = self.rows_by_run[self.number][-1]["epoch"]
+        is_best = self.best_of(self.number)["epoch"] == epoch
+        self._to_board("end_epoch", epoch, count, rows[-1], val, is_best)
         if self.count == 1:
             self.save()
 

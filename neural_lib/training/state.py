@@ -19,9 +19,10 @@ from neural_lib.system.errors import DivergedError
 class TrainingState:
     """How far a run's training has come: the only place that knows it.
 
-    epoch: the one under way, from 1. step: batches of it that have been trained on. sums: their scores. rows: the
-    figures of each epoch that has ended, by the names in records.MEASURES. best_epoch, best_weights: the epoch that
-    validated best (records.monitored_score), the earliest of equals, 0 before one has ended; its weights on the CPU.
+    epoch: the one under way, from first_epoch, which is 1, or 0 if the network begins from other weights and is
+    validated before it is trained. step: batches of it that have been trained on. sums: their scores. rows: "epoch" and
+    the figures of each epoch that has ended, by the names in records.MEASURES. best_epoch, best_weights: the epoch that
+    validated best (records.monitored_score), the earliest of equals, None before one has ended; its weights on the CPU.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class TrainingState:
         optimizer: optim.Optimizer,
         scheduler: optim.lr_scheduler.LRScheduler | None = None,
         now: Callable[[], float] = time.perf_counter,
+        first_epoch: int = 1,
     ) -> None:
         self.config, self.model, self.optimizer, self.scheduler = config, model, optimizer, scheduler
-        self.epoch, self.step, self.sums = 1, 0, RunningScores()
+        self.epoch, self.step, self.sums = first_epoch, 0, RunningScores()
         self.rows: list[dict[str, float]] = []
-        self.best_epoch, self.best_weights = 0, {}
+        self.best_epoch: int | None = None
+        self.best_weights: dict[str, torch.Tensor] = {}
         self.now, self.start = now, now()
 
     @property
@@ -57,9 +60,10 @@ class TrainingState:
         figures = epoch_figures(self.sums, val)  # waits for the device
         seconds, before = self.seconds(), self.rows[-1]["run_duration"] if self.rows else 0.0
         durations = {"epoch_duration": round(seconds - before, 3), "run_duration": round(seconds, 3)}
-        self.rows.append({**figures, **durations})
-        score = [monitored_score(row, self.config.monitor) for row in self.rows]
-        is_best = not self.best_epoch or score[self.epoch - 1] > score[self.best_epoch - 1]
+        row = {"epoch": self.epoch, **figures, **durations}
+        monitor = self.config.monitor
+        is_best = not self.rows or monitored_score(self.best_row, monitor) < monitored_score(row, monitor)
+        self.rows.append(row)
         if is_best:
             # contiguous: files don't keep the memory layout in which this machine computes
             self.best_weights = {
@@ -72,12 +76,16 @@ class TrainingState:
 
     def is_out_of_patience(self) -> bool:
         """True if config.patience epochs in a row were no better than the best."""
-        return 0 < self.config.patience <= len(self.rows) - self.best_epoch
+        return bool(self.rows) and 0 < self.config.patience <= self.rows[-1]["epoch"] - self.best_epoch
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """The row of the best epoch."""
+        return next(row for row in self.rows if row["epoch"] == self.best_epoch)
 
     def best_metrics(self) -> dict[str, float]:
         """The figures of the best epoch, as a model file has them: its number, and the scores named in TITLES."""
-        row = self.rows[self.best_epoch - 1]
-        return {"epoch": self.best_epoch, **{name: row[name] for name in TITLES}}
+        return {name: self.best_row[name] for name in ("epoch", *TITLES)}
 
     # --- saved and restored ---
 
@@ -100,7 +108,7 @@ class TrainingState:
         """Restore a fresh run of the same configuration to the position at which state_dict was called."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
+        if self.scheduler and state["scheduler"]:  # a run of 0 epochs, now prolonged, had no schedule
             self.scheduler.load_state_dict(state["scheduler"])
         self.sums.load_state_dict(state["sums"])
         self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])

@@ -41,7 +41,7 @@ class TensorBoard:
         optimizer: optim.Optimizer | None = None,
         done: int | None = None,
     ) -> None:
-        """Begin a new run (done is None), or resume one after `done` epochs.
+        """Begin a new run (done is None), or resume one of which epoch `done` was the last to end, 0 if none has.
 
         label: the values of the hyper-parameters that vary in the grid; they name the run's folder.
         """

@@ -23,7 +23,8 @@ MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 def make_rows(epochs: int, offset: float = 0.0) -> list[dict]:
-    return [dict.fromkeys(MEASURES, 0.1 + 0.8 / (epoch + 1) + offset) for epoch in range(epochs)]
+    values = [0.1 + 0.8 / (epoch + 1) + offset for epoch in range(epochs)]
+    return [{"epoch": epoch, **dict.fromkeys(MEASURES, value)} for epoch, value in enumerate(values, start=1)]
 
 
 def test_the_four_curves_on_two_axes():

@@ -111,7 +111,7 @@ def test_an_epoch_whose_validation_is_nan_is_not_recorded(images):
     run.model.fc2.bias.data[0] = math.nan
     with pytest.raises(DivergedError, match="validation loss became nan at epoch 1; try"):
         run.state.end_epoch(evaluate(run.model, run.val_loader))
-    assert run.state.rows == [] and run.state.best_epoch == 0
+    assert run.state.rows == [] and run.state.best_epoch is None
 
 
 def test_a_scheduler_steps_after_each_batch(images):
@@ -199,11 +199,11 @@ def test_the_time_left_is_shown_for_the_epoch_and_for_the_run(monkeypatch, capfd
 
 @pytest.mark.parametrize("monitor", ["accuracy", "f1"])
 def test_an_epochs_figures_stand_below_their_titles(monitor, caplog):
-    measures = dict.fromkeys(MEASURES, 0.5) | {"val_f1": 0.25, "val_loss": 123456.0, "epoch_duration": 1.25}
+    measures = dict.fromkeys(MEASURES, 0.5) | {"val_f1": 0.25, "val_loss": 123456.0, "epoch_duration": 1.25, "epoch": 3}
     config = TrainConfig(monitor=monitor, epochs=25)
     with caplog.at_level("INFO", "neural_lib"):
         log_heading(config)
-        log_epoch(SimpleNamespace(config=config, state=SimpleNamespace(rows=[measures] * 3)), is_best=False)
+        log_epoch(SimpleNamespace(config=config, state=SimpleNamespace(rows=[measures])), is_best=False)
     heading, row = caplog.messages
     assert heading.split("  ")[-1].strip() == "seconds" and row.split()[0] == "3/25" and row.endswith(" 1.2")
     assert len(heading) == len(row) and ("val f1" in heading) is ("0.2500" in row) is (monitor == "f1")

@@ -23,6 +23,7 @@ from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors, load_data, load_images, split
 from neural_lib.networks import build_network
 from neural_lib.prediction import Recogniser
+from neural_lib.pretrained import copy_weights
 from neural_lib.system import cli, signals
 from neural_lib.system.distributed import PADDING
 from neural_lib.system.errors import UserError
@@ -352,7 +353,7 @@ def begun(classes: list[str], saved: checkpoint.Checkpoint, **arch_args) -> tupl
     args = {"numChannels": 1, "image_size": 28, "classes": len(classes), **arch_args}
     model = build_network(saved.arch, **args)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    anew = checkpoint.copy_weights(model, saved, classes)
+    anew = copy_weights(model, saved, classes)
     return {name: (before[name], value) for name, value in model.state_dict().items()}, anew
 
 

@@ -1,0 +1,111 @@
+"""Epoch 0 of a run that begins from other weights: its last layer is fitted to the training images (a linear probe).
+
+The features of a network that was trained on other classes are often separated well by a linear layer, which
+logistic regression finds in seconds. Training all weights from a random last layer would first spoil these features
+(Kumar et al. 2022, Fine-tuning can distort pretrained features and underperform out-of-distribution, arXiv:2202.10054).
+"""
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
+from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.evaluation.scores import as_float64
+from neural_lib.system.devices import autocast
+from neural_lib.system.distributed import PADDING, any_rank, from_rank_0, gather_rows
+from neural_lib.system.signals import GracefulStop
+from neural_lib.training.loop import ProgressBar
+from neural_lib.training.run import Run
+
+# Images that the layer is fitted to, and their number times the classes: 50,000 images of up to 400 classes, and 20,000
+# of 1,000. More take minutes, and memory for their features.
+MAX_IMAGES, MAX_IMAGES_BY_CLASSES = 50_000, 20_000_000
+C = 0.01  # inverse strength of the L2 penalty, in scikit-learn's units; tests/README.md compares values
+MAX_ITERATIONS = 200  # of L-BFGS
+
+log = logging.getLogger(__name__)
+
+
+def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar | None = None) -> None:
+    """Fit the network's last layer to the features of the training images, if it begins anew, and score these images.
+
+    The features are computed once, in evaluation mode, of undistorted images. run.state.sums become the scores. Raises
+    StoppedBetweenSteps if any rank has received a signal.
+    """
+    images = _spread_over_classes(run.train_loader.dataset, run.classes)
+    features, labels = features_of(run, images, stop, bar)
+    layer = last_layer_of(run.model)
+    if run.fits_last_layer:
+        weight, bias = from_rank_0(fit, features, labels, run.classes, run.config.class_weights == "balanced")
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        log.info("fitted the last layer to the features of %s images", f"{len(labels):,}")
+    log_probs = functional.linear(features, layer.weight.cpu(), layer.bias.cpu()).log_softmax(dim=1)
+    loss_sum = functional.nll_loss(log_probs, labels, reduction="sum")
+    correct = (log_probs.argmax(dim=1) == labels).sum()
+    run.state.sums.add(torch.stack([as_float64(loss_sum.detach()), as_float64(correct)]), len(labels))
+
+
+def last_layer_of(model: nn.Module) -> nn.Linear:
+    """The network's last linear layer, which gives the logits."""
+    *_, layer = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return layer
+
+
+def _spread_over_classes(images: ImageTensors, classes: int) -> ImageTensors:
+    # At most the number of images that can be fitted, the same share of each class.
+    count = min(len(images), MAX_IMAGES, max(MAX_IMAGES_BY_CLASSES // classes, 1))
+    if count == len(images):
+        return images
+    by_class = images.labels.cpu().argsort(stable=True)
+    chosen = by_class[torch.arange(count) * len(images) // count]
+    return images.subset(chosen.sort().values)
+
+
+@torch.no_grad()  # not inference_mode, in which autocast would convert all weights again for each batch
+def features_of(
+    run: Run, images: ImageTensors, stop: GracefulStop | None = None, bar: ProgressBar | None = None
+) -> tuple[Tensor, Tensor]:
+    """The features (N, F) of images, the inputs of the network's last layer, and their labels (N,); on the CPU.
+
+    Each rank computes those of its shards and gets all of them.
+    """
+    normalise = Normalisation(run.model_file.mean, run.model_file.std).to(images.device)
+    loader, batches = evaluation_loader(images, normalise), []
+    run.model.eval()
+    with autocast(images.device, run.config.precision):
+        for inputs, labels in loader:
+            if stop:
+                stop.check(any_rank(stop.signum))
+            batches.append((outputs_of(run.model, inputs).features.cpu(), labels.cpu()))
+            if bar:
+                bar.advance(loader.sampler.size(loader.sampler.step))
+    features, labels = (torch.cat(column) for column in zip(*batches, strict=True))
+    is_image = labels != PADDING
+    return gather_rows(features[is_image]), gather_rows(labels[is_image])
+
+
+def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False) -> tuple[Tensor, Tensor]:
+    """Weight (classes, F) and bias (classes,) of a linear layer, by logistic regression.
+
+    features: (N, F). labels: (N,), of which each class has one. balanced: all classes have the same weight. Features
+    are standardised for the fit; weight and bias take them as they are.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # a second to import
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)  # a feature that is the same for all images
+    model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # near enough to the optimum
+        model.fit(((features - mean) / std).numpy(), labels.numpy())
+    weight, bias = (torch.from_numpy(each).to(features.dtype) for each in (model.coef_, model.intercept_))
+    if classes == 2:  # one row, for the difference of the two logits
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    weight = weight / std
+    return weight, bias - weight @ mean
