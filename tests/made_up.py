@@ -148,13 +148,16 @@ def make_checkpoint(dataset: str, arch: str = "lenet-slim") -> "Checkpoint":
         return replace(described, state_dict=build_network(arch, **arch_args).state_dict())
 
 
-def write_photos(folder: Path, seed: int = 0, **counts: int) -> Path:
-    """A folder of folders: so many pictures of each colour, of mixed sizes and formats, each different."""
+def write_photos(folder: Path, seed: int = 0, sides: tuple[int, int] = (30, 60), **counts: int) -> Path:
+    """A folder of folders: so many pictures of each colour, of mixed sizes and formats, each different.
+
+    sides: limits of height and width, pixels.
+    """
     generator = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            height, width = generator.integers(30, 60, 2)
+            height, width = generator.integers(*sides, 2)
             pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
             pixels[5:-5, 5:-5, ("red", "green", "blue").index(name)] += 150
             path = folder / name / f"{name}{number}.{('png', 'jpg', 'bmp')[number % 3]}"

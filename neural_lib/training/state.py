@@ -107,8 +107,10 @@ class TrainingState:
     def load_state_dict(self, state: Mapping) -> None:
         """Restore a fresh run of the same configuration to the position at which state_dict was called."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler and state["scheduler"]:  # a run of 0 epochs, now prolonged, had no schedule
+        if not self.scheduler:
+            self.optimizer.load_state_dict(state["optimizer"])
+        elif state["scheduler"]:  # else it was a run of 0 epochs, which had no schedule, and is prolonged now
+            self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
         self.sums.load_state_dict(state["sums"])
         self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])

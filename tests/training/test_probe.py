@@ -1,0 +1,139 @@
+"""Epoch 0: the last layer, fitted to the features of the training images."""
+
+import made_up
+import pytest
+import torch
+from one_run import run_of, train_epochs
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from neural_lib.config import TrainConfig
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import Data, ImageTensors
+from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
+from neural_lib.training import probe
+from neural_lib.training.loop import validate
+from neural_lib.training.probe import fit, fit_last_layer, last_layer_of
+from neural_lib.training.run import Run, build_run
+
+
+def begun_run(images: ImageTensors, classes: list[str] | None = None, **values) -> Run:
+    """A run on made-up images that begins from an untrained network for KMNIST; classes: names of that network's."""
+    init = made_up.make_checkpoint("kmnist", values.get("arch", "lenet-slim"))
+    init.classes[:] = classes or init.classes
+    init.glyphs.clear()
+    data = Data("kmnist", DATASETS["kmnist"], images, images)
+    config = TrainConfig(**{"batch_size": 32, "arch": "lenet-slim", **values})
+    return build_run(config, data, images.device, init)
+
+
+OTHER = [f"other {number}" for number in range(10)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_layer_gives_the_probabilities_of_scikit_learns_logistic_regression(classes, balanced):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 8, generator=generator) * torch.arange(8) + 5  # one is constant
+    labels = (features[:, 7] > 4).long() + (features[:, 6] > 9).long() * (classes - 2)
+    weight, bias = fit(features, labels, classes, balanced)
+    assert weight.shape == (classes, 8) and bias.shape == (classes,)
+    standard = (features - features.mean(0)) / features.std(0, correction=0).where(torch.arange(8) > 0, 1.0)
+    reference = LogisticRegression(C=probe.C, class_weight="balanced" if balanced else None, max_iter=1000)
+    expected = torch.from_numpy(reference.fit(standard.numpy(), labels.numpy()).predict_proba(standard.numpy()))
+    found = functional.linear(features, weight, bias).softmax(dim=1)
+    torch.testing.assert_close(found, expected, check_dtype=False, atol=1e-3, rtol=0)
+
+
+def test_epoch_0_fits_the_last_layer_alone_and_scores_the_training_images(images):
+    run = begun_run(images, OTHER)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    random = validate(run)
+    assert run.state.epoch == 0 and run.fits_last_layer
+    fit_last_layer(run)
+    changed = [name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == ["out.weight", "out.bias"]
+    assert (run.state.sums.count, run.state.sums.accuracy) == (225, pytest.approx(_accuracy_on_training(run)))
+    val = validate(run)
+    assert val.accuracy > 0.9 > 0.3 > random.accuracy
+    assert run.state.end_epoch(val) and run.state.epoch == 1
+    assert run.state.best_metrics()["epoch"] == 0
+    run.state.sums.load_state_dict({"count": 0, "loss_sum": 0.0, "correct": 0})
+    train_epochs(run, 1)
+    assert [row["epoch"] for row in run.state.rows] == [0, 1]
+
+
+def _accuracy_on_training(run: Run) -> float:
+    images, labels = run.train_loader.dataset[:]
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (run.model_file.mean, run.model_file.std))
+    with torch.inference_mode():
+        return (run.model.eval()((images / 255 - mean) / std).argmax(dim=1) == labels).float().mean().item()
+
+
+def test_features_are_of_undistorted_images_in_evaluation_mode(images):
+    plain, other = begun_run(images, OTHER), begun_run(images, OTHER, dropout=0.5, rotation=90.0, flip=True)
+    for run in (plain, other):
+        fit_last_layer(run)
+    assert torch.equal(last_layer_of(plain.model).weight, last_layer_of(other.model).weight)
+
+
+def test_the_images_are_normalised_as_those_of_the_weights(images):
+    run = begun_run(images, OTHER)
+    assert (run.model_file.mean, run.model_file.std) == ([0.2], [0.3])  # as made_up.make_checkpoint has them
+    inputs, _ = next(iter(run.val_loader))
+    stored = run.val_loader.dataset[: len(inputs)][0]
+    torch.testing.assert_close(inputs, (stored / 255 - 0.2) / 0.3)
+
+
+def test_a_last_layer_whose_classes_are_known_is_scored_as_it_is(images):
+    run = begun_run(images)
+    weight = last_layer_of(run.model).weight.clone()
+    assert not run.fits_last_layer and run.state.epoch == 0
+    fit_last_layer(run)
+    assert torch.equal(last_layer_of(run.model).weight, weight) and run.state.sums.count == 225
+    assert begun_run(images, [*DATASETS["kmnist"].classes[:9], "another"]).fits_last_layer
+
+
+@pytest.mark.parametrize("limits", [(60, 10**9), (10**9, 600)])
+def test_of_many_images_the_same_share_of_each_class_is_used(images, monkeypatch, limits):
+    monkeypatch.setattr(probe, "MAX_IMAGES", limits[0])
+    monkeypatch.setattr(probe, "MAX_IMAGES_BY_CLASSES", limits[1])
+    run = begun_run(images, OTHER)
+    fit_last_layer(run)
+    assert run.state.sums.count == 60
+    chosen = probe._spread_over_classes(run.train_loader.dataset, 10)
+    shares = torch.bincount(chosen.labels) / torch.bincount(run.train_loader.dataset.labels)
+    assert (shares - 60 / 225).abs().max() < 0.06 and len(chosen.indices.unique()) == 60
+
+
+def test_a_signal_ends_epoch_0_between_two_batches(images):
+    run, stop = begun_run(images, OTHER), GracefulStop()
+    weight = last_layer_of(run.model).weight.clone()
+    stop.signum = 2
+    with pytest.raises(StoppedBetweenSteps):
+        fit_last_layer(run, stop)
+    assert torch.equal(last_layer_of(run.model).weight, weight) and run.state.epoch == 0
+
+
+def test_features_are_the_inputs_of_the_last_layer(images):
+    run = begun_run(images, OTHER)
+    features, labels = probe.features_of(run, run.train_loader.dataset)
+    inputs = (run.train_loader.dataset.images / 255 - 0.2) / 0.3
+    with torch.inference_mode():
+        torch.testing.assert_close(features, outputs_of(run.model, inputs).features)
+    assert torch.equal(labels, run.train_loader.dataset.labels)
+
+
+# --- batch normalisation in the epochs after it ---
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_frozen_batch_normalisation_keeps_its_mean_and_variance(images, is_frozen):
+    run = run_of(TrainConfig(arch="vgg-small", width=4, batch_size=32, freeze_norm=is_frozen), images)
+    before = {name: value.clone() for name, value in run.model.named_buffers()}
+    scale = run.model.pair1[1].weight.clone()
+    train_epochs(run, 1)
+    for name, value in run.model.named_buffers():
+        assert torch.equal(value, before[name]) is is_frozen, name
+    assert not torch.equal(run.model.pair1[1].weight, scale)
