@@ -2,6 +2,8 @@
 
 import contextlib
 
+import made_up
+
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import Data, ImageTensors
@@ -18,6 +20,18 @@ def run_of(config: TrainConfig, images: ImageTensors) -> Run:
     """The run of a configuration on these images, on their device."""
     data = Data(config.dataset, DATASETS[config.dataset], images, images)
     return build_run(config, data, images.device)
+
+
+OTHER_CLASSES = [f"other {number}" for number in range(10)]
+
+
+def begun_run(images: ImageTensors, classes: list[str] | None = None, **values) -> Run:
+    """A run on these images that begins from an untrained network for KMNIST's classes, or for others."""
+    init = made_up.make_checkpoint("kmnist", "lenet-slim")
+    init.classes[:] = classes or init.classes
+    init.glyphs.clear()
+    data = Data("kmnist", DATASETS["kmnist"], images, images)
+    return build_run(TrainConfig(**{"batch_size": 32, "arch": "lenet-slim", **values}), data, images.device, init)
 
 
 def train_epochs(run: Run, count: int) -> Run:

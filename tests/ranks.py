@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import made_up
 import torch
-from one_run import run_of, train_steps, weights_of
+from one_run import OTHER_CLASSES, begun_run, run_of, train_steps, weights_of
 
 import train as train_script
 from neural_lib.config import TrainConfig
@@ -29,6 +29,7 @@ from neural_lib.system import cli, distributed, signals
 from neural_lib.system.distributed import rank, world_size
 from neural_lib.system.environment import ranks_from_environment
 from neural_lib.training.loop import train_one_epoch, validate
+from neural_lib.training.probe import fit_last_layer
 
 DEADLINE = 100  # seconds
 
@@ -134,6 +135,16 @@ def stop() -> tuple[int, int, int]:
             return each.state.epoch, each.state.step, stopped.signum
 
 
+def fit() -> dict:
+    """The last layer that is fitted to the features of 225 images, and their scores."""
+    pixels, labels = made_up.make_images(300, seed=0)
+    images = ImageTensors(torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long())
+    each = begun_run(images, OTHER_CLASSES)
+    fit_last_layer(each)
+    sums = each.state.sums
+    return {"weight": each.model.out.weight.detach(), "scores": (sums.count, sums.loss, sums.accuracy)}
+
+
 def dropout() -> dict:
     """Which inputs dropout drops in the first step, and the weights of a run resumed in its second epoch."""
     probe, whole, begun, resumed = (make_run(batch_size=50, dropout=0.5) for _ in range(4))
@@ -174,7 +185,7 @@ def main() -> None:
     logging.getLogger("neural_lib").addHandler(logging.NullHandler())  # what a run logs is not looked at
     path = Path(sys.argv[1])
     with distributed.process_group(ranks_from_environment(), torch.device("cpu")):
-        results = {each.__name__: each() for each in (train, evaluate, normalise, stop, dropout)}
+        results = {each.__name__: each() for each in (train, evaluate, normalise, stop, fit, dropout)}
         torch.distributed.barrier()
     os.environ["MASTER_PORT"] = os.environ["COMMAND_PORT"]  # a process group of its own
     results["command"] = command(path.parent / f"output-{path.name}")

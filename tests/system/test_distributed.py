@@ -24,7 +24,7 @@ def alone(tmp_path_factory) -> dict:
     """The results of one process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    outcome = {each.__name__: each() for each in (ranks.train, ranks.evaluate, ranks.normalise)}
+    outcome = {each.__name__: each() for each in (ranks.train, ranks.evaluate, ranks.normalise, ranks.fit)}
     with pytest.MonkeyPatch.context() as monkeypatch:
         leave_out_figures(monkeypatch)
         outcome["command"] = ranks.command(tmp_path_factory.mktemp("alone"))
@@ -89,6 +89,13 @@ def test_every_rank_scores_with_rank_0s_statistics_and_empty_shards_do_no_harm(a
         for own, whole in zip(several[rank]["normalise"]["own"], alone["normalise"]["own"], strict=True):
             if own.is_floating_point():
                 assert (own - whole).norm() < 0.5 * whole.norm() + 0.5
+
+
+def test_all_ranks_get_the_layer_that_one_process_fits(alone, several):
+    for outcome in several:
+        assert torch.equal(outcome["fit"]["weight"], several[0]["fit"]["weight"])
+        torch.testing.assert_close(outcome["fit"]["weight"], alone["fit"]["weight"], rtol=1e-3, atol=1e-4)
+        assert outcome["fit"]["scores"] == pytest.approx(alone["fit"]["scores"], rel=1e-4)
 
 
 def test_a_signal_to_one_stops_all_between_the_same_two_steps(several):

@@ -1,34 +1,19 @@
 """Epoch 0: the last layer, fitted to the features of the training images."""
 
-import made_up
 import pytest
 import torch
-from one_run import run_of, train_epochs
+from one_run import OTHER_CLASSES, begun_run, run_of, train_epochs
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import Data, ImageTensors
 from neural_lib.evaluation.calibration import outputs_of
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training import probe
 from neural_lib.training.loop import validate
 from neural_lib.training.probe import fit, fit_last_layer, last_layer_of
-from neural_lib.training.run import Run, build_run
-
-
-def begun_run(images: ImageTensors, classes: list[str] | None = None, **values) -> Run:
-    """A run on made-up images that begins from an untrained network for KMNIST; classes: names of that network's."""
-    init = made_up.make_checkpoint("kmnist", values.get("arch", "lenet-slim"))
-    init.classes[:] = classes or init.classes
-    init.glyphs.clear()
-    data = Data("kmnist", DATASETS["kmnist"], images, images)
-    config = TrainConfig(**{"batch_size": 32, "arch": "lenet-slim", **values})
-    return build_run(config, data, images.device, init)
-
-
-OTHER = [f"other {number}" for number in range(10)]
+from neural_lib.training.run import Run
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -47,7 +32,7 @@ def test_the_layer_gives_the_probabilities_of_scikit_learns_logistic_regression(
 
 
 def test_epoch_0_fits_the_last_layer_alone_and_scores_the_training_images(images):
-    run = begun_run(images, OTHER)
+    run = begun_run(images, OTHER_CLASSES)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     random = validate(run)
     assert run.state.epoch == 0 and run.fits_last_layer
@@ -72,14 +57,17 @@ def _accuracy_on_training(run: Run) -> float:
 
 
 def test_features_are_of_undistorted_images_in_evaluation_mode(images):
-    plain, other = begun_run(images, OTHER), begun_run(images, OTHER, dropout=0.5, rotation=90.0, flip=True)
+    plain, other = (
+        begun_run(images, OTHER_CLASSES),
+        begun_run(images, OTHER_CLASSES, dropout=0.5, rotation=90.0, flip=True),
+    )
     for run in (plain, other):
         fit_last_layer(run)
     assert torch.equal(last_layer_of(plain.model).weight, last_layer_of(other.model).weight)
 
 
 def test_the_images_are_normalised_as_those_of_the_weights(images):
-    run = begun_run(images, OTHER)
+    run = begun_run(images, OTHER_CLASSES)
     assert (run.model_file.mean, run.model_file.std) == ([0.2], [0.3])  # as made_up.make_checkpoint has them
     inputs, _ = next(iter(run.val_loader))
     stored = run.val_loader.dataset[: len(inputs)][0]
@@ -99,7 +87,7 @@ def test_a_last_layer_whose_classes_are_known_is_scored_as_it_is(images):
 def test_of_many_images_the_same_share_of_each_class_is_used(images, monkeypatch, limits):
     monkeypatch.setattr(probe, "MAX_IMAGES", limits[0])
     monkeypatch.setattr(probe, "MAX_IMAGES_BY_CLASSES", limits[1])
-    run = begun_run(images, OTHER)
+    run = begun_run(images, OTHER_CLASSES)
     fit_last_layer(run)
     assert run.state.sums.count == 60
     chosen = probe._spread_over_classes(run.train_loader.dataset, 10)
@@ -108,7 +96,7 @@ def test_of_many_images_the_same_share_of_each_class_is_used(images, monkeypatch
 
 
 def test_a_signal_ends_epoch_0_between_two_batches(images):
-    run, stop = begun_run(images, OTHER), GracefulStop()
+    run, stop = begun_run(images, OTHER_CLASSES), GracefulStop()
     weight = last_layer_of(run.model).weight.clone()
     stop.signum = 2
     with pytest.raises(StoppedBetweenSteps):
@@ -117,7 +105,7 @@ def test_a_signal_ends_epoch_0_between_two_batches(images):
 
 
 def test_features_are_the_inputs_of_the_last_layer(images):
-    run = begun_run(images, OTHER)
+    run = begun_run(images, OTHER_CLASSES)
     features, labels = probe.features_of(run, run.train_loader.dataset)
     inputs = (run.train_loader.dataset.images / 255 - 0.2) / 0.3
     with torch.inference_mode():
