@@ -180,6 +180,7 @@ def test_what_is_missing_in_a_part_or_has_no_effect_is_said(run_train, tmp_path)
     assert "--test-split has no effect, as the test part of d is given" in stderr
     status, stdout, stderr = run_train("-d", "d", *QUICK, "--test", "val", "-m", "again/model.pth")
     assert status == 0 and "--test has no effect, as the test part of d is given" in stderr
+    assert "test_seed" not in checkpoint.load("again/model.pth").training
     assert "train_split=" in stdout and "test=" not in stdout and "test_split=" not in stdout
 
 
@@ -249,6 +250,7 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
     assert all(len(part.labels.unique()) == 3 for part in (train_part, val_part, data.test))
     log, again, _ = evaluated(run_predict)
     assert again == report and f"the {test} images held out for test are scored" in log and "chose" not in log
+    rewrite(Path("output/model.pth"), {"config": saved.config | {"seed": 4}})  # as if the second run were the best
     divided.rename("moved")
     log, again, _ = evaluated(run_predict, "--dataset", "moved")
     assert again["confusion_matrix"] == report["confusion_matrix"] and f"the {test} images held out" in log
