@@ -85,6 +85,7 @@ NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "a finite number of at leas
 PIXELS = (NOT_NEGATIVE[0], "a finite number of pixels, at least 0")
 SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 BETWEEN = (lambda value: 0 < value < 1, "between 0 and 1, both excluded")
+SHARE_OR_ALL = (lambda value: 0 < value <= 1, "above 0 and at most 1")
 FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "from 0 to 1")
 ANGLE = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
 IMAGE_SIZE = (
@@ -150,7 +151,12 @@ class TrainConfig:
     writing: bool = _option(
         False, "pictures show written characters: find the ink, place it as in KMNIST", *SWITCH, prepares=True
     )
-    test_split: float = _option(0.15, "share held out for test if no test part is given", *BETWEEN, prepares=True)
+    test: str = _option(
+        "train", "part to take the test images from if there is no test/", choices=("train", "val"), prepares=True
+    )
+    test_split: float = _option(
+        0.15, "share of each class in that part to test on; with --test val 1, all of it", *SHARE_OR_ALL, prepares=True
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -159,6 +165,8 @@ class TrainConfig:
                 raise UserError(f"{option_name(each.name)} must be {each.metadata['requirement']}, not {value}")
         if self.writing and self.fit != "crop":
             raise UserError(f"--fit {self.fit} doesn't go with --writing, which finds and places the ink")
+        if self.test == "train" and self.test_split == 1:
+            raise UserError("--test-split 1 leaves no image to train on; give a smaller share, or --test val too")
 
     def split_sizes(self, count: int) -> tuple[int, int]:
         """The numbers of images to train on, int(count * train_split), and to validate on: the rest of `count`.
@@ -189,6 +197,20 @@ class TrainConfig:
                 raise UserError(f"{option_name(name)} {value} is too far for {which}: at most {limit:g}")
         if self.flip and not mirrors:
             raise UserError(f"--flip on: in the mirror an image of {title} means something else, or nothing")
+
+    def test_source(self, parts: Collection[str]) -> str:
+        """The part of user images that gives the test images: "train", "val" or "test"; parts: the existing ones."""
+        return "test" if "test" in parts else self.test
+
+    def val_source(self, parts: Collection[str]) -> str:
+        """The part of user images that gives the validation images: "train" or "val"; parts: the existing ones."""
+        is_all_tested = self.test_source(parts) == "val" and self.test_split == 1
+        return "val" if "val" in parts and not is_all_tested else "train"
+
+    def without_effect(self, parts: Collection[str]) -> list[str]:
+        """The names of the hyper-parameters that have no effect on user images with these parts."""
+        names = ["test", "test_split"] if self.test_source(parts) == "test" else []
+        return names + (["train_split"] if self.val_source(parts) == "val" else [])
 
     def distorts(self) -> bool:
         """True if training images are distorted."""
@@ -260,12 +282,13 @@ class Recipe:
         """
         chosen = TrainConfig().to_dict() | self.values | overrides | {"is_photos": is_photos}
         values = dict(self.values)
-        for condition, variant in self.variants:
+        for condition, variant in (*COMMON_VARIANTS, *self.variants):
             if condition.items() <= chosen.items():
                 values |= variant
         return TrainConfig(**values | overrides)
 
 
+COMMON_VARIANTS = ((dict(test="val"), dict(test_split=1.0)),)  # of every recipe
 UNDISTORTED = {each.name: each.default for each in fields(TrainConfig) if each.metadata.get("distorts")}
 RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time of each
     "classic": Recipe("the tutorial's hyper-parameters", {}),

@@ -50,6 +50,7 @@ def choices() -> dict[str, tuple]:
         ("monitor", ["something"]),
         ("patience", [-1, 1.5, True]),
         ("width", [-1, 0.5, 1025]),
+        ("test_split", [0.0, -0.1, 1.1, math.nan]),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_option(name, values):
@@ -108,6 +109,29 @@ def test_the_last_variant_of_a_recipe_that_applies_wins():
     on_cifar = recipe.config(arch="resnet18", dataset="cifar10", epochs=9)
     assert on_cifar == TrainConfig(lr=0.3, epochs=9, flip=True, dataset="cifar10", **resnet)
     assert recipe.config(dataset="cifar10").flip and not recipe.config(dataset="cifar10", flip=False).flip
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_all_of_val_is_the_test_set_unless_a_share_is_given(recipe):
+    shares = [recipe.config(**given).test_split for given in ({}, {"test": "val"}, {"test": "val", "test_split": 0.5})]
+    assert shares == [0.15, 1, 0.5]
+    with pytest.raises(UserError, match="^--test-split 1 leaves no image to train on; give a smaller share, or --test"):
+        recipe.config(test_split=1.0)
+
+
+@pytest.mark.parametrize("parts, values, sources, without_effect", [
+    (["train"], {}, ("train", "train"), []),
+    (["train", "val"], {}, ("train", "val"), ["train_split"]),
+    (["train", "val"], {"test": "val", "test_split": 1.0}, ("val", "train"), []),
+    (["train", "val"], {"test": "val", "test_split": 0.5}, ("val", "val"), ["train_split"]),
+    (["train", "test"], {}, ("test", "train"), ["test", "test_split"]),
+    (["train", "val", "test"], {"test": "val", "test_split": 1.0}, ("test", "val"),
+     ["test", "test_split", "train_split"]),
+])  # fmt: skip
+def test_the_parts_that_give_test_and_validation_images(parts, values, sources, without_effect):
+    config = TrainConfig(**values)
+    assert (config.test_source(parts), config.val_source(parts)) == sources
+    assert config.without_effect(parts) == without_effect
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != PHOTO_RECIPE])

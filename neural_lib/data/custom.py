@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from neural_lib.config import TrainConfig
+from neural_lib.config import TrainConfig, option_name
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
@@ -566,11 +566,22 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
         known = set(collection.labels[parts[part]].tolist())
         if missing := [name for label, name in enumerate(collection.classes) if label not in known]:
             log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
-    if "test" not in collection.indices:
-        share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
-        log.info("%s: %s images are held out for test: %s", title, f"{len(parts['test']):,}", share)
-    elif config.test_split != TrainConfig.test_split:
-        log.warning("--test-split has no effect, as the test part of %s is given", title)
+    source, val_source = config.test_source(collection.indices), config.val_source(collection.indices)
+    held_out, to_validate = f"{len(parts['test']):,}", f"{len(parts['validation']):,}"
+    share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+    if source == "test":
+        names = [name for name in ("test", "test_split") if getattr(config, name) != getattr(TrainConfig, name)]
+        if names:
+            log.warning("%s has no effect, as the test part of %s is given", option_name(names[0]), title)
+    elif source == "val" and val_source == "val":
+        log.info("%s: %s images of val/ are held out for test: %s; %s validate", title, held_out, share, to_validate)
+    elif source == "val":
+        log.info("%s: the %s images of val/ are the test set; %s of train/ validate", title, held_out, to_validate)
+    elif val_source == "val":
+        which = f"{held_out} images of train/ are held out for test ({share}), while val/, {to_validate} images,"
+        log.info("%s has no test/: %s chooses the epoch; --test val scores val/ as test instead", title, which)
+    else:
+        log.info("%s: %s images are held out for test: %s", title, held_out, share)
     common, rare = counts.index(max(counts)), counts.index(min(counts))
     ratio = counts[common] / counts[rare]
     if ratio >= UNEQUAL_FROM and config.class_weights == "none":

@@ -97,6 +97,7 @@ class Data:
     names: Sequence[str] = ()  # file names of user images, indexed as the stored tensor
     warning: str = ""  # not empty if this data set replaces one that could not be downloaded
     test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
+    parts: Sequence[str] = ()  # the parts in which user images are given: "train", "val", "test"
 
     @property
     def has_user_images(self) -> bool:
@@ -130,6 +131,11 @@ class Data:
             digest.update(part.labels.cpu().contiguous().numpy())
         return digest.hexdigest()
 
+    @functools.cached_property
+    def val_fingerprint(self) -> str:
+        """The pixel_digest of the validation images; "" if they are drawn from those to train on."""
+        return pixel_digest(self.val) if self.val else ""
+
     def _train_and_val(self) -> list[ImageTensors]:
         return [self.train, self.val] if self.val else [self.train]
 
@@ -153,6 +159,14 @@ class Data:
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
         """The images for training and for validation: the given parts, or a random split by the config's seed."""
         return (self.train, self.val) if self.val else split(self.train, config, by_class=self.has_user_images)
+
+
+def pixel_digest(images: ImageTensors) -> str:
+    """The sha256 of images in their order, which doesn't depend on their labels."""
+    digest = hashlib.sha256(str((len(images), *images.stored.shape[1:])).encode())
+    for pixels in images.chunks():
+        digest.update(pixels.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
@@ -234,26 +248,29 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 
 
 def load_user_images(config: TrainConfig, use_cache: bool = True, given: Collection[str] = ()) -> Data:
-    """Read user images to train on, and log a summary; if there is no test part, a share of each class is held out.
+    """Read user images to train on, and log a summary; without a test part, images of another part are held out.
 
-    Raises UserError if there is no such data set, or a class has too few images for all parts.
+    Raises UserError if there is no such data set, a part is missing, or a class has too few images for all parts.
     """
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
     collection = custom.load(config.dataset, request, use_cache)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
-    classes = collection.classes
+    classes, test_source, val_source = collection.classes, config.test_source(parts), config.val_source(parts)
+    if test_source not in parts:
+        raise UserError(f"--test val: {config.dataset} has no val/; add one, or leave that option out")
     counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
-    needed = 1 + ("val" not in parts) + ("test" not in parts)
+    needed = 1 + (val_source == "train") + (test_source == "train")
     if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
         raise UserError(
             f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
         )
-    has_test = "test" in parts
-    train, test = (parts["train"], parts["test"]) if has_test else _held_out(parts, config.test_split, config.seed)
-    info, test_seed = collection.info(len(train), len(test)), None if has_test else config.seed
-    data = Data(config.dataset, info, train, test, parts.get("val"), collection.names, test_seed=test_seed)
+    train, val, test = _divided(parts, config)
+    if val_source == "val" and not val:
+        raise UserError(f"--test-split {config.test_split} leaves no image of val/ to validate; leave that option out")
+    info, test_seed = collection.info(len(train), len(test)), None if "test" in parts else config.seed
+    data = Data(config.dataset, info, train, test, val, collection.names, test_seed=test_seed, parts=[*parts])
     if is_main():
         train_part, val_part = data.split(data.with_enough_to_validate(config, given))
         by_part = {"training": train_part, "validation": val_part, "test": test}
@@ -262,25 +279,25 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, given: Collect
 
 
 def load_user_test_images(
-    dataset: str, preparation: Preparation, held_out: tuple[float, int, str] | None, is_same: bool, use_cache: bool
+    dataset: str, preparation: Preparation, held_out: tuple[TrainConfig, str] | None, is_same: bool, use_cache: bool
 ) -> tuple[ImageTensors, list[str]]:
     """Load the user images to score a network on, and their class names.
 
     These are the images of test/. If there are none, they are the images held out when the network was trained on this
-    data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: share
-    and seed of the images held out from its training, and fingerprint of the rest; None if no images were. is_same:
-    True if it was trained on this path; if the images have changed since, a warning is logged. Raises UserError if the
-    images can't be read.
+    data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: the
+    configuration, with the seed, by which images were held out from its training, and the fingerprint of the rest; None
+    if no images were. is_same: True if it was trained on this path; if the images have changed since, a warning is
+    logged. Raises UserError if the images can't be read.
     """
     log.info("reading the images of %s...", dataset)
     collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
         return parts["test"], collection.classes
-    if held_out and "train" in parts:
-        share, seed, fingerprint = held_out
-        train, test = _held_out(parts, share, seed)
-        data = Data(dataset, collection.info(len(train), len(test)), train, test, parts.get("val"))
+    if held_out and {"train", held_out[0].test} <= parts.keys():
+        config, fingerprint = held_out
+        train, val, test = _divided(parts, config)
+        data = Data(dataset, collection.info(len(train), len(test)), train, test, val)
         if is_same or data.fingerprint == fingerprint:
             count = f"{len(test):,}"
             log.info("%s: the network was trained on it; the %s images held out for test are scored", title, count)
@@ -298,12 +315,20 @@ def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTenso
     return ImageTensors(torch.from_numpy(collection.images), labels[chosen], indices=chosen)
 
 
-def _held_out(parts: dict[str, ImageTensors], share: float, seed: int) -> tuple[ImageTensors, ImageTensors]:
-    # Splits the training part: its images that stay, and a share of each class that is held out for test. At least one
-    # image of each class stays, or two if they are for validation too.
-    images, min_count = parts["train"], 1 if "val" in parts else 2
-    train, test = stratified_split(images.labels, 1 - share, derived_seed(seed, "test split"), min_count)
-    return images.subset(train), images.subset(test)
+def _divided(
+    parts: dict[str, ImageTensors], config: TrainConfig
+) -> tuple[ImageTensors, ImageTensors | None, ImageTensors]:
+    # The images to train on, to validate on (None: to be drawn from those to train on) and to test on. If a share of
+    # train/ is held out for test, at least one image of each class stays, or two if they are for validation too.
+    train, val, source = parts["train"], parts.get("val"), config.test_source(parts)
+    if source == "test":
+        return train, val, parts["test"]
+    if source == "val" and config.test_split == 1:
+        return train, None, val
+    seed, min_count = derived_seed(config.seed, "test split"), 1 if val else 2
+    drawn = stratified_split(parts[source].labels, 1 - config.test_split, seed, min_count)
+    rest, test = (parts[source].subset(indices) for indices in drawn)
+    return (rest, val, test) if source == "train" else (train, rest, test)
 
 
 # --- in batches ---

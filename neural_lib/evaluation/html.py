@@ -21,10 +21,13 @@ def render(template: Path, saved: Checkpoint, **values: object) -> str:
     )
     environment.filters["format_value"] = format_value
     defaults = TrainConfig().to_dict()
+    hidden = PREPARATION_OPTIONS  # these prepare user images
+    if saved.dataset not in DATASETS:
+        hidden = TrainConfig(**saved.config).without_effect(saved.training.get("parts", ()))
     settings = [
         {"option": option_name(name), "value": value, "is_default": value == defaults.get(name)}
         for name, value in saved.config.items()
-        if saved.dataset not in DATASETS or name not in PREPARATION_OPTIONS  # these prepare user images
+        if name not in hidden
     ]
     title = title_of(saved.dataset)
     return environment.get_template(template.name).render(saved=saved, trained_on=title, settings=settings, **values)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.images import ImageTensors, pixels_of
+from neural_lib.data.images import ImageTensors, pixel_digest, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import expected_calibration_error
 from neural_lib.evaluation.html import base64_text, render
@@ -102,6 +102,7 @@ class Report:
             "config": saved.config,
             "loss": scores.loss if math.isfinite(scores.loss) else None,
             "accuracy": (scores.labels == scores.predictions).double().mean().item(),
+            "validation": self.validation,
             "balanced_accuracy": statistics.mean(row["recall"] for row in classes if row["support"]),
             "macro avg": table["macro avg"],
             "weighted avg": table["weighted avg"],
@@ -109,6 +110,17 @@ class Report:
             "classes": classes,
             "confusion_matrix": self.matrix,
         }
+
+    @property
+    def validation(self) -> dict | None:
+        """The validation accuracy of the saved epoch, and the number of images, None for older model files.
+
+        None if the network has no validation accuracy on this data set.
+        """
+        accuracy = self.saved.metrics.get("val_accuracy")
+        if accuracy is None or self.dataset != self.saved.dataset:
+            return None
+        return {"accuracy": accuracy, "images": self.saved.training.get("val_images")}
 
     def _calibration(self) -> dict[str, float | None]:
         # Expected calibration errors, 0 to 1; None for model files of earlier versions, which have no temperature.
@@ -130,14 +142,14 @@ class Report:
 
         (NaN, "") if the network has no validation accuracy on this data set.
         """
-        saved, accuracy, count = self.saved, self.scores.accuracy, len(self.scores.labels)
-        validation, val_count = saved.metrics.get("val_accuracy"), saved.training.get("val_images", count)
-        if validation is None or self.dataset != saved.dataset:
+        accuracy, count = self.scores.accuracy, len(self.scores.labels)
+        if not self.validation:
             return math.nan, ""
+        validation, val_count = self.validation["accuracy"], self.validation["images"] or count
         difference = validation - accuracy
         error, val_error = standard_error(accuracy, count), standard_error(validation, val_count)
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
-        if "val_images" in saved.training and val_error > error / 2:
+        if self.validation["images"] and val_error > error / 2:
             scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if abs(difference) <= 2 * math.hypot(error, val_error):
             return difference, f"{scatter}, so chance may explain that"
@@ -146,6 +158,21 @@ class Report:
         chosen = "the epoch was chosen on validation images, or the test images are harder"
         why = chosen if difference > 0 else "the test images are easier"
         return difference, f"{scatter}, so chance alone hardly explains that: {why}"
+
+    @property
+    def is_tested_on_train(self) -> bool:
+        """True if the scored images were taken out of train/, for want of test/, while those of val/ validated."""
+        saved, parts = self.saved, self.saved.training.get("parts", ())
+        if self.dataset != saved.dataset or len(self.scores.labels) != saved.training.get("test_images"):
+            return False
+        config = TrainConfig(**saved.config)
+        return (config.test_source(parts), config.val_source(parts)) == ("train", "val")
+
+    @functools.cached_property
+    def is_scored_on_val(self) -> bool:
+        """True if the scored images are those of the part val/ that chose the network's epoch, wherever they lie."""
+        training, images = self.saved.training, ImageTensors(self.images, self.scores.labels)
+        return len(images) == training.get("val_images") and pixel_digest(images) == training.get("val_fingerprint")
 
     # --- on the terminal ---
 
@@ -163,6 +190,26 @@ class Report:
         if after is not None:
             figures = (before, after, temperature)
             log.info("expected calibration error: %.4f, after calibration %.4f (temperature %.2f)", *figures)
+
+    def log_accuracy(self) -> None:
+        """Log the accuracy, and if val/ validated and train/ gave the test images, both accuracies and their images.
+
+        Warn if the images are those that chose the epoch.
+        """
+        log.info("test accuracy: %.4f", self.scores.accuracy)
+        if self.is_tested_on_train:
+            rows = [("test, taken out of train/", self.scores.accuracy, len(self.scores.labels))]
+            rows.append(("validation, val/", *self.validation.values()))
+            figures = [
+                f"    {name:26}{count:7,} images, accuracy {accuracy:.4f} +- {standard_error(accuracy, count):.4f}"
+                for name, accuracy, count in rows
+            ]
+            advice = "    +-: standard error; train.py --test val scores val/ as test instead"
+            text = "there is no test/: images of train/ were tested on, val/ chose the epoch\n%s"
+            log.info(text, "\n".join([*figures, advice]))
+        if self.is_scored_on_val:
+            text = "%s: these images chose the network's epoch in training, so the scores promise too much"
+            log.warning(text, self.title)
 
     def log_gap(self) -> None:
         """Warn if validation and test accuracy are further apart than GAP_WORTH_A_WARNING."""
@@ -225,7 +272,9 @@ class Report:
             gap=None if math.isnan(gap) else gap,
             meaning=meaning,
             names=names,
-            standard_error=standard_error(report["accuracy"], report["images"]),
+            standard_error=standard_error,
+            is_tested_on_train=self.is_tested_on_train,
+            is_scored_on_val=self.is_scored_on_val,
             figure=_figure(records),
             records=records,
             runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],
@@ -265,7 +314,7 @@ def report_results(
     writer.attempt("the classification report", report.log)
     if records.count > 1:
         writer.attempt("the table of the runs", lambda: log_runs(records))
-    log.info("test accuracy: %.4f", scores.accuracy)
+    report.log_accuracy()
     report.write(files, writer)
     epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
     title = f"{saved.arch} on {report.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
@@ -287,7 +336,7 @@ def evaluate_model(
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
     writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.images.cpu(), records)
     report.log()
-    log.info("test accuracy: %.4f", report.scores.accuracy)
+    report.log_accuracy()
     report.write(files, writer)
     is_complete = writer.finish()
     log_written([path for path in files if writer.is_written(path)])

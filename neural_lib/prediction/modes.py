@@ -8,6 +8,7 @@ import sys
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,8 +177,8 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
     if {"test_seed", "fingerprint"} <= saved.training.keys():
-        share = TrainConfig(**saved.config).test_split
-        held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
+        config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
+        held_out = (config, saved.training["fingerprint"])
     images, classes = load_user_test_images(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
     return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
 

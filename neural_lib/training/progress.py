@@ -243,7 +243,7 @@ def build_progress(
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
     progress = Progress(manager, configs, data.fingerprint, device.type, inits)
-    hidden = () if data.has_user_images else PREPARATION_OPTIONS
+    hidden = configs[0].without_effect(data.parts) if data.has_user_images else PREPARATION_OPTIONS
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
     values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")

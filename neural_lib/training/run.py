@@ -88,9 +88,10 @@ def build_run(
         log.info("for training only: %s", ", ".join(regularisation))
 
     training = {**(run_info or {}), "device": devices.describe(device), "processes": distributed.world_size()}
-    training["val_images"] = len(val_set)
+    training |= {"val_images": len(val_set), "test_images": len(data.test)}
     if data.has_user_images:
-        training["fingerprint"] = data.fingerprint
+        training |= {"fingerprint": data.fingerprint, "parts": [*data.parts]}
+        training |= {"val_fingerprint": data.val_fingerprint} if data.val else {}
         training |= {} if data.test_seed is None else {"test_seed": data.test_seed}
     optimizer = build_optimizer(model.parameters(), config)
     scheduler = build_scheduler(optimizer, config, len(train_loader))

@@ -198,6 +198,29 @@ def test_of_few_validation_images_the_gap_says_so():
     assert "of 0.6 points, and on 20 images validation accuracy one of 4.7, so chance may explain that" in sentence
 
 
+def test_without_test_images_of_their_own_both_accuracies_are_logged_and_shown(caplog):
+    caplog.set_level(logging.INFO)
+    training = {"parts": ["train", "val"], "val_images": 1530, "test_images": 40}
+    saved = replace(SAVED, dataset="/photos", metrics={"epoch": 3, "val_accuracy": 0.9}, training=training)
+    scores, images = make_scores([0] * 40, [0] * 30 + [1] * 10, [1.0] * 40), IMAGES[:1].expand(40, -1, -1, -1)
+    result = Report(saved, "/photos", scores, images)
+    result.log_accuracy()
+    assert caplog.messages == [
+        "test accuracy: 0.7500",
+        "there is no test/: images of train/ were tested on, val/ chose the epoch\n"
+        "    test, taken out of train/      40 images, accuracy 0.7500 +- 0.0695\n"
+        "    validation, val/            1,530 images, accuracy 0.9000 +- 0.0077\n"
+        "    +-: standard error; train.py --test val scores val/ as test instead",
+    ]
+    page = " ".join(result.html().split())
+    assert "30 of 40 images right (± 7.0 points" in page and "accuracy of 1,530 images (± 0.8 points)" in page
+    assert "photos has no test/: the 40 test images were taken out of train/, while the 1,530 images of val/" in page
+    assert result.content["validation"] == {"accuracy": 0.9, "images": 1530}
+    for parts, dataset in ((["train"], "/photos"), (["train", "val", "test"], "/photos"), (["train", "val"], "/other")):
+        other = Report(replace(saved, training=training | {"parts": parts}), dataset, scores, images)
+        assert not other.is_tested_on_train and 'id="parts"' not in other.html()
+
+
 def test_there_is_no_gap_without_a_validation_on_the_same_data_set(caplog):
     for result in (
         Report(replace(SAVED, metrics={"val_accuracy": 0.5}), "mnist", SOME, IMAGES),

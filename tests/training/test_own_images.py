@@ -12,7 +12,7 @@ import made_up
 import numpy as np
 import pytest
 import torch
-from conftest import killed_after_saving
+from conftest import killed_after_saving, rewrite
 from outcomes import outcome
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -179,6 +179,128 @@ def test_what_is_missing_in_a_part_or_has_no_effect_is_said(run_train, tmp_path)
     status, _, stderr = run_train("-d", "d", *QUICK, "--test-split", 0.4)
     assert status == 0 and "d: the test part has no image of green" in stderr
     assert "--test-split has no effect, as the test part of d is given" in stderr
+    status, stdout, stderr = run_train("-d", "d", *QUICK, "--test", "val", "-m", "again/model.pth")
+    assert status == 0 and "--test has no effect, as the test part of d is given" in stderr
+    assert "test_seed" not in checkpoint.load("again/model.pth").training
+    assert "train_split=" in stdout and "test=" not in stdout and "test_split=" not in stdout
+
+
+# --- train/ and val/, but no test/ ---
+
+
+@pytest.fixture
+def divided(tmp_path) -> Path:
+    """The folder d with 26 images in train/ and 12 in val/."""
+    made_up.write_photos(tmp_path / "d" / "train", red=12, green=8, blue=6)
+    return made_up.write_photos(tmp_path / "d" / "val", seed=1, red=5, green=4, blue=3).parent
+
+
+def evaluated(run_predict, *options: object) -> tuple[str, dict, str]:
+    """The whole output of predict.py --evaluate, its report.json and its page."""
+    status, stdout, stderr = run_predict("--evaluate", "--output", "scored", *options)
+    assert status == 0
+    (report,), (page,) = Path("scored").glob("*.json"), Path("scored").glob("*.html")
+    content = json.loads(report.read_text()), " ".join(page.read_text().split())
+    shutil.rmtree("scored")
+    return stdout + stderr, *content
+
+
+def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_predict, divided):
+    status, stdout, _ = run_train("-d", "d", *QUICK)
+    assert status == 0
+    before, after = stdout.split("evaluating the network")
+    assert (
+        "d has no test/: 4 images of train/ are held out for test (15% of each class, drawn by seed 42), while val/, "
+        "12 images, chooses the epoch; --test val scores val/ as test instead\n"
+    ) in before
+    assert "train_split" not in before and "test_split=0.15" in before
+    report, page = json.loads(Path("output/report.json").read_text()), Path("output/report.html").read_text()
+    assert report["images"] == 4 and report["validation"]["images"] == 12
+    head, test, val, advice = after.split(f"test accuracy: {report['accuracy']:.4f}\n")[1].splitlines()[:4]
+    assert head == "[INFO] there is no test/: images of train/ were tested on, val/ chose the epoch"
+    assert test.split(" +-")[0] == f"    test, taken out of train/       4 images, accuracy {report['accuracy']:.4f}"
+    figure = report["validation"]["accuracy"]
+    assert val.split(" +-")[0] == f"    validation, val/               12 images, accuracy {figure:.4f}"
+    assert advice == "    +-: standard error; train.py --test val scores val/ as test instead"
+    assert max(map(len, (head, test, val, advice))) <= 80
+    assert '<p id="parts">d has no test/: the 4 test images' in page and "validation accuracy of 12 images" in page
+    assert "<code>--train-split</code>" not in page and "<code>--test-split</code>" in page
+    log, again, page = evaluated(run_predict)
+    assert again == report and head in log and '<p id="parts">' in page
+    made_up.write_photos(divided / "test", seed=2, red=2)  # the test images are no longer those of train/
+    log, again, page = evaluated(run_predict)
+    assert again["images"] == 2 and head not in log and '<p id="parts">' not in page
+
+
+@pytest.mark.parametrize("options, test, val, summary", [
+    ((), 12, 7, "d: the 12 images of val/ are the test set; 7 of train/ validate\n"),
+    (("--test-split", 0.4), 5, 7, "d: 5 images of val/ are held out for test: 40% of each class, drawn by seed 3; 7 "
+     "validate\n"),
+])  # fmt: skip
+def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided, options, test, val, summary):
+    status, stdout, _ = run_train("-d", "d", *QUICK, "--test", "val", *options, "--seed", 3, 4)
+    assert status == 0 and summary in stdout and "there is no test/" not in stdout
+    assert ("train_split=0.75" in stdout) is not bool(options)
+    saved, report = checkpoint.load("output/model.pth"), json.loads(Path("output/report.json").read_text())
+    assert saved.training.items() >= {"val_images": val, "test_images": test, "test_seed": 3}.items()
+    data = load_data(TrainConfig(**saved.config | {"seed": 3}), "nowhere")
+    train_part, val_part = data.split(TrainConfig(**saved.config))
+    parts = [{data.names[index] for index in each.indices.tolist()} for each in (train_part, val_part, data.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 38 and [*map(len, parts[1:])] == [val, test]
+    assert {name.partition("/")[0] for name in parts[2]} == {"val"}
+    assert all(len(part.labels.unique()) == 3 for part in (train_part, val_part, data.test))
+    log, again, _ = evaluated(run_predict)
+    assert again == report and f"the {test} images held out for test are scored" in log and "chose" not in log
+    rewrite(Path("output/model.pth"), {"config": saved.config | {"seed": 4}})  # as if the second run were the best
+    divided.rename("moved")
+    log, again, _ = evaluated(run_predict, "--dataset", "moved")
+    assert again["confusion_matrix"] == report["confusion_matrix"] and f"the {test} images held out" in log
+    shutil.rmtree("moved/val")
+    log, again, _ = evaluated(run_predict, "--dataset", "moved")
+    assert again["images"] == 26 and "moved has no test/: all 26 images are scored" in log
+
+
+def test_images_that_chose_the_epoch_are_recognised_wherever_they_lie(run_train, run_predict, divided):
+    warning = "these images chose the network's epoch in training, so the scores promise too much"
+    assert run_train("-d", "d", *QUICK)[0] == 0
+    log, report, page = evaluated(run_predict, "--dataset", "d/val")
+    assert f"[WARNING] val: {warning}\n" in log and '<p id="chosen">' in page
+    assert report["accuracy"] == pytest.approx(checkpoint.load("output/model.pth").metrics["val_accuracy"])
+    assert warning not in evaluated(run_predict)[0]
+    shutil.copytree("d/val", "elsewhere/test")
+    assert warning in evaluated(run_predict, "--dataset", "elsewhere")[0]
+    made_up.write_photos(Path("elsewhere/test"), seed=3, red=1)  # another image in the place of one
+    log, _, page = evaluated(run_predict, "--dataset", "elsewhere")
+    assert warning not in log and '<p id="chosen">' not in page
+    assert run_train("-d", "d/train", *QUICK, "-m", "alone/model.pth")[0] == 0
+    log, report, _ = evaluated(run_predict, "--dataset", "d/val", "--model", "alone/model.pth")
+    assert report["images"] == 12 and warning not in log
+    assert "val has no test/: all 12 images are scored, which must not have been trained on" in log
+
+
+def test_a_model_file_of_an_earlier_version_scores_what_was_held_out(run_train, run_predict, divided):
+    assert run_train("-d", "d", *QUICK, "--test-split", 0.3)[0] == 0
+    expected, saved = evaluated(run_predict)[1], checkpoint.load("output/model.pth")
+    config = {name: value for name, value in saved.config.items() if name != "test"}
+    new = ("parts", "val_fingerprint", "test_images")
+    training = {name: value for name, value in saved.training.items() if name not in new}
+    rewrite(Path("output/model.pth"), {"config": config, "training": training})
+    log, report, _ = evaluated(run_predict)
+    assert report["confusion_matrix"] == expected["confusion_matrix"] and "held out for test are scored" in log
+
+
+@pytest.mark.parametrize("options, message", [
+    (("-d", "d/train", "--test", "val"), "has no val/; add one, or leave that option out"),
+    (("-d", "d", "--test", "val", "--test-split", 0.5), "--test-split 0.5 leaves no image of val/ to validate; leave"),
+    (("-d", "d", "--test-split", 1), "--test-split 1 leaves no image to train on"),
+    (("-d", "digits", "--test", "val"), "--test: for your own images"),
+    (("-d", "pair", "--test", "val"), "a class needs 2 or more images, so that each part has one"),
+])  # fmt: skip
+def test_a_part_that_would_be_empty_is_refused(run_train, tmp_path, options, message):
+    for part, count in (("d/train", 3), ("d/val", 1), ("pair/train", 1), ("pair/val", 3)):
+        made_up.write_photos(tmp_path / part, red=count, green=count)
+    status, _, stderr = run_train(*options, *QUICK)
+    assert status == 2 and message in stderr and stderr.count("\n") == 1
 
 
 # --- prediction ---

@@ -73,7 +73,8 @@ def test_the_checkpoint_describes_the_network(images):
     run = train_epochs(make_run(images, arch="vgg-small", width=4, epochs=1), 1)
     saved = run.best_checkpoint()
     assert saved.arch_args == {"numChannels": 1, "classes": 10, "image_size": 28, "width": 4}
-    assert saved.training == {"device": devices.describe(images.device), "processes": 1, "val_images": 75}
+    counts = {"val_images": 75, "test_images": 300}
+    assert saved.training == {"device": devices.describe(images.device), "processes": 1, **counts}
     assert saved.config == run.config.to_dict() and saved.metrics["epoch"] == 1
 
 
