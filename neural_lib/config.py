@@ -128,6 +128,10 @@ class TrainConfig:
     thickness: float = _option(0.0, "thicken or thin strokes by up to X pixels per side", *FROM_0_TO_1, distorts=True)
     gamma: float = _option(0.0, "raise brightness to a power from exp(-X) to exp(X)", *FROM_0_TO_1, distorts=True)
     flip: bool = _option(False, "mirror training images with probability 0.5", *SWITCH, distorts=True)
+    zoom: float = _option(0.0, "show a random part of at least 1 - X of the image's area", *SHARE, distorts=True)
+    color: float = _option(
+        0.0, "brightness, contrast, saturation, each by a factor from 1 - X to 1 + X", *FROM_0_TO_1, distorts=True
+    )
     precision: str = _option(  # weights are always float32
         "fp32",
         "number format of the layers; auto: bf16 if the device computes it natively",

@@ -40,7 +40,7 @@ RUNS = {
     "batches smaller than the world": {"batch_size": 2, "train_split": 0.1},
     "one-cycle, distorted": {"batch_size": 50, "optimizer": "adamw", "schedule": "one-cycle", "lr": 0.003,
                              "rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.0, "elastic": 0.5,
-                             "thickness": 0.5, "gamma": 0.5, "flip": True},
+                             "thickness": 0.5, "gamma": 0.5, "flip": True, "zoom": 0.3, "color": 0.3},
     "Muon": {"batch_size": 50, "optimizer": "muon", "schedule": "linear", "lr": 0.003, "weight_decay": 0.1},
 }  # fmt: skip
 # 10 steps an epoch, the last of 18 images; in many more, rounding errors grow past 1e-4 on processors with AMX

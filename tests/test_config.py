@@ -43,6 +43,8 @@ def choices() -> dict[str, tuple]:
         ("elastic", [-1.0, math.inf, math.nan]),
         ("thickness", [-0.1, 1.1, math.nan]),
         ("gamma", [-0.1, 1.1, math.nan]),
+        ("zoom", [-0.1, 1.0, math.nan]),
+        ("color", [-0.1, 1.1, math.nan]),
         ("optimizer", ["adamax"]),
         ("schedule", ["cosine"]),
         ("precision", ["fp16"]),
@@ -157,7 +159,7 @@ def test_any_value_of_a_recipe_can_be_replaced(recipe):
 
 
 def test_any_range_distorts_and_so_does_flipping():
-    for name in ("rotation", "scale", "shear", "shift", "elastic"):
+    for name in ("rotation", "scale", "shear", "shift", "elastic", "zoom", "color"):
         assert TrainConfig(**{name: 0.1}).distorts()
     assert TrainConfig(flip=True).distorts()
 

@@ -162,6 +162,8 @@ def weights_after(*arguments: str) -> torch.Tensor:
         ("--elastic", 1, False),
         ("--thickness", 0.5, False),
         ("--gamma", 0.5, False),
+        ("--zoom", 0.5, False),
+        ("--color", 0.5, False),
         ("--precision", "bf16", False),
         ("--class-weights", "balanced", False),
     ],

@@ -2,9 +2,17 @@ import math
 
 import pytest
 import torch
-from torchvision.transforms.functional import affine
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    affine,
+    resized_crop,
+)
 
 from neural_lib.config import TrainConfig
+from neural_lib.data import augment
 from neural_lib.data.augment import RandomDistortion
 
 SIZE = 28
@@ -160,3 +168,142 @@ def test_gamma_changes_what_is_between_black_and_white():
     )
     powers = (distorted[:, 0, 0, 1] / 255).log() / math.log(128 / 255)
     assert math.exp(-0.5) <= powers.min() < 0.75 and 1.33 < powers.max() <= math.exp(0.5)
+
+
+# --- zoom ---
+
+
+def parts_shown(images: torch.Tensor) -> torch.Tensor:
+    """Left, top, width and height (N, 4) of the part that each image shows, as shares of the whole image.
+
+    images: zoomed images (N, 2, S, S), in which each pixel's values were 10 times its column and its row.
+    """
+    size = images.shape[2]
+    columns, rows = images[:, 0].mean(1) / 10, images[:, 1].mean(2) / 10  # (N, S) each
+    inner = slice(size // 4, -(size // 4))  # no part's border
+    spots = torch.stack([columns[:, inner], rows[:, inner]], dim=1)
+    sides = (spots[..., -1] - spots[..., 0]) / (spots.shape[2] - 1)
+    return torch.cat([(spots.mean(2) + 0.5) / size - sides / 2, sides], dim=1)
+
+
+@pytest.fixture(scope="module")
+def parts() -> torch.Tensor:
+    """The parts (4000, 4) that --zoom 0.75 shows."""
+    steps = torch.arange(0, 240, 10, dtype=torch.uint8)
+    ramps = torch.stack([steps.expand(24, 24), steps.view(24, 1).expand(24, 24)]).expand(4000, 2, 24, 24)
+    return parts_shown(RandomDistortion(TrainConfig(zoom=0.75), 24)(ramps))
+
+
+def test_zoom_shows_parts_inside_the_image_of_at_least_1_minus_zoom_of_its_area(parts):
+    area, ratio = parts[:, 2:].prod(1), parts[:, 2] / parts[:, 3]
+    assert 0.249 < area.min() < 0.26 and 0.99 < area.max() < 1.001
+    assert area.mean() == pytest.approx(0.625, abs=0.01) and area.std() == pytest.approx(0.75 / 12**0.5, rel=0.05)
+    assert 0.749 < ratio.min() < 0.76 and 1.32 < ratio.max() < 1.334
+    assert parts.min() > -1e-3 and (parts[:, :2] + parts[:, 2:]).max() < 1.001
+
+
+def test_parts_of_up_to_three_quarters_are_drawn_as_torchvision_draws_them(parts):
+    torch.manual_seed(0)
+    whole = torch.empty(3, 1000, 1000)
+    drawn = [RandomResizedCrop.get_params(whole, [0.25, 1], [3 / 4, 4 / 3]) for _ in range(4000)]
+    theirs = torch.tensor(drawn)[:, [1, 0, 3, 2]] / 1000
+    theirs, ours = (each[each[:, 2:].prod(1) < 0.75] for each in (theirs, parts))
+    shares = torch.tensor([0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+    torch.testing.assert_close(ours.quantile(shares, dim=0), theirs.quantile(shares, dim=0), atol=0.025, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(ours.T), torch.corrcoef(theirs.T), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("zoom, amounts, part", [
+    # amounts, 0 to 1: area, ratio of width to height, column and row; part: top, left, height and width, pixels
+    (1 / 4, [1, 1, 1, 1], (8, 0, 24, 32)),
+    (13 / 16, [1, 1, 1, 0], (0, 16, 12, 16)),
+    (13 / 16, [1, 0, 0.5, 1], (16, 10, 16, 12)),
+    (13 / 16, [0, 1, 1, 1], (0, 0, 32, 32)),
+])  # fmt: skip
+def test_zoom_resamples_as_torchvision_does(monkeypatch, zoom, amounts, part):
+    draws = {4: torch.tensor([amounts]), 6: torch.ones(1, 6)}
+    monkeypatch.setattr(torch, "rand", lambda _, amounts, **__: draws[amounts].float())
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    zoomed = RandomDistortion(TrainConfig(zoom=zoom), 32)(images)
+    by_torchvision = resized_crop(images.float(), *part, [32, 32], antialias=False)
+    top, left, height, width = part
+    # torchvision doesn't look at the pixels around the part, so at sides inside the image the outermost pixels differ
+    same = (slice(2 * (top > 0), 32 - 2 * (top + height < 32)), slice(2 * (left > 0), 32 - 2 * (left + width < 32)))
+    torch.testing.assert_close(zoomed[..., *same], by_torchvision[..., *same], atol=0.01, rtol=0)
+
+
+def test_zoom_alone_shows_nothing_from_outside_of_the_image():
+    white = torch.full((300, 1, 16, 16), 255, dtype=torch.uint8)
+    torch.testing.assert_close(RandomDistortion(TrainConfig(zoom=0.9), 16)(white), white.float(), atol=0.01, rtol=0)
+
+
+def test_shifts_are_pixels_of_the_result_whatever_the_part(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 0.75))
+    images = smooth_images(1)
+    zoomed, both = (RandomDistortion(TrainConfig(zoom=0.5, shift=shift), SIZE)(images) for shift in (0, 6))
+    torch.testing.assert_close(both[..., :-3, :-3], zoomed[..., 3:, 3:], atol=0.1, rtol=0)
+
+
+# --- color ---
+
+
+def color_factors(images: torch.Tensor) -> torch.Tensor:
+    """The factors (N, 3) of brightness, contrast and saturation that made `images` out of halves().
+
+    Contrast and saturation keep the mean grey; saturation keeps each pixel's grey.
+    """
+    grey, (original,) = rgb_to_grey(images), rgb_to_grey(halves(1).float())
+    brightness = grey.mean((1, 2)) / original.mean()
+    contrast = (grey[:, 0, -1] - grey[:, 0, 0]) / (original[0, -1] - original[0, 0]) / brightness
+    colour, original_colour = (each[:, 0, 0, -1] - each[:, 1, 0, -1] for each in (images, halves(1).float()))
+    return torch.stack([brightness, contrast, colour / original_colour / brightness / contrast], dim=1)
+
+
+def rgb_to_grey(images: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("nchw,c->nhw", images, torch.tensor([0.2989, 0.587, 0.114]))
+
+
+def halves(count: int) -> torch.Tensor:
+    """Images with a grey left and a brighter red right half: uint8 (count, 3, 2, 2)."""
+    pixels = torch.tensor([[80, 140], [80, 100], [80, 100]], dtype=torch.uint8)
+    return pixels.view(1, 3, 1, 2).expand(count, 3, 2, 2)
+
+
+def test_color_factors_are_uniform_around_1_and_independent():
+    factors = color_factors(RandomDistortion(TrainConfig(color=0.3), 2)(halves(4000)))
+    assert (factors.amin(0) > 0.699).all() and (factors.amin(0) < 0.71).all()
+    assert (factors.amax(0) < 1.301).all() and (factors.amax(0) > 1.29).all()
+    torch.testing.assert_close(factors.std(0), torch.full([3], 0.6 / 12**0.5), atol=0, rtol=0.05)
+    torch.testing.assert_close(torch.corrcoef(factors.T), torch.eye(3), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_color_is_torchvisions_brightness_then_contrast_then_saturation(monkeypatch, channels):
+    amounts = torch.tensor([[0.9, 0.2, 0.7], [0.1, 1.0, 0.0], [0.75, 0.75, 1.0], [0.5, 0.0, 0.5]])
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: amounts)
+    images = torch.randint(0, 256, (4, channels, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = images.sort(3).values  # so that images differ in their mean, and pixels reach 0 and 255
+    images[1] //= 2
+    unchanged = images.clone()
+    distorted = RandomDistortion(TrainConfig(color=0.8), 20)(images)
+    for image, result, factors in zip(images, distorted, (1 + 0.8 * (2 * amounts - 1)).tolist(), strict=True):
+        expected = adjust_contrast(adjust_brightness(image / 255, factors[0]), factors[1])
+        expected = adjust_saturation(expected, factors[2]) * 255
+        torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
+    assert torch.equal(images, unchanged)
+
+
+def test_color_leaves_floating_point_images_that_it_is_given_as_they_are():
+    images = halves(3).float()
+    RandomDistortion(TrainConfig(color=0.3), 2)(images)
+    assert torch.equal(images, halves(3).float())
+
+
+def test_each_rank_draws_the_amounts_of_its_images(monkeypatch):
+    config = TrainConfig(rotation=10, elastic=0.5, flip=True, thickness=0.5, gamma=0.5, zoom=0.5, color=0.5)
+    distortion, images = RandomDistortion(config, SIZE), smooth_images(5).expand(5, 3, SIZE, SIZE)
+    whole = distortion(images)
+    for rank in (0, 1):
+        monkeypatch.setattr(augment, "shard", lambda batch, rank=rank: batch[rank::2])
+        part = distortion(images[rank::2], global_batch_size=5)
+        torch.testing.assert_close(part, whole[rank::2], atol=0.01, rtol=0)

@@ -21,7 +21,7 @@ def batch_of(run, epoch: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("values", [
     {"rotation": 20.0}, {"scale": 0.2}, {"shear": 0.2}, {"shift": 2.0}, {"elastic": 1.0}, {"thickness": 0.5},
-    {"gamma": 0.5}, {"flip": True},
+    {"gamma": 0.5}, {"flip": True}, {"zoom": 0.5}, {"color": 0.5},
 ])  # fmt: skip
 def test_training_images_are_distorted_and_validation_images_are_not(images, values):
     plain, distorted = make_run(images, shuffle=False), make_run(images, shuffle=False, **values)
