@@ -228,7 +228,7 @@ class TrainConfig:
         """Names of the methods in use that apply to training alone and lower its scores, such as dropout."""
         distorted, smoothing = self.distorts(), self.label_smoothing
         strengths = {"distorted images": distorted, "dropout": self.dropout, "label smoothing": smoothing}
-        return [name for name, strength in strengths.items() if strength]
+        return [name for name, strength in strengths.items() if strength and self.epochs]
 
 
 # names of the hyper-parameters that say how user images are prepared

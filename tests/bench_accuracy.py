@@ -22,19 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(seed: int, options: list[str]) -> dict[str, float]:
-    """Train with that seed; returns accuracies and times from the log, report.json and results.json."""
+    """Train with that seed; returns accuracies and times from the log, report.json and results.json.
+
+    User images are decoded anew each time, as at the first start of a command.
+    """
     with tempfile.TemporaryDirectory() as folder:
         outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
         began = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), *options, "--seed", str(seed), *outputs]
-        log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        surroundings = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
+        log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=surroundings).stdout
         total = time.perf_counter() - began
         report = json.loads(Path(folder, "report.json").read_text())
         rows = json.loads(Path(folder, "results.json").read_text())["rows"]
     return {
         "seed": seed,
         "epoch": report["epoch"],
-        "validation": rows[report["epoch"] - 1]["val_accuracy"],
+        "validation": next(row["val_accuracy"] for row in rows if row["epoch"] == report["epoch"]),
         "test": report["accuracy"],
         "test macro F1": report["macro avg"]["f1-score"],
         "training": float(re.search(r"train the model: ([\d.]+)s", log)[1]),

@@ -172,6 +172,8 @@ class Report:
     def is_scored_on_val(self) -> bool:
         """True if the scored images are those of the part val/ that chose the network's epoch, wherever they lie."""
         training, images = self.saved.training, ImageTensors(self.images, self.scores.labels)
+        if self.saved.config.get("epochs") == 0:  # there was no choice: the last layer was fitted
+            return False
         return len(images) == training.get("val_images") and pixel_digest(images) == training.get("val_fingerprint")
 
     # --- on the terminal ---
@@ -205,7 +207,7 @@ class Report:
                 for name, accuracy, count in rows
             ]
             advice = "    +-: standard error; train.py --test val scores val/ as test instead"
-            text = "there is no test/: images of train/ were tested on, val/ chose the epoch\n%s"
+            text = "there is no test/: images of train/ were tested on, val/ validated\n%s"
             log.info(text, "\n".join([*figures, advice]))
         if self.is_scored_on_val:
             text = "%s: these images chose the network's epoch in training, so the scores promise too much"

@@ -84,7 +84,7 @@ def build_run(
         source = "learned on ImageNet" if path == IMAGENET else f"in {path}"
         log.info("starting from the weights %s; newly initialised: %s", source, fresh)
     distributed.log_shard_sizes(config.batch_size)
-    if config.epochs and (regularisation := config.regularisation()):
+    if regularisation := config.regularisation():
         log.info("for training only: %s", ", ".join(regularisation))
 
     training = {**(run_info or {}), "device": devices.describe(device), "processes": distributed.world_size()}

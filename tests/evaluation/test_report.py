@@ -207,7 +207,7 @@ def test_without_test_images_of_their_own_both_accuracies_are_logged_and_shown(c
     result.log_accuracy()
     assert caplog.messages == [
         "test accuracy: 0.7500",
-        "there is no test/: images of train/ were tested on, val/ chose the epoch\n"
+        "there is no test/: images of train/ were tested on, val/ validated\n"
         "    test, taken out of train/      40 images, accuracy 0.7500 +- 0.0695\n"
         "    validation, val/            1,530 images, accuracy 0.9000 +- 0.0077\n"
         "    +-: standard error; train.py --test val scores val/ as test instead",

@@ -211,13 +211,13 @@ def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_
     before, after = stdout.split("evaluating the network")
     assert (
         "d has no test/: 4 images of train/ are held out for test (15% of each class, drawn by seed 42), while val/, "
-        "12 images, chooses the epoch; --test val scores val/ as test instead\n"
+        "12 images, validates; --test val scores val/ as test instead\n"
     ) in before
     assert "train_split" not in before and "test_split=0.15" in before
     report, page = json.loads(Path("output/report.json").read_text()), Path("output/report.html").read_text()
     assert report["images"] == 4 and report["validation"]["images"] == 12
     head, test, val, advice = after.split(f"test accuracy: {report['accuracy']:.4f}\n")[1].splitlines()[:4]
-    assert head == "[INFO] there is no test/: images of train/ were tested on, val/ chose the epoch"
+    assert head == "[INFO] there is no test/: images of train/ were tested on, val/ validated"
     assert test.split(" +-")[0] == f"    test, taken out of train/       4 images, accuracy {report['accuracy']:.4f}"
     figure = report["validation"]["accuracy"]
     assert val.split(" +-")[0] == f"    validation, val/               12 images, accuracy {figure:.4f}"

@@ -56,6 +56,9 @@ def test_photos_get_features_of_imagenet_and_a_fitted_layer(run_train, photos, c
     assert [each.label for each in reader.read([photos / "red" / "red0.png", photos / "blue" / "blue1.jpg"])] == [
         "red", "blue",
     ]  # fmt: skip
+    page = " ".join(Path("output/report.html").read_text().split())
+    assert "<dt>began from</dt><dd>weights learned on ImageNet</dd>" in page and " s to fit the last layer</dd>" in page
+    assert "epoch 0 of 0, the one with the fitted last layer</dd>" in page and "distorted images" not in page
     report = Path("output/report.json").read_bytes()
     assert cli.run(predict.main, "predict.py", ["--evaluate"]) == 0
     assert Path("output/report.json").read_bytes() == report
