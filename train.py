@@ -135,6 +135,7 @@ def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
 
     manager = outputs.progress.manager
     best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
+    best.training["test_images"] = len(test.labels)
     outputs.end_test(best)
     images = data.test.images.cpu()
     report.report_results(command.report, command.plot, manager, outputs.writer, best, test, images)

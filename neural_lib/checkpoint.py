@@ -117,9 +117,9 @@ class Checkpoint:
     """The content of model.pth: a trained network and all that is needed to use it.
 
     Keys of `training`, each optional: command (its line), started (time, ISO 8601), device (devices.describe),
-    processes (their number), data (folder of the data sets), val_images (their number), init and init_sha256 (the model
-    file with the initial weights), fingerprint (sha256 of the user images for training and validation), test_seed
-    (which drew the user images held out for test).
+    processes (their number), data (folder of the data sets), val_images (their number), test_images (their number),
+    init and init_sha256 (the model file with the initial weights), fingerprint (sha256 of the user images for training
+    and validation), test_seed (which drew the user images held out for test).
     """
 
     arch: str  # a name in config.ARCHS
