@@ -81,7 +81,9 @@ class TrainConfig:
     """
 
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
-    arch: str = _option("lenet", f"network: {', '.join(ARCHS)}", choices=tuple(ARCHS), short="-a")
+    arch: str = _option(
+        "lenet", f"network: {', '.join(ARCHS)}; each can become a page of under 40 MB", choices=tuple(ARCHS), short="-a"
+    )
     width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
     epochs: int = _option(10, "passes over the training images", *COUNT)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")
