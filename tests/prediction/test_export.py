@@ -46,9 +46,9 @@ def test_every_network_gives_the_same_in_opencv(arch, dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [64, 65, 66])
+@pytest.mark.parametrize("size", [65, 66])
 def test_a_network_for_photos_gives_the_same_in_opencv(size):
-    """From 64 pixels its padding is uneven, from 65 even, from 66 one and then the other."""
+    """From 65 pixels its padding is even, from 66 uneven and then even."""
     arch_args = {"numChannels": 3, "classes": 10, "image_size": size}
     with torch.random.fork_rng():
         torch.manual_seed(0)
