@@ -43,13 +43,13 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
     """
     for bits in (16, 32):
         model = model_of(recogniser, bits)
-        images, which = images_to_check(recogniser.saved, images, images_checked(model))
+        checked, which = images_to_check(recogniser.saved, images, images_checked(model))
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
             sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {MAX_SIZE / 1e6:.1f} MB"
             raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
         try:
-            greatest = verify(recogniser, model, images)
+            greatest = verify(recogniser, model, checked)
             break
         except DifferenceError:
             if bits == 32:
@@ -57,7 +57,7 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
     if greatest is None:
         log.warning("the page is not checked: no program to run its script; install Node.js, or try it in a browser")
     else:
-        figures = (len(images), which, greatest)
+        figures = (len(checked), which, greatest)
         log.info("the same labels in Node.js for %d %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)

@@ -419,7 +419,8 @@ def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monke
 
 
 @needs_node
-def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to):
+def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to, caplog):
+    caplog.set_level(logging.INFO)
     recogniser = recogniser_of("lenet-slim")
     assert '"bits": 16' in export_to(recogniser).read_text()
     with torch.no_grad():
@@ -427,6 +428,7 @@ def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to):
         recogniser.model.fc1.bias *= 1e8
         recogniser.model.fc2.weight /= 1e8
     assert '"bits": 32' in export_to(recogniser).read_text()
+    assert caplog.text.count("the same labels in Node.js for 200 images of noise (no digits here); ") == 2
 
 
 @needs_node
