@@ -103,7 +103,12 @@ class TrainConfig:
     """
 
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
-    arch: str = _option("lenet", f"network: {ARCH[1]}", *ARCH, short="-a")
+    arch: str = _option(
+        "lenet",
+        f"network: {ARCH[1]}; all but torchvision's fit on a page of predict.py --export (40 MB)",
+        *ARCH,
+        short="-a",
+    )
     width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
     epochs: int = _option(10, "passes over the training images; with --init 0 is possible", *COUNT_OR_0)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")

@@ -21,10 +21,13 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
-REFUSED = 100  # one of this number of validation images counts as unlike; with fewer images there is no threshold
+REFUSED = 100  # one of this number of validation images counts as unlike
+FEWEST = 20  # validation images; with fewer there is no threshold
+DEVIATIONS = 3  # of the distances of fewer than REFUSED validation images, from their mean to the threshold
 EXPLAINED = 0.9  # share of the features' variance in the kept directions; 95 % was no better (tests/README.md)
 MAX_DIRECTIONS = 128  # 256 kB for LeNet's 500 features
 MAX_TEMPERATURE = 20.0  # the lowest is 1 / MAX_TEMPERATURE
+PRIOR = 10  # validation images that the network's own probabilities count as much as
 BINS = 15  # of probabilities, as in Guo et al.
 
 log = logging.getLogger(__name__)
@@ -80,7 +83,7 @@ class Calibration:
         return (rest - self.outside[0]) / self.outside[1] - (highest - self.highest[0]) / self.highest[1]
 
     def is_unlike(self, outputs: Outputs) -> Tensor:
-        """True (N,) for each image that is further from the training images than 99 % of the validation images."""
+        """True (N,) for each image further from the training images than the threshold, which calibrate sets."""
         return self.distances(outputs) > self.threshold
 
 
@@ -103,8 +106,11 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     """Calibrate a saved network on its training and validation images, on their device.
 
     Returns the value of Checkpoint.calibration: temperature and, if there are enough validation images, mean (F,),
-    directions (k, F), outside and highest (mean and standard deviation each), and threshold, a distance. Empty if the
-    network's outputs aren't finite. One rank can call it without the others.
+    directions (k, F), outside and highest (mean and standard deviation each), and threshold, a distance that one of
+    REFUSED validation images exceeds. If there are fewer, the furthest one alone would set it, which may be a stray
+    picture; so the threshold is DEVIATIONS from the mean, and the highest logit counts half (its standard deviation is
+    doubled), because it varies most among a few images. Empty if the network's outputs aren't finite. One rank can call
+    it without the others.
     """
     model, normalise = saved.build_model().to(val.device), Normalisation(saved.mean, saved.std).to(val.device)
     outputs, labels = _run(model, normalise, val, MAX_VAL)
@@ -112,14 +118,18 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
     content = {"temperature": fit_temperature(outputs.log_probs, labels)}
-    if len(labels) < REFUSED:
+    if len(labels) < FEWEST:
         few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
-        log.info("%s to tell which pictures are unlike those of training; that takes %d", few, REFUSED)
+        log.info("%s to tell which pictures are unlike those of training; that takes %d", few, FEWEST)
         return content
     mean, directions = principal_directions(functional.normalize(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
+    if len(labels) < REFUSED:
+        content["highest"][1] *= 2
     distances = Calibration(content | {"threshold": math.inf}).distances(outputs)
+    if len(labels) < REFUSED:
+        return content | {"threshold": (distances.mean() + DEVIATIONS * distances.std()).item()}
     return content | {"threshold": distances.sort(descending=True).values[len(distances) // REFUSED].item()}
 
 
@@ -143,13 +153,12 @@ def _spread(values: Tensor) -> list[float]:
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
     """The temperature at which the labels are most likely, as a maximum a posteriori estimate.
 
-    log_probs: (N, classes). labels: (N,). The prior adds two images, one right and one wrong (Platt 1999, Probabilistic
-    outputs for support vector machines), so that a few images that are all right don't make the temperature 0.
+    log_probs: (N, classes). labels: (N,). The prior is that the network is right: PRIOR more images, labelled with its
+    own probabilities, pull the temperature to 1, so that a few images that are all right don't make it 0.
     """
     logits, count = log_probs.double(), len(labels)
-    right, wrong = (count + 1) / (count + 2), 1 / (count + 2) / max(logits.size(1) - 1, 1)
-    targets = torch.full_like(logits, wrong).scatter_(1, labels[:, None], right)
-    expected = (targets * logits).sum()
+    targets = functional.one_hot(labels, logits.size(1)) * count + PRIOR * logits.exp()
+    expected = (targets * logits).sum() / (count + PRIOR)
     low, high = -math.log(MAX_TEMPERATURE), math.log(MAX_TEMPERATURE)
     for _ in range(32):  # bisection: the loss is convex in 1 / temperature, and its slope there rises
         middle = (low + high) / 2

@@ -2,7 +2,11 @@
 
 INVERT = ("auto", "yes", "no")  # yes: dark on light
 ORDERS = ("rows", "columns")  # reading orders of a page
-MIN_PROBABILITY = 0.5  # a less probable answer is not sure
+
+
+def default_min_probability(classes: int) -> float:
+    """The probability below which an answer is not sure: of two classes the top one has a half at least."""
+    return 0.5 + 0.2 / classes
 
 
 def __getattr__(name: str) -> object:

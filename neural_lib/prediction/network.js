@@ -3,13 +3,13 @@
 Everything is a Float32Array: an image or a layer's output (C, H, W) is C planes of H rows of W numbers, a vector (F) is
 F numbers. webpage.py writes `model`: its steps in order, each {op, inputs, shape, ...} with the numbers of its input
 values (0 is the image, n the output of the nth step) and the shape of its output; and all weights in base64, of 16 or 32
-bits, in the steps' order: conv2d (out, in, k, k) and (out), linear (out, in) and (out); last, if `distance` is given,
-the mean (F) and the directions (k, F) of the features, which show whether an image is unlike the training images.
-Batch normalisation is part of the convolutions' weights.
+bits, in the steps' order: conv2d (out, in, k, k) and (out), depthwise (C, k, k) and (C), linear (out, in) and (out);
+last, if `distance` is given, the mean (F) and the directions (k, F) of the features, which show whether an image is unlike
+the training images. Batch normalisation is part of the convolutions' weights.
 */
 "use strict";
 
-const OPERATIONS = {conv2d, linear, relu, max_pool2d, global_max, global_mean, add, flatten};
+const OPERATIONS = {conv2d, depthwise, pad, linear, relu, clamp, max_pool2d, global_max, global_mean, add, flatten};
 
 class Network {
   constructor(model) {
@@ -19,10 +19,12 @@ class Network {
     this.model = model;
     this.shapes = [[model.channels, model.image_size, model.image_size], ...model.steps.map((step) => step.shape)];
     this.steps = model.steps.map((step) => {
-      const count = step.op === "conv2d" ? step.kernel * step.kernel * this.shapes[step.inputs[0]][0] :
-        step.op === "linear" ? this.shapes[step.inputs[0]][0] : 0;
+      const inputs = this.shapes[step.inputs[0]][0];  // channels or features
+      const count = {conv2d: step.kernel ** 2 * inputs, depthwise: step.kernel ** 2, linear: inputs}[step.op];
       return count ? {...step, weight: take(step.shape[0] * count), bias: take(step.shape[0])} : step;
     });
+    this.lastUse = [];  // of each value: the last step with this input
+    for (const [n, step] of this.steps.entries()) for (const number of step.inputs) this.lastUse[number] = n;
     if (model.distance) {
       this.mean = take(model.distance.features);
       this.directions = take(model.distance.features * model.distance.directions);
@@ -35,12 +37,14 @@ class Network {
     const {mean, std, temperature, distance} = this.model;
     const size = pixels.length / mean.length;
     const values = [Float32Array.from(pixels, (pixel, i) => (pixel / 255 - mean[i / size | 0]) / std[i / size | 0])];
-    for (const step of this.steps) {
+    let features;
+    for (const [n, step] of this.steps.entries()) {
       const inputs = step.inputs.map((number) => values[number]);
       values.push(OPERATIONS[step.op](step, inputs, step.inputs.map((number) => this.shapes[number])));
+      for (const number of step.inputs) if (this.lastUse[number] === n) values[number] = null;  // frees its memory
+      features = inputs[0];  // at the end those of the last step, linear: from the features to the logits
     }
-    const last = this.steps[this.steps.length - 1];  // linear: from the features to the logits
-    const features = values[last.inputs[0]], logits = values[values.length - 1];
+    const logits = values[values.length - 1];
     const isUnlike = Boolean(distance) && this.distance(features, logits) > distance.threshold;
     return {probabilities: softmax(logits, temperature), isUnlike};
   }
@@ -60,23 +64,58 @@ class Network {
 
 /* (C, H, W) -> (out, H', W'): each output is the product of the filter and the pixels under it */
 function conv2d({shape: [out, rows, columns], kernel, stride, padding, weight, bias}, [image], [[channels, height, width]]) {
-  const length = channels * kernel * kernel;
-  const patches = new Float32Array(rows * columns * length);  // (H' * W', in * k * k)
-  let at = 0;
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      const top = row * stride - padding, left = column * stride - padding;
-      for (let channel = 0; channel < channels; channel++) {
-        for (let y = top; y < top + kernel; y++) {
-          const first = (channel * height + y) * width;
-          for (let x = left; x < left + kernel; x++, at++) {
-            if (y >= 0 && y < height && x >= 0 && x < width) patches[at] = image[first + x];
-          }
+  const length = channels * kernel * kernel, area = rows * columns;
+  const patches = new Float32Array(area * length);  // (H' * W', in * k * k)
+  for (let channel = 0; channel < channels; channel++) {
+    const plane = padded(image.subarray(channel * height * width, (channel + 1) * height * width), height, width, padding);
+    for (let row = 0, at = channel * kernel * kernel; row < rows; row++) {
+      for (let column = 0; column < columns; column++, at += length) {
+        for (let y = 0, to = at; y < kernel; y++) {
+          const first = (row * stride + y) * (width + 2 * padding) + column * stride;
+          for (let x = first; x < first + kernel; x++) patches[to++] = plane[x];
         }
       }
     }
   }
-  return product(weight, bias, patches, out, rows * columns, length);
+  return product(weight, bias, patches, out, area, length);
+}
+
+/* (C, H, W) -> (C, H', W'): as conv2d, but each channel has a filter, and an output channel of its own */
+function depthwise({shape: [channels, rows, columns], kernel, stride, padding, weight, bias}, [image], [[, height, width]]) {
+  const result = new Float32Array(channels * rows * columns), across = width + 2 * padding;
+  for (let channel = 0; channel < channels; channel++) {
+    const plane = padded(image.subarray(channel * height * width, (channel + 1) * height * width), height, width, padding);
+    const filter = weight.subarray(channel * kernel * kernel, (channel + 1) * kernel * kernel);
+    for (let row = 0, at = channel * rows * columns; row < rows; row++) {
+      for (let column = 0; column < columns; column++, at++) {
+        let sum = bias[channel];
+        for (let y = 0, i = 0; y < kernel; y++) {
+          const first = (row * stride + y) * across + column * stride;
+          for (let x = first; x < first + kernel; x++) sum += plane[x] * filter[i++];
+        }
+        result[at] = sum;
+      }
+    }
+  }
+  return result;
+}
+
+/* (C, H, W) -> (C, H', W') with zeros around each channel */
+function pad({shape: [channels, rows, columns], left, top}, [image], [[, height, width]]) {
+  const result = new Float32Array(channels * rows * columns);
+  for (let channel = 0; channel < channels; channel++) {
+    for (let y = 0; y < height; y++) {
+      const first = (channel * height + y) * width;
+      result.set(image.subarray(first, first + width), (channel * rows + top + y) * columns + left);
+    }
+  }
+  return result;
+}
+
+/* (H, W) -> (H + 2 * padding, W + 2 * padding) with zeros around it */
+function padded(plane, height, width, padding) {
+  const shape = [1, height + 2 * padding, width + 2 * padding];
+  return padding ? pad({shape, left: padding, top: padding}, [plane], [[1, height, width]]) : plane;
 }
 
 /* (in) -> (out) */
@@ -84,27 +123,39 @@ function linear({shape: [out], weight, bias}, [vector]) {
   return product(weight, bias, vector, out, 1, vector.length);
 }
 
-/* weight (M, K), bias (M), columns (P, K) -> (M, P); four rows at a time, so that each column is read a quarter as often */
+/* weight (M, K), bias (M), columns (P, K) -> (M, P): four rows times two columns at once, so that each number is read less
+   often; `ap` is row a times column p */
 function product(weight, bias, columns, M, P, K) {
   const result = new Float32Array(M * P);
   for (let m = 0; m < M; m += 4) {
     const [a, b, c, d] = [0, 1, 2, 3].map((more) => Math.min(m + more, M - 1));
-    for (let p = 0; p < P; p++) {
-      let first = 0, second = 0, third = 0, fourth = 0;
-      for (let k = 0, column = p * K, i = a * K, j = b * K, n = c * K, o = d * K; k < K; k++, column++) {
-        const value = columns[column];
-        first += weight[i + k] * value;
-        second += weight[j + k] * value;
-        third += weight[n + k] * value;
-        fourth += weight[o + k] * value;
+    for (let p = 0; p < P; p += 2) {
+      const q = Math.min(p + 1, P - 1);
+      let ap = 0, bp = 0, cp = 0, dp = 0, aq = 0, bq = 0, cq = 0, dq = 0;
+      for (let k = 0, i = a * K, j = b * K, n = c * K, o = d * K, x = p * K, y = q * K; k < K; k++) {
+        const left = columns[x + k], right = columns[y + k];
+        const first = weight[i + k], second = weight[j + k], third = weight[n + k], fourth = weight[o + k];
+        ap += first * left;
+        bp += second * left;
+        cp += third * left;
+        dp += fourth * left;
+        aq += first * right;
+        bq += second * right;
+        cq += third * right;
+        dq += fourth * right;
       }
-      result[a * P + p] = first + bias[a];
-      result[b * P + p] = second + bias[b];
-      result[c * P + p] = third + bias[c];
-      result[d * P + p] = fourth + bias[d];
+      for (const [row, left, right] of [[a, ap, aq], [b, bp, bq], [c, cp, cq], [d, dp, dq]]) {
+        result[row * P + p] = left + bias[row];
+        result[row * P + q] = right + bias[row];
+      }
     }
   }
   return result;
+}
+
+/* any shape -> the same */
+function clamp({min, max}, [values]) {
+  return values.map((value) => value < min ? min : value > max ? max : value);
 }
 
 /* any shape -> the same */
@@ -170,8 +221,10 @@ function dot(a, b, first) {
 function floats(base64, bits) {
   const text = atob(base64), bytes = new DataView(new ArrayBuffer(text.length));
   for (let i = 0; i < text.length; i++) bytes.setUint8(i, text.charCodeAt(i));
-  const size = bits / 8, read = bits === 16 ? (at) => float16(bytes.getUint16(at, true)) : (at) => bytes.getFloat32(at, true);
-  return Float32Array.from({length: text.length / size}, (_, i) => read(i * size));
+  const count = text.length * 8 / bits, result = new Float32Array(count);
+  const values = bits === 16 ? Float32Array.from({length: 65536}, (_, i) => float16(i)) : null;  // of all patterns
+  for (let i = 0; i < count; i++) result[i] = values ? values[bytes.getUint16(2 * i, true)] : bytes.getFloat32(4 * i, true);
+  return result;
 }
 
 function float16(bits) {

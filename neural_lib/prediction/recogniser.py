@@ -19,7 +19,7 @@ from neural_lib.data.page import find_characters
 from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, reduced, size_of
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
-from neural_lib.prediction import INVERT, MIN_PROBABILITY, ORDERS
+from neural_lib.prediction import INVERT, ORDERS, default_min_probability
 from neural_lib.system.devices import select_device
 
 BATCH_SIZE = 100  # images; they and their pictures are in memory together
@@ -128,17 +128,20 @@ class _Prepared(NamedTuple):
 class Recogniser:
     """A trained network that reads pictures as predict.py does; Recogniser.load makes one from a model file.
 
-    min_probability: a less probable answer is not sure. Raises UserError if the checkpoint's parts don't fit together.
+    min_probability: a less probable answer is not sure; default: default_min_probability. Raises UserError if the
+    checkpoint's parts don't fit together.
     """
 
-    def __init__(self, saved: Checkpoint, device: torch.device, min_probability: float = MIN_PROBABILITY) -> None:
-        self.saved, self.device, self.min_probability = saved, device, min_probability
+    def __init__(self, saved: Checkpoint, device: torch.device, min_probability: float | None = None) -> None:
+        self.saved, self.device = saved, device
+        default = default_min_probability(len(saved.classes))
+        self.min_probability = default if min_probability is None else min_probability
         self.model = saved.build_model().to(device)
         self.normalise = Normalisation(saved.mean, saved.std).to(device)
         self.calibration = Calibration(saved.calibration, device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", min_probability: float = MIN_PROBABILITY) -> "Recogniser":
+    def load(cls, path: str | Path, device: str = "auto", min_probability: float | None = None) -> "Recogniser":
         """The recogniser of a model file. Raises UserError if the file can't be read or there is no such device."""
         return cls(checkpoint.load(path, option=""), select_device(device)[0], min_probability)
 

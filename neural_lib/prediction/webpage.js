@@ -275,4 +275,5 @@ sheet.addEventListener("pointermove", move);
 for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) sheet.addEventListener(name, up);
 element("choose").disabled = false;
 changed();
-network.answer(new Uint8Array(model.channels * model.image_size ** 2));  // so that the first answer is not the slowest
+// so that the first answer is not the slowest; a network for photos would only keep its page from being seen
+if (canDraw) network.answer(new Uint8Array(model.channels * model.image_size ** 2));

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from neural_lib.data.catalog import DATASETS
 from neural_lib.evaluation.html import base64_text, render
+from neural_lib.evaluation.scores import standard_error
 from neural_lib.prediction.export import DifferenceError, check_same, images_to_check
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError, UserError
@@ -24,8 +25,9 @@ from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
-MAX_SIZE = 20_000_000  # bytes of the page
-CHECKED = 200  # images that the page's answers are compared on
+MAX_SIZE = 40_000_000  # bytes of the page
+CHECKED = (20, 200)  # at least and at most: images that the page's answers are compared on
+CHECK_COST = 1e10  # multiplications of that comparison, above the least: 10 to 20 s of Node.js
 TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
 FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 
@@ -39,15 +41,15 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
     answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
     Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError as verify does.
     """
-    images, which = images_to_check(recogniser.saved, images, CHECKED)
     for bits in (16, 32):
         model = model_of(recogniser, bits)
+        checked, which = images_to_check(recogniser.saved, images, images_checked(model))
         content = to_html(recogniser, model).encode()
         if len(content) > MAX_SIZE:
             sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {MAX_SIZE / 1e6:.1f} MB"
             raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
         try:
-            greatest = verify(recogniser, model, images)
+            greatest = verify(recogniser, model, checked)
             break
         except DifferenceError:
             if bits == 32:
@@ -55,10 +57,22 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
     if greatest is None:
         log.warning("the page is not checked: no program to run its script; install Node.js, or try it in a browser")
     else:
-        figures = (len(images), which, greatest)
+        figures = (len(checked), which, greatest)
         log.info("the same labels in Node.js for %d %s; probabilities differ by at most %.0e", *figures)
     write_file(path, lambda: content)
     log.info("wrote %s (%.1f MB): open it in a browser, or send it to somebody", path, len(content) / 1e6)
+
+
+def images_checked(model: dict) -> int:
+    """The number of images that the page is compared on: fewer for networks that multiply more. model: see model_of."""
+    channels, cost = [model["channels"], *(step["shape"][0] for step in model["steps"])], 0
+    for step in model["steps"]:
+        inputs = channels[step["inputs"][0]]
+        terms = {"conv2d": inputs, "depthwise": 1, "linear": inputs}.get(
+            step["op"], 0
+        )  # in an output, per filter pixel
+        cost += math.prod(step["shape"]) * step.get("kernel", 1) ** 2 * terms
+    return min(max(int(CHECK_COST / cost), CHECKED[0]), CHECKED[1])
 
 
 # --- the network ---
@@ -140,15 +154,15 @@ def _step_of(node: Node, arguments: dict[str, object], inputs: list[Node], sourc
     # arguments: by name; parameters and buffers are tensors. source: the step that gives the first of the inputs.
     match str(node.target).removeprefix("aten."), arguments:
         case "conv2d.default", {
-            "weight": Tensor(shape=(_, _, kernel, width)),
+            "weight": Tensor(shape=(filters, depth, kernel, width)),
             "bias": Tensor() | None,
             "stride": [stride, across],
             "padding": [padding, beside],
             "dilation": [1, 1],
-            "groups": 1,
-        } if (kernel, stride, padding) == (width, across, beside):
+            "groups": groups,
+        } if (kernel, stride, padding) == (width, across, beside) and (groups == 1 or (groups, depth) == (filters, 1)):
             sizes = {"kernel": kernel, "stride": stride, "padding": padding}
-            return {"op": "conv2d", "weights": _weights(arguments), **sizes}
+            return {"op": "conv2d" if groups == 1 else "depthwise", "weights": _weights(arguments), **sizes}
         case "batch_norm.default", {"training": False, "running_mean": Tensor(), "running_var": Tensor()} if (
             str(inputs[0].target) == "aten.conv2d.default" and len(inputs[0].users) == 1
         ):
@@ -159,6 +173,18 @@ def _step_of(node: Node, arguments: dict[str, object], inputs: list[Node], sourc
             return {"op": "linear", "weights": _weights(arguments)}
         case "relu.default" | "relu_.default", _:
             return {"op": "relu"}
+        case (
+            "hardtanh.default" | "hardtanh_.default",
+            {"min_val": int() | float() as low, "max_val": int() | float() as high},
+        ) | ("clamp.default" | "clamp_.default", {"min": int() | float() as low, "max": int() | float() as high}):
+            return {"op": "clamp", "min": low, "max": high}
+        case "relu6.default" | "relu6_.default", _:
+            return {"op": "clamp", "min": 0, "max": 6}
+        case ("pad.default", {"pad": [left, right, top, bottom], "mode": "constant", "value": 0 | None}) | (
+            "constant_pad_nd.default",
+            {"pad": [left, right, top, bottom], "value": 0},
+        ) if min(left, right, top, bottom) >= 0 and len(_shape(node)) == 4:
+            return {"op": "pad", "left": left, "top": top}
         case "max_pool2d.default", {
             "kernel_size": [kernel, width],
             "stride": list(stride),
@@ -196,11 +222,13 @@ def _weights(arguments: dict[str, object]) -> list[Tensor]:
 
 def to_html(recogniser: Recogniser, model: dict) -> str:
     """The page as HTML. model: see model_of."""
-    saved = recogniser.saved
+    saved, info = recogniser.saved, DATASETS.get(recogniser.saved.dataset)
     return render(
         FOLDER / "webpage.html.jinja",
         saved,
-        info=DATASETS.get(saved.dataset),
+        info=info,
+        test_images=saved.training.get("test_images", info.test_size if info else None),  # older files don't say it
+        standard_error=standard_error,
         parameters=sum(each.numel() for each in recogniser.model.parameters()),
         model=model,
         script=_script(),

@@ -1,6 +1,7 @@
 """Temperature, distance and calibration error on made-up logits and features, and on trained networks."""
 
 import json
+import math
 from dataclasses import replace
 
 import made_up
@@ -70,14 +71,23 @@ def test_calibrated_probabilities_keep_their_order_and_sum_to_one():
 
 @pytest.mark.parametrize("count", [1, 5, 30, 300])
 def test_a_few_images_that_are_all_right_do_not_make_answers_certain(count):
-    log_probs = (10 * torch.eye(CLASSES)).log_softmax(dim=1)[torch.arange(count) % CLASSES]
+    log_probs = (3 * torch.eye(CLASSES)).log_softmax(dim=1)[torch.arange(count) % CLASSES]
     temperature = fit_temperature(log_probs, torch.arange(count) % CLASSES)
-    share = (count + 1) / (count + 2)  # as if one more had been right and one wrong
+    share = (count + 10 * log_probs.exp().amax(dim=1).mean().item()) / (count + 10)  # as if of ten more that many were
     assert at_temperature(log_probs, temperature).amax(dim=1).mean().item() == pytest.approx(share, abs=1e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_few_images_leave_an_honest_network_as_it_is(classes):
+    """All of 20 images are right, as they most often are if each is with 99 %."""
+    log_probs = torch.full((20, classes), 0.01 / (classes - 1)).log()
+    log_probs[:, 0] = math.log(0.99)
+    right = at_temperature(log_probs, fit_temperature(log_probs, torch.zeros(20, dtype=torch.long)))[:, 0]
+    assert (right > 0.99).all() and (right < 0.999).all()
+
+
 def test_a_temperature_has_bounds():
-    log_probs, all_wrong = (10 * torch.eye(2)).log_softmax(dim=1), torch.tensor([1, 0])
+    log_probs, all_wrong = (10 * torch.eye(2)).log_softmax(dim=1).repeat(500, 1), torch.tensor([1, 0]).repeat(500)
     assert fit_temperature(log_probs, all_wrong) == pytest.approx(MAX_TEMPERATURE)
     assert fit_temperature(log_probs / 1e6, all_wrong.flip(0)) == pytest.approx(1 / MAX_TEMPERATURE)
 
@@ -133,6 +143,24 @@ def test_one_in_a_hundred_validation_images_is_unlike(saved):
     assert torch.equal(probabilities, recogniser.probabilities(val.images))
 
 
+def test_a_stray_picture_among_few_validation_images_does_not_set_the_threshold(saved):
+    train, val = made_up_images(200, 0), made_up_images(60, 1)
+    val.stored[7] = torch.randint(0, 256, (1, 28, 28), generator=torch.Generator().manual_seed(0)) // 128 * 255
+    content = calibrate(saved, train, val)
+    recogniser = Recogniser(replace(saved, calibration=content), torch.device("cpu"))
+    assert recogniser.answers_of(val.images)[1].nonzero().tolist() == [[7]]  # as the furthest it would be the threshold
+
+
+def test_of_few_validation_images_the_highest_logit_counts_half(saved):
+    train, few, enough = made_up_images(200, 0), made_up_images(99, 1), made_up_images(100, 1)
+    for val, factor in ((few, 2), (enough, 1)):
+        with torch.inference_mode():
+            recogniser = Recogniser(saved, torch.device("cpu"))
+            highest = outputs_of(recogniser.model, recogniser.normalise(val.images)).logits.amax(dim=1)
+        expected = [highest.mean().item(), factor * highest.std().item()]
+        assert calibrate(saved, train, val)["highest"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_features_far_away_and_low_logits_are_unlike():
     content = {
         "temperature": 1.0, "mean": torch.zeros(3), "directions": torch.eye(3)[:2], "outside": [0.1, 0.05],
@@ -178,15 +206,15 @@ def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path)
     torch.testing.assert_close(outputs.logits.log_softmax(dim=1), outputs.log_probs)
 
 
-@pytest.mark.parametrize("train, val", [(1, 1), (20, 5), (60, 99), (10, 100), (2, 150)])
+@pytest.mark.parametrize("train, val", [(1, 1), (20, 5), (60, 19), (60, 20), (3, 99), (10, 100), (2, 150)])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_small_data_sets_are_calibrated_and_only_enough_images_set_a_threshold(saved, caplog, train, val, classes):
     caplog.set_level("INFO")
     content = calibrate(saved, made_up_images(train, 0, classes), made_up_images(val, 1, classes))
     assert replace(saved, calibration=content).build_model()
-    assert ("threshold" in content) is (val >= 100)
-    assert ("too few to tell which pictures are unlike" in caplog.text) is (val < 100)
-    if val < 100:
+    assert ("threshold" in content) is (val >= 20)
+    assert ("too few to tell which pictures are unlike" in caplog.text) is (val < 20)
+    if val < 20:
         assert not Calibration(content).is_unlike(outputs_of(saved.build_model(), torch.ones(1, 1, 28, 28))).any()
 
 

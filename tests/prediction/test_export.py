@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from neural_lib.networks import build_network
 from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError
@@ -42,6 +43,22 @@ def test_an_exported_network_gives_the_same_in_opencv(exported):
 def test_every_network_gives_the_same_in_opencv(arch, dataset):
     recogniser = recogniser_of(arch, dataset)
     assert export.verify(export.to_onnx(recogniser), recogniser, export.noise(recogniser.saved, 260)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [65, 66])
+def test_a_network_for_photos_gives_the_same_in_opencv(size):
+    """From 65 pixels its padding is even, from 66 uneven and then even."""
+    arch_args = {"numChannels": 3, "classes": 10, "image_size": size}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = build_network("efficientnet-lite0", **arch_args).state_dict()
+    saved = replace(
+        made_up.make_checkpoint("cifar10", "lenet-slim"),
+        arch="efficientnet-lite0", arch_args=arch_args, state_dict=weights, image_size=size,
+    )  # fmt: skip
+    recogniser = Recogniser(saved, torch.device("cpu"))
+    assert export.verify(export.to_onnx(recogniser), recogniser, export.noise(saved, 5)) < 1e-5
 
 
 def test_any_number_of_images_goes_through(exported):

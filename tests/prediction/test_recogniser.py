@@ -64,6 +64,16 @@ def test_the_public_api(digits_model, seven):
         prediction.Recognizer  # noqa: B018
 
 
+def test_an_answer_is_sure_from_a_probability_that_grows_as_classes_get_fewer(digits_model, seven, monkeypatch):
+    assert prediction.default_min_probability(2) == pytest.approx(0.6)  # of two the top one always has a half
+    for given, probability, is_sure in ((None, 0.53, True), (None, 0.51, False), (0.0, 0.2, True), (0.6, 0.53, False)):
+        reader = Recogniser.load(digits_model, "cpu", given)
+        answers = torch.full((1, 10), (1 - probability) / 9)
+        answers[0, 7] = probability
+        monkeypatch.setattr(reader, "answers_of", lambda images, answers=answers: (answers, torch.tensor([False])))
+        assert reader.read(seven).is_sure is is_sure
+
+
 def test_arrays_give_the_same_answer_as_the_file(recogniser, seven):
     by_file = recogniser.read(seven)
     grey = cv2.imread(str(seven), cv2.IMREAD_GRAYSCALE)

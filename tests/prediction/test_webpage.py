@@ -88,6 +88,17 @@ def test_every_network_gives_the_same_in_the_page(arch, channels):
     assert recogniser.probabilities(images).std(dim=0).max() > 0.01  # so a constant would be noticed
 
 
+@needs_node
+@pytest.mark.parametrize("size", [66, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 65, 224))])
+def test_a_network_for_photos_gives_the_same_in_the_page(size):
+    """From 66 pixels padding is uneven, then even; from 64 always uneven, from 65 never."""
+    recogniser = recogniser_of("efficientnet-lite0", 3, classes=5, size=size)
+    images = noise(recogniser.saved, 3)
+    images[1:] //= torch.tensor([2, 8], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert webpage.verify(recogniser, webpage.model_of(recogniser, bits=32), images) < 1e-4
+    assert recogniser.probabilities(images).std(dim=0).max() > 0.01  # so a constant would be noticed
+
+
 class EveryOperation(nn.Module):
     """What the project's networks have, written in other ways and with other numbers."""
 
@@ -112,6 +123,36 @@ class EveryOperation(nn.Module):
 def test_it_does_not_matter_how_a_network_is_written():
     recogniser = recogniser_with(EveryOperation())
     webpage.verify(recogniser, webpage.model_of(recogniser), noise(recogniser.saved, 5))
+
+
+class EveryOperationForPhotos(nn.Module):
+    """A filter for each channel, zeros around an image and limits, written in several ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, kernel_size=1)
+        self.second = nn.Conv2d(6, 6, kernel_size=5, stride=2, padding=1, groups=6)
+        self.norm = nn.BatchNorm2d(6)
+        self.third = nn.Conv2d(6, 6, kernel_size=(3, 3), groups=6, bias=False)
+        self.out = nn.Linear(6, 10)
+        nn.init.uniform_(self.norm.running_var)
+
+    def forward(self, x):
+        x = nn.functional.pad(self.first(x), (1, 3, 0, 2))  # (N, 1, 28, 28) -> (N, 6, 30, 32)
+        x = nn.functional.relu6(self.norm(self.second(x)))  # -> (N, 6, 14, 15)
+        x = nn.functional.hardtanh(torch.constant_pad_nd(x, (0, 2, 1, 0)), -0.1, 1.5)  # -> (N, 6, 15, 17)
+        x = self.third(x).clamp(-1, 0.8)  # -> (N, 6, 13, 15)
+        return self.out(nn.ReLU6(inplace=True)(x).mean(dim=(2, 3))).log_softmax(dim=1)
+
+
+@needs_node
+def test_it_does_not_matter_how_a_network_for_photos_is_written():
+    recogniser = recogniser_with(EveryOperationForPhotos())
+    images = noise(recogniser.saved, 5)
+    images[1:] //= torch.tensor([2, 4, 8, 16], dtype=torch.uint8).view(4, 1, 1, 1)
+    assert webpage.verify(recogniser, webpage.model_of(recogniser, bits=32), images) < 1e-6
+    ops = {step["op"] for step in webpage.model_of(recogniser)["steps"]}
+    assert {"depthwise", "pad", "clamp"} < ops
 
 
 def ending(*layers: nn.Module) -> nn.Module:
@@ -147,12 +188,17 @@ class NormalisedLate(nn.Module):
     [
         (ending(nn.GELU()), "aten.gelu.default"),
         (ending(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)), "aten.conv2d.default"),
+        (ending(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3, groups=4)), "aten.conv2d.default"),
         (ending(nn.Conv2d(1, 4, 3, dilation=2)), "aten.conv2d.default"),
         (ending(nn.Conv2d(1, 4, (3, 5))), "aten.conv2d.default"),
         (ending(nn.Conv2d(1, 4, 3, padding="same")), "aten.conv2d.padding"),
         (ending(nn.MaxPool2d(3, padding=1)), "aten.max_pool2d.default"),
         (ending(nn.MaxPool2d(3, ceil_mode=True)), "aten.max_pool2d.default"),
         (ending(nn.AdaptiveAvgPool2d(2)), "aten.adaptive_avg_pool2d.default"),
+        (ending(nn.ConstantPad2d(1, value=1.0)), "aten.pad.default"),
+        (ending(nn.ZeroPad2d((-1, 1, 0, 0))), "aten.pad.default"),
+        (ending(nn.ReflectionPad2d(1)), "aten.pad.default"),
+        (Function(lambda self, x: self.linear(x.clamp(min=0)).log_softmax(dim=1)), "aten.clamp.default"),
         (ending(nn.BatchNorm2d(1)), "aten.batch_norm.default"),
         (NormalisedLate(), "aten.batch_norm.default"),
         (ending(nn.BatchNorm2d(1, track_running_stats=False)), "aten.batch_norm.default"),
@@ -313,7 +359,17 @@ def test_it_says_what_the_network_is_and_what_it_scored(digits_model):
     accuracy = f"{100 * recogniser.saved.metrics['test_accuracy']:.2f}&nbsp;%"
     assert accuracy in text and "431,080 parameters" in text and "--epochs 5" in text and "unlike" in text
     assert "Write one character here" in text and "ruled paper" in text
+    assert "Of 297 test images" in text and "points, standard error)" in text
+    assert recogniser.saved.training["test_images"] == 297
     assert "Alpaydin and Kaynak" in text and "CC BY 4.0" in text and "nothing leaves your device" in text
+
+
+def test_it_says_how_far_the_accuracy_may_be_off():
+    photos = replace(named().saved, metrics={"test_accuracy": 0.94}, training={"test_images": 153})
+    text = " ".join(html_of(Recogniser(photos, torch.device("cpu"))).split())
+    assert "Of 153 test images it gets 94.00&nbsp;% right (± 2.0 points, standard error)." in text
+    older = Recogniser(replace(photos, training={}), torch.device("cpu"))  # whose file doesn't say how many there were
+    assert "Of the test images it gets 94.00&nbsp;% right. " in " ".join(html_of(older).split())
 
 
 def test_it_names_no_folder_of_this_machine():
@@ -363,7 +419,8 @@ def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monke
 
 
 @needs_node
-def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to):
+def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to, caplog):
+    caplog.set_level(logging.INFO)
     recogniser = recogniser_of("lenet-slim")
     assert '"bits": 16' in export_to(recogniser).read_text()
     with torch.no_grad():
@@ -371,6 +428,7 @@ def test_weights_that_half_precision_does_not_hold_have_32_bits(export_to):
         recogniser.model.fc1.bias *= 1e8
         recogniser.model.fc2.weight /= 1e8
     assert '"bits": 32' in export_to(recogniser).read_text()
+    assert caplog.text.count("the same labels in Node.js for 200 images of noise (no digits here); ") == 2
 
 
 @needs_node
@@ -432,9 +490,31 @@ def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, 
     assert "the page is not checked: no program to run its script" in caplog.text
 
 
-def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path):
-    with pytest.raises(
-        UserError, match=r"page\.html: the page would have \d\d\.\d MB, more than the limit of 20\.0 MB;"
-    ):
-        export_to(recogniser_of("resnet18"))
+def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path, monkeypatch):
+    monkeypatch.setattr(webpage, "MAX_SIZE", 200_000)
+    with pytest.raises(UserError, match=r"page\.html: the page would have \d\.\d MB, more than the limit of 0\.2 MB;"):
+        export_to(recogniser_of("lenet"))
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_node
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "channels", "size"), [("resnet18", 1, 28), ("efficientnet-lite0", 3, 224)])
+def test_the_largest_networks_become_a_page(export_to, caplog, arch, channels, size):
+    caplog.set_level(logging.INFO)
+    assert export_to(recogniser_of(arch, channels, size=size)).stat().st_size < webpage.MAX_SIZE
+    assert re.search(r"in Node.js for 2\d images of noise", caplog.text)  # for more it would take minutes
+
+
+@pytest.mark.parametrize(("filters", "count"), [(1, 200), (50, 160), (2000, 20)])
+def test_fewer_images_are_compared_of_a_network_that_computes_more(filters, count):
+    model = {
+        "channels": 50,
+        "steps": [
+            {"op": "depthwise", "inputs": [0], "shape": [50, 40, 50], "kernel": 5},  # 2.5 million multiplications
+            {"op": "conv2d", "inputs": [1], "shape": [filters, 40, 50], "kernel": 2},  # 0.4 million per filter
+            {"op": "global_max", "inputs": [2], "shape": [100]},
+            {"op": "linear", "inputs": [3], "shape": [400_000]},  # 40 million
+        ],
+    }
+    assert webpage.images_checked(model) == count
