@@ -6,6 +6,7 @@ squeeze-and-excitation and ReLU6 instead of Swish, and scale neither stem nor he
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,25 +90,34 @@ class Block(nn.Sequential):
 
 def _convolution(inputs: int, filters: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     # Epsilon and momentum of the batch normalisation are those of TensorFlow's network, from which the weights come.
-    convolution = SamePadding if stride > 1 else nn.Conv2d
     return nn.Sequential(
-        convolution(inputs, filters, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        SameConv2d(inputs, filters, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01),
         nn.ReLU6(inplace=True),
     )
 
 
-class SamePadding(nn.Conv2d):
-    """A convolution of stride 2 with TensorFlow's padding "same": if it is odd, more at the right and below.
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's padding "same": at stride 2, an odd number of zeros has one more at the end.
 
     https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    On the CPU depthwise ones compute in float32 while training, because the gradients of their weights take several
+    times as long in bfloat16 (tests/README.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (N, C, H, W) -> (N, filters, H / 2, W / 2), rounded up."""
-        height, width = x.shape[2:]
-        x = functional.pad(x, (*self._zeros(width), *self._zeros(height)))  # left, right, top, bottom
-        return functional.conv2d(x, self.weight, self.bias, self.stride, padding=0, groups=self.groups)
+        """Features (N, C, H, W) -> (N, filters, H / stride, W / stride), rounded up."""
+        if self.stride[0] == 2:
+            height, width = x.shape[2:]
+            x = functional.pad(x, (*self._zeros(width), *self._zeros(height)))  # left, right, top, bottom
+        if self.groups > 1 and self.training and x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.float())
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        padding = 0 if self.stride[0] == 2 else self.padding
+        return functional.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
 
     def _zeros(self, length: int) -> tuple[int, int]:
         # The zeros before and behind a row of `length` pixels that make length / 2 outputs of it, rounded up.
