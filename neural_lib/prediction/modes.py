@@ -179,7 +179,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         share = TrainConfig(**saved.config).test_split
         held_out = (share, saved.training["test_seed"], saved.training["fingerprint"])
     images, classes = load_user_test_images(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
-    return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
+    return images.labelled(_labels_of(saved, dataset, classes)[images.labels])
 
 
 def _labels_of(saved: Checkpoint, dataset: str, classes: list[str]) -> Tensor:
@@ -230,7 +230,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
     saved, images = recogniser.saved, None
     try:
         if is_available(saved.dataset, data_dir):
-            images = load_test_images(saved, saved.dataset, data_dir, use_cache).images
+            images = load_test_images(saved, saved.dataset, data_dir, use_cache).on_cpu()
     except UserError as error:
         if saved.dataset in DATASETS:
             raise
