@@ -25,7 +25,7 @@ from neural_lib.system.files import MappedPages
 
 # Images of a batch to score, in each rank: more than in training, since scoring keeps no activations for gradients.
 EVAL_BATCH_SIZE, EVAL_PIXELS = 250, 1_600_000  # limits: images, and their pixels
-CHUNK, CHUNK_SIZE = 1000, 1 << 25  # limits of what is read together: images, and bytes
+CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from neural_lib.system.errors import UserError
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 3600  # seconds
 HEAD = 4096  # bytes
-MAX_MAPPED = 1 << 28  # bytes read from a mapped file until its pages are given back
-READ_AROUND = 1 << 16  # bytes that Linux maps around a page that is read: fault_around_bytes
+MAX_MAPPED = 1 << 27  # bytes read from a mapped file until its pages are given back
+READ_AROUND = 1 << 19  # bytes around a page that Linux maps with it, at most: it maps whole folios
 # Folders made for files that may never come. One list for the process: many functions check outputs, and the folders
 # are removed when the process ends.
 _made: list[Path] = []
