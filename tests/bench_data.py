@@ -5,9 +5,9 @@
 
 Photos become images of 224x224 pixels: 20,000 take 3 GB. Each reading is that of train.py, with statistics and
 fingerprint, in a process of its own, after its imports; then all images to train on are read once more, in shuffled
-batches. "Of all cores" is the processor's time, which other programs delay less. Peak
-memory is the whole process's, mapped pages included, beyond that after the imports. Large photos are hard links to ten
-files of 3 MB. Files are written to the folder for temporary ones (TMPDIR), at most 5 GB at a time.
+batches. "Of all cores" is the processor's time, which other programs delay less. Peak memory is the whole process's,
+mapped pages included, beyond that after the imports. Large photos are hard links to ten files of 3 MB. Files are
+written to the folder for temporary ones (TMPDIR), at most 5 GB at a time.
 """
 
 import argparse
