@@ -145,7 +145,7 @@ def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
     manager = outputs.progress.manager
     best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
     outputs.end_test(best)
-    images = data.test.images.cpu()
+    images = data.test.on_cpu()
     report.report_results(command.report, command.plot, manager, outputs.writer, best, test, images)
     if manager.failures:
         log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, command.tables[1])

@@ -1,15 +1,19 @@
-"""Seconds and memory that reading one's own images takes, when they are new and from the cache.
+"""Seconds and memory that reading user images takes, when they are new and from the cache.
 
-    python tests/bench_data.py                    # 60,000 PNG files of 28x28 and 2,000 photos of 12 megapixels
-    python tests/bench_data.py --files 0 --photos 100
+    python tests/bench_data.py         # 60,000 PNG files, 20,000 photos of 500x375, 2,000 photos of 12 megapixels
+    python tests/bench_data.py --files 0 --photos 1000 --large 0 --rounds 1
 
-Each reading is that of train.py, in a process of its own, after its imports; peak memory is the whole process's, less
-what the imports take. Photos are hard links to ten different ones of 3 MB.
+Photos become images of 224x224 pixels: 20,000 take 3 GB. Each reading is that of train.py, with statistics and
+fingerprint, in a process of its own, after its imports; then all images to train on are read once more, in shuffled
+batches. "Of all cores" is the processor's time, which other programs delay less. Peak memory is the whole process's,
+mapped pages included, beyond that after the imports. Large photos are hard links to ten files of 3 MB. Files are
+written to the folder for temporary ones (TMPDIR), at most 5 GB at a time.
 """
 
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,14 +27,19 @@ import numpy as np
 READ = """
 import resource, sys, time
 from neural_lib.config import TrainConfig
-from neural_lib.data.images import load_data
+from neural_lib.data.images import Normalisation, load_data, make_loader
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
-data = load_data(TrainConfig(dataset=sys.argv[1]), "data")
+start, computed = time.perf_counter(), time.process_time()
+data = load_data(TrainConfig(dataset=sys.argv[1], image_size=int(sys.argv[2])), "data")
 data.fingerprint, data.statistics
-seconds = time.perf_counter() - start
+read, computed = time.perf_counter(), time.process_time() - computed
+for batch in make_loader(data.train, 32, Normalisation(*data.statistics), shuffle_seed=0):
+    pass
+end = time.perf_counter()
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(f"{seconds:7.2f} s {used / 1024:7.0f} MB  {tuple(data.train.images.shape)}")
+shape = (len(data.train), *data.train.stored.shape[1:])
+seconds = f"{read - start:7.2f} s, of all cores {computed:6.2f} s, batches {end - read:6.2f} s"
+print(f"{seconds}, peak {used / 1024:5.0f} MB, {shape} to train on")
 """
 
 
@@ -44,6 +53,24 @@ def write_files(folder: Path, count: int) -> None:
 
 
 def write_photos(folder: Path, count: int) -> None:
+    """JPEG files of 500x375 pixels and about 50 kB in ten classes, each different."""
+    generator, contents = np.random.default_rng(0), []
+    y, x = np.mgrid[0:1:375j, 0:1:500j]
+    for _ in range(40):
+        noise = generator.normal(scale=10, size=(375, 500, 3)) + generator.normal(scale=30, size=3)
+        waves = 70 * np.sin(generator.uniform(3, 30) * x[..., None] + generator.uniform(3, 30, 3) * y[..., None])
+        photo = cv2.GaussianBlur(np.clip(128 + noise + waves, 0, 255).astype(np.uint8), (3, 3), 0)
+        contents.append(cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
+    for number in range(count):
+        content = contents[number % 40].copy()
+        table = content.tobytes().index(b"\xff\xdb") + 5  # the quantisation table of brightness, 64 bytes
+        content[table + 1 : table + 3] = 1 + number // 40 % 25, 1 + number // 1000  # changes all pixels
+        path = folder / str(number % 10) / f"{number:06}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.tobytes())
+
+
+def write_large(folder: Path, count: int) -> None:
     """JPEG files of 4000x3000 pixels in two classes."""
     generator, made = np.random.default_rng(0), folder.with_name("made")
     made.mkdir()
@@ -60,23 +87,30 @@ def write_photos(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=60_000)
-    parser.add_argument("--photos", type=int, default=2_000)
+    parser.add_argument("--photos", type=int, default=20_000)
+    parser.add_argument("--large", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, {platform.processor() or platform.machine()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as scratch:
-        for name, count, write in (("files", args.files, write_files), ("photos", args.photos, write_photos)):
+        for name, count, size, write in (
+            ("files", args.files, 28, write_files),
+            ("photos", args.photos, 224, write_photos),
+            ("large photos", args.large, 224, write_large),
+        ):
             if not count:
                 continue
-            folder = Path(scratch, name)
+            folder, cache = Path(scratch, name), Path(scratch, "cache")
             write(folder, count)
-            for number in range(args.rounds):
-                environment = os.environ | {"XDG_CACHE_HOME": f"{scratch}/{name}-cache{number}"}
-                environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            for _ in range(args.rounds):
                 for start in ("new", "again"):
-                    command = [sys.executable, "-c", READ, str(folder)]
+                    command = [sys.executable, "-c", READ, str(folder), str(size)]
                     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                     print(f"{count:,} {name}, {start:5}: {done.stdout.strip()}", flush=True)
+                shutil.rmtree(cache)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import torch
 
 from neural_lib.data import ink
 from neural_lib.data.catalog import Preparation
-from neural_lib.data.images import EVAL_BATCH_SIZE, load_images
+from neural_lib.data.images import eval_batch_size, load_images
 from neural_lib.prediction import PictureError, Recogniser
 from neural_lib.prediction.recogniser import convert
 
@@ -92,7 +92,7 @@ def print_unsure(recogniser: Recogniser, data_dir: str, seed: int = 0, count: in
     saved = recogniser.saved
 
     def answers(images: torch.Tensor) -> list[torch.Tensor]:  # predictions, whether below a half, whether unlike: (N,)
-        batches = (recogniser.answers_of(batch) for batch in images.split(EVAL_BATCH_SIZE))
+        batches = (recogniser.answers_of(batch) for batch in images.split(eval_batch_size(images.shape[-1])))
         probabilities, is_unlike = map(torch.cat, zip(*batches, strict=True))
         return [probabilities.argmax(1), probabilities.amax(1) < 0.5, is_unlike]
 

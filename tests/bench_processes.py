@@ -48,7 +48,7 @@ def work(args: argparse.Namespace) -> None:
     device, _ = devices.select_device(args.device, ranks)
     if args.threads:
         torch.set_num_threads(args.threads)
-    images = ImageTensors(*load_images("kmnist", args.data, train=True), device)
+    images = ImageTensors(*load_images("kmnist", args.data, train=True)).to(device)
     with distributed.process_group(ranks, device):
         seconds = {size: step_seconds(args, size, images) for size in args.batch_sizes}
         gradients = sum(parameter.numel() for parameter in build(args, 64, images).model.parameters())

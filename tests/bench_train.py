@@ -74,7 +74,7 @@ class OurLoop:
         from neural_lib.system import devices
 
         self.precision = devices.select_precision(config.precision, device)
-        images = ImageTensors(*load_images("kmnist", data_dir, train=True), device)
+        images = ImageTensors(*load_images("kmnist", data_dir, train=True)).to(device)
         self.run = run_of(replace(config, precision=self.precision), images)
         self.model, self.train_loader = self.run.model, self.run.train_loader
 

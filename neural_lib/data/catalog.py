@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from neural_lib.system.errors import UserError
 
+EXACT_TO = 64  # pixels; up to this size images are made from all pixels of a photo, as they always were
+
 
 class Placement(NamedTuple):
     """Size, position and stroke width of the light object on black that each image of a data set shows.
@@ -36,6 +38,11 @@ class Preparation(NamedTuple):
     channels: int  # 1: grey, 3: RGB
     placement: Placement | None  # size and position of the ink; None: a photo, which `fit` makes square
     fit: str = "crop"  # one of config.FITS
+
+    @property
+    def min_side(self) -> int:
+        """The pixels of a photo's shorter side that suffice for a large image, for read_picture; 0: read them all."""
+        return 2 * self.image_size if self.placement is None and self.image_size > EXACT_TO else 0
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,22 @@ Decoded images are cached in the user's cache folder and read from it until one 
 import contextlib
 import csv
 import hashlib
+import io
 import itertools
 import json
 import logging
+import math
 import os
+import shutil
 import statistics
+import threading
 import unicodedata
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,7 +44,7 @@ from neural_lib.data.pictures import (
 from neural_lib.system.distributed import is_main
 from neural_lib.system.environment import available_memory, usable_cores
 from neural_lib.system.errors import UserError
-from neural_lib.system.files import atomic_write, remove_abandoned
+from neural_lib.system.files import MappedPages, atomic_write, make_folder, remove_abandoned
 
 PARTS = ("train", "val", "test")
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -55,7 +59,10 @@ SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
 MAX_CLASSES = 10_000  # upper limit of the number of classes that labels of a part to score imply
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
-CACHE_FORMAT = 3  # increase it when a change of the code makes the same files decode to other pixels
+CACHE_FORMAT = 4  # increase it when a change of the code makes the same files decode to other pixels
+LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
+SMALLER = "give a smaller --image-size, or fewer images"
+ELSEWHERE = f"set XDG_CACHE_HOME to a folder on a disk with more room, or {SMALLER}"
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
 log = logging.getLogger(__name__)
@@ -82,7 +89,7 @@ class Request(NamedTuple):
 class Decoded(NamedTuple):
     """Decoded pictures, all of one size."""
 
-    images: np.ndarray  # uint8 (M, C, S, S); zeros for a picture that was left out
+    images: np.ndarray | None  # uint8 (M, C, S, S); zeros for a picture that was left out; None if they are in a file
     preparation: Preparation
     left_out: dict[int, str]  # index of a picture that could not be read -> reason
     several_pages: list[int]  # indices of files with several pages, of which the first is the image
@@ -93,7 +100,7 @@ class Collection(NamedTuple):
 
     path: str
     classes: list[str]
-    images: np.ndarray  # uint8 (M, C, S, S)
+    images: np.ndarray  # uint8 (M, C, S, S); to be read only, as they may be mapped from a file
     labels: np.ndarray  # int64 (M,)
     indices: Mapping[str, np.ndarray]  # part (one of PARTS) -> indices of its images, ascending; only existing parts
     names: Sequence[str]  # (M,), a name for each image, such as its file's path
@@ -194,18 +201,30 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Coll
     classes, files, stray = list_files(path)
     _check_trainable(path, how, classes, {each.part for each in files})
     names, listing = [each.path for each in files], _digest(CACHE_FORMAT, files)
-    cached = decoded = _cached(path, listing, how) if use_cache else None
-    if not decoded:
-        paths = [os.path.join(path, name) for name in names]
-        preparation = how.preparation(map(size_of, paths)) if isinstance(how, Request) else how
-        may_become_grey = isinstance(how, Request) and preparation.channels == 3
-        decoded = decode(path, paths, preparation, may_become_grey, sum(each.size for each in files) / len(files))
     labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
-    collection = _collect(path, classes, names, labels, parts, decoded, stray)
-    if several := [names[index] for index in decoded.several_pages]:
-        title = printable(os.path.basename(path))
-        log.warning("%s: only the first page of a file is an image: %s", title, listed(several))
-    return collection if cached or not use_cache else collection._replace(images=_keep(path, listing, how, decoded))
+
+    def collect(decoded: Decoded) -> Collection:
+        collection = _collect(path, classes, names, labels, parts, decoded, stray)
+        if several := [names[index] for index in decoded.several_pages]:
+            title = printable(os.path.basename(path))
+            log.warning("%s: only the first page of a file is an image: %s", title, listed(several))
+        return collection
+
+    if cached := _cached(path, listing, how) if use_cache else None:
+        return collect(cached)
+    paths = [os.path.join(path, name) for name in names]
+    preparation = how.preparation(map(size_of, paths)) if isinstance(how, Request) else how
+    may_become_grey = isinstance(how, Request) and preparation.channels == 3
+    pictures = Pictures(paths, preparation, may_become_grey, sum(each.size for each in files) / len(files))
+    if not use_cache:
+        return collect(decode(path, pictures))
+    try:
+        return _keep(path, listing, how, pictures, collect)
+    except OSError as error:
+        reason = f"{error.filename or cache_folder()}: the images can't be cached ({error.strerror or error})"
+    collection = collect(decode(path, pictures, f"{reason}; {ELSEWHERE}"))
+    log.warning("%s, so the next run decodes them again", reason)
+    return collection
 
 
 def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
@@ -338,34 +357,64 @@ def shows_photos(path: str) -> bool:
     return bool(sides) and statistics.median(sides) > KEPT_SIZES[-1]
 
 
-def decode(
-    path: str, pictures: Sequence[str | np.ndarray], preparation: Preparation, may_become_grey: bool, mean_bytes: float
-) -> Decoded:
-    """Decode pictures, given as files or arrays, to images of one size; on all cores unless the files are small.
+class Pictures(NamedTuple):
+    """Pictures to decode, and how."""
 
-    path: the data set's name in messages. may_become_grey: reduce the images to one channel if all pictures are grey.
-    mean_bytes: mean size of a picture, bytes.
-    Raises UserError if the images need more memory than is free.
+    sources: Sequence[str | np.ndarray]  # files, or arrays
+    preparation: Preparation
+    may_become_grey: bool  # True to reduce the images to one channel if all pictures are grey
+    mean_bytes: float  # mean size of a picture, bytes
+
+    @property
+    def size(self) -> int:
+        """The size of the images, bytes."""
+        return math.prod(_shape(self.sources, self.preparation))
+
+    def __str__(self) -> str:
+        return f"{len(self.sources):,} images of {self.preparation.image_size}x{self.preparation.image_size} pixels"
+
+
+def _shape(sources: Sequence, preparation: Preparation) -> tuple[int, int, int, int]:
+    return len(sources), preparation.channels, preparation.image_size, preparation.image_size
+
+
+def decode(path: str, pictures: Pictures, advice: str = SMALLER) -> Decoded:
+    """Decode pictures in memory. path: the data set's name in messages.
+
+    Raises UserError, which ends in the advice, if the images need more memory than is free.
     """
-    size, count = preparation.image_size, len(pictures)
-    needed = count * size**2 * (preparation.channels + may_become_grey)
-    what, advice = f"{count:,} images of {size}x{size} pixels take", "give a smaller --image-size, or fewer images"
-    _check_memory(path, what, needed, advice)
-    images, left_out = np.zeros((count, preparation.channels, size, size), np.uint8), {}
-    in_colour, several_pages = [], []
+    _check_memory(path, f"{pictures} take", pictures.size, advice)
+    file = io.BytesIO()
+    decoded = decode_to(file, pictures)
+    shape = _shape(pictures.sources, decoded.preparation)
+    return decoded._replace(images=np.frombuffer(file.getbuffer(), np.uint8).reshape(shape))
+
+
+def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
+    """Write the pixels of decoded pictures to an empty file; on all cores unless the pictures are small.
+
+    Returns Decoded without images. Raises OSError if the file can't be written.
+    """
+    sources, preparation, may_become_grey, mean_bytes = pictures
+    count, *shape = _shape(sources, preparation)
+    left_out, in_colour, several_pages, lock = {}, [], [], threading.Lock()
 
     def read_batch(batch: range) -> int:
-        for index in batch:
+        images = np.zeros((len(batch), *shape), np.uint8)
+        for image, index in zip(images, batch, strict=True):
             try:
-                picture = read_picture(pictures[index])
-                images[index] = prepare(picture, preparation)
+                picture = read_picture(sources[index], min_side=preparation.min_side)
+                image[:] = prepare(picture, preparation)
             except PictureError as error:
                 left_out[index] = str(error)
                 continue
-            if not isinstance(pictures[index], np.ndarray) and count_pages(pictures[index]) > 1:
+            if not isinstance(sources[index], np.ndarray) and count_pages(sources[index]) > 1:
                 several_pages.append(index)
             if may_become_grey and not in_colour and not _is_grey(picture, GREY_TOLERANCE):
                 in_colour.append(index)
+        with lock:
+            file.seek(batch.start * images[0].nbytes)
+            file.write(images)
         return len(batch)
 
     batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
@@ -377,11 +426,15 @@ def decode(
         for done in pool.map(read_batch, batches):  # on an exception such as Ctrl-C it cancels all later batches
             bar.update(done)
     if may_become_grey and not in_colour:
-        for image in images:
+        for index in range(count):  # each grey image takes the place of an earlier one in colour
+            file.seek(index * math.prod(shape))
+            image = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
             # The first channel alone would not do: enlarged channels can differ by 1, and prepare uses to_grey.
-            image[0] = to_grey(image.transpose(1, 2, 0))
-        images, preparation = images[:, :1].copy(), preparation._replace(channels=1)
-    return Decoded(images, preparation, left_out, sorted(several_pages))
+            file.seek(index * image[0].nbytes)
+            file.write(to_grey(image.transpose(1, 2, 0)))
+        file.truncate()
+        preparation = preparation._replace(channels=1)
+    return Decoded(None, preparation, left_out, sorted(several_pages))
 
 
 def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:
@@ -389,7 +442,7 @@ def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:
     return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= tolerance).all())
 
 
-# --- the cache: each file is a line of JSON (the header), then the images' bytes ---
+# --- the cache: each file is the images' bytes, the header (JSON), and the header's length ---
 
 
 def cache_folder() -> Path:
@@ -405,35 +458,51 @@ def _cached(path: str, listing: str, how: Request | Preparation) -> Decoded | No
     # The cached images of a folder, or None. listing: digest of the files that they were decoded from.
     for file in cache_folder().glob(f"{_digest(path)[:16]}-*.images"):
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError), file.open("rb") as handle:
-            header = json.loads(handle.readline())
+            handle.seek(-LENGTH_BYTES, os.SEEK_END)
+            length = int.from_bytes(handle.read())
+            end = handle.seek(-LENGTH_BYTES - length, os.SEEK_END)
+            header = json.loads(handle.read(length))
             size, channels, placement, fit = header["preparation"]
             preparation = Preparation(size, channels, Placement(*placement) if placement else None, fit)
             request = header["request"] and Request(*header["request"])
             if header["listing"] == listing and how in (preparation, request):
                 shape = (header["count"], channels, size, size)
-                images = np.memmap(file, np.uint8, "c", handle.tell(), shape)  # ValueError if bytes are missing
                 left_out = {int(index): why for index, why in header["left_out"].items()}
-                return Decoded(images, preparation, left_out, header["several_pages"])
+                if math.prod(shape) == end:
+                    return Decoded(_mapped(file, shape), preparation, left_out, header["several_pages"])
     return None
 
 
-def _keep(path: str, listing: str, how: Request | Preparation, decoded: Decoded) -> np.ndarray:
-    # Write decoded images to the cache and return them mapped from that file, or unchanged if it can't be written.
-    file = cache_folder() / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
-    images, header = decoded.images, decoded._replace(images=None)._asdict()
-    request = how if isinstance(how, Request) else None
-    header |= {"path": printable(path), "listing": listing, "request": request, "count": len(images)}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(file)
-        with atomic_write(file) as handle:
-            handle.write(json.dumps(header).encode() + b"\n")
-            offset = handle.tell()
-            handle.write(images)
-        return np.memmap(file, np.uint8, "c", offset, images.shape)
-    except OSError as error:
-        log.warning("%s: the images can't be cached (%s), so the next run decodes them again", file, error.strerror)
-        return images
+def _mapped(file: Path, shape: tuple[int, int, int, int]) -> np.ndarray:
+    return np.memmap(file, np.uint8, "c", 0, shape)
+
+
+def _keep(
+    path: str,
+    listing: str,
+    how: Request | Preparation,
+    pictures: Pictures,
+    collect: Callable[[Decoded], Collection],
+) -> Collection:
+    # Decode pictures straight into a file of the cache and map it: the images may be larger than the memory.
+    # Raises UserError if the disk has too little room for them, and OSError if the file can't be written.
+    folder = cache_folder()
+    file = folder / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"
+    make_folder(folder)
+    remove_abandoned(file)
+    with atomic_write(file) as handle:
+        free = shutil.disk_usage(folder).free
+        if pictures.size > free:
+            sizes = f"{pictures.size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free in {folder}"
+            raise _refusal(path, f"{pictures} take {sizes}; {ELSEWHERE}")
+        decoded = decode_to(handle, pictures)
+        collection = collect(decoded)
+        request = how if isinstance(how, Request) else None
+        header = decoded._asdict() | {"path": printable(path), "listing": listing, "request": request}
+        content = json.dumps(header | {"count": len(pictures.sources)}).encode()
+        handle.seek(0, os.SEEK_END)
+        handle.write(content + len(content).to_bytes(LENGTH_BYTES))
+    return collection._replace(images=_mapped(file, _shape(pictures.sources, decoded.preparation)))
 
 
 # --- arrays ---
@@ -545,7 +614,7 @@ def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Pr
     else:
         pictures = [image for images in arrays for image in images]
         mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
-        decoded = decode(path, pictures, preparation, False, mean_bytes)
+        decoded = decode(path, Pictures(pictures, preparation, False, mean_bytes))
     return _collect(path, classes, names, labels, part_of, decoded)
 
 
@@ -600,10 +669,11 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
 def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:
     """Pairs of images (M, C, S, S) with equal pixels in two parts: the index in the earlier part, then in the later."""
     seen: dict[bytes, tuple[str, int]] = {}
-    pairs = []
+    pairs, pages = [], MappedPages(images.base)
     for part, indices in parts.items():
         for index in indices.tolist():
             digest = hashlib.blake2b(images[index].tobytes(), digest_size=16).digest()
+            pages.add(1, images[index].nbytes)
             first_part, first = seen.setdefault(digest, (part, index))
             if first_part != part:
                 pairs.append((first, index))

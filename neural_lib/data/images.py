@@ -21,11 +21,13 @@ from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
 from neural_lib.data.pictures import listed
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
 from neural_lib.system.errors import UserError
+from neural_lib.system.files import MappedPages
 
-EVAL_BATCH_SIZE = 250  # images in each rank; larger than in training, since scoring keeps no activations for gradients
+# Images of a batch to score, in each rank: more than in training, since scoring keeps no activations for gradients.
+EVAL_BATCH_SIZE, EVAL_PIXELS = 250, 1_600_000  # limits: images, and their pixels
+CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
 PHOTO_SIZE = 64  # pixels, from which user images count as photos
 MIN_VAL = 100  # photos that validate: the standard error of an accuracy of 90 % on 100 images is 3 points
-CHUNK = 1000  # images that are read together, so that a large data set isn't copied as a whole
 
 log = logging.getLogger(__name__)
 
@@ -37,52 +39,126 @@ class Images(NamedTuple):
     labels: Tensor
 
 
-class ImageTensors(Dataset):
-    """A data set of images (N, C, H, W), uint8, and labels (N,), int64, in the memory of `device`.
+def eval_batch_size(image_size: int) -> int:
+    """The number of images that each rank scores together: fewer if they have more than 80x80 pixels."""
+    return min(EVAL_BATCH_SIZE, max(1, EVAL_PIXELS // image_size**2))
 
-    An index can be a tensor of indices, which gives a whole batch at once. indices: (N,), the positions in `images` of
-    the images that belong to this data set, in order; None for all. So the parts of a data set share one tensor, which
-    may be mapped from a file. labels: of this data set's images.
+
+def fits_on(device: torch.device | str, size: int) -> bool:
+    """True if images of `size` bytes move to a device as a whole: they take at most half of a GPU's free memory."""
+    return torch.device(device).type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+class ImageTensors(Dataset):
+    """A data set of images (N, C, H, W), uint8, and labels (N,), int64, which gives batches on `device`.
+
+    An index can be a tensor of indices, which gives a whole batch at once. images: stay where they are; each batch is
+    gathered there and, if that is another device, moved; see `to`. indices: (N,), the positions in `images` of the
+    images that belong to this data set, in order; None for all. So the parts of a data set share one tensor, which may
+    be mapped from a file: `pages` bounds its resident memory. labels: of this data set's images.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, device: torch.device | str = "cpu", indices: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        device: torch.device | str = "cpu",
+        indices: Tensor | None = None,
+        pages: MappedPages | None = None,
     ) -> None:
-        if indices is not None and torch.device(device).type != images.device.type:
-            images, indices = images[indices], None
-        self.stored, self.labels = images.to(device), labels.to(device)
-        self.indices = None if indices is None else indices.to(device)
+        self.stored, self.labels, self.pages = images, labels.to(device), pages
+        self.indices = None if indices is None else indices.to(images.device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        return self.stored[index if self.indices is None else self.indices[index]], self.labels[index]
+        images = self._gathered(index)
+        if images.device != self.device:
+            images = _moved(images, self.device)
+            index = _moved(index, self.device) if isinstance(index, Tensor) else index
+        return images, self.labels[index]
+
+    def _gathered(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
+        # Images on the device where they are stored.
+        images = self.stored[index if self.indices is None else self.indices[index]]
+        if self.pages:
+            self.pages.add(images.numel() // self.image_bytes, self.image_bytes)
+        return images
 
     @property
     def device(self) -> torch.device:
-        """The device of images and labels."""
-        return self.stored.device
+        """The device of batches and labels."""
+        return self.labels.device
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, pixels."""
+        return self.stored.shape[-1]
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of an image, bytes."""
+        return self.stored.shape[1:].numel()
 
     @property
     def images(self) -> Tensor:
         """The images (N, C, H, W): the stored tensor, or a copy if `indices` select some of it."""
         return self.stored if self.indices is None else self.stored[self.indices]
 
-    def to(self, device: torch.device | str) -> "ImageTensors":
-        """The same data set on another device."""
-        return ImageTensors(self.stored, self.labels, device, self.indices)
+    def on_cpu(self) -> "ImagesOnCPU":
+        """The images on the CPU, each copied when it is indexed."""
+        return ImagesOnCPU(self)
+
+    def to(self, device: torch.device | str, as_a_whole: bool | None = None) -> "ImageTensors":
+        """The same data set on another device.
+
+        as_a_whole: True to move all images now, False to move each batch; default: as fits_on says.
+        """
+        if as_a_whole is None:
+            as_a_whole = fits_on(device, len(self) * self.image_bytes)
+        if not as_a_whole or torch.device(device).type == self.stored.device.type:
+            return ImageTensors(self.stored, self.labels, device, self.indices, self.pages)
+        images = torch.empty(len(self), *self.stored.shape[1:], dtype=torch.uint8, device=device)
+        first = 0
+        for chunk in self.chunks():
+            images[first : first + len(chunk)] = chunk
+            first += len(chunk)
+        return ImageTensors(images, self.labels, device)
+
+    def labelled(self, labels: Tensor) -> "ImageTensors":
+        """The same images with other labels (N,)."""
+        return ImageTensors(self.stored, labels, self.device, self.indices, self.pages)
 
     def subset(self, indices: Tensor) -> "ImageTensors":
         """The data set of the images with these indices (n,), in that order."""
-        indices = indices.to(self.device)
-        stored = indices if self.indices is None else self.indices[indices]
-        return ImageTensors(self.stored, self.labels[indices], self.device, stored)
+        stored = indices.to(self.stored.device)
+        stored = stored if self.indices is None else self.indices[stored]
+        return ImageTensors(self.stored, self.labels[indices.to(self.device)], self.device, stored, self.pages)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The images in pieces (n, C, H, W) of at most CHUNK images, on the CPU."""
-        for first in range(0, len(self), CHUNK):
-            yield self[first : first + CHUNK][0].cpu()
+        """The images in pieces (n, C, H, W) of at most CHUNK images and CHUNK_SIZE bytes, on the CPU."""
+        length = max(1, min(CHUNK, CHUNK_SIZE // self.image_bytes))
+        for first in range(0, len(self), length):
+            yield self._gathered(slice(first, first + length)).cpu()
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    # To a GPU from pinned memory, so that the CPU doesn't wait for the copy.
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+
+
+class ImagesOnCPU:
+    """The images of a data set without labels, indexed like a tensor (N, C, H, W); only what is indexed is copied."""
+
+    def __init__(self, dataset: ImageTensors) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | Tensor) -> Tensor:
+        return self.dataset._gathered(index).cpu()
 
 
 @dataclass
@@ -140,9 +216,14 @@ class Data:
         return [self.train, self.val] if self.val else [self.train]
 
     def to(self, device: torch.device) -> "Data":
-        """The same data with its images on another device."""
-        val = self.val.to(device) if self.val else None
-        return replace(self, train=self.train.to(device), val=val, test=self.test.to(device))
+        """The same data on another device; if not all images fit there (fits_on), each batch is moved."""
+        size = sum(len(part) * part.image_bytes for part in (*self._train_and_val(), self.test))
+        as_a_whole = fits_on(device, size)
+        if not as_a_whole:
+            text = "the images take %.1f GB, more than half of the device's free memory: they are moved batch by batch"
+            log.info(text, size / 1e9)
+        train, test = (part.to(device, as_a_whole) for part in (self.train, self.test))
+        return replace(self, train=train, val=self.val and self.val.to(device, as_a_whole), test=test)
 
     def with_enough_to_validate(self, config: TrainConfig, given: Collection[str] = ()) -> TrainConfig:
         """The configuration with a share of photos for validation that can tell networks apart.
@@ -312,7 +393,8 @@ def load_user_test_images(
 
 def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTensors:
     chosen, labels = torch.from_numpy(indices), torch.from_numpy(collection.labels)
-    return ImageTensors(torch.from_numpy(collection.images), labels[chosen], indices=chosen)
+    images, pages = torch.from_numpy(collection.images), MappedPages(collection.images.base)
+    return ImageTensors(images, labels[chosen], indices=chosen, pages=pages)
 
 
 def _divided(
@@ -356,8 +438,8 @@ def pixels_of(image: Tensor) -> np.ndarray:
 class BatchIndices(Sampler[Tensor]):
     """Samples this rank's indices of each batch: in order or, given a seed, in an order drawn by seed and epoch.
 
-    The order of an epoch is drawn on the CPU, the same for every device, and copied to the images' device at once: a
-    copy for each batch would make the CPU wait for the device each time.
+    The order of an epoch is drawn on the CPU, the same for every device, and copied at once to where the images are
+    stored: a copy for each batch would make the CPU wait for the device each time.
     """
 
     def __init__(self, dataset: ImageTensors, global_batch_size: int, seed: int | None = None) -> None:
@@ -380,7 +462,7 @@ class BatchIndices(Sampler[Tensor]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", self.epoch))
             order = torch.randperm(len(self.dataset), generator=generator)
-        batches = order.to(self.dataset.device).split(self.global_batch_size)
+        batches = order.to(self.dataset.stored.device).split(self.global_batch_size)
         first, self.step = self.step, 0
         for step, batch in enumerate(batches[first:], start=first):
             self.step = step
@@ -417,5 +499,5 @@ def make_loader(
 
 
 def evaluation_loader(dataset: ImageTensors, normalise: Normalisation) -> DataLoader:
-    """A DataLoader for scoring: the images in their order, in batches of EVAL_BATCH_SIZE for each rank."""
-    return make_loader(dataset, EVAL_BATCH_SIZE * world_size(), normalise)
+    """A DataLoader for scoring: the images in their order, in batches of eval_batch_size for each rank."""
+    return make_loader(dataset, eval_batch_size(dataset.image_size) * world_size(), normalise)

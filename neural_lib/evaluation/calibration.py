@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.data.images import EVAL_BATCH_SIZE, ImageTensors, Normalisation
+from neural_lib.data.images import ImageTensors, Normalisation, eval_batch_size
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
 REFUSED = 100  # one of this number of validation images counts as unlike
@@ -137,11 +137,9 @@ def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, max_c
     # Outputs and labels, on the CPU, for at most max_count images, which are spread evenly over all images.
     count = min(len(images), max_count)
     chosen = images.subset(torch.arange(count) * len(images) // count)
+    size = eval_batch_size(images.image_size)
     with torch.inference_mode():
-        batches = [
-            outputs_of(model, normalise(chosen[first : first + EVAL_BATCH_SIZE][0]))
-            for first in range(0, count, EVAL_BATCH_SIZE)
-        ]
+        batches = [outputs_of(model, normalise(chosen[first : first + size][0])) for first in range(0, count, size)]
         return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True))), chosen.labels.cpu()
 
 

@@ -336,7 +336,7 @@ def evaluate_model(
     suffix, other = ("", "") if dataset == saved.dataset else (f"-{os.path.basename(dataset)}", dataset)
     files = ReportFiles(folder, "--output", suffix, dataset=other)
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
-    writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.images.cpu(), records)
+    writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.on_cpu(), records)
     report.log()
     report.log_accuracy()
     report.write(files, writer)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import title_of
-from neural_lib.data.images import EVAL_BATCH_SIZE
+from neural_lib.data.images import eval_batch_size
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError
 from neural_lib.system.files import write_file
@@ -116,7 +116,7 @@ def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     original, exported = [], []
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
-        for batch in images.split(EVAL_BATCH_SIZE):
+        for batch in images.split(eval_batch_size(recogniser.saved.image_size)):
             network.setInput(recogniser.normalise(batch.to(recogniser.device)).contiguous().cpu().numpy())
             exported.append(torch.from_numpy(network.forward().copy()))
             original.append(recogniser.probabilities(batch))

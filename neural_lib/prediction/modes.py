@@ -180,7 +180,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
         config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
         held_out = (config, saved.training["fingerprint"])
     images, classes = load_user_test_images(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
-    return ImageTensors(images.stored, _labels_of(saved, dataset, classes)[images.labels], indices=images.indices)
+    return images.labelled(_labels_of(saved, dataset, classes)[images.labels])
 
 
 def _labels_of(saved: Checkpoint, dataset: str, classes: list[str]) -> Tensor:
@@ -231,7 +231,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
     saved, images = recogniser.saved, None
     try:
         if is_available(saved.dataset, data_dir):
-            images = load_test_images(saved, saved.dataset, data_dir, use_cache).images
+            images = load_test_images(saved, saved.dataset, data_dir, use_cache).on_cpu()
     except UserError as error:
         if saved.dataset in DATASETS:
             raise

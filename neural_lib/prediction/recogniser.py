@@ -14,7 +14,7 @@ from torch.nn import functional
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
-from neural_lib.data.images import Normalisation, pixels_of
+from neural_lib.data.images import Normalisation, eval_batch_size, pixels_of
 from neural_lib.data.page import find_characters
 from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, reduced, size_of
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
@@ -225,7 +225,7 @@ class Recogniser:
 
     def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> _Prepared:
         how, page = self.saved.preparation, max(source.page - 1, 0)
-        pixels = read_picture(picture, page)
+        pixels = read_picture(picture, page, min_side=how.min_side)
         size = max(pixels.shape[:2])
         if size == LONGEST_SIDE:  # it may have been reduced
             size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
@@ -262,9 +262,9 @@ class Recogniser:
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
-        answers = []
-        for first in range(0, len(images), BATCH_SIZE):
-            batch = torch.from_numpy(np.stack(images[first : first + BATCH_SIZE]))
+        answers, size = [], min(BATCH_SIZE, eval_batch_size(self.saved.image_size))
+        for first in range(0, len(images), size):
+            batch = torch.from_numpy(np.stack(images[first : first + size]))
             for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
                 candidates = self.candidates(probabilities, top)
                 is_sure = candidates[0].probability >= self.min_probability and not is_unlike

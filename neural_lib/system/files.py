@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import mmap
 import os
 import re
 import stat
@@ -18,6 +19,8 @@ from neural_lib.system.errors import UserError
 log = logging.getLogger(__name__)
 ABANDONED_AFTER = 3600  # seconds
 HEAD = 4096  # bytes
+MAX_MAPPED = 1 << 27  # bytes read from a mapped file until its pages are given back
+READ_AROUND = 1 << 19  # bytes around a page that Linux maps with it, at most: it maps whole folios
 # Folders made for files that may never come. One list for the process: many functions check outputs, and the folders
 # are removed when the process ends.
 _made: list[Path] = []
@@ -95,13 +98,19 @@ def check_output_folder(path: str | Path, option: str) -> Path:
 def _try_to_write(file: Path, given: Path, option: str) -> None:
     # creates a file and removes it: permission bits do not show that a disk is read-only
     try:
-        _made.extend(each for each in file.absolute().parents if not each.exists())
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
     except OSError as error:
         raise _cannot_write(given, option, error) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents; remove_empty_folders() removes them again if they stay empty."""
+    folder = folder.absolute()
+    _made.extend(each for each in (folder, *folder.parents) if not each.exists())
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove_empty_folders() -> None:
@@ -212,6 +221,27 @@ class Writer:
         """Repeat each failed attempt for the last time and log an error if it fails again; True if none does."""
         self.retry(logging.ERROR)
         return not self.pending
+
+
+class MappedPages:
+    """Bounds the resident memory of a mapped file, of which a process reads more and more.
+
+    Pages that were read count as the process's memory until the system takes them back. Here they are given back, to
+    the system's file cache, after each MAX_MAPPED bytes; changes of a private mapping are lost then.
+    """
+
+    def __init__(self, mapping: object) -> None:
+        """mapping: an mmap.mmap; for another object, or a small file, nothing is done."""
+        is_large = isinstance(mapping, mmap.mmap) and len(mapping) > MAX_MAPPED
+        self._mapping = mapping if is_large and hasattr(mmap, "MADV_DONTNEED") else None  # Windows lacks it
+        self._read = 0
+
+    def add(self, count: int, size: int) -> None:
+        """Note that `count` pieces of `size` bytes each have been read, anywhere in the file."""
+        self._read += count * (size + READ_AROUND)
+        if self._mapping and self._read > MAX_MAPPED:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Data sets of user images: folders of pictures and .npz files, read, prepared and cached."""
 
+import contextlib
 import itertools
-import json
 import os
+import shutil
 import threading
+import tracemalloc
 import warnings
+from collections import namedtuple
 from pathlib import Path
 
 import cv2
@@ -12,11 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from neural_lib.data import custom, ink
 from neural_lib.data.catalog import Preparation
 from neural_lib.data.custom import Request
 from neural_lib.data.pictures import read_picture
 from neural_lib.system.errors import UserError
+from neural_lib.system.files import remove_empty_folders
 
 
 def picture(*size: int, seed: int = 0) -> np.ndarray:
@@ -284,7 +293,18 @@ def test_each_image_is_what_prediction_makes_of_its_file(photos, how):
     data = load(photos, *how)
     for index, name in enumerate(data.names):
         if index in data.indices["train"]:
-            assert np.array_equal(ink.prepare(read_picture(photos / name), data.preparation), data.images[index])
+            seen = read_picture(photos / name, min_side=data.preparation.min_side)
+            assert np.array_equal(ink.prepare(seen, data.preparation), data.images[index])
+
+
+def test_a_large_photo_is_decoded_reduced_for_large_images_and_whole_for_small_ones(tmp_path, monkeypatch):
+    for name in "ab":
+        write(tmp_path / "d" / name / "1.jpg", cv2.resize(picture(30, 40, 3), (800, 600)))
+    shapes, preparing = {}, custom.prepare
+    monkeypatch.setattr(custom, "prepare", lambda seen, how: shapes.update({seen.shape: 0}) or preparing(seen, how))
+    for size in (64, 65):
+        load(tmp_path / "d", size, use_cache=False)
+    assert list(shapes) == [(600, 800, 3), (150, 200, 3)]
 
 
 def test_writing_is_placed_as_kmnists(tmp_path):
@@ -304,9 +324,67 @@ def test_writing_is_placed_as_kmnists(tmp_path):
 
 def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, monkeypatch):
     monkeypatch.setattr(custom, "available_memory", lambda: 1_000_000)
-    monkeypatch.setattr(custom, "read_picture", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(custom, "read_picture", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(UserError, match="10 images of 224x224 pixels take 0.0 GB of memory, and 0.0 GB are free; give"):
+        load(photos, 224, use_cache=False)
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB"])
+def test_images_in_the_cache_are_never_in_memory_together(tmp_path, cache, monkeypatch, kind):
+    monkeypatch.setattr(custom, "available_memory", lambda: 0)
+    for number in range(100):
+        path = tmp_path / "d" / "ab"[number % 2] / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(8, 8, 3, seed=number)).convert(kind).save(path)
+    tracemalloc.start()
+    data = load(tmp_path / "d", 224)  # in colour the images take 15 MB
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.images.shape == (100, len(kind), 224, 224) and peak < 8_000_000
+
+
+def test_a_disk_that_is_too_small_is_refused_before_pictures_are_read(photos, cache, monkeypatch):
+    fail_to_read(monkeypatch)
+    disk = namedtuple("Disk", "total used free")(5 * 10**9, 5 * 10**9, 1_505_279)  # a byte too few
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk if path == cache else pytest.fail("another disk"))
+    with pytest.raises(UserError) as error:
         load(photos, 224)
+    assert "photos: 10 images of 224x224 pixels take 0.0 GB, and 0.0 GB are free in " in str(error.value)
+    advice = f"in {cache}; set XDG_CACHE_HOME to a folder on a disk with more room, or give a smaller --image-size"
+    assert advice in str(error.value) and "\n" not in str(error.value)
+    assert not list(cache.iterdir())
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=1_505_280))
+    assert len(load(photos, 224).images) == 10
+
+
+@contextlib.contextmanager
+def longest_file(size: int):
+    """Within this block a file can't become longer, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.skipif(resource is None, reason="Windows has no limit of a file's size")
+@pytest.mark.parametrize("size", [200_000, 1_505_280])  # bytes: some of the images, or all but the header
+def test_a_disk_that_fills_up_meanwhile(photos, cache, monkeypatch, caplog, size):
+    monkeypatch.setattr(custom, "BATCH", 1)
+    expected = load(photos, 224, use_cache=False)
+    with longest_file(size):
+        assert_same(load(photos, 224), expected)
+    (message,) = [each for each in caplog.messages if "cache" in each]
+    assert "the images can't be cached (File too large), so the next run decodes them again" in message
+    monkeypatch.setattr(custom, "available_memory", lambda: 1000)
+    with longest_file(size), pytest.raises(UserError) as error:
+        load(photos, 224)
+    assert str(cache) in str(error.value) and "can't be cached (File too large); set XDG_CACHE_HOME" in str(error.value)
+    assert "10 images of 224x224 pixels take 0.0 GB of memory" in str(error.value) and "\n" not in str(error.value)
+    assert not list(cache.iterdir())
 
 
 def test_reading_leaves_pythons_warnings_as_they_are(photos, monkeypatch):
@@ -325,9 +403,9 @@ def test_pictures_are_read_on_all_cores(photos, monkeypatch):
     monkeypatch.setattr(custom, "BATCH", 5)
     monkeypatch.setattr(custom, "SMALL_FILE", 100)
 
-    def read(path):
+    def read(path, **options):
         barrier.wait()  # passes only if another thread reads at the same time
-        return reading(path)
+        return reading(path, **options)
 
     monkeypatch.setattr(custom, "read_picture", read)
     assert len(load(photos, use_cache=False).indices["train"]) == 10
@@ -342,6 +420,7 @@ def test_an_interrupted_reading_leaves_nothing_behind(photos, monkeypatch, tmp_p
     monkeypatch.setattr(custom.tqdm, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(photos)
+    remove_empty_folders()  # as at the end of a command
     assert not (tmp_path / "cache").exists()
     assert threading.active_count() == 1 or not any("ThreadPool" in each.name for each in threading.enumerate())
 
@@ -350,7 +429,7 @@ def test_an_interrupted_reading_leaves_nothing_behind(photos, monkeypatch, tmp_p
 
 
 def fail_to_read(monkeypatch) -> None:
-    monkeypatch.setattr(custom, "read_picture", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(custom, "read_picture", lambda *_, **__: pytest.fail("read again"))
 
 
 def assert_same(one: custom.Collection, other: custom.Collection) -> None:
@@ -370,6 +449,24 @@ def test_what_was_read_is_found_again_and_mapped_from_the_file(photos, cache, mo
     assert_same(first, again)
     assert isinstance(again.images, np.memmap) and Path(again.images.filename) == file
     assert_same(first, custom.load(str(photos), first.preparation))  # as predict.py loads it
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB"])
+@pytest.mark.parametrize("size", [0, 80])
+def test_images_decoded_into_the_cache_are_those_decoded_in_memory(tmp_path, cache, monkeypatch, kind, size):
+    monkeypatch.setattr(custom, "BATCH", 3)
+    monkeypatch.setattr(custom, "SMALL_FILE", 0)  # several threads
+    for number in range(20):
+        pixels = picture(30 + number, 40, 3, seed=number)
+        path = tmp_path / "d" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(kind).save(path)
+    (tmp_path / "d" / "a" / "5.txt").write_text("no picture")
+    in_memory, new, cached = (load(tmp_path / "d", size, use_cache=use) for use in (False, True, True))
+    assert_same(in_memory, new)
+    assert_same(in_memory, cached)
+    assert isinstance(new.images, np.memmap) and not isinstance(in_memory.images, np.memmap)
+    assert new.images.shape == (21, len(kind), size or 32, size or 32)
 
 
 def test_the_mapped_images_can_be_written_to_without_changing_the_file(photos, cache):
@@ -394,22 +491,21 @@ def test_what_has_changed_is_read_again(photos, cache, monkeypatch, change):
     elif change == "elsewhere":
         photos = photos.rename(photos.with_name("others"))
     count, reading = [], custom.read_picture
-    monkeypatch.setattr(custom, "read_picture", lambda path: count.append(path) or reading(path))
+    monkeypatch.setattr(custom, "read_picture", lambda path, **how: count.append(path) or reading(path, **how))
     data = load(photos, *how)
     assert len(count) == len(data.names)
     assert len(list(cache.iterdir())) == (2 if change in ("request", "elsewhere") else 1)  # else replaced
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "format"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "lost", "listing"])
 def test_a_damaged_cache_is_read_anew(photos, cache, damage):
     first = load(photos)
     first = first._replace(images=first.images.copy())  # a copy, not mapped from the file that will be damaged
     (file,) = cache.iterdir()
     content = file.read_bytes()
-    if damage == "format":
-        header = json.loads(content.splitlines()[0]) | {"listing": "other"}
-        content = json.dumps(header).encode() + content[content.index(b"\n") :]
-    file.write_bytes({"cut": content[:-1], "empty": b"", "foreign": b"\xff{]\n", "format": content}[damage])
+    damaged = {"cut": content[:-1], "empty": b"", "foreign": b"\xff{]\n", "lost": content[1:]}
+    damaged["listing"] = content.replace(b'"listing": "' + content.partition(b'"listing": "')[2][:1], b'"listing": "x')
+    file.write_bytes(damaged[damage])
     assert_same(load(photos), first)
     assert file.stat().st_size > 10_000
 

@@ -1,29 +1,37 @@
 import os
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import made_up
 import numpy as np
 import pytest
 import torch
 from conftest import change_kmnist
+from one_run import train_epochs, weights_of
 from torch.utils.data import DataLoader, random_split
 from torchvision.transforms.functional import to_tensor
 
 from neural_lib.config import TrainConfig
+from neural_lib.data import images as images_module
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import DownloadError, is_available
 from neural_lib.data.images import (
     Data,
     ImageTensors,
     Normalisation,
+    evaluation_loader,
     load_data,
     load_images,
     make_loader,
     pixels_of,
     split,
 )
+from neural_lib.evaluation.scores import evaluate
+from neural_lib.system import files
 from neural_lib.system.errors import UserError
+from neural_lib.training.run import build_run
 
 # --- read from the disk ---
 
@@ -189,6 +197,119 @@ def test_the_parts_stay_on_their_device():
     for part in split(on_meta, TrainConfig()):
         loader = make_loader(part, 32, Normalisation([0.0], [1.0]).to("meta"), shuffle_seed=0)
         assert {tensor.device.type for batch in loader for tensor in batch} == {"meta"}
+
+
+def make_parts(device: str = "cpu") -> Data:
+    """100 images: 60 to train on, 20 to validate and 20 to test, all in one tensor."""
+    whole, order = make_set(), torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    train, val, test = (
+        ImageTensors(whole.stored, part % 10, device, part) for part in (order[:60], order[60:80], order[80:])
+    )
+    return Data("kmnist", DATASETS["kmnist"], train, test, val)
+
+
+def test_images_move_to_a_gpu_as_a_whole_if_they_take_half_of_its_free_memory_or_less(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1001, 9999))
+    assert images_module.fits_on("cuda", 500) and not images_module.fits_on(torch.device("cuda", 1), 501)
+    assert images_module.fits_on("cpu", 10**15) and images_module.fits_on("meta", 10**15)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_all_parts_move_as_a_whole_or_none(monkeypatch, caplog, fits):
+    sizes, data = [], make_parts()
+    monkeypatch.setattr(images_module, "fits_on", lambda _, size: sizes.append(size) or fits)
+    caplog.set_level("INFO")
+    moved = data.to(torch.device("meta"))
+    assert sizes == [100 * 28 * 28] and ("batch by batch" in caplog.text) != fits
+    for part, before in ((moved.train, data.train), (moved.val, data.val), (moved.test, data.test)):
+        assert part.device.type == part.labels.device.type == "meta" and len(part) == len(before)
+        assert part.stored.shape == ((len(before), 1, 28, 28) if fits else (100, 1, 28, 28))
+        assert (part.stored.device.type == "meta") == fits and (part.stored is before.stored) != fits
+        for images, labels in make_loader(part.subset(torch.arange(19)), 8, Normalisation([0.0], [1.0]).to("meta"), 1):
+            assert images.device.type == labels.device.type == "meta" and len(images) == len(labels) > 2
+    if not fits:
+        assert torch.equal(moved.train.on_cpu()[torch.arange(9)], data.train.images[:9])
+        assert moved.statistics == data.statistics
+
+
+def test_the_images_that_move_as_a_whole_are_those_of_the_part(monkeypatch):
+    monkeypatch.setattr(images_module, "CHUNK", 7)
+    part, stored = make_parts().val, []
+    monkeypatch.setattr(torch, "empty", lambda *shape, **_: stored.append(torch.zeros(shape)) or stored[0])
+    part.to("meta")
+    assert torch.equal(stored[0].to(torch.uint8), part.images)
+
+
+def test_a_batch_goes_to_a_gpu_from_pinned_memory():
+    calls = []
+
+    class Batch:
+        def pin_memory(self):
+            return calls.append("pinned") or self
+
+        def to(self, device, non_blocking):
+            return calls.append((device.type, non_blocking)) or self
+
+    images_module._moved(Batch(), torch.device("cuda"))
+    images_module._moved(Batch(), torch.device("mps"))
+    assert calls == ["pinned", ("cuda", True), ("mps", True)]
+
+
+def test_training_and_scores_are_the_same_if_each_batch_is_moved(monkeypatch):
+    def trained(data: Data) -> tuple:
+        run = train_epochs(build_run(TrainConfig(batch_size=16, epochs=2, rotation=10.0), data, torch.device("cpu")), 2)
+        scores = evaluate(run.model, evaluation_loader(data.test, Normalisation(*data.statistics)))
+        return weights_of(run), run.state.rows[-1]["val_loss"], scores.loss, scores.labels.tolist(), data.fingerprint
+
+    data = make_parts()
+    parts = (ImageTensors(part.images, part.labels) for part in (data.train, data.test, data.val))
+    whole = trained(Data("kmnist", data.info, *parts))
+    moved, move = [], images_module._moved
+    monkeypatch.setattr(images_module, "_moved", lambda *each: moved.append(each[1]) or move(*each))
+    monkeypatch.setattr(ImageTensors, "device", torch.device("cpu", 0))  # equal to no tensor's device
+    assert trained(make_parts()) == whole and len(moved) > 20
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that count as this process's memory."""
+    mappings = re.split(r"^[0-9a-f]+-[0-9a-f]+ ", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    return 1024 * sum(int(re.search(r"Rss: +(\d+)", each)[1]) for each in mappings if str(path) in each)
+
+
+def reads_of(data: Data, config: TrainConfig) -> list:
+    """Functions that read images in each way in which a command does."""
+    train, val = data.to(torch.device("cpu")).split(config)
+    return [
+        lambda: data.fingerprint,
+        lambda: data.statistics,
+        lambda: list(make_loader(train, 8, AS_TO_TENSOR, 0)),
+        lambda: list(evaluation_loader(data.test, AS_TO_TENSOR)),
+        lambda: val.labelled(val.labels)[:2],
+        lambda: data.test.on_cpu()[1],
+    ]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc is Linux's")
+def test_what_is_read_of_mapped_images_does_not_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "MAX_MAPPED", 100_000)  # bytes, less than an image
+    config = TrainConfig(dataset=str(made_up.write_photos(tmp_path / "d", red=10, green=10)), image_size=224)
+    for _ in range(2):  # new, and from the cache
+        data = load_data(config, "")
+        (path,) = (tmp_path / "cache" / "neural_lib").iterdir()
+        assert resident(path) == 0 and path.stat().st_size > 3_000_000
+        for read in reads_of(data, config):
+            data.train.stored[3].sum()
+            assert resident(path) > 0
+            read()
+            assert resident(path) == 0
+
+
+@pytest.mark.parametrize("size, count", [(16, 250), (32, 250), (80, 250), (81, 243), (224, 31), (2000, 1)])
+def test_fewer_large_images_are_scored_together(size, count):
+    assert images_module.eval_batch_size(size) == count
+    loader = evaluation_loader(ImageTensors(torch.zeros(251, 1, 1, size), torch.zeros(251)), AS_TO_TENSOR)
+    assert loader.sampler.size(0) == count
 
 
 def test_a_batch_larger_than_the_training_part_is_refused():

@@ -284,6 +284,11 @@ def test_a_large_picture_is_reduced(tmp_path, kind):
     large = Image.fromarray(SCENE).resize((3000, 2000))
     path = write(tmp_path / f"p.{kind}", large)
     assert read_picture(path, longest=300).shape == (200, 300, 3)
+    shapes = [read_picture(path, min_side=side).shape[:2] for side in (250, 251, 501, 1001)]
+    by_kind = {"png": [(683, 1024)] * 4, "jpg": [(250, 375), (500, 750), (683, 1024), (683, 1024)]}
+    assert shapes == by_kind[kind]
+    halved = read_picture(path, min_side=1000)  # to 1000 x 1500, then to the longest side that is allowed
+    assert halved.shape == (683, 1024, 3) and np.abs(halved.astype(int) - read_picture(path)).mean() < 2
     assert read_picture(path, longest=9999).shape == (2000, 3000, 3)
     read = read_picture(path)
     assert read.shape == (683, 1024, 3)

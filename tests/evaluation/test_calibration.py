@@ -206,6 +206,16 @@ def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path)
     torch.testing.assert_close(outputs.logits.log_softmax(dim=1), outputs.log_probs)
 
 
+def test_large_images_are_calibrated_in_small_batches(saved, monkeypatch):
+    sizes, outputs = [], calibration.outputs_of
+    monkeypatch.setattr(
+        calibration, "outputs_of", lambda model, inputs: sizes.append(len(inputs)) or outputs(model, inputs)
+    )
+    monkeypatch.setattr(calibration, "eval_batch_size", lambda size: 40 if size == 28 else 0)
+    calibrate(saved, made_up_images(50, 0), made_up_images(100, 1))
+    assert sizes == [40, 40, 20, 40, 10]
+
+
 @pytest.mark.parametrize("train, val", [(1, 1), (20, 5), (60, 19), (60, 20), (3, 99), (10, 100), (2, 150)])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_small_data_sets_are_calibrated_and_only_enough_images_set_a_threshold(saved, caplog, train, val, classes):

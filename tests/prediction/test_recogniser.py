@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from neural_lib import checkpoint, prediction
+from neural_lib.data import custom
+from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import load_images
 from neural_lib.data.pictures import PictureError
 from neural_lib.prediction import recogniser as module
@@ -334,6 +337,24 @@ def test_a_network_for_photos_takes_pictures_as_they_are():
     answer = reader.read(np.full((60, 80, 3), (250, 0, 0), np.uint8))  # which has no ink
     assert answer.seen.shape == (32, 32, 3) and (answer.seen == (250, 0, 0)).all()
     assert "glyph" not in answer.to_dict()
+
+
+def test_a_large_photo_is_reduced_as_in_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], image_size=96))
+    reader = Recogniser(made_up.make_checkpoint("cifar10"), torch.device("cpu"))
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        path = write(tmp_path / name, cv2.resize(pixels, (1200, 900)), "1.jpg")
+    trained_on = custom.load(str(tmp_path), reader.saved.preparation, use_cache=False).images[0]
+    assert np.array_equal(reader.read(path).seen, trained_on.transpose(1, 2, 0))
+
+
+def test_large_images_are_answered_in_small_batches(recogniser, digits, monkeypatch):
+    sizes, answers_of = [], recogniser.answers_of
+    monkeypatch.setattr(recogniser, "answers_of", lambda batch: sizes.append(len(batch)) or answers_of(batch))
+    monkeypatch.setattr(module, "eval_batch_size", lambda size: 8 if size == 28 else 0)
+    assert len(recogniser.read(digits[0][:20])) == 20 and sizes == [8, 8, 4]
 
 
 # --- convert ---
