@@ -266,7 +266,7 @@ def test_a_montage_in_the_folder_is_not_recognised_the_next_time(page, recognise
 
 
 def test_ctrl_c_ends_it_with_one_line(page, recognise, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(recogniser, "read_picture", interrupted)

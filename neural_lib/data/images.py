@@ -138,9 +138,14 @@ class ImageTensors(Dataset):
 
     def chunks(self) -> Iterator[Tensor]:
         """The images in pieces (n, C, H, W) of at most CHUNK images and CHUNK_SIZE bytes, on the CPU."""
-        length = max(1, min(CHUNK, CHUNK_SIZE // self.image_bytes))
+        length = _chunk_length(self.image_bytes)
         for first in range(0, len(self), length):
             yield self._gathered(slice(first, first + length)).cpu()
+
+
+def _chunk_length(image_bytes: int) -> int:
+    # The number of images that are read together.
+    return max(1, min(CHUNK, CHUNK_SIZE // image_bytes))
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:
@@ -157,7 +162,7 @@ class ImagesOnCPU:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int | Tensor) -> Tensor:
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         return self.dataset._gathered(index).cpu()
 
 
@@ -210,7 +215,7 @@ class Data:
     @functools.cached_property
     def val_fingerprint(self) -> str:
         """The pixel_digest of the validation images; "" if they are drawn from those to train on."""
-        return pixel_digest(self.val) if self.val else ""
+        return pixel_digest(self.val.on_cpu()) if self.val else ""
 
     def _train_and_val(self) -> list[ImageTensors]:
         return [self.train, self.val] if self.val else [self.train]
@@ -242,11 +247,12 @@ class Data:
         return (self.train, self.val) if self.val else split(self.train, config, by_class=self.has_user_images)
 
 
-def pixel_digest(images: ImageTensors) -> str:
-    """The sha256 of images in their order, which doesn't depend on their labels."""
-    digest = hashlib.sha256(str((len(images), *images.stored.shape[1:])).encode())
-    for pixels in images.chunks():
-        digest.update(pixels.contiguous().numpy())
+def pixel_digest(images: Tensor | ImagesOnCPU) -> str:
+    """The sha256 of images (N, C, H, W) in their order, which doesn't depend on their labels."""
+    digest = hashlib.sha256(str((len(images), *images[0].shape)).encode())
+    length = _chunk_length(images[0].numel())
+    for first in range(0, len(images), length):
+        digest.update(images[first : first + length].contiguous().numpy())
     return digest.hexdigest()
 
 

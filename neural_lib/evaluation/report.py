@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.images import ImageTensors, pixel_digest, pixels_of
+from neural_lib.data.images import ImagesOnCPU, ImageTensors, pixel_digest, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import expected_calibration_error
 from neural_lib.evaluation.html import base64_text, render
@@ -67,12 +67,17 @@ log = logging.getLogger(__name__)
 class Report:
     """The figures, pictures and page of a network's scores on the test images of a data set.
 
-    images: the scored images, uint8 (N, C, H, W), in the scores' order. records: the records of the command that
-    trained the network; None: the page has no curves and no runs.
+    images: the scored images, uint8 (N, C, H, W), in the scores' order: a tensor, or ImagesOnCPU. records: the
+    records of the command that trained the network; None: the page has no curves and no runs.
     """
 
     def __init__(
-        self, saved: Checkpoint, dataset: str, scores: Scores, images: Tensor, records: Records | None = None
+        self,
+        saved: Checkpoint,
+        dataset: str,
+        scores: Scores,
+        images: Tensor | ImagesOnCPU,
+        records: Records | None = None,
     ) -> None:
         self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
         self.title, self.info = title_of(dataset), DATASETS.get(dataset)
@@ -171,10 +176,11 @@ class Report:
     @functools.cached_property
     def is_scored_on_val(self) -> bool:
         """True if the scored images are those of the part val/ that chose the network's epoch, wherever they lie."""
-        training, images = self.saved.training, ImageTensors(self.images, self.scores.labels)
+        training = self.saved.training
         if self.saved.config.get("epochs") == 0:  # there was no choice: the last layer was fitted
             return False
-        return len(images) == training.get("val_images") and pixel_digest(images) == training.get("val_fingerprint")
+        has_count = len(self.images) == training.get("val_images")
+        return has_count and pixel_digest(self.images) == training.get("val_fingerprint")
 
     # --- on the terminal ---
 
