@@ -92,7 +92,9 @@ def print_unsure(recogniser: Recogniser, data_dir: str, seed: int = 0, count: in
     saved = recogniser.saved
 
     def answers(images: torch.Tensor) -> list[torch.Tensor]:  # predictions, whether below a half, whether unlike: (N,)
-        batches = (recogniser.answers_of(batch) for batch in images.split(eval_batch_size(images.shape[-1])))
+        batches = (
+            recogniser.answers_of(batch) for batch in images.split(eval_batch_size(images.shape[-1], recogniser.device))
+        )
         probabilities, is_unlike = map(torch.cat, zip(*batches, strict=True))
         return [probabilities.argmax(1), probabilities.amax(1) < 0.5, is_unlike]
 

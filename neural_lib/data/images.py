@@ -24,7 +24,8 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import MappedPages
 
 # Images of a batch to score, in each rank: more than in training, since scoring keeps no activations for gradients.
-EVAL_BATCH_SIZE, EVAL_PIXELS = 250, 1_600_000  # limits: images, and their pixels
+EVAL_BATCH_SIZE, LARGE = 250, 64  # images; pixels of height and width above which fewer are scored together
+EVAL_PIXELS = {"cpu": 400_000, "gpu": 6_400_000}  # of a batch of large images; tests/README.md compares values
 CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
 PHOTO_SIZE = 64  # pixels, from which user images count as photos
 MIN_VAL = 100  # photos that validate: the standard error of an accuracy of 90 % on 100 images is 3 points
@@ -39,9 +40,15 @@ class Images(NamedTuple):
     labels: Tensor
 
 
-def eval_batch_size(image_size: int) -> int:
-    """The number of images that each rank scores together: fewer if they have more than 80x80 pixels."""
-    return min(EVAL_BATCH_SIZE, max(1, EVAL_PIXELS // image_size**2))
+def eval_batch_size(image_size: int, device: torch.device) -> int:
+    """The number of images that each rank scores together: fewer if they are large.
+
+    The first layers' outputs of large images are large, and on a CPU new memory for them takes longer than computing.
+    """
+    if image_size <= LARGE:
+        return EVAL_BATCH_SIZE
+    pixels = EVAL_PIXELS["cpu" if device.type == "cpu" else "gpu"]
+    return min(EVAL_BATCH_SIZE, max(1, pixels // image_size**2))
 
 
 def fits_on(device: torch.device | str, size: int) -> bool:
@@ -506,4 +513,4 @@ def make_loader(
 
 def evaluation_loader(dataset: ImageTensors, normalise: Normalisation) -> DataLoader:
     """A DataLoader for scoring: the images in their order, in batches of eval_batch_size for each rank."""
-    return make_loader(dataset, eval_batch_size(dataset.image_size) * world_size(), normalise)
+    return make_loader(dataset, eval_batch_size(dataset.image_size, dataset.device) * world_size(), normalise)

@@ -137,7 +137,7 @@ def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, max_c
     # Outputs and labels, on the CPU, for at most max_count images, which are spread evenly over all images.
     count = min(len(images), max_count)
     chosen = images.subset(torch.arange(count) * len(images) // count)
-    size = eval_batch_size(images.image_size)
+    size = eval_batch_size(images.image_size, images.device)
     with torch.inference_mode():
         batches = [outputs_of(model, normalise(chosen[first : first + size][0])) for first in range(0, count, size)]
         return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True))), chosen.labels.cpu()

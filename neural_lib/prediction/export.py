@@ -116,7 +116,7 @@ def verify(content: bytes, recogniser: Recogniser, images: Tensor) -> float:
     original, exported = [], []
     try:
         network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
-        for batch in images.split(eval_batch_size(recogniser.saved.image_size)):
+        for batch in images.split(eval_batch_size(recogniser.saved.image_size, recogniser.device)):
             network.setInput(recogniser.normalise(batch.to(recogniser.device)).contiguous().cpu().numpy())
             exported.append(torch.from_numpy(network.forward().copy()))
             original.append(recogniser.probabilities(batch))

@@ -262,7 +262,7 @@ class Recogniser:
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
-        answers, size = [], min(BATCH_SIZE, eval_batch_size(self.saved.image_size))
+        answers, size = [], min(BATCH_SIZE, eval_batch_size(self.saved.image_size, self.device))
         for first in range(0, len(images), size):
             batch = torch.from_numpy(np.stack(images[first : first + size]))
             for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):

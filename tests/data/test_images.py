@@ -305,9 +305,12 @@ def test_what_is_read_of_mapped_images_does_not_stay_in_memory(tmp_path, monkeyp
             assert resident(path) == 0
 
 
-@pytest.mark.parametrize("size, count", [(16, 250), (32, 250), (80, 250), (81, 243), (224, 31), (2000, 1)])
-def test_fewer_large_images_are_scored_together(size, count):
-    assert images_module.eval_batch_size(size) == count
+@pytest.mark.parametrize("size, count, on_gpu", [
+    (16, 250, 250), (32, 250, 250), (64, 250, 250), (65, 94, 250), (224, 7, 127), (2000, 1, 1),
+])  # fmt: skip
+def test_fewer_large_images_are_scored_together(size, count, on_gpu):
+    assert images_module.eval_batch_size(size, torch.device("cpu")) == count
+    assert images_module.eval_batch_size(size, torch.device("cuda")) == on_gpu
     loader = evaluation_loader(ImageTensors(torch.zeros(251, 1, 1, size), torch.zeros(251)), AS_TO_TENSOR)
     assert loader.sampler.size(0) == count
 

@@ -211,7 +211,7 @@ def test_large_images_are_calibrated_in_small_batches(saved, monkeypatch):
     monkeypatch.setattr(
         calibration, "outputs_of", lambda model, inputs: sizes.append(len(inputs)) or outputs(model, inputs)
     )
-    monkeypatch.setattr(calibration, "eval_batch_size", lambda size: 40 if size == 28 else 0)
+    monkeypatch.setattr(calibration, "eval_batch_size", lambda size, device: 40 if size == 28 else 0)
     calibrate(saved, made_up_images(50, 0), made_up_images(100, 1))
     assert sizes == [40, 40, 20, 40, 10]
 

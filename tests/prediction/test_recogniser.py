@@ -353,7 +353,7 @@ def test_a_large_photo_is_reduced_as_in_training(tmp_path, monkeypatch):
 def test_large_images_are_answered_in_small_batches(recogniser, digits, monkeypatch):
     sizes, answers_of = [], recogniser.answers_of
     monkeypatch.setattr(recogniser, "answers_of", lambda batch: sizes.append(len(batch)) or answers_of(batch))
-    monkeypatch.setattr(module, "eval_batch_size", lambda size: 8 if size == 28 else 0)
+    monkeypatch.setattr(module, "eval_batch_size", lambda size, device: 8 if size == 28 else 0)
     assert len(recogniser.read(digits[0][:20])) == 20 and sizes == [8, 8, 4]
 
 
