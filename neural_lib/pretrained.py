@@ -153,6 +153,6 @@ def copy_weights(model: nn.Module, saved: Checkpoint, classes: Sequence[str]) ->
     return kept
 
 
-def has_new_classes(init: Checkpoint, classes: Sequence[str]) -> bool:
-    """True if a network for these classes has one that `init` lacks, for which its last layer begins anew."""
-    return any(name not in init.labels for name in classes)
+def is_new_to(init: Checkpoint, dataset: str, classes: Sequence[str]) -> bool:
+    """True if the network `init` was trained on another data set, or lacks one of these classes."""
+    return dataset != init.dataset or any(name not in init.labels for name in classes)

@@ -24,14 +24,15 @@ from neural_lib.training.run import Run
 # Images that the layer is fitted to, and their number times the classes: 50,000 images of up to 400 classes, and 20,000
 # of 1,000. More take minutes, and memory for their features.
 MAX_IMAGES, MAX_IMAGES_BY_CLASSES = 50_000, 20_000_000
-C = 0.01  # inverse strength of the L2 penalty, in scikit-learn's units; tests/README.md compares values
+C = 0.01  # inverse strength of the L2 penalty, in scikit-learn's units; tests/README.md compares values of both
+MIN_DEVIATION = 0.3  # smallest standard deviation that a feature is divided by, as share of the features' RMS
 MAX_ITERATIONS = 200  # of L-BFGS
 
 log = logging.getLogger(__name__)
 
 
 def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar | None = None) -> None:
-    """Fit the network's last layer to the features of the training images, if it begins anew, and score these images.
+    """Fit the network's last layer to the features of the training images, if run.fits_last_layer, and score these.
 
     The features are computed once, in evaluation mode, of undistorted images. run.state.sums become the scores. Raises
     StoppedBetweenSteps if any rank has received a signal.
@@ -94,13 +95,14 @@ def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False) 
     """Weight (classes, F) and bias (classes,) of a linear layer, by logistic regression.
 
     features: (N, F). labels: (N,), of which each class has one. balanced: all classes have the same weight. Features
-    are standardised for the fit; weight and bias take them as they are.
+    are standardised for the fit; weight and bias take them as they are. A feature that hardly varies among a few
+    training images is not enlarged as far, because it may be large for other images.
     """
     from sklearn.exceptions import ConvergenceWarning  # a second to import
     from sklearn.linear_model import LogisticRegression
 
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    std = torch.where(std > 1e-6, std, 1.0)  # a feature that is the same for all images
+    std = std.clamp(min=max(MIN_DEVIATION * std.square().mean().sqrt().item(), 1e-6))
     model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # near enough to the optimum
         model.fit(((features - mean) / std).numpy(), labels.numpy())

@@ -37,7 +37,7 @@ class Run:
     optimizer: optim.Optimizer
     scheduler: optim.lr_scheduler.LRScheduler | None
     state: TrainingState  # how far the run has come
-    fits_last_layer: bool  # whether epoch 0 fits the last layer, which begins anew for a class
+    fits_last_layer: bool  # whether epoch 0 fits the last layer to the data set, which is new to the network
     model_file: Checkpoint  # the content of model.pth, but for the weights and their figures
 
     @property
@@ -108,7 +108,7 @@ def build_run(
         optimizer=optimizer,
         scheduler=scheduler,
         state=TrainingState(config, model, optimizer, scheduler, first_epoch=0 if init else 1),
-        fits_last_layer=bool(init) and pretrained.has_new_classes(init, info.classes),
+        fits_last_layer=bool(init) and pretrained.is_new_to(init, config.dataset, info.classes),
         model_file=checkpoint.without_weights(config, info, arch_args, statistics, training),
     )
 

@@ -24,7 +24,8 @@ def test_the_layer_gives_the_probabilities_of_scikit_learns_logistic_regression(
     labels = (features[:, 7] > 4).long() + (features[:, 6] > 9).long() * (classes - 2)
     weight, bias = fit(features, labels, classes, balanced)
     assert weight.shape == (classes, 8) and bias.shape == (classes,)
-    standard = (features - features.mean(0)) / features.std(0, correction=0).where(torch.arange(8) > 0, 1.0)
+    deviations = features.std(0, correction=0)
+    standard = (features - features.mean(0)) / deviations.clamp(min=0.3 * deviations.square().mean().sqrt())
     reference = LogisticRegression(C=probe.C, class_weight="balanced" if balanced else None, max_iter=1000)
     expected = torch.from_numpy(reference.fit(standard.numpy(), labels.numpy()).predict_proba(standard.numpy()))
     found = functional.linear(features, weight, bias).softmax(dim=1)
@@ -74,13 +75,23 @@ def test_the_images_are_normalised_as_those_of_the_weights(images):
     torch.testing.assert_close(inputs, (stored / 255 - 0.2) / 0.3)
 
 
-def test_a_last_layer_whose_classes_are_known_is_scored_as_it_is(images):
+def test_a_feature_that_hardly_varies_decides_little():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(20, 5, generator=generator)
+    labels = (features[:, 0] > 0).long()
+    features[:, 4] = 1e-3 * labels  # varies little here, and a lot elsewhere
+    weight, _ = fit(features, labels, 2)
+    assert abs(weight[1, 4]) < abs(weight[1, 0])
+
+
+def test_the_last_layer_of_a_network_for_the_same_data_set_is_scored_as_it_is(images):
     run = begun_run(images)
     weight = last_layer_of(run.model).weight.clone()
     assert not run.fits_last_layer and run.state.epoch == 0
     fit_last_layer(run)
     assert torch.equal(last_layer_of(run.model).weight, weight) and run.state.sums.count == 225
     assert begun_run(images, [*DATASETS["kmnist"].classes[:9], "another"]).fits_last_layer
+    assert begun_run(images, dataset="fashion-mnist").fits_last_layer
 
 
 @pytest.mark.parametrize("limits", [(60, 10**9), (10**9, 600)])
