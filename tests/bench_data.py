@@ -6,8 +6,9 @@
 Photos become images of 224x224 pixels: 20,000 take 3 GB. Each reading is that of train.py, with statistics and
 fingerprint, in a process of its own, after its imports; then all images to train on are read once more, in shuffled
 batches. "Of all cores" is the processor's time, which other programs delay less. Peak memory is the whole process's,
-mapped pages included, beyond that after the imports. Large photos are hard links to ten files of 3 MB. Files are
-written to the folder for temporary ones (TMPDIR), at most 5 GB at a time.
+mapped pages included, beyond that after the imports. For photos the first round ends with the features of the images to
+train on and the fit of the last layer, as train.py's recipe for photos has them. Large photos are hard links to ten
+files of 3 MB. Files are written to the folder for temporary ones (TMPDIR), at most 5 GB at a time.
 """
 
 import argparse
@@ -40,6 +41,27 @@ used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 shape = (len(data.train), *data.train.stored.shape[1:])
 seconds = f"{read - start:7.2f} s, of all cores {computed:6.2f} s, batches {end - read:6.2f} s"
 print(f"{seconds}, peak {used / 1024:5.0f} MB, {shape} to train on")
+"""
+
+FIT = """
+from neural_lib.system.environment import tune_for_cpu
+tune_for_cpu()
+import sys, time, torch
+from neural_lib.config import RECIPES
+from neural_lib.data.images import load_data
+from neural_lib.pretrained import load_imagenet
+from neural_lib.training.probe import features_of, fit
+from neural_lib.training.run import build_run, resolve
+config = RECIPES["photos"].config(dataset=sys.argv[1])
+data = load_data(config, "data")
+(config,) = resolve([config], data, torch.device("cpu"))
+run = build_run(config, data, torch.device("cpu"), load_imagenet(config.arch))
+start = time.perf_counter()
+features, labels = features_of(run, run.train_loader.dataset)
+computed = time.perf_counter()
+fit(features, labels, run.classes)
+end = time.perf_counter()
+print(f"{computed - start:7.2f} s, in {config.precision}, of {len(labels):,} images; the fit {end - computed:6.2f} s")
 """
 
 
@@ -104,11 +126,20 @@ def main() -> None:
             write(folder, count)
             environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
             environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-            for _ in range(args.rounds):
+            for number in range(args.rounds):
                 for start in ("new", "again"):
                     command = [sys.executable, "-c", READ, str(folder), str(size)]
                     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                     print(f"{count:,} {name}, {start:5}: {done.stdout.strip()}", flush=True)
+                if number == 0 and size > 64:
+                    done = subprocess.run(
+                        [sys.executable, "-c", FIT, str(folder)],
+                        env=environment,
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                    )
+                    print(f"{count:,} {name}, features: {done.stdout.splitlines()[-1]}", flush=True)
                 shutil.rmtree(cache)
             shutil.rmtree(folder)
 
