@@ -328,6 +328,7 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
         init=IMAGENET,
     ),
 }  # fmt: skip
+PHOTO_SIZE = 64  # pixels of height and width, from which user images that aren't writing count as photos
 DEFAULT_RECIPE, PHOTO_RECIPE = "classic", "photos"  # the second for user photos
 MAX_WIDTH_OF_CHOICES = 24  # characters; --help names a longer list of choices as NAME, not as {a,b,c}
 

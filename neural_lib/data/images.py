@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neural_lib.config import TrainConfig, derived_seed
+from neural_lib.config import PHOTO_SIZE, TrainConfig, derived_seed
 from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
@@ -27,7 +27,6 @@ from neural_lib.system.files import MappedPages
 EVAL_BATCH_SIZE, LARGE = 250, 64  # images; pixels of height and width above which fewer are scored together
 EVAL_PIXELS = {"cpu": 400_000, "gpu": 6_400_000}  # of a batch of large images; tests/README.md compares values
 CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
-PHOTO_SIZE = 64  # pixels, from which user images count as photos
 MIN_VAL = 100  # photos that validate: the standard error of an accuracy of 90 % on 100 images is 3 points
 
 log = logging.getLogger(__name__)

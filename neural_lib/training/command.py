@@ -17,6 +17,7 @@ from neural_lib.config import (
     IMAGENET,
     IMAGENET_ARCHS,
     PHOTO_RECIPE,
+    PHOTO_SIZE,
     PREPARATION_OPTIONS,
     RECIPES,
     WIDTH_ARCHS,
@@ -107,10 +108,11 @@ class Command:
         """The command with the recipe that holds if none was given, and its weights to begin from.
 
         is_photos: whether the data set consists of photos, as custom.shows_photos finds out. Photos are trained by the
-        recipe "photos", unless pictures show writing or a given network doesn't know ImageNet. Raises UserError if a
-        configuration is invalid.
+        recipe "photos", unless pictures show writing, are to become small images, or a given network doesn't know
+        ImageNet. Raises UserError if a configuration is invalid.
         """
-        is_photos = is_photos and not any(self.params.get("writing", ()))
+        is_small = any(0 < size < PHOTO_SIZE for size in self.params.get("image_size", ()))
+        is_photos = is_photos and not is_small and not any(self.params.get("writing", ()))
         recipe = self.recipe
         if not recipe and is_photos and {*self.params.get("arch", ())} <= {*IMAGENET_ARCHS}:
             recipe = PHOTO_RECIPE

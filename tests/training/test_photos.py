@@ -74,6 +74,8 @@ def test_photos_get_features_of_imagenet_and_a_fitted_layer(run_train, photos, c
     (("--arch", "vgg-small"), "", "vgg-small"),
     (("--arch", "resnet50", "lenet"), "", "resnet50"),
     (("--writing",), "", "lenet"),
+    (("--image-size", 48), "", "lenet"),
+    (("--image-size", 64), "photos", "efficientnet-lite0"),
 ])  # fmt: skip
 def test_the_recipe_for_photos_is_chosen_unless_an_option_says_otherwise(photos, given, recipe, arch):
     command = command_of("-d", photos, *given).with_recipe(is_photos=True)
@@ -225,7 +227,7 @@ def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
 
 
 @pytest.mark.parametrize("given, message", [
-    (("--image-size", 63), "--arch efficientnet-lite0: EfficientNetLite0 needs images of at least 64 pixels, not 63"),
+    (("--image-size", 63, "--recipe", "photos"), "EfficientNetLite0 needs images of at least 64 pixels, not 63"),
     (("--recipe", "classic", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
     (("--arch", "lenet", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
     (("--arch", "lenet", "--init", "imagenet"), "--init imagenet: there are no such weights for lenet; give --arch"),
