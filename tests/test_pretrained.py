@@ -98,7 +98,9 @@ def test_every_network_of_torchvision_ends_in_a_linear_layer_for_its_classes(nam
         model = build_network(name, numChannels=1, classes=7, image_size=224, dropout=0.5)
         assert model.eval()(torch.zeros(2, 1, 224, 224)).shape == (2, 7)
     *_, last = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
-    assert last.out_features == 7 and list(model.state_dict().values())[-2:] == [last.weight, last.bias]
+    names, parameters = zip(*list(model.named_parameters())[-2:], strict=True)
+    assert last.out_features == 7 and parameters[0] is last.weight and parameters[1] is last.bias
+    assert list(model.state_dict())[-2:] == list(names)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet34"])  # with a dropout layer, and without one
