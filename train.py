@@ -1,4 +1,4 @@
-"""Train a network on small images; validate, test, report, save and plot.
+"""Train a network on images; validate, test, report, save and plot.
 
     python train.py                                  # the tutorial's recipe
     python train.py --recipe fast                    # as accurate, in seconds
@@ -36,13 +36,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     own = "or your own: a folder with a subfolder for each class, or an .npz file"
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
-    known = f"{', '.join(IMAGENET_ARCHS[:1])} and torchvision's networks"
-    add(
-        "--init",
-        metavar="PATH",
-        help=f"begin from the weights in a model file of the same network, or, with {IMAGENET}, "
-        f"from weights learned on ImageNet: for {known}; the last layer is fitted first",
-    )
+    weights = f"{IMAGENET}: learned on ImageNet, for {IMAGENET_ARCHS[0]} and torchvision's networks; or a model file"
+    add("--init", metavar="WEIGHTS", help=f"begin from {weights} of the same network; the last layer is fitted first")
     resume = "resume an interrupted command, or train for more --epochs, from checkpoint.pth beside the model"
     add("--resume", action="store_true", help=resume)
     add(

@@ -123,7 +123,7 @@ class Checkpoint:
     val was given), test_seed (which drew the images held out for test).
     """
 
-    arch: str  # a name in config.ARCHS
+    arch: str  # a name in config.ARCHS or TORCHVISION_ARCHS
     arch_args: dict  # arguments that the network was built with
     state_dict: dict[str, Tensor]
     dataset: str  # a name in catalog.DATASETS, or the path of user images

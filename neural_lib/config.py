@@ -18,12 +18,11 @@ ARCHS = {  # name: module and class; each class takes numChannels, classes, imag
 }
 WIDTH_ARCHS = ("vgg-small",)  # networks that take the argument width
 # torchvision's classification networks, by torchvision's names: those with one output, a last layer that is an
-# nn.Linear, and weights for 224 pixels. Its resnet18 is not among them, because that name is ours in ARCHS.
+# nn.Linear, weights for 224 pixels and a plain state_dict. Its resnet18 is not among them: that name is ours in ARCHS.
 TORCHVISION_ARCHS = (
-    "alexnet", "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "densenet121", "densenet161",
-    "densenet169", "densenet201", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
-    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s",
-    "efficientnet_v2_m", "efficientnet_v2_l", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3", "mobilenet_v2",
+    "alexnet", "convnext_tiny", "convnext_small", "convnext_base", "convnext_large", "efficientnet_b0",
+    "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6",
+    "efficientnet_b7", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l", "mobilenet_v2",
     "mobilenet_v3_small", "mobilenet_v3_large", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf",
     "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf", "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf",
     "regnet_y_3_2gf", "regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "resnet34", "resnet50", "resnet101",
@@ -33,7 +32,10 @@ TORCHVISION_ARCHS = (
     "vit_l_16", "vit_l_32", "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
 IMAGENET = "imagenet"  # a value of --init: weights learned on ImageNet
-IMAGENET_ARCHS = ("efficientnet-lite0", *TORCHVISION_ARCHS)  # networks for which there are such weights
+IMAGENET_ARCHS = ("efficientnet-lite0", *TORCHVISION_ARCHS)  # networks for photos, for which there are such weights
+PHOTO_SIZE = 64  # pixels of height and width: the smallest images that these networks take
+VIT_SIZE = 224  # pixels: torchvision's vision transformers take images of no other size
+PAGE_LIMIT = 40_000_000  # bytes of a page of predict.py --export
 OPTIMIZERS = {  # name: class, and its arguments besides learning rate and weight decay; fused: one pass over all
     "adam": ("torch.optim.Adam", {"fused": True}),  # Kingma and Ba 2015, arXiv:1412.6980
     "adamw": ("torch.optim.AdamW", {"fused": True}),  # Loshchilov and Hutter 2019, arXiv:1711.05101
@@ -76,7 +78,7 @@ COUNT = (lambda value: _is_int(value) and value >= 1, "a whole number of at leas
 COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
 ARCH = (
     lambda value: value in ARCHS or value in TORCHVISION_ARCHS,
-    f"{', '.join(ARCHS)}, or a network of torchvision by its name there, such as resnet50",
+    f"{', '.join(ARCHS)} (resnet18: for small images), or a network of torchvision by its name there, such as resnet50",
 )
 WIDTH = (lambda value: _is_int(value) and 0 <= value <= 1024, "a whole number from 1 to 1024, or 0 for the default")
 SEED = (lambda value: _is_int(value) and 0 <= value < 2**32, "a whole number from 0 to 4294967295")
@@ -105,7 +107,7 @@ class TrainConfig:
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
     arch: str = _option(
         "lenet",
-        f"network: {ARCH[1]}; all but torchvision's fit on a page of predict.py --export (40 MB)",
+        f"network: {ARCH[1]}",
         *ARCH,
         short="-a",
     )
@@ -221,6 +223,16 @@ class TrainConfig:
         names = ["test", "test_split"] if self.test_source(parts) == "test" else []
         return names + (["train_split"] if self.val_source(parts) == "val" else [])
 
+    def check_arch(self, size: int) -> None:
+        """Raise UserError if the network takes no images of this size; size: height and width, pixels."""
+        if self.arch in IMAGENET_ARCHS and size < PHOTO_SIZE:
+            needs, advice = f"at least {PHOTO_SIZE} pixels", "a larger --image-size, or --arch lenet"
+        elif self.arch.startswith("vit_") and size != VIT_SIZE:
+            needs, advice = f"{VIT_SIZE} pixels", f"--image-size {VIT_SIZE}"
+        else:
+            return
+        raise UserError(f"--arch {self.arch}: needs images of {needs}, not {size}; give {advice}")
+
     def distorts(self) -> bool:
         """True if training images are distorted."""
         return any(getattr(self, each.name) for each in fields(self) if each.metadata.get("distorts"))
@@ -328,7 +340,6 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
         init=IMAGENET,
     ),
 }  # fmt: skip
-PHOTO_SIZE = 64  # pixels of height and width, from which user images that aren't writing count as photos
 DEFAULT_RECIPE, PHOTO_RECIPE = "classic", "photos"  # the second for user photos
 MAX_WIDTH_OF_CHOICES = 24  # characters; --help names a longer list of choices as NAME, not as {a,b,c}
 

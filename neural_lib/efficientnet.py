@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MIN_IMAGE_SIZE = 64  # pixels: two pixels remain at the end
+from neural_lib.config import PHOTO_SIZE
+
 STEM, HEAD = 32, 1280  # filters
 
 
@@ -46,8 +47,8 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, numChannels: int, classes: int, image_size: int = 224, dropout: float = 0.0) -> None:
         super().__init__()
-        if image_size < MIN_IMAGE_SIZE:
-            raise ValueError(f"EfficientNetLite0 needs images of at least {MIN_IMAGE_SIZE} pixels, not {image_size}")
+        if image_size < PHOTO_SIZE:
+            raise ValueError(f"EfficientNetLite0 needs images of at least {PHOTO_SIZE} pixels, not {image_size}")
         self.stem = _convolution(numChannels, STEM, kernel=3, stride=2)
         blocks, channels = [], STEM
         for expansion, kernel, stride, filters, count in STAGES:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet
 
-MIN_IMAGE_SIZE = 64  # pixels: these networks reduce height and width to a 32nd
+from neural_lib.config import PHOTO_SIZE, VIT_SIZE
 
 
 class ResNet18(ResNet):
@@ -44,10 +44,10 @@ class TorchvisionNetwork(nn.Module):
         self, numChannels: int, classes: int, image_size: int = 224, dropout: float = 0.0, *, name: str
     ) -> None:
         super().__init__()
-        if name.startswith("vit_") and image_size != 224:
-            raise ValueError(f"{name} needs images of 224 pixels, not {image_size}")
-        if image_size < MIN_IMAGE_SIZE:
-            raise ValueError(f"{name} needs images of at least {MIN_IMAGE_SIZE} pixels, not {image_size}")
+        if name.startswith("vit_") and image_size != VIT_SIZE:
+            raise ValueError(f"{name} needs images of {VIT_SIZE} pixels, not {image_size}")
+        if image_size < PHOTO_SIZE:
+            raise ValueError(f"{name} needs images of at least {PHOTO_SIZE} pixels, not {image_size}")
         self.network = get_model(name, weights=None, num_classes=classes)
         if numChannels != 3:
             self._take_channels(numChannels)

@@ -30,8 +30,8 @@ def run(seed: int, options: list[str]) -> dict[str, float]:
         outputs = ("--model", f"{folder}/model.pth", "--plot", f"{folder}/plot.png")
         began = time.perf_counter()
         command = [sys.executable, str(ROOT / "train.py"), *options, "--seed", str(seed), *outputs]
-        surroundings = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
-        log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=surroundings).stdout
+        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
+        log = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
         total = time.perf_counter() - began
         report = json.loads(Path(folder, "report.json").read_text())
         rows = json.loads(Path(folder, "results.json").read_text())["rows"]

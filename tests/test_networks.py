@@ -5,15 +5,15 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from neural_lib.config import ARCHS, WIDTH_ARCHS
-from neural_lib.efficientnet import MIN_IMAGE_SIZE, STAGES, EfficientNetLite0
+from neural_lib.config import ARCHS, PHOTO_SIZE, WIDTH_ARCHS
+from neural_lib.efficientnet import STAGES, EfficientNetLite0
 from neural_lib.networks import LeNetSlim, VGGSmall, build_network
 from neural_lib.torchvision_networks import ResNet18
 
 
 def size_for(arch: str, size: int) -> int:
     """The image size to test a network with: `size`, or the smallest that a network for photos takes."""
-    return max(size, MIN_IMAGE_SIZE) if arch == "efficientnet-lite0" else size
+    return max(size, PHOTO_SIZE) if arch == "efficientnet-lite0" else size
 
 
 @pytest.mark.parametrize("channels, size", [(1, 28), (3, 32)])

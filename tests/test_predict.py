@@ -376,7 +376,7 @@ def test_a_network_that_cannot_read_drawings_is_refused(page, run_predict, opene
 
 
 def test_a_network_that_the_page_cannot_hold_is_refused(page, recognise, opened, few_digits, monkeypatch):
-    monkeypatch.setattr(webpage, "MAX_SIZE", 1_000_000)
+    monkeypatch.setattr(webpage, "PAGE_LIMIT", 1_000_000)
     status, _, stderr = recognise("--draw")
     assert status == 2 and opened == [] and not Path("output").exists()
     message = f"{Path('output/draw.html')}: the page would have 1.2 MB, more than the limit of 1.0 MB; use a smaller"

@@ -101,6 +101,7 @@ def test_every_network_of_torchvision_ends_in_a_linear_layer_for_its_classes(nam
     names, parameters = zip(*list(model.named_parameters())[-2:], strict=True)
     assert last.out_features == 7 and parameters[0] is last.weight and parameters[1] is last.bias
     assert list(model.state_dict())[-2:] == list(names)
+    model.load_state_dict(dict(model.state_dict()))  # as a checkpoint has it, without torch's metadata
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet34"])  # with a dropout layer, and without one

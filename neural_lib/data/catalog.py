@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from neural_lib.system.errors import UserError
 
-EXACT_TO = 64  # pixels; up to this size images are made from all pixels of a photo, as they always were
+EXACT_TO = 64  # pixels: images of up to this size are made from all pixels of a photo
 
 
 class Placement(NamedTuple):

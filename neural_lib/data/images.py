@@ -4,7 +4,7 @@ import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neural_lib.config import PHOTO_SIZE, TrainConfig, derived_seed
+from neural_lib.config import TrainConfig, derived_seed
 from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
@@ -27,7 +27,6 @@ from neural_lib.system.files import MappedPages
 EVAL_BATCH_SIZE, LARGE = 250, 64  # images; pixels of height and width above which fewer are scored together
 EVAL_PIXELS = {"cpu": 400_000, "gpu": 6_400_000}  # of a batch of large images; tests/README.md compares values
 CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
-MIN_VAL = 100  # photos that validate: the standard error of an accuracy of 90 % on 100 images is 3 points
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +183,7 @@ class Data:
     names: Sequence[str] = ()  # file names of user images, indexed as the stored tensor
     warning: str = ""  # not empty if this data set replaces one that could not be downloaded
     test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
+    min_val: int = 0  # images that validate if they are drawn from those to train on, unless that is too many
     parts: Sequence[str] = ()  # the parts in which user images are given: "train", "val", "test"
 
     @property
@@ -236,16 +236,11 @@ class Data:
         train, test = (part.to(device, as_a_whole) for part in (self.train, self.test))
         return replace(self, train=train, val=self.val and self.val.to(device, as_a_whole), test=test)
 
-    def with_enough_to_validate(self, config: TrainConfig, given: Collection[str] = ()) -> TrainConfig:
-        """The configuration with a share of photos for validation that can tell networks apart.
-
-        At least MIN_VAL images validate, but no more than a third, unless "train_split" is in `given`, the names of
-        the hyper-parameters that the user gave. Only user images of PHOTO_SIZE pixels and more are photos.
-        """
-        is_photo = self.has_user_images and not self.info.placement and self.info.image_size >= PHOTO_SIZE
-        if self.val or not is_photo or "train_split" in given:
+    def with_enough_to_validate(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with a train_split by which min_val images validate, but no more than a third."""
+        if self.val or not self.min_val:
             return config
-        share = max(1 - config.train_split, min(MIN_VAL / len(self.train), 1 / 3))
+        share = max(1 - config.train_split, min(self.min_val / len(self.train), 1 / 3))
         return replace(config, train_split=round(1 - share, 4))
 
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
@@ -294,19 +289,19 @@ def load_data(
     data_dir: str | Path,
     may_fall_back: bool = False,
     use_cache: bool = True,
-    given: Collection[str] = (),
+    min_val: int = 0,
 ) -> Data:
     """Load the data set of a configuration, which is downloaded if it is missing.
 
     may_fall_back: True if the embedded digits may replace a data set that can't be downloaded. use_cache: True to keep
-    decoded user images in a file. given: see Data.with_enough_to_validate. Rank 0 downloads and reads first; then the
+    decoded user images in a file. min_val: see Data. Rank 0 downloads and reads first; then the
     other ranks read the same files.
     Raises DownloadError, or UserError if user images can't be trained on.
     """
 
     def load(dataset: str) -> Data:
         if dataset not in DATASETS:
-            return load_user_images(config, use_cache, given)
+            return load_user_images(config, use_cache, min_val)
         train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
         return Data(dataset, DATASETS[dataset], train, test)
 
@@ -340,7 +335,7 @@ def _read(name: str, data_dir: str | Path, train: bool) -> Images:
 # --- user images ---
 
 
-def load_user_images(config: TrainConfig, use_cache: bool = True, given: Collection[str] = ()) -> Data:
+def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int = 0) -> Data:
     """Read user images to train on, and log a summary; without a test part, images of another part are held out.
 
     Raises UserError if there is no such data set, a part is missing, or a class has too few images for all parts.
@@ -363,9 +358,11 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, given: Collect
     if val_source == "val" and not val:
         raise UserError(f"--test-split {config.test_split} leaves no image of val/ to validate; leave that option out")
     info, test_seed = collection.info(len(train), len(test)), None if "test" in parts else config.seed
-    data = Data(config.dataset, info, train, test, val, collection.names, test_seed=test_seed, parts=[*parts])
+    data = Data(
+        config.dataset, info, train, test, val, collection.names, test_seed=test_seed, min_val=min_val, parts=[*parts]
+    )
     if is_main():
-        train_part, val_part = data.split(data.with_enough_to_validate(config, given))
+        train_part, val_part = data.split(data.with_enough_to_validate(config))
         by_part = {"training": train_part, "validation": val_part, "test": test}
         custom.log_summary(collection, {part: images.indices.numpy() for part, images in by_part.items()}, config)
     return data

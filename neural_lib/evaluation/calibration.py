@@ -22,7 +22,7 @@ from neural_lib.data.images import ImageTensors, Normalisation, eval_batch_size
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
 REFUSED = 100  # one of this number of validation images counts as unlike
-FEWEST = 20  # validation images; with fewer there is no threshold
+MIN_VAL_IMAGES = 20  # validation images; with fewer there is no threshold
 DEVIATIONS = 3  # of the distances of fewer than REFUSED validation images, from their mean to the threshold
 EXPLAINED = 0.9  # share of the features' variance in the kept directions; 95 % was no better (tests/README.md)
 MAX_DIRECTIONS = 128  # 256 kB for LeNet's 500 features
@@ -118,9 +118,9 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
     content = {"temperature": fit_temperature(outputs.log_probs, labels)}
-    if len(labels) < FEWEST:
+    if len(labels) < MIN_VAL_IMAGES:
         few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
-        log.info("%s to tell which pictures are unlike those of training; that takes %d", few, FEWEST)
+        log.info("%s to tell which pictures are unlike those of training; that takes %d", few, MIN_VAL_IMAGES)
         return content
     mean, directions = principal_directions(functional.normalize(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)

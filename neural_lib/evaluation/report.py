@@ -175,10 +175,8 @@ class Report:
 
     @functools.cached_property
     def is_scored_on_val(self) -> bool:
-        """True if the scored images are those of the part val/ that chose the network's epoch, wherever they lie."""
+        """True if the scored images are all those of the part val/ that validated the network, wherever they lie."""
         training = self.saved.training
-        if self.saved.config.get("epochs") == 0:  # there was no choice: the last layer was fitted
-            return False
         has_count = len(self.images) == training.get("val_images")
         return has_count and pixel_digest(self.images) == training.get("val_fingerprint")
 
@@ -202,12 +200,12 @@ class Report:
     def log_accuracy(self) -> None:
         """Log the accuracy, and if val/ validated and train/ gave the test images, both accuracies and their images.
 
-        Warn if the images are those that chose the epoch.
+        Warn if the images are those that validated.
         """
         log.info("test accuracy: %.4f", self.scores.accuracy)
         if self.is_tested_on_train:
             rows = [("test, taken out of train/", self.scores.accuracy, len(self.scores.labels))]
-            rows.append(("validation, val/", *self.validation.values()))
+            rows.append(("validation, val/", self.validation["accuracy"], self.validation["images"]))
             figures = [
                 f"    {name:26}{count:7,} images, accuracy {accuracy:.4f} +- {standard_error(accuracy, count):.4f}"
                 for name, accuracy, count in rows
@@ -216,8 +214,8 @@ class Report:
             text = "there is no test/: images of train/ were tested on, val/ validated\n%s"
             log.info(text, "\n".join([*figures, advice]))
         if self.is_scored_on_val:
-            text = "%s: these images chose the network's epoch in training, so the scores promise too much"
-            log.warning(text, self.title)
+            why = "these images validated the network in training and chose its epoch"
+            log.warning("%s: %s: the scores may promise too much", self.title, why)
 
     def log_gap(self) -> None:
         """Warn if validation and test accuracy are further apart than GAP_WORTH_A_WARNING."""
@@ -312,7 +310,13 @@ class Report:
 
 
 def report_results(
-    files: ReportFiles, plot: Path, records: Records, writer: Writer, saved: Checkpoint, scores: Scores, images: Tensor
+    files: ReportFiles,
+    plot: Path,
+    records: Records,
+    writer: Writer,
+    saved: Checkpoint,
+    scores: Scores,
+    images: Tensor | ImagesOnCPU,
 ) -> None:
     """Log and write the report on the best network of a command, the table of its runs, and the learning curves.
 
@@ -386,7 +390,7 @@ def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[
 
 
 def _as_uris(
-    images: Tensor, cells: dict[tuple[int, int], list[int]], mistakes: list[int]
+    images: Tensor | ImagesOnCPU, cells: dict[tuple[int, int], list[int]], mistakes: list[int]
 ) -> tuple[dict[int, str], dict[tuple[int, int], list[int]]]:
     # Encoded images by index, and the indices that are shown for each cell. Images are exact if all of them fit into
     # IMAGE_BYTES, otherwise lossy, and in the end fewer.

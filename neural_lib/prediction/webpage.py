@@ -15,6 +15,7 @@ from torch.fx import Node
 from torch.fx.operator_schemas import normalize_function
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from neural_lib.config import PAGE_LIMIT
 from neural_lib.data.catalog import DATASETS
 from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.scores import standard_error
@@ -25,9 +26,8 @@ from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
-MAX_SIZE = 40_000_000  # bytes of the page
-CHECKED = (20, 200)  # at least and at most: images that the page's answers are compared on
-CHECK_COST = 1e10  # multiplications of that comparison, above the least: 10 to 20 s of Node.js
+MIN_CHECKED, MAX_CHECKED = 20, 200  # images that the page's answers are compared on
+CHECK_COST = 1e10  # multiplications that decide how many: they take 10 to 20 s in Node.js
 TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
 FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 
@@ -39,14 +39,14 @@ def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None
 
     images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
     answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
-    Raises UserError if the page can't run the network or would be larger than MAX_SIZE, and RunError as verify does.
+    Raises UserError if the page can't run the network or would be larger than PAGE_LIMIT, and RunError as verify does.
     """
     for bits in (16, 32):
         model = model_of(recogniser, bits)
         checked, which = images_to_check(recogniser.saved, images, images_checked(model))
         content = to_html(recogniser, model).encode()
-        if len(content) > MAX_SIZE:
-            sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {MAX_SIZE / 1e6:.1f} MB"
+        if len(content) > PAGE_LIMIT:
+            sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {PAGE_LIMIT / 1e6:.1f} MB"
             raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
         try:
             greatest = verify(recogniser, model, checked)
@@ -68,11 +68,9 @@ def images_checked(model: dict) -> int:
     channels, cost = [model["channels"], *(step["shape"][0] for step in model["steps"])], 0
     for step in model["steps"]:
         inputs = channels[step["inputs"][0]]
-        terms = {"conv2d": inputs, "depthwise": 1, "linear": inputs}.get(
-            step["op"], 0
-        )  # in an output, per filter pixel
-        cost += math.prod(step["shape"]) * step.get("kernel", 1) ** 2 * terms
-    return min(max(int(CHECK_COST / cost), CHECKED[0]), CHECKED[1])
+        channels_of_output = {"conv2d": inputs, "depthwise": 1, "linear": inputs}.get(step["op"], 0)
+        cost += math.prod(step["shape"]) * step.get("kernel", 1) ** 2 * channels_of_output
+    return min(max(int(CHECK_COST / cost), MIN_CHECKED), MAX_CHECKED)
 
 
 # --- the network ---

@@ -21,9 +21,9 @@ from neural_lib.system.signals import GracefulStop
 from neural_lib.training.loop import ProgressBar
 from neural_lib.training.run import Run
 
-# Images that the layer is fitted to, and their number times the classes: 50,000 images of up to 400 classes, and 20,000
-# of 1,000. More take minutes, and memory for their features.
-MAX_IMAGES, MAX_IMAGES_BY_CLASSES = 50_000, 20_000_000
+# Limits of the images that the layer is fitted to, which bound memory and time: all their features (160 MB), and images
+# times classes. With 1,280 features these are 31,250 images of up to 640 classes, and 20,000 of 1,000.
+MAX_FEATURES, MAX_LOGITS = 40_000_000, 20_000_000
 C = 0.01  # inverse strength of the L2 penalty, in scikit-learn's units; tests/README.md compares values of both
 MIN_DEVIATION = 0.3  # smallest standard deviation that a feature is divided by, as share of the features' RMS
 MAX_ITERATIONS = 200  # of L-BFGS
@@ -31,25 +31,25 @@ MAX_ITERATIONS = 200  # of L-BFGS
 log = logging.getLogger(__name__)
 
 
+@torch.no_grad()  # not inference_mode, in which autocast would convert all weights again for each batch
 def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar | None = None) -> None:
     """Fit the network's last layer to the features of the training images, if run.fits_last_layer, and score these.
 
     The features are computed once, in evaluation mode, of undistorted images. run.state.sums become the scores. Raises
     StoppedBetweenSteps if any rank has received a signal.
     """
-    images = _spread_over_classes(run.train_loader.dataset, run.classes)
-    features, labels = features_of(run, images, stop, bar)
     layer = last_layer_of(run.model)
+    limit = min(MAX_FEATURES // layer.in_features, MAX_LOGITS // run.classes)
+    features, labels = features_of(run, _spread_over_classes(run.train_loader.dataset, limit), stop, bar)
     if run.fits_last_layer:
+        log.info("fitting the last layer to the features of %s images", f"{len(labels):,}")
         weight, bias = from_rank_0(fit, features, labels, run.classes, run.config.class_weights == "balanced")
-        with torch.no_grad():
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
-        log.info("fitted the last layer to the features of %s images", f"{len(labels):,}")
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
     log_probs = functional.linear(features, layer.weight.cpu(), layer.bias.cpu()).log_softmax(dim=1)
     loss_sum = functional.nll_loss(log_probs, labels, reduction="sum")
     correct = (log_probs.argmax(dim=1) == labels).sum()
-    run.state.sums.add(torch.stack([as_float64(loss_sum.detach()), as_float64(correct)]), len(labels))
+    run.state.sums.add(torch.stack([as_float64(loss_sum), as_float64(correct)]), len(labels))
 
 
 def last_layer_of(model: nn.Module) -> nn.Linear:
@@ -58,17 +58,18 @@ def last_layer_of(model: nn.Module) -> nn.Linear:
     return layer
 
 
-def _spread_over_classes(images: ImageTensors, classes: int) -> ImageTensors:
-    # At most the number of images that can be fitted, the same share of each class.
-    count = min(len(images), MAX_IMAGES, max(MAX_IMAGES_BY_CLASSES // classes, 1))
-    if count == len(images):
+def _spread_over_classes(images: ImageTensors, limit: int) -> ImageTensors:
+    # About `limit` images: the same share of each class, and one image at least.
+    if len(images) <= limit:
         return images
-    by_class = images.labels.cpu().argsort(stable=True)
-    chosen = by_class[torch.arange(count) * len(images) // count]
-    return images.subset(chosen.sort().values)
+    labels = images.labels.cpu()
+    by_class = labels.argsort(stable=True)
+    is_first = labels[by_class].diff(prepend=labels.new_tensor([-1])) > 0  # of its class
+    evenly = by_class[torch.arange(limit) * len(images) // max(limit, 1)]
+    return images.subset(torch.cat([by_class[is_first], evenly]).unique())
 
 
-@torch.no_grad()  # not inference_mode, in which autocast would convert all weights again for each batch
+@torch.no_grad()
 def features_of(
     run: Run, images: ImageTensors, stop: GracefulStop | None = None, bar: ProgressBar | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -83,12 +84,12 @@ def features_of(
         for inputs, labels in loader:
             if stop:
                 stop.check(any_rank(stop.signum))
-            batches.append((outputs_of(run.model, inputs).features.cpu(), labels.cpu()))
+            is_image = labels != PADDING
+            batches.append((outputs_of(run.model, inputs).features[is_image].cpu(), labels[is_image].cpu()))
             if bar:
                 bar.advance(loader.sampler.size(loader.sampler.step))
     features, labels = (torch.cat(column) for column in zip(*batches, strict=True))
-    is_image = labels != PADDING
-    return gather_rows(features[is_image]), gather_rows(labels[is_image])
+    return gather_rows(features), gather_rows(labels)
 
 
 def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False) -> tuple[Tensor, Tensor]:
@@ -105,7 +106,7 @@ def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False) 
     std = std.clamp(min=max(MIN_DEVIATION * std.square().mean().sqrt().item(), 1e-6))
     model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # near enough to the optimum
-        model.fit(((features - mean) / std).numpy(), labels.numpy())
+        model.fit((features - mean).div_(std).numpy(), labels.numpy())
     weight, bias = (torch.from_numpy(each).to(features.dtype) for each in (model.coef_, model.intercept_))
     if classes == 2:  # one row, for the difference of the two logits
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

@@ -61,6 +61,7 @@ class Progress:
         self.run: Run | None = None  # the one that was begun last; its number is the manager's
         self.saved_run: dict | None = None  # the same as checkpoint.pth has it, until it is built again
         self.is_longer = False  # whether the runs have got more epochs than they were begun with
+        self.is_photos = False  # whether the data set consists of user photos
 
     @property
     def position(self) -> tuple[int, int, int] | None:
@@ -165,6 +166,7 @@ class Progress:
             "fingerprint": self.fingerprint,
             "device": self.device,
             "longer": self.is_longer,
+            "is_photos": self.is_photos,
             "versions": versions(),
         }
         return archive_bytes(content, STATE_FORMAT)
@@ -236,13 +238,14 @@ def build_progress(
     if they don't suit the data, or the saved runs had others.
     """
     requested = command.configs(data.dataset)
-    configs = broadcast(resolve(requested, data, device, command.params))
-    check_fit(configs, data.info, command.init)
+    configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
+    check_fit(configs, data.info, command.run_info.get("init", ""))
     inits = from_rank_0(load_init, command.init, configs) if command.init else {}
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
     progress = Progress(manager, configs, data.fingerprint, device.type, inits)
+    progress.is_photos = command.is_photos
     hidden = configs[0].without_effect(data.parts) if data.has_user_images else PREPARATION_OPTIONS
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
@@ -256,6 +259,6 @@ def build_progress(
         if manager.finished:
             log.info("%d of %d runs had finished", len(manager.finished), manager.count)
         if not manager.unfinished():
-            can_be_longer = manager.count == 1 and configs[0].schedule == "constant"
+            can_be_longer = manager.count == 1 and (configs[0].schedule == "constant" or not configs[0].epochs)
             log.info("all is trained already%s", "; more --epochs train longer" if can_be_longer else "")
     return progress

@@ -1,7 +1,7 @@
 """build_run: everything between a TrainConfig and the first step of its training."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from neural_lib import checkpoint, pretrained
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import IMAGENET, TrainConfig
+from neural_lib.config import IMAGENET, PAGE_LIMIT, TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.images import Data, Normalisation, evaluation_loader, make_loader
 from neural_lib.networks import build_network
@@ -20,6 +20,8 @@ from neural_lib.training.optim import build_loss, build_optimizer, build_schedul
 from neural_lib.training.state import TrainingState
 
 MIN_STEPS, MIN_BATCH = 8, 8  # steps of an epoch, and images of a batch, of a small data set
+
+PAGE_BYTES = 8 / 3  # of a parameter on a page of predict.py --export: 16 bits in base64
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,9 @@ def build_run(
     arch_args |= {"width": config.width} if config.width else {}
     model = build_network(config.arch, **arch_args, dropout=config.dropout).to(device)
     log.info("initialized the %s model", config.arch)
+    if (size := sum(each.numel() for each in model.parameters()) * PAGE_BYTES) > PAGE_LIMIT:
+        limit = f"{size / 1e6:.0f} MB, more than {PAGE_LIMIT / 1e6:.0f}"
+        log.info("the network is too large for a page of predict.py --export (%s); .onnx has no limit", limit)
     log.info("%s images to train on, %s to validate", f"{len(train_set):,}", f"{len(val_set):,}")
     if init and init.state_dict:
         fresh = "; ".join(pretrained.copy_weights(model, init, info.classes)) or "nothing"
@@ -114,13 +119,13 @@ def build_run(
 
 
 def resolve(
-    configs: Sequence[TrainConfig], data: Data, device: torch.device, given: Collection[str] = ()
+    configs: Sequence[TrainConfig], data: Data, device: torch.device, keep_batch_size: bool = False
 ) -> list[TrainConfig]:
-    """The configurations with the precision that suits the device and, for user images, parts and batches that suit
-    their number.
+    """The configurations with the precision that suits the device and, for user images, what suits their number.
 
     A small data set gets small batches: an epoch has MIN_STEPS steps or more, as long as that leaves MIN_BATCH images
-    in each. given: names of hyper-parameters that stay as they are. Logs each precision and why.
+    in each. Photos get enough images to validate. keep_batch_size: leave batches as they are. Logs each precision and
+    why.
     Raises UserError if a batch is larger than the part that is trained on.
     """
     is_native = devices.computes_bfloat16(device)
@@ -134,11 +139,11 @@ def resolve(
     for config in configs:
         config = replace(config, precision=devices.select_precision(config.precision, device))
         if data.has_user_images:
-            config = data.with_enough_to_validate(config, given)
+            config = data.with_enough_to_validate(config)
             count = len(data.split(config)[0])
-            if "batch_size" in given and config.batch_size > count:
+            if keep_batch_size and config.batch_size > count:
                 raise UserError(f"--batch-size {config.batch_size} is larger than the {count:,} images to train on")
-            if "batch_size" not in given:
+            if not keep_batch_size:
                 max_size = min(count, max(count // MIN_STEPS, MIN_BATCH))
                 config = replace(config, batch_size=min(config.batch_size, max_size))
         resolved.append(config)

@@ -41,7 +41,7 @@ class TensorBoard:
         optimizer: optim.Optimizer | None = None,
         done: int | None = None,
     ) -> None:
-        """Begin a new run (done is None), or resume one of which epoch `done` was the last to end, 0 if none has.
+        """Begin a new run, or resume one whose last complete epoch is `done`; None for a new run.
 
         label: the values of the hyper-parameters that vary in the grid; they name the run's folder.
         """

@@ -491,7 +491,7 @@ def test_without_anything_to_run_it_the_page_is_said_to_be_unchecked(export_to, 
 
 
 def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_path, monkeypatch):
-    monkeypatch.setattr(webpage, "MAX_SIZE", 200_000)
+    monkeypatch.setattr(webpage, "PAGE_LIMIT", 200_000)
     with pytest.raises(UserError, match=r"page\.html: the page would have \d\.\d MB, more than the limit of 0\.2 MB;"):
         export_to(recogniser_of("lenet"))
     assert list(tmp_path.iterdir()) == []
@@ -502,7 +502,7 @@ def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_pat
 @pytest.mark.parametrize(("arch", "channels", "size"), [("resnet18", 1, 28), ("efficientnet-lite0", 3, 224)])
 def test_the_largest_networks_become_a_page(export_to, caplog, arch, channels, size):
     caplog.set_level(logging.INFO)
-    assert export_to(recogniser_of(arch, channels, size=size)).stat().st_size < webpage.MAX_SIZE
+    assert export_to(recogniser_of(arch, channels, size=size)).stat().st_size < webpage.PAGE_LIMIT
     assert re.search(r"in Node.js for 2\d images of noise", caplog.text)  # for more it would take minutes
 
 

@@ -119,7 +119,7 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--fit", "pad", "--writing"], "--fit, --writing: for your own images, --dataset FOLDER or FILE.npz, not "),
     (["--dataset", ""], "--dataset : is neither one of"),
     (["--shuffle", "yes"], "--shuffle: invalid choice: 'yes'"),
-    (["--arch", "resnet19"], "--arch must be lenet, lenet-slim, vgg-small, resnet18, efficientnet-lite0, or a network"),
+    (["--arch", "resnet19"], "such as resnet50, not resnet19"),
     (["--arch", "lenet", "--width", "8"], "--width 8: lenet has its own; only vgg-small takes one"),
     (["--optimizer", "adamax"], "--optimizer: invalid choice: 'adamax'"),
     (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),

@@ -261,7 +261,7 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
 
 
 def test_images_that_chose_the_epoch_are_recognised_wherever_they_lie(run_train, run_predict, divided):
-    warning = "these images chose the network's epoch in training, so the scores promise too much"
+    warning = "these images validated the network in training and chose its epoch: the scores may promise too much"
     assert run_train("-d", "d", *QUICK)[0] == 0
     log, report, page = evaluated(run_predict, "--dataset", "d/val")
     assert f"[WARNING] val: {warning}\n" in log and '<p id="chosen">' in page

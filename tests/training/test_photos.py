@@ -71,6 +71,7 @@ def test_photos_get_features_of_imagenet_and_a_fitted_layer(run_train, photos, c
     (("--epochs", 4), "photos", "efficientnet-lite0"),
     (("--recipe", "classic"), "", "lenet"),
     (("--recipe", "best"), "best", "lenet"),
+    (("--recipe", "best", "--image-size", 48), "best", "lenet"),
     (("--arch", "vgg-small"), "", "vgg-small"),
     (("--arch", "resnet50", "lenet"), "", "resnet50"),
     (("--writing",), "", "lenet"),
@@ -82,7 +83,7 @@ def test_the_recipe_for_photos_is_chosen_unless_an_option_says_otherwise(photos,
     config = command.configs()[0]
     assert (command.recipe or "classic", config.arch) == (recipe or "classic", arch)
     assert command.init == ("imagenet" if recipe == "photos" else "")
-    assert not config.distorts() or recipe in ("best", "photos")
+    assert not (config.elastic or config.thickness) and config.flip == (recipe in ("best", "photos"))
 
 
 def command_of(*given: object):
@@ -132,21 +133,22 @@ def test_best_gives_up_handwritings_distortions_for_photos():
 # --- the validation part ---
 
 
-@pytest.mark.parametrize("count, size, given, expected", [
-    (1000, 224, (), 0.75), (300, 224, (), 0.6667), (120, 64, (), 0.6667), (1000, 224, ("train_split",), 0.75),
-    (300, 224, ("train_split",), 0.75), (300, 32, (), 0.75),
+@pytest.mark.parametrize("count, min_val, share, expected", [
+    (1000, 100, 0.75, 250), (1000, 100, 0.95, 100), (300, 100, 0.9, 100), (120, 100, 0.75, 40), (300, 0, 0.9, 30),
 ])  # fmt: skip
-def test_few_photos_leave_more_to_validate(count, size, given, expected):
-    images = ImageTensors(torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.arange(count) % 2)
-    info = DATASETS["cifar10"].__class__("p", ("a", "b"), count, 1, "", "", None, channels=3, image_size=size)
-    data = Data("/photos", info, images, images)
-    config = data.with_enough_to_validate(TrainConfig(), given)
-    assert config.train_split == pytest.approx(expected)
-    best = data.with_enough_to_validate(TrainConfig(train_split=0.9), given)
-    counts = [len(part) for part in data.split(best)]
-    assert counts[1] == (count // 10 if given or size == 32 else {1000: 100, 300: 100, 120: 40}[count])
+def test_few_photos_leave_more_to_validate(count, min_val, share, expected):
+    images = ImageTensors(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), torch.arange(count) % 2)
+    data = Data("/photos", DATASETS["cifar10"], images, images, min_val=min_val)
+    config = data.with_enough_to_validate(TrainConfig(train_split=share))
+    assert len(data.split(config)[1]) == expected
     data.val = images
-    assert data.with_enough_to_validate(TrainConfig(), given) == TrainConfig()
+    assert data.with_enough_to_validate(TrainConfig()) == TrainConfig()
+
+
+def test_photos_get_enough_to_validate_unless_a_split_is_given(photos):
+    for given, is_photos, expected in (((), True, 100), ((), False, 0), (("--train-split", 0.8), True, 0)):
+        command = command_of("-d", photos, *given).with_recipe(is_photos)
+        assert command.data_options["min_val"] == expected
 
 
 # --- epochs after it, and resuming ---
@@ -185,11 +187,14 @@ def command(request) -> tuple:
     return given if request.param == "begun" else ("-d", given, *SMALL, "--quiet")
 
 
-def test_a_run_is_resumed_bit_for_bit_before_and_after_epoch_0(run_train, command, stop_at):
-    command = (*command, "--epochs", 1)
+@pytest.mark.parametrize("epochs, stops", [
+    (0, [(1, "epoch 0, step 1"), (2, "epoch 0, step 1")]),
+    (1, [(1, "epoch 0, step 1"), (2, "epoch 0, step 1"), (3, "epoch 1, step 1"), (3, "epoch 1, step 3")]),
+])  # fmt: skip
+def test_a_run_is_resumed_bit_for_bit_before_and_after_epoch_0(run_train, command, stop_at, epochs, stops):
+    command = (*command, "--epochs", epochs)
     assert run_train(*command, "-m", "whole/model.pth")[0] == 0
-    assert epochs_of("whole") == [0, 1]
-    stops = ((1, "epoch 0, step 1"), (2, "epoch 0, step 1"), (3, "epoch 1, step 1"), (3, "epoch 1, step 3"))
+    assert epochs_of("whole") == [0, 1][: epochs + 1]
     for count, position in stops:
         stop_at(count)
         status, _, stderr = run_train(*command, *(["--resume"] if os.path.exists("output/checkpoint.pth") else []))
@@ -197,8 +202,9 @@ def test_a_run_is_resumed_bit_for_bit_before_and_after_epoch_0(run_train, comman
     if (init := Path("init.pth")).exists():  # it is not needed any more
         init.unlink()
     stop_at(0)
-    assert run_train("--resume")[0] == 0
-    assert outcome("output") == outcome("whole")
+    for _ in range(2):  # the second time all is done, and reported again
+        assert run_train("--resume")[0] == 0
+        assert outcome("output") == outcome("whole")
 
 
 def test_a_fitted_network_is_trained_further(run_train, command):
@@ -227,7 +233,9 @@ def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
 
 
 @pytest.mark.parametrize("given, message", [
-    (("--image-size", 63, "--recipe", "photos"), "EfficientNetLite0 needs images of at least 64 pixels, not 63"),
+    (("--image-size", 63, "--recipe", "photos"), "--arch efficientnet-lite0: needs images of at least 64 pixels, not 63"),
+    (("--image-size", 48, "--arch", "lenet", "resnet34"), "resnet34: needs images of at least 64 pixels, not 48; give"),
+    (("--image-size", 128, "--arch", "vit_b_16"), "vit_b_16: needs images of 224 pixels, not 128; give --image"),
     (("--recipe", "classic", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
     (("--arch", "lenet", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
     (("--arch", "lenet", "--init", "imagenet"), "--init imagenet: there are no such weights for lenet; give --arch"),
