@@ -233,7 +233,7 @@ def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
 
 
 @pytest.mark.parametrize("given, message", [
-    (("--image-size", 63, "--recipe", "photos"), "--arch efficientnet-lite0: needs images of at least 64 pixels, not 63"),
+    (("--image-size", 63, "--recipe", "photos"), "efficientnet-lite0: needs images of at least 64 pixels, not 63"),
     (("--image-size", 48, "--arch", "lenet", "resnet34"), "resnet34: needs images of at least 64 pixels, not 48; give"),
     (("--image-size", 128, "--arch", "vit_b_16"), "vit_b_16: needs images of 224 pixels, not 128; give --image"),
     (("--recipe", "classic", "--epochs", 0), "--epochs 0: nothing would be learned; give 1 or more, or --init"),
