@@ -36,8 +36,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     own = "or your own: a folder with a subfolder for each class, or an .npz file"
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
-    weights = f"{IMAGENET}: learned on ImageNet, for {IMAGENET_ARCHS[0]} and torchvision's networks; or a model file"
-    add("--init", metavar="WEIGHTS", help=f"begin from {weights} of the same network; the last layer is fitted first")
+    init = f"weights to begin from: {IMAGENET}, for {IMAGENET_ARCHS[0]} and torchvision's networks, or a model file of the "
+    add("--init", metavar="WEIGHTS", help=f"{init}same network; the last layer is fitted first (photos: {IMAGENET})")
     resume = "resume an interrupted command, or train for more --epochs, from checkpoint.pth beside the model"
     add("--resume", action="store_true", help=resume)
     add(

@@ -333,7 +333,7 @@ RECIPES = {  # tests/README.md: how they were chosen, and the accuracy and time 
         ),
     ),
     "photos": Recipe(
-        "your photos: features learned on ImageNet, a last layer that fits",
+        "your photos: features learned on ImageNet, and a fitted last layer",
         # The values besides arch, image size and epochs are for --epochs above 0, which train all weights.
         dict(arch="efficientnet-lite0", image_size=224, epochs=0, batch_size=32, optimizer="adamw", lr=2e-4,
              schedule="one-cycle", label_smoothing=0.1, flip=True, freeze_norm=True, precision="auto"),
@@ -378,7 +378,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         "for your own images",
         "How the pictures in --dataset FOLDER or FILE.npz become images to train on.",
     )
-    recipe_help = f"a set of defaults for the options below ({DEFAULT_RECIPE})"
+    recipe_help = f"a set of defaults for the options below ({DEFAULT_RECIPE}; {PHOTO_RECIPE} for photos of yours)"
     general_group.add_argument("-r", "--recipe", choices=RECIPES, help=recipe_help)
     for each in fields(TrainConfig):
         if not (option := each.metadata):  # --dataset, which train.py defines

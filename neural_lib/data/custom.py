@@ -647,8 +647,8 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
     elif source == "val":
         log.info("%s: the %s images of val/ are the test set; %s of train/ validate", title, held_out, to_validate)
     elif val_source == "val":
-        which = f"{held_out} images of train/ are held out for test ({share}), while val/, {to_validate} images,"
-        log.info("%s has no test/: %s validates; --test val scores val/ as test instead", title, which)
+        which = f"{held_out} images of train/ are held out for test ({share}), while the {to_validate} images of val/"
+        log.info("%s has no test/: %s validate; --test val scores val/ as test instead", title, which)
     else:
         log.info("%s: %s images are held out for test: %s", title, held_out, share)
     common, rare = counts.index(max(counts)), counts.index(min(counts))

@@ -210,8 +210,8 @@ def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_
     assert status == 0
     before, after = stdout.split("evaluating the network")
     assert (
-        "d has no test/: 4 images of train/ are held out for test (15% of each class, drawn by seed 42), while val/, "
-        "12 images, validates; --test val scores val/ as test instead\n"
+        "d has no test/: 4 images of train/ are held out for test (15% of each class, drawn by seed 42), while the 12 "
+        "images of val/ validate; --test val scores val/ as test instead\n"
     ) in before
     assert "train_split" not in before and "test_split=0.15" in before
     report, page = json.loads(Path("output/report.json").read_text()), Path("output/report.html").read_text()
