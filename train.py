@@ -36,8 +36,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     own = "or your own: a folder with a subfolder for each class, or an .npz file"
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
-    init = f"weights to begin from: {IMAGENET}, for {IMAGENET_ARCHS[0]} and torchvision's networks, or a model file of the "
-    add("--init", metavar="WEIGHTS", help=f"{init}same network; the last layer is fitted first (photos: {IMAGENET})")
+    known = f"{IMAGENET_ARCHS[0]} and torchvision's networks"
+    init = f"weights to begin from: {IMAGENET}, for {known}, or a model file of the same network"
+    add("--init", metavar="WEIGHTS", help=f"{init}; the last layer is fitted first (photos: {IMAGENET})")
     resume = "resume an interrupted command, or train for more --epochs, from checkpoint.pth beside the model"
     add("--resume", action="store_true", help=resume)
     add(
