@@ -33,6 +33,7 @@ TORCHVISION_ARCHS = (
 )  # fmt: skip
 IMAGENET = "imagenet"  # a value of --init: weights learned on ImageNet
 IMAGENET_ARCHS = ("efficientnet-lite0", *TORCHVISION_ARCHS)  # networks for photos, for which there are such weights
+DEFAULT_SIZE = 32  # pixels of height and width, for user images of mixed sizes that no recipe is for
 PHOTO_SIZE = 64  # pixels of height and width: the smallest images that these networks take
 VIT_SIZE = 224  # pixels: torchvision's vision transformers take images of no other size
 PAGE_LIMIT = 40_000_000  # bytes of a page of predict.py --export
@@ -92,7 +93,7 @@ FROM_0_TO_1 = (lambda value: 0 <= value <= 1, "from 0 to 1")
 ANGLE = (lambda value: 0 <= value <= 180, "from 0 to 180 degrees")
 IMAGE_SIZE = (
     lambda value: _is_int(value) and (value == 0 or 16 <= value <= 224),
-    "a whole number from 16 to 224, or 0 for the images' own size",
+    "a whole number from 16 to 224, or 0 for the default",
 )
 SWITCH = (lambda value: isinstance(value, bool), "on or off")
 
@@ -218,9 +219,15 @@ class TrainConfig:
         is_all_tested = self.test_source(parts) == "val" and self.test_split == 1
         return "val" if "val" in parts and not is_all_tested else "train"
 
-    def without_effect(self, parts: Collection[str]) -> list[str]:
-        """The names of the hyper-parameters that have no effect on user images with these parts."""
-        names = ["test", "test_split"] if self.test_source(parts) == "test" else []
+    def without_effect(self, parts: Collection[str] | None) -> list[str]:
+        """The names of the hyper-parameters that have no effect.
+
+        parts: those in which user images are given; None for a data set of the catalogue.
+        """
+        names = [] if self.epochs else [*EPOCH_OPTIONS]
+        if parts is None:
+            return [*names, *PREPARATION_OPTIONS]
+        names += ["test", "test_split"] if self.test_source(parts) == "test" else []
         return names + (["train_split"] if self.val_source(parts) == "val" else [])
 
     def check_arch(self, size: int) -> None:
@@ -250,6 +257,10 @@ class TrainConfig:
 
 # names of the hyper-parameters that say how user images are prepared
 PREPARATION_OPTIONS = tuple(each.name for each in fields(TrainConfig) if each.metadata.get("prepares"))
+EPOCH_OPTIONS = (  # names of the hyper-parameters that have no effect without an epoch of training
+    *("batch_size", "shuffle", "optimizer", "lr", "schedule", "weight_decay", "label_smoothing", "dropout"),
+    *("freeze_norm", *(each.name for each in fields(TrainConfig) if each.metadata.get("distorts")), "patience"),
+)
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:

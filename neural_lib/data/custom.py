@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from neural_lib.config import TrainConfig, option_name
+from neural_lib.config import DEFAULT_SIZE, TrainConfig, option_name
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
@@ -50,7 +50,6 @@ PARTS = ("train", "val", "test")
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
 KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
-DEFAULT_SIZE = 32  # pixels, for images of any other or of mixed sizes
 SAMPLE = 10  # pictures of a folder that decide if a data set shows photos
 BATCH = 16  # pictures per task of a thread
 # Bytes per file up to which one thread reads faster: threads that read small files wait for each other.

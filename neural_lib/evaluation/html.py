@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import PREPARATION_OPTIONS, TrainConfig, format_value, option_name
+from neural_lib.config import TrainConfig, format_value, option_name
 from neural_lib.data.catalog import DATASETS, title_of
 
 
@@ -21,9 +21,8 @@ def render(template: Path, saved: Checkpoint, **values: object) -> str:
     )
     environment.filters["format_value"] = format_value
     defaults = TrainConfig().to_dict()
-    hidden = PREPARATION_OPTIONS  # these prepare user images
-    if saved.dataset not in DATASETS:
-        hidden = TrainConfig(**saved.config).without_effect(saved.training.get("parts", ()))
+    parts = None if saved.dataset in DATASETS else saved.training.get("parts", ())
+    hidden = TrainConfig(**saved.config).without_effect(parts)
     settings = [
         {"option": option_name(name), "value": value, "is_default": value == defaults.get(name)}
         for name, value in saved.config.items()

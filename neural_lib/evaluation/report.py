@@ -45,6 +45,7 @@ MAX_ROWS = 40  # rows of the table of runs on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
 # The page.
+CHANCE = "so chance may explain that"
 MAX_IMAGES = 20  # images of a cell of the confusion matrix
 MISTAKES_ON_PAGE = 20  # images shown before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
@@ -157,7 +158,7 @@ class Report:
         if self.validation["images"] and val_error > error / 2:
             scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if abs(difference) <= 2 * math.hypot(error, val_error):
-            return difference, f"{scatter}, so chance may explain that"
+            return difference, f"{scatter}, {CHANCE}"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
         chosen = "the epoch was chosen on validation images, or the test images are harder"
@@ -218,11 +219,12 @@ class Report:
             log.warning("%s: %s: the scores may promise too much", self.title, why)
 
     def log_gap(self) -> None:
-        """Warn if validation and test accuracy are further apart than GAP_WORTH_A_WARNING."""
+        """Log both accuracies if they are further apart than GAP_WORTH_A_WARNING; warn if chance can't explain it."""
         difference, meaning = self.gap
         if abs(difference) > GAP_WORTH_A_WARNING:
             figures = (self.saved.metrics["val_accuracy"], self.scores.accuracy, 100 * abs(difference), meaning)
-            log.warning("validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
+            level = logging.INFO if CHANCE in meaning else logging.WARNING
+            log.log(level, "validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
 
     # --- the files ---
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from neural_lib.config import (
     DEFAULT_RECIPE,
+    DEFAULT_SIZE,
     IMAGENET,
     IMAGENET_ARCHS,
     PHOTO_RECIPE,
@@ -122,7 +123,9 @@ class Command:
         init = self.init or RECIPES[recipe or DEFAULT_RECIPE].init
         run_info = self.run_info | ({"init": init} if init else {})
         command = replace(self, recipe=recipe, is_photos=is_photos, init=init, run_info=run_info)
-        command.configs()
+        size = command.configs()[0].image_size or DEFAULT_SIZE
+        if is_photos and size < PHOTO_SIZE:
+            log.warning("the photos are reduced to %dx%d pixels; --recipe %s is for photos", size, size, PHOTO_RECIPE)
         return command
 
 

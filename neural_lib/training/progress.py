@@ -10,7 +10,7 @@ import torch
 
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
-from neural_lib.config import PREPARATION_OPTIONS, TrainConfig, differences, format_values
+from neural_lib.config import EPOCH_OPTIONS, TrainConfig, differences, format_values, option_name
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.data.custom import shows_photos
 from neural_lib.data.images import Data
@@ -246,11 +246,14 @@ def build_progress(
     manager = RunManager(command.params, folder, values, board, options=command.options)
     progress = Progress(manager, configs, data.fingerprint, device.type, inits)
     progress.is_photos = command.is_photos
-    hidden = configs[0].without_effect(data.parts) if data.has_user_images else PREPARATION_OPTIONS
+    parts = data.parts if data.has_user_images else None
+    hidden = set.intersection(*(set(config.without_effect(parts)) for config in configs))
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
     common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
     values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
     log.info("recipe %s%s, with\n%s", command.options["recipe"], network, values)
+    if idle := [option_name(name) for name in command.params if name in hidden and name in EPOCH_OPTIONS]:
+        log.warning("%s: no effect, as no epoch is trained; give --epochs 1 or more", ", ".join(idle))
     if command.replaced:
         what = f"{command.model} holds {command.replaced}"
         log.warning("%s; this command replaces it, its records and its report", what)

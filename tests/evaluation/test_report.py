@@ -184,7 +184,9 @@ def test_a_gap_between_validation_and_test_is_explained(caplog, validation, righ
     result = Report(saved, dataset, scores, IMAGES)
     difference, sentence = result.gap
     assert difference == pytest.approx(validation - right / count) and meaning in sentence
+    caplog.set_level("INFO")
     result.log_gap()
+    assert [record.levelname for record in caplog.records] == ["INFO" if "may explain" in meaning else "WARNING"]
     assert caplog.messages == [
         f"validation accuracy {validation:.4f}, test accuracy {right / count:.4f}: "
         f"{100 * abs(difference):.1f} points apart: {sentence}"

@@ -86,6 +86,28 @@ def test_the_recipe_for_photos_is_chosen_unless_an_option_says_otherwise(photos,
     assert not (config.elastic or config.thickness) and config.flip == (recipe in ("best", "photos"))
 
 
+@pytest.mark.usefixtures("few_digits")
+def test_options_of_epochs_have_no_effect_on_the_fit_alone(run_train):
+    Path("init.pth").write_bytes(made_up.make_checkpoint("kmnist", "lenet-slim").to_bytes())
+    command = ("-d", "digits", "--arch", "lenet-slim", "--init", "init.pth", "--lr", 0.01, "--rotation", 5, "--seed", 1)
+    warning = "--lr, --rotation: no effect, as no epoch is trained; give --epochs 1 or more"
+    for epochs, is_idle in ((0, True), (1, False)):
+        status, stdout, stderr = run_train(*command, "--epochs", epochs)
+        assert status == 0 and (f"[WARNING] {warning}\n" in stderr) is is_idle
+        assert ("rotation=5" in stdout) is ("<code>--rotation</code>" in Path("output/report.html").read_text())
+        assert ("rotation=5" in stdout) is not is_idle and "seed=1" in stdout
+
+
+def test_photos_that_are_made_small_are_said_to_be(photos, caplog):
+    for given, size in (((), 0), (("--recipe", "classic"), 32), (("--arch", "lenet", "--image-size", 48), 48)):
+        caplog.clear()
+        command_of("-d", photos, *given).with_recipe(is_photos=True)
+        expected = f"the photos are reduced to {size}x{size} pixels; --recipe photos is for photos"
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [expected][
+            : bool(size)
+        ]
+
+
 def command_of(*given: object):
     import contextlib
 
