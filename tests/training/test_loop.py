@@ -20,6 +20,7 @@ from neural_lib.training.loop import (
     train_one_epoch,
     validate,
 )
+from neural_lib.training.run import Run
 
 # --- train_one_epoch ---
 
@@ -74,6 +75,24 @@ def test_dropout_and_the_like_are_on_in_training_and_off_in_evaluation(images):
         assert run.model.training
         run.state.end_epoch(validate(run))
         assert not run.model.training
+
+
+def test_a_network_that_drops_parts_by_itself_is_resumed_bit_for_bit(images):
+    """As networks of torchvision do by stochastic depth, without --dropout."""
+
+    def run_that_drops() -> Run:
+        run = make_run(images)
+        run.model.conv1.register_forward_hook(lambda layer, _, x: nn.functional.dropout(x, 0.5, layer.training))
+        return run
+
+    whole, begun, resumed = (run_that_drops() for _ in range(3))
+    train_epochs(whole, 2)
+    train_epochs(begun, 1)
+    train_steps(begun, 3)
+    torch.rand(5)
+    resumed.state.load_state_dict(begun.state.state_dict())
+    train_epochs(resumed, 1)
+    assert weights_of(resumed) == weights_of(whole)
 
 
 class LossThatBreaks(nn.NLLLoss):
