@@ -143,11 +143,15 @@ def _refusal(path: str, why: str) -> UserError:
     return UserError(f"--dataset {printable(path)}: {why}")
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"  # of bytes
+
+
 def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
     # Refuse to use more than the available memory. needed: bytes.
     available = available_memory()
     if needed > available:
-        sizes = f"{needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free"
+        sizes = f"{_size(needed)} of memory, and {_size(available)} are free"
         raise _refusal(path, f"{what} {sizes}; {advice}")
 
 
@@ -492,7 +496,7 @@ def _keep(
     with atomic_write(file) as handle:
         free = shutil.disk_usage(folder).free
         if pictures.size > free:
-            sizes = f"{pictures.size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free in {folder}"
+            sizes = f"{_size(pictures.size)}, and {_size(free)} are free in {folder}"
             raise _refusal(path, f"{pictures} take {sizes}; {ELSEWHERE}")
         decoded = decode_to(handle, pictures)
         collection = collect(decoded)

@@ -325,7 +325,7 @@ def test_writing_is_placed_as_kmnists(tmp_path):
 def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, monkeypatch):
     monkeypatch.setattr(custom, "available_memory", lambda: 1_000_000)
     monkeypatch.setattr(custom, "read_picture", lambda *_, **__: pytest.fail("read"))
-    with pytest.raises(UserError, match="10 images of 224x224 pixels take 0.0 GB of memory, and 0.0 GB are free; give"):
+    with pytest.raises(UserError, match="10 images of 224x224 pixels take 1.5 MB of memory, and 1.0 MB are free; give"):
         load(photos, 224, use_cache=False)
 
 
@@ -349,7 +349,7 @@ def test_a_disk_that_is_too_small_is_refused_before_pictures_are_read(photos, ca
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk if path == cache else pytest.fail("another disk"))
     with pytest.raises(UserError) as error:
         load(photos, 224)
-    assert "photos: 10 images of 224x224 pixels take 0.0 GB, and 0.0 GB are free in " in str(error.value)
+    assert "photos: 10 images of 224x224 pixels take 1.5 MB, and 1.5 MB are free in " in str(error.value)
     advice = f"in {cache}; set XDG_CACHE_HOME to a folder on a disk with more room, or give a smaller --image-size"
     assert advice in str(error.value) and "\n" not in str(error.value)
     assert not list(cache.iterdir())
@@ -383,7 +383,7 @@ def test_a_disk_that_fills_up_meanwhile(photos, cache, monkeypatch, caplog, size
     with longest_file(size), pytest.raises(UserError) as error:
         load(photos, 224)
     assert str(cache) in str(error.value) and "can't be cached (File too large); set XDG_CACHE_HOME" in str(error.value)
-    assert "10 images of 224x224 pixels take 0.0 GB of memory" in str(error.value) and "\n" not in str(error.value)
+    assert "10 images of 224x224 pixels take 1.5 MB of memory" in str(error.value) and "\n" not in str(error.value)
     assert not list(cache.iterdir())
 
 
@@ -653,5 +653,5 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 def test_arrays_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(custom, "available_memory", lambda: 1000)
-    with pytest.raises(UserError, match="to read it takes 0.0 GB of memory, and 0.0 GB are free"):
+    with pytest.raises(UserError, match="to read it takes 0.0 MB of memory, and 0.0 MB are free"):
         load(save(tmp_path / "m.npz", train_images=IMAGES, train_labels=LABELS))
