@@ -33,7 +33,8 @@ TORCHVISION_ARCHS = (
 )  # fmt: skip
 IMAGENET = "imagenet"  # a value of --init: weights learned on ImageNet
 IMAGENET_ARCHS = ("efficientnet-lite0", *TORCHVISION_ARCHS)  # networks for photos, for which there are such weights
-DEFAULT_SIZE = 32  # pixels of height and width, for user images of mixed sizes that no recipe is for
+MAX_SMALL_SIZE = 64  # pixels of height and width: larger pictures are photos, if they show no writing
+DEFAULT_SIZE = 32  # pixels of height and width: user images of mixed sizes get it, unless a recipe has another
 PHOTO_SIZE = 64  # pixels of height and width: the smallest images that these networks take
 VIT_SIZE = 224  # pixels: torchvision's vision transformers take images of no other size
 PAGE_LIMIT = 40_000_000  # bytes of a page of predict.py --export
@@ -106,12 +107,7 @@ class TrainConfig:
     """
 
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
-    arch: str = _option(
-        "lenet",
-        f"network: {ARCH[1]}",
-        *ARCH,
-        short="-a",
-    )
+    arch: str = _option("lenet", f"network: {ARCH[1]}", *ARCH, short="-a")
     width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
     epochs: int = _option(10, "passes over the training images; with --init 0 is possible", *COUNT_OR_0)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")

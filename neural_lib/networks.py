@@ -28,6 +28,12 @@ def build_network(arch: str, **arch_args) -> nn.Module:
         raise UserError(f"--arch {arch}: {error}") from None
 
 
+def last_layer_of(model: nn.Module) -> nn.Linear:
+    """The network's last linear layer, which gives the logits."""
+    *_, layer = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return layer
+
+
 class LeNetSlim(nn.Module):
     """Convolutions of 6 and 12 filters, three linear layers: 32,998 parameters for 1x28x28 and 10 classes.
 

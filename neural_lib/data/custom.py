@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from neural_lib.config import DEFAULT_SIZE, TrainConfig, option_name
+from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
@@ -49,7 +49,9 @@ from neural_lib.system.files import MappedPages, atomic_write, make_folder, remo
 PARTS = ("train", "val", "test")
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
-KEPT_SIZES = range(16, 65)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
+KEPT_SIZES = range(
+    16, MAX_SMALL_SIZE + 1
+)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
 SAMPLE = 10  # pictures of a folder that decide if a data set shows photos
 BATCH = 16  # pictures per task of a thread
 # Bytes per file up to which one thread reads faster: threads that read small files wait for each other.
@@ -347,7 +349,7 @@ def shows_photos(path: str) -> bool:
             with archive.open(name) as array:
                 read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
                 shape, _, _ = read[np.lib.format.read_magic(array)[0]](array)
-            return min(shape[1:3]) > KEPT_SIZES[-1]
+            return min(shape[1:3]) > MAX_SMALL_SIZE
         return False
     sides = []
     with contextlib.suppress(UserError):
@@ -357,7 +359,7 @@ def shows_photos(path: str) -> bool:
             )
             sizes = (size_of(file) for file in files if not is_hidden(os.path.basename(file)))
             sides += [min(size) for size in itertools.islice(filter(None, sizes), SAMPLE)]
-    return bool(sides) and statistics.median(sides) > KEPT_SIZES[-1]
+    return bool(sides) and statistics.median(sides) > MAX_SMALL_SIZE
 
 
 class Pictures(NamedTuple):

@@ -14,16 +14,17 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
 from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.files import sha256_of
 
 log = logging.getLogger(__name__)
-TIMEOUT_S = 10.0  # seconds for a connection and for each read; neither torchvision nor scikit-learn sets a limit
+TIMEOUT_S = 10.0  # seconds for a connection and for each read; torch.hub, torchvision and scikit-learn set no limit
 
 
 class DownloadError(RunError):
@@ -71,7 +72,7 @@ def ensure_dataset(name: str, data_dir: str | Path) -> None:
     info = DATASETS[name]
     folder, sha256 = Path(data_dir) / info.folder, info.sha256
     missing = [file for file in sha256 if not (folder / file).exists()]
-    if wrong := [folder / file for file in sha256 if file not in missing and _sha256(folder / file) != sha256[file]]:
+    if wrong := [folder / file for file in sha256 if file not in missing and sha256_of(folder / file) != sha256[file]]:
         raise UserError(
             f"{', '.join(map(str, wrong))}: damaged, or not the official file (its sha256 differs); "
             "delete it, and the next run downloads it again if it can"
@@ -112,13 +113,12 @@ def _fetch_verified(source: tuple, folder: Path, sha256: Mapping[str, str]) -> P
     kind, *arguments = source
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())  # at the end, as it was before
-        socket.setdefaulttimeout(TIMEOUT_S)
+        stack.enter_context(time_limit())
         if not sys.stderr.isatty():  # torchvision draws progress bars on stderr even if it is a log file
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         fetched = FETCHERS[kind](folder, *arguments)
     for name, expected in sha256.items():
-        if _sha256(fetched / name) != expected:
+        if sha256_of(fetched / name) != expected:
             raise ValueError(f"what it sent as {name} is not the official file (its sha256 differs)")
     return fetched
 
@@ -170,9 +170,15 @@ def idx_bytes(array) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + lengths + array.tobytes()
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    """A block in which a connection, and each read from it, fails after TIMEOUT_S."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 # --- read ---

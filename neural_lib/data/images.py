@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neural_lib.config import TrainConfig, derived_seed
+from neural_lib.config import MAX_SMALL_SIZE, TrainConfig, derived_seed
 from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
@@ -24,8 +24,8 @@ from neural_lib.system.errors import UserError
 from neural_lib.system.files import MappedPages
 
 # Images of a batch to score, in each rank: more than in training, since scoring keeps no activations for gradients.
-EVAL_BATCH_SIZE, LARGE = 250, 64  # images; pixels of height and width above which fewer are scored together
-EVAL_PIXELS = {"cpu": 400_000, "gpu": 6_400_000}  # of a batch of large images; tests/README.md compares values
+EVAL_BATCH_SIZE = 250
+EVAL_PIXELS = {"cpu": 400_000, "gpu": 6_400_000}  # of a batch of images above MAX_SMALL_SIZE (tests/README.md)
 CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, and bytes
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def eval_batch_size(image_size: int, device: torch.device) -> int:
 
     The first layers' outputs of large images are large, and on a CPU new memory for them takes longer than computing.
     """
-    if image_size <= LARGE:
+    if image_size <= MAX_SMALL_SIZE:
         return EVAL_BATCH_SIZE
     pixels = EVAL_PIXELS["cpu" if device.type == "cpu" else "gpu"]
     return min(EVAL_BATCH_SIZE, max(1, pixels // image_size**2))
@@ -294,8 +294,8 @@ def load_data(
     """Load the data set of a configuration, which is downloaded if it is missing.
 
     may_fall_back: True if the embedded digits may replace a data set that can't be downloaded. use_cache: True to keep
-    decoded user images in a file. min_val: see Data. Rank 0 downloads and reads first; then the
-    other ranks read the same files.
+    decoded user images in a file. min_val: see Data. Rank 0 downloads and reads first; then the other ranks read the
+    same files.
     Raises DownloadError, or UserError if user images can't be trained on.
     """
 

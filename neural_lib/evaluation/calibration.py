@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import ImageTensors, Normalisation, eval_batch_size
+from neural_lib.networks import last_layer_of
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
 REFUSED = 100  # one of this number of validation images counts as unlike
@@ -43,9 +44,8 @@ class Outputs(NamedTuple):
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Outputs:
     """Run a network on normalised images (N, C, H, W). Its last layer must be its last nn.Linear."""
-    *_, last_layer = (module for module in model.modules() if isinstance(module, nn.Linear))
     calls = []
-    hook = last_layer.register_forward_hook(lambda _, inputs, logits: calls.append((logits, *inputs)))
+    hook = last_layer_of(model).register_forward_hook(lambda _, inputs, logits: calls.append((logits, *inputs)))
     try:
         log_probs = model(inputs)
     finally:

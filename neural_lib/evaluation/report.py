@@ -45,7 +45,6 @@ MAX_ROWS = 40  # rows of the table of runs on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
 # The page.
-CHANCE = "so chance may explain that"
 MAX_IMAGES = 20  # images of a cell of the confusion matrix
 MISTAKES_ON_PAGE = 20  # images shown before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
@@ -153,17 +152,28 @@ class Report:
             return math.nan, ""
         validation, val_count = self.validation["accuracy"], self.validation["images"] or count
         difference = validation - accuracy
-        error, val_error = standard_error(accuracy, count), standard_error(validation, val_count)
+        error, val_error = self._errors()
         scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
         if self.validation["images"] and val_error > error / 2:
             scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
-        if abs(difference) <= 2 * math.hypot(error, val_error):
-            return difference, f"{scatter}, {CHANCE}"
+        if self.is_gap_by_chance:
+            return difference, f"{scatter}, so chance may explain that"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
         chosen = "the epoch was chosen on validation images, or the test images are harder"
         why = chosen if difference > 0 else "the test images are easier"
         return difference, f"{scatter}, so chance alone hardly explains that: {why}"
+
+    @property
+    def is_gap_by_chance(self) -> bool:
+        """True if validation and test accuracy differ by at most two standard errors of their difference."""
+        return abs(self.validation["accuracy"] - self.scores.accuracy) <= 2 * math.hypot(*self._errors())
+
+    def _errors(self) -> tuple[float, float]:
+        # Standard errors of test accuracy and of validation accuracy, 0 to 1.
+        count = len(self.scores.labels)
+        val_error = standard_error(self.validation["accuracy"], self.validation["images"] or count)
+        return standard_error(self.scores.accuracy, count), val_error
 
     @property
     def is_tested_on_train(self) -> bool:
@@ -223,7 +233,7 @@ class Report:
         difference, meaning = self.gap
         if abs(difference) > GAP_WORTH_A_WARNING:
             figures = (self.saved.metrics["val_accuracy"], self.scores.accuracy, 100 * abs(difference), meaning)
-            level = logging.INFO if CHANCE in meaning else logging.WARNING
+            level = logging.INFO if self.is_gap_by_chance else logging.WARNING
             log.log(level, "validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
 
     # --- the files ---

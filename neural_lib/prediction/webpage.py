@@ -68,8 +68,8 @@ def images_checked(model: dict) -> int:
     channels, cost = [model["channels"], *(step["shape"][0] for step in model["steps"])], 0
     for step in model["steps"]:
         inputs = channels[step["inputs"][0]]
-        channels_of_output = {"conv2d": inputs, "depthwise": 1, "linear": inputs}.get(step["op"], 0)
-        cost += math.prod(step["shape"]) * step.get("kernel", 1) ** 2 * channels_of_output
+        inputs_per_output = {"conv2d": inputs, "depthwise": 1, "linear": inputs}.get(step["op"], 0)
+        cost += math.prod(step["shape"]) * step.get("kernel", 1) ** 2 * inputs_per_output
     return min(max(int(CHECK_COST / cost), MIN_CHECKED), MAX_CHECKED)
 
 

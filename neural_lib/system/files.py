@@ -1,6 +1,7 @@
 """Files: checked before the long work, written whole or not at all, retried if a write fails, locked."""
 
 import contextlib
+import hashlib
 import logging
 import mmap
 import os
@@ -40,6 +41,12 @@ def check_input(path: str | Path, option: str, hint: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{name}: can't be read ({error.strerror or error}); {hint}") from None
+
+
+def sha256_of(path: str | Path) -> str:
+    """The sha256 of a file's content, 64 hexadecimal digits. Raises OSError if it can't be read."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def begins_with(path: Path, mark: bytes) -> bool:

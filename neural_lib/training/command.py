@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import logging
 import math
 import os
@@ -40,6 +39,7 @@ from neural_lib.system.files import (
     check_output_folder,
     locked,
     remove_abandoned,
+    sha256_of,
 )
 from neural_lib.training.runs import RunBuilder
 
@@ -175,8 +175,7 @@ def _init_info(path: str) -> dict[str, str]:
     check_input(path, "--init", "give a model file that train.py wrote")
     if not begins_with(Path(path), MODEL_MARK):
         raise UserError(f"--init {path}: is no model file of train.py; give one")
-    with open(path, "rb") as handle:
-        return {"init": os.path.abspath(path), "init_sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    return {"init": os.path.abspath(path), "init_sha256": sha256_of(path)}
 
 
 # --- resuming ---

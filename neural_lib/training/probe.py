@@ -9,12 +9,13 @@ import logging
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
 from neural_lib.evaluation.calibration import outputs_of
 from neural_lib.evaluation.scores import as_float64
+from neural_lib.networks import last_layer_of
 from neural_lib.system.devices import autocast
 from neural_lib.system.distributed import PADDING, any_rank, from_rank_0, gather_rows
 from neural_lib.system.signals import GracefulStop
@@ -50,12 +51,6 @@ def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar 
     loss_sum = functional.nll_loss(log_probs, labels, reduction="sum")
     correct = (log_probs.argmax(dim=1) == labels).sum()
     run.state.sums.add(torch.stack([as_float64(loss_sum), as_float64(correct)]), len(labels))
-
-
-def last_layer_of(model: nn.Module) -> nn.Linear:
-    """The network's last linear layer, which gives the logits."""
-    *_, layer = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return layer
 
 
 def _spread_over_classes(images: ImageTensors, limit: int) -> ImageTensors:

@@ -10,10 +10,11 @@ from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.networks import last_layer_of
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training import probe
 from neural_lib.training.loop import validate
-from neural_lib.training.probe import fit, fit_last_layer, last_layer_of
+from neural_lib.training.probe import fit, fit_last_layer
 from neural_lib.training.run import Run
 
 
