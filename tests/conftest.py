@@ -345,6 +345,27 @@ def run_train(tmp_path, monkeypatch, capfd, request):
 
 
 @pytest.fixture
+def stop_at(monkeypatch):
+    """Let a signal arrive before the n-th check: before an epoch's first step, after each, ..., in validation."""
+
+    from neural_lib.system.signals import GracefulStop
+
+    check = GracefulStop.check
+
+    def stop(count: int, signum: int = 2) -> None:
+        numbers = iter(range(1, 10**6))
+
+        def counted(self, signum_of_any=None) -> None:
+            if next(numbers) == count:
+                self.signum = signum
+            check(self, signum_of_any)
+
+        monkeypatch.setattr(GracefulStop, "check", counted)
+
+    return stop
+
+
+@pytest.fixture
 def run_without_torch(run_python):
     """Run a script's main where importing torch is an error: what it still answers, it answers before that."""
     code = """

@@ -49,9 +49,7 @@ from neural_lib.system.files import MappedPages, atomic_write, make_folder, remo
 PARTS = ("train", "val", "test")
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
-KEPT_SIZES = range(
-    16, MAX_SMALL_SIZE + 1
-)  # pixels; images that are all squares of one of these sizes keep it. LeNet needs 16
+KEPT_SIZES = range(16, MAX_SMALL_SIZE + 1)  # pixels; images that are all squares of one of them keep it. LeNet needs 16
 SAMPLE = 10  # pictures of a folder that decide if a data set shows photos
 BATCH = 16  # pictures per task of a thread
 # Bytes per file up to which one thread reads faster: threads that read small files wait for each other.
@@ -489,7 +487,8 @@ def _keep(
     pictures: Pictures,
     collect: Callable[[Decoded], Collection],
 ) -> Collection:
-    # Decode pictures straight into a file of the cache and map it: the images may be larger than the memory.
+    # Decode pictures straight into a file of the cache and map it: the images may be larger than the memory. `collect`
+    # is called before the file takes its name, so that nothing is kept of a data set that it refuses.
     # Raises UserError if the disk has too little room for them, and OSError if the file can't be written.
     folder = cache_folder()
     file = folder / f"{_digest(path)[:16]}-{_digest(how)[:8]}.images"

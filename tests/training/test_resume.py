@@ -16,7 +16,6 @@ from neural_lib.checkpoint import archive_bytes, load_archive
 from neural_lib.config import PHOTO_RECIPE, RECIPES
 from neural_lib.data import download
 from neural_lib.evaluation import scores
-from neural_lib.system import signals
 from neural_lib.system.errors import DivergedError
 from neural_lib.training import run, state
 from neural_lib.training.outputs import Outputs
@@ -27,24 +26,6 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 
 # 8 steps an epoch
 DIGITS = ("-d", "digits", "--arch", "lenet-slim", "--device", "cpu", "--quiet", "--epochs", 3, "--batch-size", 32)
-CHECK = signals.GracefulStop.check
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Let a signal arrive before the n-th check: before an epoch's first step, after each, ..., in validation."""
-
-    def stop(count: int, signum: int = 2) -> None:
-        numbers = iter(range(1, 10**6))
-
-        def check(self, signum_of_any=None) -> None:
-            if next(numbers) == count:
-                self.signum = signum
-            CHECK(self, signum_of_any)
-
-        monkeypatch.setattr(signals.GracefulStop, "check", check)
-
-    return stop
 
 
 @pytest.fixture
