@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from neural_lib.config import MAX_SMALL_SIZE
-from neural_lib.system.errors import UserError
+from neural_lib.system.errors import UserError, printable
+
+PARTS = ("train", "val", "test")  # the names of user images' parts
 
 
 class Placement(NamedTuple):
@@ -209,6 +211,11 @@ def identify(given: str) -> str:
     if not is_text(path):
         raise UserError(f"--dataset {given!r}: its path is not UTF-8, or has control characters; rename it")
     return path
+
+
+def dataset_error(path: str, why: str) -> UserError:
+    """The error about a data set of user images: "--dataset PATH: why"."""
+    return UserError(f"--dataset {printable(path)}: {why}")
 
 
 def is_text(name: str) -> bool:

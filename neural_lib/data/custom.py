@@ -4,7 +4,6 @@ Decoded images are cached in the user's cache folder and read from it until one 
 """
 
 import contextlib
-import csv
 import hashlib
 import io
 import itertools
@@ -15,10 +14,9 @@ import os
 import shutil
 import statistics
 import threading
-import unicodedata
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -28,7 +26,9 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
-from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation, is_text
+from neural_lib.data.arrays import Arrays, read_kuzushiji, read_npz
+from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
+from neural_lib.data.folders import LAYOUT, list_files, subfolders
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.pictures import (
     MAX_NAMED,
@@ -36,19 +36,14 @@ from neural_lib.data.pictures import (
     count_pages,
     is_hidden,
     listed,
-    natural_key,
-    printable,
     read_picture,
     size_of,
 )
 from neural_lib.system.distributed import is_main
-from neural_lib.system.environment import available_memory, usable_cores
-from neural_lib.system.errors import UserError
+from neural_lib.system.environment import check_memory, size_text, usable_cores
+from neural_lib.system.errors import UserError, printable
 from neural_lib.system.files import MappedPages, atomic_write, make_folder, remove_abandoned
 
-PARTS = ("train", "val", "test")
-OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
 KEPT_SIZES = range(16, MAX_SMALL_SIZE + 1)  # pixels; images that are all squares of one of them keep it. LeNet needs 16
 SAMPLE = 10  # pictures of a folder that decide if a data set shows photos
 BATCH = 16  # pictures per task of a thread
@@ -56,13 +51,11 @@ BATCH = 16  # pictures per task of a thread
 # Measured with 20,000 files: 2.0 s with one thread, 4.5 s with two.
 SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
-MAX_CLASSES = 10_000  # upper limit of the number of classes that labels of a part to score imply
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
 CACHE_FORMAT = 4  # increase it when a change of the code makes the same files decode to other pixels
 LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
 SMALLER = "give a smaller --image-size, or fewer images"
 ELSEWHERE = f"set XDG_CACHE_HOME to a folder on a disk with more room, or {SMALLER}"
-LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 
 log = logging.getLogger(__name__)
 
@@ -120,39 +113,23 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Colle
     Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
     if os.path.isfile(path):
-        return _from_arrays(path, *_read_npz(path), how)
+        return _from_arrays(path, *read_npz(path), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
             names = listed([each.name for each in several])
-            raise _refusal(path, f"holds several data sets: {names}; move one of them")
-        return _from_arrays(path, *_read_kuzushiji(several[0]), how)
+            raise dataset_error(path, f"holds several data sets: {names}; move one of them")
+        return _from_arrays(path, *read_kuzushiji(several[0]), how)
     return _from_folder(path, how, use_cache)
 
 
 def _check_trainable(path: str, how: Request | Preparation, classes: Sequence[str], parts: Iterable[str]) -> None:
     if isinstance(how, Request) and "train" not in parts:
-        raise _refusal(path, f"has images for {' and '.join(parts)} alone, and none to train on")
+        raise dataset_error(path, f"has images for {' and '.join(parts)} alone, and none to train on")
     if isinstance(how, Request) and len(classes) < 2:
         inner = os.path.join(path, classes[0])
-        is_nested = os.path.isdir(inner) and len(_subfolders(inner)[0]) > 1
+        is_nested = os.path.isdir(inner) and len(subfolders(inner)[0]) > 1
         hint = f"did you mean --dataset {printable(inner)}?" if is_nested else LAYOUT
-        raise _refusal(path, f"{printable(classes[0])} is the only class, and there must be two or more; {hint}")
-
-
-def _refusal(path: str, why: str) -> UserError:
-    return UserError(f"--dataset {printable(path)}: {why}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"  # of bytes
-
-
-def _check_memory(path: str, what: str, needed: int, advice: str) -> None:
-    # Refuse to use more than the available memory. needed: bytes.
-    available = available_memory()
-    if needed > available:
-        sizes = f"{_size(needed)} of memory, and {_size(available)} are free"
-        raise _refusal(path, f"{what} {sizes}; {advice}")
+        raise dataset_error(path, f"{printable(classes[0])} is the only class, and there must be two or more; {hint}")
 
 
 def _collect(
@@ -182,22 +159,11 @@ def _collect(
         known = set(labels[indices["train"]].tolist())
         empty += [name for label, name in enumerate(classes) if label not in known]
     if empty:
-        raise _refusal(path, f"no picture that can be read in {listed(empty)}; add some, or leave it out")
+        raise dataset_error(path, f"no picture that can be read in {listed(empty)}; add some, or leave it out")
     return Collection(path, classes, decoded.images, labels, indices, names, decoded.preparation)
 
 
-# --- a folder of folders ---
-
-
-class File(NamedTuple):
-    """A file in the folder of a class."""
-
-    part: str  # one of PARTS
-    name: str  # path relative to the folder of the class
-    label: int
-    path: str  # path relative to the data set's folder
-    size: int  # bytes
-    changed: tuple[int, int]  # last change of the content, and of permissions or name; nanoseconds since 1970
+# --- folders and arrays ---
 
 
 def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Collection:
@@ -230,93 +196,28 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Coll
     return collection
 
 
-def list_files(path: str) -> tuple[list[str], list[File], list[str]]:
-    """List a data set's class names, the files in the class folders, and the names of stray files and folders.
-
-    Files are ordered by part, then by name within the class folder (page2 before page10), then by class.
-    Raises UserError if the folder can't be listed, or is not laid out as a data set.
-    """
-    folders, stray = _subfolders(path)
-    parts = {name: PART_OF[name.lower()] for name in folders if name.lower() in PART_OF}
-    if len(parts) == len(folders) or "train" in parts.values() and len(parts) > 1:
-        if doubled := [name for name, part in parts.items() if list(parts.values()).count(part) > 1]:
-            raise _refusal(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
-        stray += [f"{name}/" for name in folders if name not in parts]
-        roots = {part: name for name, part in parts.items()}
+def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
+    _check_trainable(path, how, classes, parts)
+    names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
+    labels = np.concatenate([labels for _, labels in parts.values()])
+    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
+    arrays = [images for images, _ in parts.values()]
+    sizes = {images.shape[2:0:-1] for images in arrays}  # (width, height)
+    has_colour = any(images.ndim == 4 and not _is_grey(images) for images in arrays)
+    preparation = how.preparation(sizes) if isinstance(how, Request) else how
+    if isinstance(how, Request) and not has_colour:
+        preparation = preparation._replace(channels=1)
+    is_square = preparation.placement is None and sizes == {(preparation.image_size,) * 2}
+    has_channels = not has_colour if preparation.channels == 1 else all(images.ndim == 4 for images in arrays)
+    if is_square and has_channels:  # the arrays can be used unchanged
+        arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images in arrays]
+        images = np.concatenate([images[:, : preparation.channels] for images in arrays])
+        decoded = Decoded(images, preparation, {}, [])
     else:
-        if mixed := [name for name in parts if _subfolders(os.path.join(path, name))[0]]:
-            why = f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
-            raise _refusal(path, why)
-        roots = {"train": ""}
-    folders_of = {}
-    for part, root in roots.items():
-        folders_of[part], others = _subfolders(os.path.join(path, root)) if root else (folders, [])
-        stray += [os.path.join(root, name) for name in others]
-    classes = _class_names(path, folders_of, len(stray))
-    files = []
-    for part, names in folders_of.items():
-        for name in names:
-            files += _files_of(path, part, os.path.join(roots[part], name), classes.index(name))
-    if not files:
-        raise _refusal(path, f"its folders hold no files; {LAYOUT}")
-    files.sort(key=lambda each: (PARTS.index(each.part), natural_key(each.name), each.label))
-    return classes, files, stray
-
-
-def _subfolders(path: str) -> tuple[list[str], list[str]]:
-    # The visible folders in a folder, and its other visible entries.
-    try:
-        names = sorted((name for name in os.listdir(path) if not is_hidden(name)), key=natural_key)
-    except OSError as error:
-        raise _refusal(path, f"can't be looked into ({error.strerror})") from None
-    here = Path(os.path.realpath(path))
-
-    def is_folder(name: str) -> bool:
-        inner = os.path.join(path, name)
-        return os.path.isdir(inner) and not here.is_relative_to(os.path.realpath(inner))  # a link to a parent folder
-
-    folders = [*filter(is_folder, names)]
-    return folders, [name for name in names if name not in set(folders)]
-
-
-def _class_names(path: str, folders_of: Mapping[str, list[str]], files: int) -> list[str]:
-    # The class names in natural order: the training part's, or without one those of all parts.
-    names = sorted({name for each in folders_of.values() for name in each}, key=natural_key)
-    if not names:
-        raise _refusal(path, f"holds no folders{f', but {files:,} files' if files else ''}; {LAYOUT}")
-    spellings: dict[str, str] = {}
-    for name in names:
-        if not is_text(name):
-            why = "is not UTF-8, or has control characters; rename it"
-            raise _refusal(path, f"the name of the folder {printable(name)!r} {why}")
-        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
-        if other != name:
-            raise _refusal(path, f"the folders {other} and {name} would be one class in two spellings; rename one")
-    known = folders_of.get("train", names)
-    for part, folders in folders_of.items():
-        if unknown := [name for name in folders if name not in known]:
-            raise _refusal(path, f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it")
-    return known
-
-
-def _files_of(path: str, part: str, folder: str, label: int) -> Iterator[File]:
-    def refuse(error: OSError) -> None:
-        raise _refusal(error.filename, f"can't be looked into ({error.strerror})")
-
-    top = os.path.join(path, folder)
-    for parent, folders, names in os.walk(top, onerror=refuse):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        inner = parent[len(top) + 1 :]
-        # A link to a folder isn't followed, and is listed like a file that is no picture.
-        for name in names + [name for name in folders if os.path.islink(os.path.join(parent, name))]:
-            if is_hidden(name):
-                continue
-            file, size, changed = os.path.join(parent, name), 0, (0, 0)
-            with contextlib.suppress(OSError):  # a broken link: read_picture reports it later
-                status = os.stat(file)
-                size, changed = status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
-            name = os.path.join(inner, name)
-            yield File(part, name, label, os.path.join(folder, name), size, changed)
+        pictures = [image for images in arrays for image in images]
+        mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
+        decoded = decode(path, Pictures(pictures, preparation, False, mean_bytes))
+    return _collect(path, classes, names, labels, part_of, decoded)
 
 
 # --- decoding ---
@@ -351,7 +252,7 @@ def shows_photos(path: str) -> bool:
         return False
     sides = []
     with contextlib.suppress(UserError):
-        for folder in _subfolders(path)[0]:
+        for folder in subfolders(path)[0]:
             files = (
                 os.path.join(parent, name) for parent, _, names in os.walk(os.path.join(path, folder)) for name in names
             )
@@ -386,7 +287,7 @@ def decode(path: str, pictures: Pictures, advice: str = SMALLER) -> Decoded:
 
     Raises UserError, which ends in the advice, if the images need more memory than is free.
     """
-    _check_memory(path, f"{pictures} take", pictures.size, advice)
+    check_memory(f"--dataset {printable(path)}: {pictures} take", pictures.size, advice)
     file = io.BytesIO()
     decoded = decode_to(file, pictures)
     shape = _shape(pictures.sources, decoded.preparation)
@@ -497,8 +398,8 @@ def _keep(
     with atomic_write(file) as handle:
         free = shutil.disk_usage(folder).free
         if pictures.size > free:
-            sizes = f"{_size(pictures.size)}, and {_size(free)} are free in {folder}"
-            raise _refusal(path, f"{pictures} take {sizes}; {ELSEWHERE}")
+            sizes = f"{size_text(pictures.size)}, and {size_text(free)} are free in {folder}"
+            raise dataset_error(path, f"{pictures} take {sizes}; {ELSEWHERE}")
         decoded = decode_to(handle, pictures)
         collection = collect(decoded)
         request = how if isinstance(how, Request) else None
@@ -507,119 +408,6 @@ def _keep(
         handle.seek(0, os.SEEK_END)
         handle.write(content + len(content).to_bytes(LENGTH_BYTES))
     return collection._replace(images=_mapped(file, _shape(pictures.sources, decoded.preparation)))
-
-
-# --- arrays ---
-
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # part (one of PARTS) -> images, labels
-
-
-def _read_npz(path: str) -> tuple[list[str], Arrays]:
-    # MedMNIST's keys (https://github.com/MedMNIST/MedMNIST): train_images, train_labels, val_images, ...
-    arrays = _load_arrays(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")])
-    parts = {}
-    for part in PARTS:
-        images, labels = (arrays.get(f"{part}_{kind}") for kind in ("images", "labels"))
-        if (images is None) != (labels is None):
-            raise _refusal(path, f"has only one of {part}_images and {part}_labels, and needs both")
-        if images is not None:
-            parts[part] = _checked(path, part, images, labels)
-    return _classes_of(path, parts), parts
-
-
-def _read_kuzushiji(train_images: Path) -> tuple[list[str], Arrays]:
-    # Kuzushiji-49's four files (https://github.com/rois-codh/kmnist), each with the key arr_0, and its optional class
-    # map, from which the classes get their characters.
-    prefix, folder = train_images.name.removesuffix("-train-imgs.npz"), train_images.parent
-    parts = {}
-    for part in ("train", "test"):
-        files = [folder / f"{prefix}-{part}-{kind}.npz" for kind in ("imgs", "labels")]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise _refusal(str(folder), f"has {train_images.name}, but {' and '.join(missing)} is missing")
-        arrays = [_load_arrays(str(file), ["arr_0"])["arr_0"] for file in files]
-        parts[part] = _checked(str(folder), part, *arrays)
-    classes = _classes_of(str(folder), parts)
-    with (
-        contextlib.suppress(OSError, ValueError, LookupError),
-        (folder / f"{prefix}_classmap.csv").open(encoding="utf-8", newline="") as handle,
-    ):
-        characters = {int(row["index"]): row["char"] for row in csv.DictReader(handle)}
-        classes = [characters[label] for label in range(len(classes))]
-    return classes, parts
-
-
-def _load_arrays(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    # The archive's arrays under these keys, of which it must have one or more. Pickled objects are never loaded.
-    try:
-        if not zipfile.is_zipfile(path):  # np.load would treat it as a pickle
-            raise ValueError
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in keys if key in archive.files]
-            if not wanted:
-                names = listed(sorted(archive.files)) or "no arrays"
-                raise _refusal(path, f"has {names}, and needs {' and '.join(keys[:2])}")
-            # Twice the size, because the parts are concatenated to one array.
-            needed = 2 * sum(archive.zip.getinfo(f"{key}.npy").file_size for key in wanted)
-            _check_memory(path, "to read it takes", needed, "give a smaller file")
-            return {key: archive[key] for key in wanted}
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # NumPy and zipfile raise exceptions of many types for damaged files
-        if "allow_pickle" in str(error):
-            raise _refusal(path, "holds pickled Python objects, and loading those can run any code") from None
-        raise _refusal(path, "is no .npz file, or damaged") from None
-
-
-def _checked(path: str, part: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # Check a part's arrays: returns images (N, H, W) or (N, H, W, 3) unchanged, and labels as int64 (N,).
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] != 3:
-        expected = "uint8 (N, H, W) or (N, H, W, 3)"
-        raise _refusal(path, f"the {part} images are {images.dtype} {images.shape}, and must be {expected}")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != len(images):
-        expected = f"whole numbers ({len(images)},) or ({len(images)}, 1), one class for each image"
-        raise _refusal(path, f"the {part} labels are {labels.dtype} {labels.shape}, and must be {expected}")
-    if not images.size:
-        raise _refusal(path, f"the {part} part has no images")
-    return images, labels.astype(np.int64)
-
-
-def _classes_of(path: str, parts: Arrays) -> list[str]:
-    # Class names "0", "1", ... for the labels.
-    labels_of = {part: set(np.unique(labels).tolist()) for part, (_, labels) in parts.items()}
-    # Parts to score need not show each class, so without a training part the highest label decides.
-    implied = min(max(map(max, labels_of.values())) + 1, MAX_CLASSES)
-    count = len(labels_of["train"]) if "train" in labels_of else implied
-    for part, labels in labels_of.items():
-        if wrong := sorted(labels - {*range(count)}):
-            given = listed([str(label) for label in wrong])
-            raise _refusal(path, f"{part} labels must be 0 to {count - 1}, as there are {count} classes, not {given}")
-    return [str(label) for label in range(count)]
-
-
-def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
-    _check_trainable(path, how, classes, parts)
-    names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
-    labels = np.concatenate([labels for _, labels in parts.values()])
-    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
-    arrays = [images for images, _ in parts.values()]
-    sizes = {images.shape[2:0:-1] for images in arrays}  # (width, height)
-    has_colour = any(images.ndim == 4 and not _is_grey(images) for images in arrays)
-    preparation = how.preparation(sizes) if isinstance(how, Request) else how
-    if isinstance(how, Request) and not has_colour:
-        preparation = preparation._replace(channels=1)
-    is_square = preparation.placement is None and sizes == {(preparation.image_size,) * 2}
-    has_channels = not has_colour if preparation.channels == 1 else all(images.ndim == 4 for images in arrays)
-    if is_square and has_channels:  # the arrays can be used unchanged
-        arrays = [images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None] for images in arrays]
-        images = np.concatenate([images[:, : preparation.channels] for images in arrays])
-        decoded = Decoded(images, preparation, {}, [])
-    else:
-        pictures = [image for images in arrays for image in images]
-        mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
-        decoded = decode(path, Pictures(pictures, preparation, False, mean_bytes))
-    return _collect(path, classes, names, labels, part_of, decoded)
 
 
 def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from neural_lib.system.errors import UserError
+from neural_lib.system.errors import UserError, printable
 
 # The formats that are read. A file's content decides, not its name.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
@@ -81,11 +81,6 @@ def _conversion(kind: str, path: str | Path) -> str:
     converted = path.with_stem(f"{path.stem}-converted") if path.suffix == ".jpg" else path
     names = {"file": path, "stem": path.with_suffix(""), "jpg": converted.with_suffix(".jpg")}
     return CONVERSIONS[kind].format(**{key: printable(shlex.quote(str(name))) for key, name in names.items()})
-
-
-def printable(path: str | Path) -> str:
-    """A path as text on one line, with ? for characters that can't be printed."""
-    return "".join(each if each.isprintable() else "?" for each in str(path))
 
 
 def listed(names: Sequence[str | Path], count: int = MAX_NAMED) -> str:

@@ -22,13 +22,13 @@ from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.download import DownloadError, is_available
 from neural_lib.data.images import ImageTensors, load_images, load_user_test_images, pixels_of
-from neural_lib.data.pictures import PictureFiles, listed, printable
+from neural_lib.data.pictures import PictureFiles, listed
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
 from neural_lib.prediction.recogniser import Reading, Recogniser, convert
 from neural_lib.prediction.webpage import export_page
 from neural_lib.prediction.window import show_one_by_one
-from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.errors import RunError, UserError, printable
 from neural_lib.system.files import write_file
 
 MIN_PATH = 16  # columns of the terminal

@@ -80,3 +80,15 @@ def available_memory() -> int:
         lines = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
         limits.append(max(0, limit - used + int(lines["inactive_file"])))  # the file cache is freed when needed
     return min(limits)
+
+
+def check_memory(what: str, needed: int, advice: str) -> None:
+    """Raise UserError, "`what` 2.0 GB of memory, and 1.0 GB are free; `advice`", if `needed` bytes are not free."""
+    available = available_memory()
+    if needed > available:
+        raise UserError(f"{what} {size_text(needed)} of memory, and {size_text(available)} are free; {advice}")
+
+
+def size_text(size: int) -> str:
+    """A size in bytes as text: "1.5 GB", "200.0 MB"."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,5 +1,7 @@
 """The exceptions that end a script with a message of one line instead of a traceback."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """An argument, a path or a file can't be used. The script ends with exit status 2."""
@@ -32,3 +34,8 @@ class Interrupted(RunError):
     def __init__(self, message: str, signum: int = 2) -> None:
         super().__init__(message)
         self.exit_status = 128 + signum
+
+
+def printable(path: str | Path) -> str:
+    """A path as text on one line, with ? for characters that can't be printed."""
+    return "".join(each if each.isprintable() else "?" for each in str(path))

@@ -23,7 +23,9 @@ except ImportError:  # Windows
 from neural_lib.data import custom, ink
 from neural_lib.data.catalog import Preparation
 from neural_lib.data.custom import Request
+from neural_lib.data.folders import list_files
 from neural_lib.data.pictures import read_picture
+from neural_lib.system import environment
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import remove_empty_folders
 
@@ -84,7 +86,7 @@ def layout(tmp_path: Path, *files: str) -> Path:
      ["a", "b"], ["train a/1", "train b/1"], ["notes.txt"]),
 ])  # fmt: skip
 def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, classes, expected, stray):
-    listed, entries, beside = custom.list_files(str(layout(tmp_path, *files)))
+    listed, entries, beside = list_files(str(layout(tmp_path, *files)))
     assert listed == classes and beside == stray
     assert [f"{each.part} {each.path}" for each in entries] == expected
     assert all(each.path.endswith(f"{listed[each.label]}/{each.name}") for each in entries)
@@ -92,7 +94,7 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
 
 def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
     orders = itertools.permutations(["1/01.png", "01/1.png", "001/001.png"])
-    listings = [custom.list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
+    listings = [list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
     assert all(each[0] == listings[0][0] for each in listings)
     assert len({tuple(file.path for file in files) for _, files, _ in listings}) == 1
 
@@ -141,7 +143,7 @@ def test_links_are_followed_unless_they_loop(photos):
     os.symlink(photos, photos / "all")
     os.symlink("self", photos / "self")
     os.symlink(photos, photos / "dog" / "back")
-    classes, files, stray = custom.list_files(str(photos))
+    classes, files, stray = list_files(str(photos))
     assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
     assert [classes[each.label] for each in files].count("fox") == 5
     assert not any("back/" in each.path for each in files)
@@ -323,7 +325,7 @@ def test_writing_is_placed_as_kmnists(tmp_path):
 
 
 def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, monkeypatch):
-    monkeypatch.setattr(custom, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(environment, "available_memory", lambda: 1_000_000)
     monkeypatch.setattr(custom, "read_picture", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(UserError, match="10 images of 224x224 pixels take 1.5 MB of memory, and 1.0 MB are free; give"):
         load(photos, 224, use_cache=False)
@@ -331,7 +333,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, 
 
 @pytest.mark.parametrize("kind", ["L", "RGB"])
 def test_images_in_the_cache_are_never_in_memory_together(tmp_path, cache, monkeypatch, kind):
-    monkeypatch.setattr(custom, "available_memory", lambda: 0)
+    monkeypatch.setattr(environment, "available_memory", lambda: 0)
     for number in range(100):
         path = tmp_path / "d" / "ab"[number % 2] / f"{number}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -379,7 +381,7 @@ def test_a_disk_that_fills_up_meanwhile(photos, cache, monkeypatch, caplog, size
         assert_same(load(photos, 224), expected)
     (message,) = [each for each in caplog.messages if "cache" in each]
     assert "the images can't be cached (File too large), so the next run decodes them again" in message
-    monkeypatch.setattr(custom, "available_memory", lambda: 1000)
+    monkeypatch.setattr(environment, "available_memory", lambda: 1000)
     with longest_file(size), pytest.raises(UserError) as error:
         load(photos, 224)
     assert str(cache) in str(error.value) and "can't be cached (File too large); set XDG_CACHE_HOME" in str(error.value)
@@ -652,6 +654,6 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 
 def test_arrays_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(custom, "available_memory", lambda: 1000)
+    monkeypatch.setattr(environment, "available_memory", lambda: 1000)
     with pytest.raises(UserError, match="to read it takes 0.0 MB of memory, and 0.0 MB are free"):
         load(save(tmp_path / "m.npz", train_images=IMAGES, train_labels=LABELS))
