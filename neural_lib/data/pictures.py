@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import io
 import itertools
 import os
 import re
@@ -10,13 +11,16 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Union
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neural_lib.system.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The formats that are read. A file's content decides, not its name.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
@@ -46,6 +50,9 @@ MAX_NAMED = 10  # names in a message
 LONGEST_SIDE = 1024  # pixels; larger pictures are reduced to it when they are read
 SUBFILE_TYPE = 254  # a tag in TIFF 6.0, section 8
 NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask of another image
+
+Encoded = str | Path | bytes | bytearray | memoryview | BinaryIO  # a file's path, its content, or the open file
+Picture = Union[Encoded, Image.Image, np.ndarray, "Tensor"]  # see read_picture
 
 
 class PictureError(UserError):
@@ -122,15 +129,18 @@ def find(
     return result
 
 
-def kind_of(path: str | Path) -> str:
+def kind_of(picture: Encoded) -> str:
     """The kind of a file by its first bytes: one of FORMATS or CONVERSIONS, or "" for any other kind.
 
     Raises OSError if the file can't be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
-        return ""
-    with open(path, "rb", buffering=0) as file:
-        match = HEAD.match(file.read(HEAD_SIZE))
+    with contextlib.suppress(PictureError), _binary(picture) as file:
+        return _kind(file.read(HEAD_SIZE))
+    return ""  # it is a folder, or a pipe
+
+
+def _kind(head: bytes) -> str:
+    match = HEAD.match(head)
     return match.lastgroup if match else ""
 
 
@@ -161,50 +171,49 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
-def size_of(path: str | Path, page: int = 0) -> tuple[int, int] | None:
-    """Width and height of a page of a file, pixels, before EXIF rotation; None if the page can't be read.
+def size_of(picture: Picture, page: int = 0) -> tuple[int, int] | None:
+    """Width and height of a page of a picture, pixels, before EXIF rotation; None if the page can't be read.
 
     Decodes nothing, except GIFs.
     """
-    with contextlib.suppress(PictureError), _opened(path, page) as image:
+    with contextlib.suppress(PictureError), _opened(picture, page) as image:
         return image.size
     return None
 
 
-def count_pages(path: str | Path) -> int:
+def count_pages(picture: Picture) -> int:
     """The number of pictures in a file: pages of a TIFF, frames of a GIF, 1 for all other kinds. Decodes nothing.
 
     Smaller versions and masks of a TIFF's pages are not counted. A file that can't be read counts as 1, so that
     read_picture reports the reason.
     """
     with contextlib.suppress(OSError, PictureError):
-        if kind_of(path) in ("TIFF", "GIF"):
-            with _opened(path) as image:
+        if _is_encoded(picture) and kind_of(picture) in ("TIFF", "GIF"):
+            with _opened(picture) as image:
                 return len(_page_positions(image))
     return 1
 
 
-def read_picture(
-    picture: str | Path | np.ndarray, page: int = 0, longest: int = LONGEST_SIDE, min_side: int = 0
-) -> np.ndarray:
+def read_picture(picture: Picture, page: int = 0, longest: int = LONGEST_SIDE, min_side: int = 0) -> np.ndarray:
     """Read a picture as RGB, uint8 (H, W, 3).
 
-    picture: a file, or a uint8 array (H, W) or (H, W, 3). page: 0 to count_pages - 1; frames of a GIF are read as they
-    are displayed. longest: a picture that is higher or wider is reduced to this number of pixels.
-    min_side: if not 0, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, if both sides keep this
-    number of pixels.
+    picture: a file's path, its content as bytes, or a file open in binary mode, which is read from its beginning and
+    stays open; a Pillow image, at its current frame, which stays as it is; a uint8 array (H, W) or (H, W, 3); or a
+    torch tensor (1, H, W) or (3, H, W), uint8 or floating-point from 0 to 1.
+    page: 0 to count_pages - 1; frames of a GIF are read as they are displayed. longest: a picture that is higher or
+    wider is reduced to this number of pixels. min_side: if not 0, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its
+    size, which is faster, if both sides keep this number of pixels.
     The picture is rotated by its EXIF data, transparent pixels are shown on white, more than 8 bits are reduced to 8.
-    Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS.
+    Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS; and TypeError if
+    it is an object of none of these types.
     """
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2 or not picture.size:
-            raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
-        return _as_rgb(Image.fromarray(picture), longest)
     with _opened(picture, page) as image:
+        if isinstance(picture, Image.Image):
+            image = ImageOps.exif_transpose(image)  # a copy
         # Pillow's tiles name the format of a pixel in the file, such as RGB;16B
         if min_side:
-            image.draft(None, (min_side, min_side))  # formats other than JPEG ignore it
-        has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
+            image.draft(None, (min_side, min_side))  # only JPEG files that aren't decoded yet heed it
+        has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
         image = _in_full_colour(image, picture) if has_16_bits and page == 0 else _in_8_bits(image)
         return _as_rgb(image, longest)
 
@@ -229,30 +238,92 @@ def _as_rgb(image: Image.Image, longest: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path, page: int = 0) -> Iterator[Image.Image]:
-    # Open a page of a file without decoding it. All errors until it is closed become PictureErrors. Pillow's warnings
-    # are ignored: they are about odd metadata and many pixels.
-    with _picture_errors(), warnings.catch_warnings(action="ignore"):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait until something writes to it
-            raise PictureError("is not a file")
-        with open(path, "rb") as file, _image_of(file, path) as image:  # given a path, Pillow 13 garbles rotated TIFFs
+def _opened(picture: Picture, page: int = 0) -> Iterator[Image.Image]:
+    # Open a page of a picture without decoding it. All errors until it is closed become PictureErrors. Pillow's
+    # warnings are ignored: they are about odd metadata and many pixels.
+    is_encoded = _is_encoded(picture)
+    with _picture_errors(), warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as stack:
+        if is_encoded:
+            image = stack.enter_context(_image_of(stack.enter_context(_binary(picture)), picture))
             positions = _page_positions(image) if page or image.format == "TIFF" else [0]
-            if not 0 <= page < len(positions):
-                raise PictureError(f"has no page {page + 1:,}")
+        else:
+            image, positions = _image_in_memory(picture), [0]
+        if not 0 <= page < len(positions):
+            raise PictureError(f"has no page {page + 1:,}")
+        if positions[page]:
             image.seek(positions[page])
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
-            yield image
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
+        yield image
 
 
-def _image_of(file: BinaryIO, path: str | Path) -> Image.Image:
+def _is_encoded(picture: Picture) -> bool:
+    # Raises TypeError if an object is no picture.
+    if isinstance(picture, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(picture, "seekable"):
+        return True
+    if isinstance(picture, Image.Image | np.ndarray) or hasattr(picture, "detach"):
+        return False
+    kinds = "a path, bytes, an open binary file, a Pillow image, a NumPy array or a torch tensor"
+    raise TypeError(f"a picture must be {kinds}, not {type(picture).__name__}")
+
+
+def _image_in_memory(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray):
+        return Image.fromarray(_array_of(picture))
+    if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2 or not picture.size:
+        raise PictureError(f"an array must be uint8 (H, W) or (H, W, 3), not {picture.dtype} {picture.shape}")
+    return Image.fromarray(picture)
+
+
+def _array_of(tensor: "Tensor") -> np.ndarray:
+    # A torch tensor, uint8 or floating-point from 0 to 1: (1, H, W) -> (H, W), (3, H, W) -> (H, W, 3)
+    values = tensor.detach().cpu()
+    values = (values.float() if values.is_floating_point() else values).numpy()
+    what = f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")
+    if values.dtype == np.float32 and values.size:
+        if not 0 <= values.min() <= values.max() <= 1:  # NaN, too, is out of this range
+            what = f"{what} from {values.min():.3g} to {values.max():.3g}"
+        else:
+            values = (values * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8 or values.ndim != 3 or len(values) not in (1, 3) or not values.size:
+        raise PictureError(f"a tensor must be (1, H, W) or (3, H, W), uint8 or floats from 0 to 1, not {what}")
+    return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+
+
+@contextlib.contextmanager
+def _binary(picture: Encoded) -> Iterator[BinaryIO]:
+    # The content of an encoded picture as an open file, at its beginning.
+    if isinstance(picture, bytes | bytearray | memoryview):
+        yield io.BytesIO(picture)
+    elif isinstance(picture, str | os.PathLike):
+        if not stat.S_ISREG(os.stat(picture).st_mode):  # opening a pipe would wait until something writes to it
+            raise PictureError("is not a file")
+        with open(picture, "rb") as file:  # given a path, Pillow 13 garbles rotated TIFFs
+            yield file
+    elif picture.closed:
+        raise PictureError("is closed")
+    elif picture.read(0) == "":
+        raise PictureError("is open as text; open it in binary mode")
+    elif not picture.seekable():
+        raise PictureError("can't be read from its beginning; give the bytes that its read() returns")
+    else:
+        picture.seek(0)
+        yield io.BytesIO(picture.read())  # Pillow may close the file that it gets, or go around it to its descriptor
+
+
+def _image_of(file: BinaryIO, picture: Encoded) -> Image.Image:
     with contextlib.suppress(UnidentifiedImageError):
         return Image.open(file, formats=FORMATS)
-    if not os.fstat(file.fileno()).st_size:
+    file.seek(0)
+    head = file.read(HEAD_SIZE)
+    if not head:
         raise PictureError("is empty")
-    kind = kind_of(path)
+    kind = _kind(head)
     if kind in CONVERSIONS:
+        path = picture if isinstance(picture, str | os.PathLike) else f"picture.{kind.lower()}"
         raise PictureError(_conversion(kind, path))
     raise PictureError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; convert it to one of these")
 
@@ -324,11 +395,12 @@ def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
     return other
 
 
-def _in_full_colour(image: Image.Image, path: str | Path) -> Image.Image:
+def _in_full_colour(image: Image.Image, picture: Encoded) -> Image.Image:
     # Read the file with OpenCV, which keeps 16 bits per channel; returns `image` if it can't. Pillow keeps the upper 8,
     # which loses most of a picture with fewer than 16 bits.
     image.load()  # raises an exception if the file is damaged
-    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    with _binary(picture) as file:
+        values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.shape[1::-1] != image.size or values.ndim != 3:
         return image
     return _like(image, np.dstack([_scaled(values[..., 2::-1]), values[..., 3:] >> 8]).astype(np.uint8))

@@ -1,14 +1,18 @@
 """Picture files of every kind, damaged ones and large ones; files and folders named on a command line."""
 
+import io
 import os
 import struct
 import sys
+import tempfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from neural_lib.data import pictures
@@ -244,6 +248,107 @@ def test_an_array_is_read_as_the_file_of_it(tmp_path):
     assert SCENE.max() == 255  # a copy
 
 
+# --- bytes, open files, Pillow images, tensors ---
+
+
+def filled(file: BinaryIO, content: bytes) -> BinaryIO:
+    """An open file with this content, at its end."""
+    file.write(content)
+    return file
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_content_is_read_as_the_file_that_holds_it(tmp_path, kind):
+    path = write(tmp_path / f"p.{kind}", Image.fromarray(SCENE), **FILES[kind])
+    expected, content = read_picture(path), path.read_bytes()
+    with tempfile.TemporaryFile() as on_disk, tempfile.SpooledTemporaryFile() as upload:
+        files = [filled(file, content) for file in (on_disk, upload, io.BytesIO())]
+        for encoded in (content, bytearray(content), memoryview(content), *files):
+            assert pictures.kind_of(encoded) == pictures.kind_of(path)
+            assert (size_of(encoded), count_pages(encoded)) == ((60, 40), 1)
+            for _ in range(2):  # an open file is read from its beginning, and stays open
+                assert np.array_equal(read_picture(encoded), expected)
+
+
+def test_content_has_the_pages_bits_and_reduction_of_the_file(tmp_path):
+    pages = write_pages(tmp_path / "p.tif").read_bytes()
+    assert count_pages(pages) == 4
+    for encoded in (pages, io.BytesIO(pages)):
+        assert count_pages(encoded) == 4 and size_of(encoded, 3) == (30, 20)
+        assert [read_picture(encoded, page).mean() for page in (2, 0)] == [LEVELS[2], LEVELS[0]]
+    dark = png_16(np.full((20, 30, 3), 4095))  # 12 of 16 bits
+    assert read_picture(dark).min() == 255
+    large = io.BytesIO()
+    Image.fromarray(SCENE).resize((1200, 800)).save(large, "JPEG")
+    assert read_picture(large, min_side=200).shape == (200, 300, 3)
+
+
+def test_a_pillow_image_is_read_as_its_file_and_stays_as_it_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for kind, mode in (("jpg", "RGB"), ("png", "RGBA"), ("tif", "L"), ("png", "P"), ("png", "I;16"), ("png", "1")):
+        image = Image.fromarray(SCENE).convert("L" if mode == "I;16" else "RGB").resize((1200, 800)).convert(mode)
+        path = write(tmp_path / f"p.{kind}", image, exif=exif)
+        with Image.open(io.BytesIO(path.read_bytes())) as opened:  # given a path, Pillow 13 garbles rotated TIFFs
+            assert max(size_of(opened)) == 1200 and count_pages(opened) == 1
+            assert np.abs(read_picture(opened).astype(int) - read_picture(path)).max() < 8  # a JPEG, within its noise
+            before = opened.copy()
+            read_picture(opened)
+            assert (opened.mode, opened.size) == (before.mode, before.size) and opened.tobytes() == before.tobytes()
+    with Image.open(write_pages(tmp_path / "pages.tif")) as opened:
+        opened.seek(2)
+        assert read_picture(opened).mean() == LEVELS[2] and opened.tell() == 2
+        with pytest.raises(PictureError, match="^has no page 2$"):
+            read_picture(opened, 1)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+def test_a_tensor_is_read_as_the_array_of_it(kind):
+    values = torch.from_numpy(SCENE.copy()).permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
+    tensor = values if kind == torch.uint8 else (values / 255).to(kind).requires_grad_()
+    tolerance = kind == torch.bfloat16
+    assert np.abs(read_picture(tensor).astype(int) - SCENE).max() <= tolerance
+    assert np.abs(read_picture(tensor[:1]).astype(int) - SCENE[..., :1]).max() <= tolerance
+    assert (size_of(tensor), count_pages(tensor)) == ((60, 40), 1)
+
+
+@pytest.mark.parametrize("tensor, what", [
+    (torch.zeros(9, 9, dtype=torch.uint8), r"uint8 \(9, 9\)"), (torch.zeros(9, 9, 3, dtype=torch.uint8), "uint8"),
+    (torch.zeros(2, 3, 9, 9), "float32"), (torch.zeros(4, 9, 9), "float32"), (torch.zeros(3, 0, 9), "float32"),
+    (torch.zeros(3, 9, 9, dtype=torch.int64), r"int64 \(3, 9, 9\)"), (torch.zeros(3, 9, 9, dtype=torch.bool), "bool"),
+    (torch.full((3, 9, 9), 255.0), r"float32 \(3, 9, 9\) from 255 to 255"), (torch.full((3, 9, 9), -0.5), "float32"),
+    (torch.full((3, 9, 9), torch.nan), "float32"),
+], ids=lambda value: "tensor" if isinstance(value, torch.Tensor) else None)  # fmt: skip
+def test_a_tensor_with_two_readings_is_refused(tensor, what):
+    with pytest.raises(PictureError, match=rf"\(1, H, W\) or \(3, H, W\), uint8 or floats from 0 to 1, not {what}"):
+        read_picture(tensor)
+
+
+def test_content_that_cannot_be_read_gives_the_reason(tmp_path):
+    class Stream(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    path = write(tmp_path / "p.png", Image.fromarray(SCENE))
+    for given, reason in (
+        (b"", "is empty"), (b"not a picture", "is not a PNG, "), (path.read_bytes()[:90], "is damaged or cut short"),
+        (CONVERTIBLE["heic"][0], "is a HEIC photo; convert it to JPEG, as with ImageMagick: magick picture.heic "),
+        (Stream(path.read_bytes()), "can't be read from its beginning; give the bytes"),
+    ):  # fmt: skip
+        with pytest.raises(PictureError, match=f"^{reason}"):
+            read_picture(given)
+        assert count_pages(given) == 1
+    with open(path) as text, pytest.raises(PictureError, match="^is open as text; open it in binary mode$"):
+        read_picture(text)
+    with open(path, "rb") as closed:
+        pass
+    with pytest.raises(PictureError, match="^is closed$"):
+        read_picture(closed)
+    for given in (None, 7, [path], {}):
+        with pytest.raises(TypeError, match="^a picture must be a path, bytes, .* not "):
+            read_picture(given)
+
+
 @pytest.mark.parametrize("array", [
     np.zeros((9, 9), np.float32), np.zeros((9, 9), bool), np.zeros(9, np.uint8), np.zeros((9, 9, 4), np.uint8),
     np.zeros((9, 9, 1), np.uint8), np.zeros((2, 9, 9, 3), np.uint8), np.zeros((0, 9), np.uint8),
@@ -330,8 +435,6 @@ def test_a_large_picture_of_any_kind_is_reduced(tmp_path, mode):
 
 
 def content_of(kind: str) -> bytes:
-    import io
-
     content, suffix = io.BytesIO(), {"jpg": "JPEG", "tif": "TIFF"}.get(kind, kind.upper())
     Image.fromarray(SCENE.repeat(3, 0).repeat(3, 1)).save(content, format=suffix)
     return content.getvalue()
