@@ -159,6 +159,9 @@ class TrainConfig:
     writing: bool = _option(
         False, "pictures show written characters: find the ink, place it as in KMNIST", *SWITCH, prepares=True
     )
+    labels_from_names: bool = _option(
+        False, "the names of files tell their classes: cat.12.jpg, dog (3).jpg", *SWITCH, prepares=True
+    )
     test: str = _option(
         "train", "part to take the test images from if there is no test/", choices=("train", "val"), prepares=True
     )
@@ -383,7 +386,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     )
     user_images_group = parser.add_argument_group(
         "for your own images",
-        "How the pictures in --dataset FOLDER or FILE.npz become images to train on.",
+        "How the pictures in --dataset become images to train on.",
     )
     recipe_help = f"a set of defaults for the options below ({DEFAULT_RECIPE}; {PHOTO_RECIPE} for photos of yours)"
     general_group.add_argument("-r", "--recipe", choices=RECIPES, help=recipe_help)

@@ -1,4 +1,4 @@
-"""Data sets of user images: a folder with a subfolder of pictures for each class, or NumPy's .npz files.
+"""Data sets of user images: pictures in a folder or an archive, or arrays in a file.
 
 Decoded images are cached in the user's cache folder and read from it until one of the files changes.
 """
@@ -6,7 +6,6 @@ Decoded images are cached in the user's cache folder and read from it until one 
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import logging
 import math
@@ -26,15 +25,15 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
+from neural_lib.data.archives import Member
 from neural_lib.data.arrays import Arrays, read_kuzushiji, read_npz
 from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
-from neural_lib.data.folders import LAYOUT, list_files, subfolders
 from neural_lib.data.ink import prepare, to_grey
+from neural_lib.data.listing import LAYOUT, Listing, list_files
 from neural_lib.data.pictures import (
     MAX_NAMED,
     PictureError,
     count_pages,
-    is_hidden,
     listed,
     read_picture,
     size_of,
@@ -106,30 +105,33 @@ class Collection(NamedTuple):
         )  # fmt: skip
 
 
-def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Collection:
-    """Read the data set in a folder or an .npz file.
+def load(path: str, how: Request | Preparation, use_cache: bool = True, from_names: bool = False) -> Collection:
+    """Read a data set of user images.
 
+    path: a folder or an archive of pictures, a table of file names and labels, or arrays in an .npz or .csv file.
     how: a Request reads it for training, a trained network's Preparation for scoring, which needs no training part.
+    from_names: see list_files.
     Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
-    if os.path.isfile(path):
+    if path.lower().endswith(".npz"):
         return _from_arrays(path, *read_npz(path), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
             names = listed([each.name for each in several])
             raise dataset_error(path, f"holds several data sets: {names}; move one of them")
         return _from_arrays(path, *read_kuzushiji(several[0]), how)
-    return _from_folder(path, how, use_cache)
+    with list_files(path, from_names) as listing:
+        return _from_files(path, listing, how, use_cache)
 
 
-def _check_trainable(path: str, how: Request | Preparation, classes: Sequence[str], parts: Iterable[str]) -> None:
+def _check_trainable(
+    path: str, how: Request | Preparation, classes: Sequence[str], parts: Iterable[str], hint: str = ""
+) -> None:
     if isinstance(how, Request) and "train" not in parts:
         raise dataset_error(path, f"has images for {' and '.join(parts)} alone, and none to train on")
     if isinstance(how, Request) and len(classes) < 2:
-        inner = os.path.join(path, classes[0])
-        is_nested = os.path.isdir(inner) and len(subfolders(inner)[0]) > 1
-        hint = f"did you mean --dataset {printable(inner)}?" if is_nested else LAYOUT
-        raise dataset_error(path, f"{printable(classes[0])} is the only class, and there must be two or more; {hint}")
+        why = f"{printable(classes[0])} is the only class, and there must be two or more; {hint or LAYOUT}"
+        raise dataset_error(path, why)
 
 
 def _collect(
@@ -163,13 +165,15 @@ def _collect(
     return Collection(path, classes, decoded.images, labels, indices, names, decoded.preparation)
 
 
-# --- folders and arrays ---
+# --- files and arrays ---
 
 
-def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Collection:
-    classes, files, stray = list_files(path)
-    _check_trainable(path, how, classes, {each.part for each in files})
-    names, listing = [each.path for each in files], _digest(CACHE_FORMAT, files)
+def _from_files(path: str, listing: Listing, how: Request | Preparation, use_cache: bool) -> Collection:
+    classes, files, stray = listing.classes, listing.files, listing.stray
+    _check_trainable(path, how, classes, {each.part for each in files}, listing.hint)
+    for note in listing.notes:
+        log.info("%s: %s", printable(os.path.basename(path)), note)
+    names, digest = [each.path for each in files], _digest(CACHE_FORMAT, files)
     labels, parts = np.array([each.label for each in files]), np.array([each.part for each in files])
 
     def collect(decoded: Decoded) -> Collection:
@@ -179,16 +183,16 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Coll
             log.warning("%s: only the first page of a file is an image: %s", title, listed(several))
         return collection
 
-    if cached := _cached(path, listing, how) if use_cache else None:
+    if cached := _cached(path, digest, how) if use_cache else None:
         return collect(cached)
-    paths = [os.path.join(path, name) for name in names]
-    preparation = how.preparation(map(size_of, paths)) if isinstance(how, Request) else how
+    sources = [listing.source(name) for name in names]
+    preparation = how.preparation(map(_size_of, _as_stored(sources))) if isinstance(how, Request) else how
     may_become_grey = isinstance(how, Request) and preparation.channels == 3
-    pictures = Pictures(paths, preparation, may_become_grey, sum(each.size for each in files) / len(files))
+    pictures = Pictures(sources, preparation, may_become_grey, sum(each.size for each in files) / len(files))
     if not use_cache:
         return collect(decode(path, pictures))
     try:
-        return _keep(path, listing, how, pictures, collect)
+        return _keep(path, digest, how, pictures, collect)
     except OSError as error:
         reason = f"{error.filename or cache_folder()}: the images can't be cached ({error.strerror or error})"
     collection = collect(decode(path, pictures, f"{reason}; {ELSEWHERE}"))
@@ -236,13 +240,13 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
     return first[0] if first else DEFAULT_SIZE
 
 
-def shows_photos(path: str) -> bool:
+def shows_photos(path: str, from_names: bool = False) -> bool:
     """True if the pictures of a data set are photos rather than small images: if most are larger than 64 pixels.
 
-    The shorter side counts. SAMPLE pictures of each folder at the top are looked at, of an .npz file the first array.
-    False if there are none, or the path can't be read; `load` reports why.
+    The shorter side counts. SAMPLE pictures of each class are looked at, of an .npz file the first array. from_names:
+    see list_files. False if there are no pictures, or the path can't be read; `load` reports why.
     """
-    if os.path.isfile(path):
+    if path.lower().endswith(".npz"):
         with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # NumPy raises exceptions of many types
             name = next(name for name in archive.namelist() if name.endswith("_images.npy"))
             with archive.open(name) as array:
@@ -251,20 +255,28 @@ def shows_photos(path: str) -> bool:
             return min(shape[1:3]) > MAX_SMALL_SIZE
         return False
     sides = []
-    with contextlib.suppress(UserError):
-        for folder in subfolders(path)[0]:
-            files = (
-                os.path.join(parent, name) for parent, _, names in os.walk(os.path.join(path, folder)) for name in names
-            )
-            sizes = (size_of(file) for file in files if not is_hidden(os.path.basename(file)))
-            sides += [min(size) for size in itertools.islice(filter(None, sizes), SAMPLE)]
+    with contextlib.suppress(UserError), list_files(path, from_names) as listing:
+        by_class = [[each for each in listing.files if each.label == label] for label in range(len(listing.classes))]
+        sources = [listing.source(each.path) for files in by_class for each in files[:SAMPLE]]
+        sides = [min(size) for source in _as_stored(sources) if (size := _size_of(source))]
     return bool(sides) and statistics.median(sides) > MAX_SMALL_SIZE
+
+
+def _as_stored(sources: Sequence[str | Member]) -> list[str | Member]:
+    # Pictures in the order in which they are read fastest: that of the archive that they are in.
+    return sorted(sources, key=lambda each: each.position if isinstance(each, Member) else 0)
+
+
+def _size_of(source: str | Member) -> tuple[int, int] | None:
+    with contextlib.suppress(PictureError):
+        return size_of(source.read() if isinstance(source, Member) else source)
+    return None
 
 
 class Pictures(NamedTuple):
     """Pictures to decode, and how."""
 
-    sources: Sequence[str | np.ndarray]  # files, or arrays
+    sources: Sequence[str | Member | np.ndarray]  # files, files in an archive, or arrays
     preparation: Preparation
     may_become_grey: bool  # True to reduce the images to one channel if all pictures are grey
     mean_bytes: float  # mean size of a picture, bytes
@@ -302,32 +314,40 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
     sources, preparation, may_become_grey, mean_bytes = pictures
     count, *shape = _shape(sources, preparation)
     left_out, in_colour, several_pages, lock = {}, [], [], threading.Lock()
+    order = sorted(range(count), key=lambda index: getattr(sources[index], "position", index))
+    batches = iter([order[first : first + BATCH] for first in range(0, count, BATCH)])
 
-    def read_batch(batch: range) -> int:
+    def read_batch(_: int) -> int:
+        with lock:  # an archive is read in its order, whichever thread comes first
+            batch = next(batches)
+            read = [_content(sources[index]) for index in batch]
         images = np.zeros((len(batch), *shape), np.uint8)
-        for image, index in zip(images, batch, strict=True):
+        for image, index, source in zip(images, batch, read, strict=True):
             try:
-                picture = read_picture(sources[index], min_side=preparation.min_side)
+                if isinstance(source, PictureError):
+                    raise source
+                picture = read_picture(source, min_side=preparation.min_side)
                 image[:] = prepare(picture, preparation)
             except PictureError as error:
                 left_out[index] = str(error)
                 continue
-            if not isinstance(sources[index], np.ndarray) and count_pages(sources[index]) > 1:
+            if not isinstance(source, np.ndarray) and count_pages(source) > 1:
                 several_pages.append(index)
             if may_become_grey and not in_colour and not _is_grey(picture, GREY_TOLERANCE):
                 in_colour.append(index)
         with lock:
-            file.seek(batch.start * images[0].nbytes)
-            file.write(images)
+            for image, index in zip(images, batch, strict=True):
+                file.seek(index * image.nbytes)
+                file.write(image)
         return len(batch)
 
-    batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
     disable = not is_main() or None  # None: unless stderr is a terminal
     bar = tqdm(total=count, desc="reading", unit=" images", leave=False, disable=disable, dynamic_ncols=True)
     threads = usable_cores() if mean_bytes > SMALL_FILE else 1
     # read_picture changes Python's warning filters, which isn't thread-safe; catch_warnings restores them afterwards.
     with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        for done in pool.map(read_batch, batches):  # on an exception such as Ctrl-C it cancels all later batches
+        # on an exception such as Ctrl-C it cancels all later batches
+        for done in pool.map(read_batch, range(0, count, BATCH)):
             bar.update(done)
     if may_become_grey and not in_colour:
         for index in range(count):  # each grey image takes the place of an earlier one in colour
@@ -339,6 +359,14 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
         file.truncate()
         preparation = preparation._replace(channels=1)
     return Decoded(None, preparation, left_out, sorted(several_pages))
+
+
+def _content(source: str | Member | np.ndarray) -> str | bytes | np.ndarray | PictureError:
+    # What read_picture reads, or the reason why it can't be read from its archive.
+    try:
+        return source.read() if isinstance(source, Member) else source
+    except PictureError as error:
+        return error
 
 
 def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:

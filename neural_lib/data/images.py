@@ -342,7 +342,7 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
     """
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
-    collection = custom.load(config.dataset, request, use_cache)
+    collection = custom.load(config.dataset, request, use_cache, config.labels_from_names)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     classes, test_source, val_source = collection.classes, config.test_source(parts), config.val_source(parts)
     if test_source not in parts:
@@ -369,7 +369,12 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
 
 
 def load_user_test_images(
-    dataset: str, preparation: Preparation, held_out: tuple[TrainConfig, str] | None, is_same: bool, use_cache: bool
+    dataset: str,
+    preparation: Preparation,
+    held_out: tuple[TrainConfig, str] | None,
+    is_same: bool,
+    use_cache: bool,
+    from_names: bool,
 ) -> tuple[ImageTensors, list[str]]:
     """Load the user images to score a network on, and their class names.
 
@@ -377,10 +382,10 @@ def load_user_test_images(
     data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: the
     configuration, with the seed, by which images were held out from its training, and the fingerprint of the rest; None
     if no images were. is_same: True if it was trained on this path; if the images have changed since, a warning is
-    logged. Raises UserError if the images can't be read.
+    logged. from_names: see custom.load. Raises UserError if the images can't be read.
     """
     log.info("reading the images of %s...", dataset)
-    collection, title = custom.load(dataset, preparation, use_cache), title_of(dataset)
+    collection, title = custom.load(dataset, preparation, use_cache, from_names), title_of(dataset)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
         return parts["test"], collection.classes

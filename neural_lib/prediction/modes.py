@@ -179,7 +179,10 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
     if {"test_seed", "fingerprint"} <= saved.training.keys():
         config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
         held_out = (config, saved.training["fingerprint"])
-    images, classes = load_user_test_images(dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache)
+    from_names = saved.config.get("labels_from_names", False)
+    images, classes = load_user_test_images(
+        dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache, from_names
+    )
     return images.labelled(_labels_of(saved, dataset, classes)[images.labels])
 
 

@@ -226,7 +226,8 @@ def _begun(command: Command) -> Command:
     dataset, network = checkpoint.describe(command.model)
     command = replace(command, replaced=network, may_fall_back=not command.dataset and dataset in ("", FALLBACK))
     is_user_data = command.dataset not in ("", *DATASETS)
-    return command.with_recipe(is_user_data and shows_photos(command.dataset))
+    from_names = any(command.params.get("labels_from_names", ()))
+    return command.with_recipe(is_user_data and shows_photos(command.dataset, from_names))
 
 
 def build_progress(

@@ -23,7 +23,6 @@ except ImportError:  # Windows
 from neural_lib.data import custom, ink
 from neural_lib.data.catalog import Preparation
 from neural_lib.data.custom import Request
-from neural_lib.data.folders import list_files
 from neural_lib.data.pictures import read_picture
 from neural_lib.system import environment
 from neural_lib.system.errors import UserError
@@ -58,121 +57,6 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def load(path: object, *how, **options) -> custom.Collection:
     return custom.load(str(path), Request(*how), **options)
-
-
-# --- a folder's layout ---
-
-
-def layout(tmp_path: Path, *files: str) -> Path:
-    for name in files:
-        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "d" / name).write_bytes(b"")
-    return tmp_path / "d"
-
-
-@pytest.mark.parametrize("files, classes, expected, stray", [
-    (["b/1.png", "a/2.png", "a/10.png"], ["a", "b"], ["train b/1.png", "train a/2.png", "train a/10.png"], []),
-    (["@/1", "a/2"], ["@", "a"], ["train @/1", "train a/2"], []),
-    (["c10/1", "c9/1"], ["c9", "c10"], ["train c9/1", "train c10/1"], []),  # natural order, then the class
-    (["train/a/1", "train/b/2", "test/a/3", "valid/b/4"], ["a", "b"],
-     ["train train/a/1", "train train/b/2", "val valid/b/4", "test test/a/3"], []),
-    (["Training/a/1", "Training/b/2"], ["a", "b"], ["train Training/a/1", "train Training/b/2"], []),
-    (["train/1", "car/2", "plane/3"], ["car", "plane", "train"],  # toys, not parts
-     ["train train/1", "train car/2", "train plane/3"], []),
-    (["train/a/1", "train/b/1", "test/a/1", "more/a/1"], ["a", "b"],
-     ["train train/a/1", "train train/b/1", "test test/a/1"], ["more/"]),
-    (["a/x/2", "a/1", "b/3"], ["a", "b"], ["train a/1", "train b/3", "train a/x/2"], []),
-    (["a/1", "b/1", "notes.txt", ".git/x", "a/.DS_Store", "a/Thumbs.db", "b/._1", "a/@eaDir/1", "__MACOSX/a/1"],
-     ["a", "b"], ["train a/1", "train b/1"], ["notes.txt"]),
-])  # fmt: skip
-def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, classes, expected, stray):
-    listed, entries, beside = list_files(str(layout(tmp_path, *files)))
-    assert listed == classes and beside == stray
-    assert [f"{each.part} {each.path}" for each in entries] == expected
-    assert all(each.path.endswith(f"{listed[each.label]}/{each.name}") for each in entries)
-
-
-def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
-    orders = itertools.permutations(["1/01.png", "01/1.png", "001/001.png"])
-    listings = [list_files(str(layout(tmp_path / str(number), *each))) for number, each in enumerate(orders)]
-    assert all(each[0] == listings[0][0] for each in listings)
-    assert len({tuple(file.path for file in files) for _, files, _ in listings}) == 1
-
-
-@pytest.mark.parametrize("files, message", [
-    ([], "holds no folders; a data set is a folder with a subfolder"),
-    (["1.png", "2.png"], "holds no folders, but 2 files; a data set is a folder"),
-    (["a/1"], "a is the only class"),
-    (["test/a/1", "test/b/1"], "has images for test alone, and none to train on"),
-    (["train/a/1", "train/b/1", "test/A/1"], "the folders A and a would be one class in two spellings; rename one"),
-    (["photos/a/1", "photos/b/1"], "photos is the only class, and there must be two or more; did you mean --dataset "),
-    (["train/a/1", "train/b/1", "a/1", "b/1"], "train/ holds folders as a part does, and lies beside classes"),
-    (["Cat/1", "cat/1"], "the folders Cat and cat would be one class in two spellings"),
-    (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
-    (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
-    (["train/a/1", "train/b/1", "val/a/1", "valid/a/1"], "has val and valid, which mean the same"),
-    ([b"caf\xe9/1".decode(errors="surrogateescape"), "a/1"], "'caf?' is not UTF-8, or has control characters"),
-    (["a\x1b[31m/1", "b/1"], "'a?[31m' is not UTF-8, or has control characters; rename it"),
-    (["a/1", "b/1"], "no picture that can be read in a, b; add some, or leave it out"),
-])  # fmt: skip
-def test_a_folder_that_is_no_data_set_is_refused(tmp_path, files, message):
-    (tmp_path / "d").mkdir()
-    folder = layout(tmp_path, *files)
-    with pytest.raises(UserError, match="^--dataset ") as error:
-        load(folder)
-    assert message in str(error.value) and "\n" not in str(error.value) and str(folder) in str(error.value)
-
-
-def test_a_folder_of_very_many_files_is_refused_in_a_line(tmp_path, monkeypatch):
-    (tmp_path / "d").mkdir()
-    monkeypatch.setattr(os, "listdir", lambda _: [f"{number}.jpg" for number in range(200_000)])
-    with pytest.raises(UserError, match="holds no folders, but 200,000 files; ") as error:
-        load(tmp_path / "d")
-    assert len(str(error.value)) < 300
-
-
-def test_folders_that_hold_nothing_are_refused(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / "d" / name).mkdir(parents=True)
-    with pytest.raises(UserError, match="its folders hold no files"):
-        load(tmp_path / "d")
-
-
-def test_links_are_followed_unless_they_loop(photos):
-    os.symlink(photos / "cat", photos / "fox")  # a link to a class folder is a class
-    os.symlink(photos, photos / "all")
-    os.symlink("self", photos / "self")
-    os.symlink(photos, photos / "dog" / "back")
-    classes, files, stray = list_files(str(photos))
-    assert classes == ["cat", "dog", "fox"] and stray == ["all", "self"]
-    assert [classes[each.label] for each in files].count("fox") == 5
-    assert not any("back/" in each.path for each in files)
-    assert "dog/back" in [each.path for each in files]  # listed, and later reported as no picture
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may look into every folder")
-def test_a_folder_that_cannot_be_looked_into_is_named(photos):
-    for path in (photos / "cat", photos):
-        path.chmod(0)
-        try:
-            with pytest.raises(UserError, match=rf"{path}: can't be looked into \(Permission denied\)"):
-                load(photos)
-        finally:
-            path.chmod(0o755)
-
-
-@pytest.mark.parametrize("inner", ["", "cat"])
-def test_a_folder_that_fails_is_named(photos, monkeypatch, inner):
-    def fail(path, scan):
-        if os.path.realpath(path) == os.path.realpath(photos / inner):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
-
-    listdir, scandir = os.listdir, os.scandir
-    monkeypatch.setattr(os, "listdir", lambda path: fail(path, listdir))
-    monkeypatch.setattr(os, "scandir", lambda path: fail(path, scandir))
-    with pytest.raises(UserError, match=rf"{photos / inner}: can't be looked into \(Permission denied\)"):
-        load(photos)
 
 
 # --- what can't be read ---

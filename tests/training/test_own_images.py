@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,18 @@ def test_the_real_data_sets_written_out_train_to_the_same_weights(run_train, tmp
         assert run_train(*command)[0] == 0
     expected, found = (outcome(folder) for folder in ("built-in", "own"))
     assert found["weights"] == expected["weights"] and found["metrics"] == expected["metrics"]
+
+
+def test_an_archive_of_files_whose_names_tell_classes_is_trained_on_and_scored_again(run_train, run_predict, photos):
+    with zipfile.ZipFile("flat.zip", "w") as archive:
+        for path in photos.rglob("*.*"):
+            archive.write(path, f"flat/{path.name}")
+    status, _, stderr = run_train("-d", "flat.zip", *QUICK)
+    assert status == 2 and "look like 3 classes, blue, green, red: give --labels-from-names" in stderr
+    status, stdout, _ = run_train("-d", "flat.zip", "--labels-from-names", *QUICK)
+    assert status == 0 and "flat.zip: 3 classes, 23 images to learn from: blue (3), green (8), red (12)\n" in stdout
+    report = Path("output/report.json").read_bytes()
+    assert run_predict("--evaluate")[0] == 0 and Path("output/report.json").read_bytes() == report
 
 
 # --- parts ---

@@ -1,0 +1,428 @@
+"""The files of a data set of user images: which part and class each belongs to, by folders, names or a table."""
+
+import contextlib
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from neural_lib.data.archives import Member, open_archive
+from neural_lib.data.catalog import PARTS, dataset_error, is_text
+from neural_lib.data.pictures import FORMATS, is_hidden, kind_of, listed, natural_key
+from neural_lib.system.errors import UserError, printable
+
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")  # seg_train, segTrain and SEG-train have two words each
+CLASS_IN_NAME = re.compile(r"(.*[^\W\d_])[\W\d_]*", re.DOTALL)  # "cat" in "cat (3)"; of a name without suffix
+LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
+TABLES = (".csv", ".tsv")  # suffixes
+LABEL_TITLES = ("label", "labels", "class", "classes", "category", "target")  # they decide between several columns
+SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".bmp", ".webp")  # that names in a table may lack
+MAX_EXAMPLES = 5  # class names in a message
+
+
+class File(NamedTuple):
+    """A file of a data set."""
+
+    part: str  # one of PARTS
+    name: str  # path relative to the folder of the class
+    label: int
+    path: str  # path relative to the data set's folder
+    size: int  # bytes
+    changed: tuple[int, int]  # last change of the content, and of permissions or name; nanoseconds since 1970
+
+
+class Listing(NamedTuple):
+    """The files of a data set, ordered by part, then name in the class folder (page2 before page10), then class."""
+
+    classes: list[str]  # names, in the order of the labels
+    files: list[File]
+    stray: list[str]  # paths of the files that belong to no class
+    notes: list[str]  # how the layout was understood, for the log
+    hint: str  # what the user may have meant if there is but one class; "" if nothing is known
+    source: Callable[[str], str | Member]  # the path of a file -> what read_picture reads
+
+
+class Tree(NamedTuple):
+    """The visible folders and files of a folder or an archive; paths have slashes, and the one at the top is ""."""
+
+    folders: dict[str, list[str]]  # path of a folder -> the names of its folders, in natural order
+    files: dict[str, dict[str, tuple]]  # path of a folder -> the names of its files -> size and changed, as in File
+    source: Callable[[str], str | Member]  # the path of a file -> what read_picture reads
+
+    def has_pictures(self, folder: str) -> bool:
+        """True if a file in this folder itself is a picture, by its content."""
+
+        def is_picture(name: str) -> bool:
+            source = self.source(_join(folder, name))
+            with contextlib.suppress(OSError, UserError):
+                return kind_of(source if isinstance(source, str) else source.read()) in FORMATS
+            return False
+
+        return any(map(is_picture, self.files[folder]))
+
+    def holds_only_folders(self, folder: str) -> bool:
+        """True if a folder holds folders and no picture itself."""
+        return bool(self.folders[folder]) and not self.has_pictures(folder)
+
+    def below(self, folder: str) -> Iterator[str]:
+        """The paths, relative to a folder, of all files in it and in its folders."""
+        yield from self.files[folder]
+        for name in self.folders[folder]:
+            yield from (_join(name, each) for each in self.below(_join(folder, name)))
+
+    def status(self, path: str) -> tuple:
+        """The size and the changes of a file, as in File."""
+        folder, _, name = path.rpartition("/")
+        return self.files[folder][name]
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+@contextlib.contextmanager
+def list_files(path: str, from_names: bool = False) -> Iterator[Listing]:
+    """A context with the files of a data set in a folder, an archive, or a table of file names and labels.
+
+    from_names: True if the files' names tell their classes, False if folders do. Raises UserError, naming the folder or
+    file, if it can't be read or its layout isn't understood.
+    """
+    if os.path.isdir(path):
+        yield _arranged(path, _walk(path), from_names)
+    elif path.lower().endswith(TABLES):
+        yield _from_table(path)
+    else:
+        with open_archive(path) as members:
+            yield _arranged(path, _tree_of(members), from_names)
+
+
+# --- the folders and files that exist ---
+
+
+def _walk(path: str) -> Tree:
+    # Links to folders are followed. Those that lead back up are listed like files, which are no pictures.
+    folders, files = {}, {}
+
+    def visit(folder: str, above: tuple[str, ...]) -> None:
+        folders[folder], files[folder] = [], {}
+        here = os.path.join(path, folder)
+        try:
+            names = sorted((name for name in os.listdir(here) if not is_hidden(name)), key=natural_key)
+        except OSError as error:
+            raise dataset_error(here if folder else path, f"can't be looked into ({error.strerror})") from None
+        for name in names:
+            entry = os.path.join(here, name)
+            target = os.path.realpath(entry) if os.path.islink(entry) else os.path.join(above[-1], name)
+            if os.path.isdir(entry) and not any(Path(each).is_relative_to(target) for each in above):
+                folders[folder].append(name)
+                visit(_join(folder, name), (*above, target))
+                continue
+            files[folder][name] = _status(entry)
+
+    visit("", (os.path.realpath(path),))
+    return Tree(folders, files, lambda name: os.path.join(path, name))
+
+
+def _status(path: str) -> tuple[int, tuple[int, int]]:
+    # The size and the changes of a file, as in File; zeros if it can't be read, which read_picture reports later.
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, (0, 0)
+    return status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _tree_of(members: Iterable[Member]) -> Tree:
+    folders, files, by_path = {"": []}, {"": {}}, {}
+    for member in members:
+        *parents, name = member.name.split("/")  # the name is "" for a folder
+        if any(map(is_hidden, (each for each in (*parents, name) if each))):
+            continue
+        for depth, folder in enumerate(parents):
+            inner = "/".join(parents[: depth + 1])
+            if inner not in folders:
+                folders["/".join(parents[:depth])].append(folder)
+                folders[inner], files[inner] = [], {}
+        if name:
+            files["/".join(parents)][name] = member.size, member.changed
+            by_path[member.name] = member
+    for names in folders.values():
+        names.sort(key=natural_key)
+    return Tree(folders, files, by_path.__getitem__)
+
+
+# --- by folders ---
+
+
+class _Labelled(NamedTuple):
+    # A folder, or a file, whose part and class are known.
+    part: str
+    label: str  # the class name
+    name: str  # path relative to the folder of the class; "" for that folder
+    path: str
+
+
+def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
+    top = _unwrapped(tree, "")
+    parts = _parts(path, tree, top)
+    roots = {part: _unwrapped(tree, root, is_part=True) for part, root in parts.items()}
+    notes = [f"{root}/ is taken as {part}/" for part, root in roots.items() if root.lower() not in PART_OF]
+    hint = "" if from_names else _hint(tree, roots or {"train": top})
+    if from_names:
+        folders = []
+        files = [
+            _Labelled(part, label, name, _join(root, name))
+            for part, root in (roots or {"train": top}).items()
+            for name in tree.below(root)
+            if (label := _class_in(name))
+        ]
+        if not files:
+            raise dataset_error(path, "no file has a name that begins with a class, such as cat.12.jpg")
+    else:
+        folders, files = _class_folders(path, tree, top, roots, hint), []
+        for folder in folders:
+            files += [folder._replace(name=name, path=_join(folder.path, name)) for name in tree.below(folder.path)]
+        if not files:
+            raise dataset_error(path, f"its folders hold no files; {LAYOUT}")
+        if not roots and any(each.part != "train" for each in folders):
+            notes.append("the folders in each class are parts")
+    if top and not roots:
+        notes.append(f"the classes are the folders in {top}/")
+    used = {each.path for each in files}
+    stray = [name for name in tree.below("") if name not in used]
+    return _listing(path, folders or files, files, tree.status, tree.source, (stray, notes, hint))
+
+
+def _listing(
+    path: str,
+    labelled: Sequence[_Labelled],
+    files: Iterable[_Labelled],
+    status: Callable[[str], tuple],
+    source: Callable[[str], str | Member],
+    rest: tuple[list[str], list[str], str],
+) -> Listing:
+    # labelled: the parts and names of the classes. rest: stray, notes and hint.
+    classes = _class_names(path, labelled)
+    labels = {name: label for label, name in enumerate(classes)}
+    found = [File(part, name, labels[label], file, *status(file)) for part, label, name, file in files]
+    found.sort(key=lambda each: (PARTS.index(each.part), natural_key(each.name), each.label))
+    return Listing(classes, found, *rest, source)
+
+
+def _unwrapped(tree: Tree, folder: str, is_part: bool = False) -> str:
+    # The folder that holds the data: `folder`, or one in it if that is all that it holds. A data set's only part stays
+    # in it, but a part may hold its name once more.
+    while len(names := tree.folders[folder]) == 1 and tree.holds_only_folders(inner := _join(folder, names[0])):
+        if tree.has_pictures(folder) or not is_part and _part_of(tree, inner):
+            break
+        folder = inner
+    return folder
+
+
+def _part_of(tree: Tree, folder: str) -> str:
+    # The part that a folder's name tells, or "". Names such as seg_train or Test_data count if the folder holds only
+    # folders, because test_tube/ may be a class. A folder of several parts is none.
+    if len({PART_OF[name.lower()] for name in tree.folders[folder] if name.lower() in PART_OF}) > 1:
+        return ""
+    name = folder.rpartition("/")[2]
+    if name.lower() in PART_OF:
+        return PART_OF[name.lower()]
+    words = [re.sub(r"(set|data)$", "", word.lower()) for word in WORD.findall(name)]
+    parts = {PART_OF[word] for word in words if word in PART_OF}
+    return parts.pop() if len(parts) == 1 and tree.holds_only_folders(folder) else ""
+
+
+def _parts(path: str, tree: Tree, top: str) -> dict[str, str]:
+    # part -> its folder; empty if the folders are classes.
+    parts = {name: part for name in tree.folders[top] if (part := _part_of(tree, _join(top, name)))}
+    if parts and len(parts) == len(tree.folders[top]) or "train" in parts.values() and len(parts) > 1:
+        if doubled := [name for name, part in parts.items() if list(parts.values()).count(part) > 1]:
+            raise dataset_error(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
+        return {part: _join(top, name) for name, part in sorted(parts.items(), key=lambda each: PARTS.index(each[1]))}
+    if mixed := [name for name in parts if name.lower() in PART_OF and tree.folders[_join(top, name)]]:
+        why = f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
+        raise dataset_error(path, why)
+    return {}
+
+
+def _class_folders(path: str, tree: Tree, top: str, roots: Mapping[str, str], hint: str) -> list[_Labelled]:
+    # The folder of each class in each part. Raises UserError if it can't be told which these are.
+    if not roots:
+        roots = {"train": top}
+        by_class = [_parts_in(tree, _join(top, name)) for name in tree.folders[top]]
+        if by_class and all(by_class):
+            return [
+                _Labelled(part, name, "", folder)
+                for name, parts in zip(tree.folders[top], by_class, strict=True)
+                for part, folder in parts
+            ]
+        _check_are_classes(path, tree, top)
+    for root in roots.values():
+        if not tree.folders[root]:
+            count = f", but {len(tree.files[root]):,} files" if tree.files[root] else ""
+            where = os.path.join(path, root) if root else path
+            raise dataset_error(where, f"holds no folders{count}; {hint or LAYOUT}")
+    return [_Labelled(part, name, "", _join(root, name)) for part, root in roots.items() for name in tree.folders[root]]
+
+
+def _parts_in(tree: Tree, folder: str) -> list[tuple[str, str]]:
+    # The parts in the folder of a class and their folders, as in cat/train/ and cat/test/; none in another layout.
+    names = tree.folders[folder] if tree.holds_only_folders(folder) else []
+    is_known = all(name.lower() in PART_OF for name in names)
+    return [(PART_OF[name.lower()], _join(folder, name)) for name in names] if is_known else []
+
+
+def _check_are_classes(path: str, tree: Tree, top: str) -> None:
+    # Refuse folders that hold, instead of pictures, folders of the same names: either may be the classes.
+    folders = [_join(top, name) for name in tree.folders[top]]
+    counts = Counter(name for folder in folders for name in tree.folders[folder])
+    same = [name for name, count in counts.items() if count > 1]
+    if same and all(map(tree.holds_only_folders, folders)):
+        what = f"{listed(tree.folders[top])} hold no pictures, but folders of the same names ({listed(same)})"
+        advice = "name parts train, val and test, or move the pictures up into the folders of their classes"
+        raise dataset_error(path, f"{what}, so it can't be told which are the classes; {advice}")
+
+
+def _class_names(path: str, labelled: Sequence[_Labelled]) -> list[str]:
+    # The class names in natural order: the training part's, or without one those of all parts.
+    names = sorted({each.label for each in labelled}, key=natural_key)
+    spellings: dict[str, str] = {}
+    for name in names:
+        if not is_text(name):
+            why = "is not UTF-8, or has control characters; rename it"
+            raise dataset_error(path, f"the name of the class {printable(name)!r} {why}")
+        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
+        if other != name:
+            raise dataset_error(path, f"{other} and {name} would be one class in two spellings; rename one")
+    of_part = {part: {each.label for each in labelled if each.part == part} for part in PARTS}
+    known = of_part["train"] or set(names)
+    for part, labels in of_part.items():
+        if unknown := sorted(labels - known, key=natural_key):
+            why = f"{part}/ has {listed(unknown)}, and train/ has no class of that name; rename it"
+            raise dataset_error(path, why)
+    return [name for name in names if name in known]
+
+
+# --- by the names of files ---
+
+
+def _class_in(name: str) -> str:
+    # The class that a file's name tells: all before the numbers and signs at its end. "" if nothing is left.
+    match = CLASS_IN_NAME.fullmatch(PurePosixPath(name).stem)
+    return match[1] if match else ""
+
+
+def _hint(tree: Tree, roots: Mapping[str, str]) -> str:
+    # What the user may have meant with files in folders without classes; "" if nothing is known.
+    if tables := [name for name in tree.below("") if name.lower().endswith(TABLES)]:
+        return f"if {tables[0]} holds the labels, give that file as --dataset"
+    counts = Counter(_class_in(name) for root in roots.values() for name in tree.below(root))
+    if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
+        return ""
+    examples = listed(sorted(counts, key=natural_key), MAX_EXAMPLES)
+    return f"the names look like {len(counts):,} classes, {examples}: give --labels-from-names"
+
+
+# --- by a table ---
+
+
+def _from_table(path: str) -> Listing:
+    # A table of file names and labels, whose columns are known by their values. It may have titles, and parts.
+    folder, rows = os.path.dirname(path), _rows_of(path)
+    by_name = _files_near(folder)
+
+    def file_of(value: str) -> str | None:
+        value = value.replace("\\", "/")
+        if value and os.path.isfile(os.path.join(folder, value)):
+            return value
+        name = value.rpartition("/")[2]
+        return next((file for suffix in SUFFIXES if name and (file := by_name.get(name + suffix))), None)
+
+    files = [[file_of(value) for value in column] for column in zip(*rows, strict=True)]
+    counts = [len(set(filter(None, column))) for column in files]
+    names = counts.index(max(counts))  # the number of the column of file names
+    if 2 * counts[names] < len(rows) - 1:
+        why = "no column of it names files beside it or in the folders there, and it is no table of pixels"
+        raise dataset_error(path, why)
+    has_titles = files[names][0] is None
+    titles = [title if has_titles and title else f"no. {number}" for number, title in enumerate(rows[0], start=1)]
+    labels, parts = _label_columns(path, titles, rows[has_titles:], names)
+    labelled, stray = [], []
+    for row, file in zip(rows[has_titles:], files[names][has_titles:], strict=True):
+        name = file or row[names]  # read_picture reports a missing file later
+        part = "train" if parts is None else PART_OF[row[parts].lower()]
+        if row[labels]:
+            labelled.append(_Labelled(part, row[labels], name, name))
+        else:
+            stray.append(name)
+    if twice := [name for name, count in Counter(each.path for each in labelled).items() if count > 1]:
+        raise dataset_error(path, f"has several rows for {listed(twice)}, and a picture belongs to one class")
+
+    def source(name: str) -> str:
+        return os.path.join(folder, name)
+
+    notes = [f"the column {titles[names]} names the files, and {titles[labels]} their classes"]
+    return _listing(path, labelled, labelled, lambda name: _status(source(name)), source, (stray, notes, ""))
+
+
+def _rows_of(path: str) -> list[list[str]]:
+    # The rows of a table, all of one length, separated by commas, semicolons or tabs.
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            rows = [[value.strip() for value in row] for row in reader if any(row)]
+    except OSError as error:
+        raise dataset_error(path, f"can't be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise dataset_error(path, f"is no table in UTF-8 ({error})") from None
+    if len(rows) < 2 or len(rows[0]) < 2:
+        raise dataset_error(path, "is no table with a column of file names and a column of labels")
+    if odd := [number for number, row in enumerate(rows) if len(row) != len(rows[0])]:
+        raise dataset_error(path, f"row {odd[0] + 1} has {len(rows[odd[0]])} columns, and row 1 has {len(rows[0])}")
+    return rows
+
+
+def _files_near(folder: str) -> dict[str, str | None]:
+    # The files in a folder, its folders and theirs: name -> path relative to the folder, None if several have the name.
+    found: dict[str, str | None] = {}
+
+    def visit(inner: str, depth: int) -> None:
+        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if not entry.is_dir():
+                    found[entry.name] = None if entry.name in found else _join(inner, entry.name)
+                elif depth:
+                    visit(_join(inner, entry.name), depth - 1)
+
+    visit("", 2)
+    return found
+
+
+def _label_columns(path: str, titles: list[str], rows: list[list[str]], names: int) -> tuple[int, int | None]:
+    # The numbers of the columns of labels and of parts (None: there is none). names: that of file names.
+    values = [[row[number] for row in rows] for number in range(len(titles))]
+    others = [number for number in range(len(titles)) if number != names]
+    parts = [each for each in others if {value.lower() for value in values[each]} <= PART_OF.keys()][:1]
+    few = [each for each in others if each not in parts and 2 <= len({*values[each]}) <= max(2, len(rows) // 2)]
+    if not few:
+        raise dataset_error(path, "no column of it has a few values again and again, as labels have")
+    combined = len(set(zip(*(values[each] for each in few), strict=True)))
+    if all(len({*values[each]}) == combined for each in few):  # the same classes as names and as numbers
+        few = sorted(few, key=lambda each: all(map(str.isdecimal, values[each])))[:1]
+    if len(few) > 1:
+        titled = [each for each in few if titles[each].lower() in LABEL_TITLES]
+        if len(titled) != 1:
+            which = listed([titles[each] for each in few])
+            raise dataset_error(path, f"{which} may all be the labels; title the right column label, or leave one")
+        few = titled
+    return few[0], (parts[0] if parts else None)
