@@ -65,7 +65,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--seed", type=int, default=42, help="random seed of that draw (default: %(default)s)")
     names = ", ".join(DATASETS)
-    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or .npz file (default: the model's)")
+    add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or file (default: the model's)")
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
     add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
 

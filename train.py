@@ -33,7 +33,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add("-p", "--plot", help="learning curves to draw (default: plot.png beside the model)")
     add("--logdir", metavar="DIR", help="folder for TensorBoard's files (default: none)")
     default = f"default: {TrainConfig.dataset}, or {FALLBACK} if that can't be downloaded"
-    own = "or your own: a folder with a subfolder for each class, or an .npz file"
+    own = "or yours: a folder with a subfolder for each class, a zip or tar of it, an .npz or .csv file"
     add("-d", "--dataset", metavar="NAME", help=f"{', '.join(DATASETS)}, {own} ({default})")
     add("--data", metavar="DIR", help="folder of the data sets (default: data)")
     known = f"{IMAGENET_ARCHS[0]} and torchvision's networks"

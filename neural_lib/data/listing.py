@@ -22,7 +22,7 @@ CLASS_IN_NAME = re.compile(r"(.*[^\W\d_])[\W\d_]*", re.DOTALL)  # "cat" in "cat 
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
 TABLES = (".csv", ".tsv")  # suffixes
 LABEL_TITLES = ("label", "labels", "class", "classes", "category", "target")  # they decide between several columns
-SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".bmp", ".webp")  # that names in a table may lack
+SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")  # that names may lack
 MAX_EXAMPLES = 5  # class names in a message
 
 
@@ -173,7 +173,7 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
     parts = _parts(path, tree, top)
     roots = {part: _unwrapped(tree, root, is_part=True) for part, root in parts.items()}
     notes = [f"{root}/ is taken as {part}/" for part, root in roots.items() if root.lower() not in PART_OF]
-    hint = "" if from_names else _hint(tree, roots or {"train": top})
+    hint = "the names of files differ in no more" if from_names else _hint(tree, roots or {"train": top})
     if from_names:
         folders = []
         files = [

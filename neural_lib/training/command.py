@@ -272,9 +272,9 @@ def build_configs(
     """
     info = DATASETS.get(dataset)
     if info and recipe == PHOTO_RECIPE:
-        raise UserError(f"--recipe {recipe}: for photos of yours, --dataset FOLDER or FILE.npz, not for {info.title}")
+        raise UserError(f"--recipe {recipe}: for photos of yours, --dataset FOLDER, not for {info.title}")
     if info and (wrong := [option_name(name) for name in PREPARATION_OPTIONS if name in params]):
-        which = "your own images, --dataset FOLDER or FILE.npz"
+        which = "your own images, --dataset FOLDER or FILE"
         raise UserError(f"{', '.join(wrong)}: for {which}, not for {info.title}")
     if len(params.get("monitor", [])) > 1:
         raise UserError("--monitor takes one value: the runs of a grid are compared by it")
