@@ -256,7 +256,7 @@ def test_names_tell_the_classes_of_parts_too(tmp_path, caplog):
     }  # fmt: skip
     assert "test1/7.png: in no class's folder" in caplog.text
     for names, message in ((["1.png", "2.png"], "no file has a name that begins with a class, such as cat.12.jpg"),
-                           (["cat1.png", "cat2.png"], "cat is the only class, and there must be two or more; the names "),
+                           (["cat1.png", "cat2.png"], "cat is the only class, and there must be two or more; the"),
                            ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             load(layout(tmp_path / names[0], *names, content=PICTURE), from_names=True)

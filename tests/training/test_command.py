@@ -30,7 +30,7 @@ def test_every_hyper_parameter_has_an_option_and_there_is_no_other():
     names = [field.name for field in fields(TrainConfig) if field.name != "dataset"]
     for name in names:
         value = getattr(TrainConfig(), name)
-        is_flag = name == "writing"
+        is_flag = name in ("writing", "labels_from_names")
         given = train.parse_args([option_name(name), *([] if is_flag else [format_value(value)])])
         assert given.params == {name: [is_flag or value]}
     parser = argparse.ArgumentParser(add_help=False)
