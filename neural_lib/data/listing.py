@@ -140,7 +140,7 @@ def _status(path: str) -> tuple[int, tuple[int, int]]:
 
 def _tree_of(members: Iterable[Member]) -> Tree:
     folders, files, by_path = {"": []}, {"": {}}, {}
-    for member in members:
+    for member in sorted(members, key=lambda each: [natural_key(name) for name in each.name.split("/")]):
         *parents, name = member.name.split("/")  # the name is "" for a folder
         if any(map(is_hidden, (each for each in (*parents, name) if each))):
             continue
@@ -152,8 +152,6 @@ def _tree_of(members: Iterable[Member]) -> Tree:
         if name:
             files["/".join(parents)][name] = member.size, member.changed
             by_path[member.name] = member
-    for names in folders.values():
-        names.sort(key=natural_key)
     return Tree(folders, files, by_path.__getitem__)
 
 
@@ -219,7 +217,7 @@ def _unwrapped(tree: Tree, folder: str, is_part: bool = False) -> str:
     # The folder that holds the data: `folder`, or one in it if that is all that it holds. A data set's only part stays
     # in it, but a part may hold its name once more.
     while len(names := tree.folders[folder]) == 1 and tree.holds_only_folders(inner := _join(folder, names[0])):
-        if tree.has_pictures(folder) or not is_part and _part_of(tree, inner):
+        if not is_part and _part_of(tree, inner):
             break
         folder = inner
     return folder

@@ -72,6 +72,7 @@ def test_a_folder_is_laid_out_by_class_or_by_part_and_class(tmp_path, files, cla
     ("seg_train/seg_train", "seg_test/seg_test", "test"),
     ("Train_data", "validation_data", "val"),
     ("trainingSet/trainingSet", "testSet/testSet", "test"),
+    ("trainset", "testset", "test"),
     ("flower-photos-train", "flower-photos-val", "val"),
     ("train/images", "test/images", "test"),
     ("photos/train", "photos/test", "test"),
@@ -240,7 +241,7 @@ def test_files_whose_names_tell_classes_are_offered_and_read_with_the_option(tmp
     ["IMG_0001.png", "IMG_0002.png"], ["1.png", "2.png", "a3.png", "a4.png"], ["cat1.png", "cat2.png", "fox.png"], [],
 ])  # fmt: skip
 def test_names_that_tell_no_classes_are_not_offered(tmp_path, names):
-    folder = layout(tmp_path, "one/x", *(f"one/{name}" for name in names), content=PICTURE)
+    folder = layout(tmp_path, *(f"one/{name}" for name in names or ["x"]), content=PICTURE)
     with pytest.raises(UserError, match="one is the only class") as error:
         load(folder)
     assert "--labels-from-names" not in str(error.value)
@@ -311,9 +312,10 @@ def test_a_table_may_tell_parts_and_name_missing_files(tmp_path, caplog):
     (["image", "1.png"], "is no table with a column of file names and a column of labels"),
     (['image,label', '1.png,"cat'], "is no table in UTF-8"),
     (["image,label", "1.png,cat", "2.png,cat"], "no column of it has a few values"),
+    (["image,label", "5.png,cat", "5.png,dog"], "no column of it names files beside it"),  # two files have the name
 ])  # fmt: skip
 def test_a_table_that_is_not_understood_is_refused(tmp_path, rows, message):
-    top = layout(tmp_path, *(f"{number}.png" for number in "1234"), content=PICTURE)
+    top = layout(tmp_path, *(f"{name}.png" for name in ("1", "2", "3", "4", "a/5", "b/5")), content=PICTURE)
     path = write_table(top, *rows)
     with pytest.raises(UserError, match=f"^--dataset {path}: ") as error:
         load(path)
@@ -361,13 +363,19 @@ def test_an_archive_is_read_as_the_folder_is(tmp_path, monkeypatch, kind, option
         pixels = generator.integers(0, 256, (18, 18 + number % 2, 3), dtype=np.uint8)
         contents[f"pets/{('cat', 'dog')[number % 2]}/{number}.png"] = cv2.imencode(".png", pixels)[1].tobytes()
     contents |= {"__MACOSX/pets/cat/1.png": b"", "pets/readme.txt": b"about", "pets/cat/.DS_Store": b""}
+    contents |= {"pets/train.txt": b"", "pets/a.txt": b""}
+    positions, read = [], archives.Member.read
+    monkeypatch.setattr(archives.Member, "read", lambda self: positions.append(self.position) or read(self))
     for name, content in contents.items():
         layout(tmp_path, name, content=content)
     options = {"use_cache": False} | options
     folder, archive = (
         custom.load(str(path), Request(), **options)
-        for path in (tmp_path / "d", write_archive(tmp_path / kind, contents))
+        for path in (tmp_path / "d", write_archive(tmp_path / kind, {f"./{name}": contents[name] for name in contents}))
     )
+    decoded = positions[-20:]
+    assert decoded == sorted(decoded) and len({*decoded}) == 20  # from front to back
+    assert listing_of(tmp_path / "d").stray == listing_of(tmp_path / kind).stray
     assert folder.classes == archive.classes == ["cat", "dog"] and len(archive.names) == 20
     assert list(folder.names) == list(archive.names) and (folder.images == archive.images).all()
     before = set(tmp_path.rglob("*"))
@@ -377,10 +385,10 @@ def test_an_archive_is_read_as_the_folder_is(tmp_path, monkeypatch, kind, option
 
 def test_a_changed_archive_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    white = cv2.imencode(".png", np.full((20, 20), 255, np.uint8))[1].tobytes()
-    for content in (PICTURE, white):
-        path = write_archive(tmp_path / "d.zip", {"a/1.png": content, "b/1.png": PICTURE})
-        assert custom.load(str(path), Request()).images[0].max() == (0 if content == PICTURE else 255)
+    for level in (0, 255):  # in files of the same size
+        content = cv2.imencode(".bmp", np.full((20, 20), level, np.uint8))[1].tobytes()
+        path = write_archive(tmp_path / "d.zip", {"a/1.bmp": content, "b/1.png": PICTURE})
+        assert custom.load(str(path), Request()).images[0].max() == level
 
 
 def encrypt(path: Path) -> None:
