@@ -11,10 +11,12 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import socket
 import sys
 import tempfile
 import textwrap
+import time
 import warnings
 import zipfile
 import zlib
@@ -27,8 +29,10 @@ import numpy as np
 from neural_lib.data.arrays import read_kuzushiji
 from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
 from neural_lib.system.errors import RunError, UserError
+from neural_lib.system.files import ABANDONED_AFTER, make_folder
 
 log = logging.getLogger(__name__)
+SCRATCH = ".download-"  # begins the name of the folder of a download under way, in the data folder
 PIECE = 1 << 20  # bytes
 TIMEOUT_S = 10.0  # seconds for a connection and for each read; torch.hub, torchvision and scikit-learn set no limit
 
@@ -78,6 +82,7 @@ def ensure_dataset(name: str, data_dir: str | Path) -> None:
     """
     info = DATASETS[name]
     folder = Path(data_dir) / info.folder
+    _remove_abandoned(Path(data_dir))
     missing = [file for file in info.checksums if not _existing(folder / file)]
     if wrong := [file for file in info.checksums if file not in missing and not is_official(folder, file, info)]:
         raise UserError(
@@ -111,12 +116,19 @@ def is_official(folder: Path, name: str, info: DatasetInfo) -> bool:
     return digest.hexdigest() == expected
 
 
+def _remove_abandoned(data_dir: Path) -> None:
+    # Remove the folders of downloads that were killed; as in files.remove_abandoned their age decides.
+    for each in data_dir.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):  # it belongs to another user, or is gone already
+            if time.time() - max(path.stat().st_mtime for path in (each, *each.rglob("*"))) > ABANDONED_AFTER:
+                shutil.rmtree(each)
+
+
 def _download(data_dir: Path, missing: list[str], info: DatasetInfo) -> None:
     folder, failures = data_dir / info.folder, []
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     try:
-        # A folder on the same file system, so that files can be renamed into place; `folder` is made after a success.
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
+        make_folder(data_dir)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=data_dir) as scratch:
             for host, source in info.sources.items():
                 log.info("downloading from %s...", host)
                 try:
@@ -128,7 +140,7 @@ def _download(data_dir: Path, missing: list[str], info: DatasetInfo) -> None:
                     log.info("downloaded from %s, because others failed (%s)", host, "; ".join(failures))
                 folder.mkdir(parents=True, exist_ok=True)
                 for name in missing:
-                    os.replace(fetched / name, folder / name)
+                    shutil.move(fetched / name, folder / name)  # a renaming, unless a link leads to another disk
                 return
     except OSError as error:
         raise DownloadError(f"nothing can be put into {folder} ({error.strerror}); choose another --data") from None

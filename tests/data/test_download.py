@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import tarfile
+import time
 from types import SimpleNamespace
 
 import loopback
@@ -22,6 +23,7 @@ from neural_lib.data import catalog, download
 from neural_lib.data.download import DownloadError
 from neural_lib.data.images import load_images
 from neural_lib.system.errors import UserError
+from neural_lib.system.files import remove_empty_folders
 
 IMAGES = "train-images-idx3-ubyte"
 TRAIN_SIZE, TEST_SIZE = 40, 10
@@ -253,6 +255,44 @@ def test_of_a_file_and_its_archive_the_file_is_read(folder, tmp_path):
     (folder / f"{IMAGES}.gz").write_bytes(b"what a broken download left")
     images, _ = load_images("kmnist", tmp_path, train=True)
     assert len(images) == TRAIN_SIZE
+
+
+# --- what killed downloads leave behind ---
+
+
+def write_download(data_dir, name, age_s) -> None:
+    path = data_dir / f".download-{name}" / "codh.rois.ac.jp" / "KMNIST" / "raw" / f"{IMAGES}.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"partial")
+    for each in (path, *path.parents[:5]):
+        os.utime(each, (time.time() - age_s,) * 2)
+
+
+def test_the_folder_of_a_killed_download_is_removed_after_an_hour(folder, files, tmp_path):
+    write_download(tmp_path, "killed", age_s=4000)
+    write_download(tmp_path, "running", age_s=4000)
+    os.utime(next(tmp_path.rglob(f".download-running/**/{IMAGES}.gz")))  # more of it has just arrived
+    load_images("kmnist", tmp_path, train=True)
+    assert [path.name for path in tmp_path.glob(".download-*")] == [".download-running"]
+
+
+def test_a_download_lies_in_the_data_folder(sources, files, monkeypatch, tmp_path):
+    seen = []
+
+    def fetch(folder):
+        seen.append(folder)
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(download.FETCHERS, "fetch", fetch)
+    change_kmnist(monkeypatch, sources={"first.example": ("fetch",)})
+    for existing in (tmp_path, tmp_path / "data" / "KMNIST" / "raw"):
+        existing.mkdir(parents=True, exist_ok=True)
+        before = [*tmp_path.rglob("*")]
+        with pytest.raises(DownloadError):
+            load_images("kmnist", tmp_path / "data", train=True)
+        remove_empty_folders()  # as each command does at its end
+        assert [*tmp_path.rglob("*")] == before
+    assert [(path.parents[1], path.parent.name[:10]) for path in seen] == 2 * [(tmp_path / "data", ".download-")]
 
 
 # --- data sets in other formats ---
