@@ -4,6 +4,7 @@ This module reads and downloads nothing.
 To add a data set, add an entry to DATASETS. Mean and standard deviation are computed from the training images.
 """
 
+import difflib
 import os
 import unicodedata
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ class DatasetInfo:
     md5: Mapping[str, str] = field(default_factory=dict)  # the same for files of which no sha256 is published
     # Host -> (a name in download.FETCHERS, *its arguments). Hosts are tried in this order.
     sources: Mapping[str, tuple] = field(default_factory=dict)
+    other_names: tuple[str, ...] = ()  # names in use elsewhere, for "did you mean"
 
     @property
     def checksums(self) -> dict[str, tuple[str, str]]:
@@ -129,6 +131,7 @@ DATASETS = {
         placement=Placement(28, "box", stroke=1.55),
         licence="CC BY-SA 4.0",
         source=KMNIST_SOURCE,
+        other_names=("kuzushiji-mnist",),
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
         folder="KMNIST/raw",
@@ -315,6 +318,7 @@ DATASETS = {
         placement=Placement(28, "box", stroke=1.55),  # KMNIST's, of which this is the authors' extension
         licence="CC BY-SA 4.0",
         source=KMNIST_SOURCE,
+        other_names=("kmnist-49", "k49"),
         format="kuzushiji",
         folder="Kuzushiji-49",
         md5=KUZUSHIJI49,
@@ -342,12 +346,26 @@ def identify(given: str) -> str:
     if given in DATASETS:
         return given
     if not os.path.exists(given):
-        names = ", ".join(DATASETS)
-        raise UserError(f"--dataset {given}: is neither one of {names} nor an existing folder or .npz file")
+        hint = " or ".join(_names_like(given))
+        hint = f"did you mean {hint}?" if hint else "--help lists the data sets"
+        raise UserError(f"--dataset {given}: is no data set, file or folder; {hint}")
     path = os.path.abspath(given)
     if not is_text(path):
         raise UserError(f"--dataset {given!r}: its path is not UTF-8, or has control characters; rename it")
     return path
+
+
+def _names_like(given: str) -> list[str]:
+    # Names of data sets that begin like `given`, else the most similar one; case and separators don't count.
+    def plain(name: str) -> str:
+        return "".join(filter(str.isalnum, name.lower()))
+
+    known = [(plain(each), name) for name, info in DATASETS.items() for each in (name, *info.other_names)]
+    wanted = plain(given)
+    near = difflib.get_close_matches(wanted, [each for each, _ in known], n=1)
+    exact = [name for each, name in known if each == wanted]
+    begun = [name for each, name in known if wanted and each.startswith(wanted)]
+    return exact or list(dict.fromkeys(begun)) or [name for each, name in known if each in near][:1]
 
 
 def dataset_error(path: str, why: str) -> UserError:

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
 from neural_lib.data import catalog, download
-from neural_lib.data.catalog import DATASETS
+from neural_lib.data.catalog import DATASETS, identify
+from neural_lib.system.errors import UserError
 
 
 def test_every_data_set_is_described():
@@ -71,3 +74,35 @@ def test_kuzushiji_49s_classes_are_the_hiragana_without_small_and_voiced_ones_in
 def test_class_names_are_complete_and_in_the_official_order(name, count):
     classes = DATASETS[name].classes
     assert list(classes) == sorted({*classes}) and len(classes) == count
+
+
+# --- a name that isn't known ---
+
+
+@pytest.mark.parametrize("given, hint", [
+    ("FashionMNIST", "did you mean fashion-mnist?"),
+    ("fashion-mnst", "did you mean fashion-mnist?"),
+    ("KMNIST", "did you mean kmnist?"),
+    ("Kuzushiji-MNIST", "did you mean kmnist?"),
+    ("kmnist-49", "did you mean kuzushiji-49?"),
+    ("K49", "did you mean kuzushiji-49?"),
+    ("cifar-10", "did you mean cifar10?"),
+    ("CIFAR10", "did you mean cifar10?"),
+    ("cifar", "did you mean cifar10 or cifar100?"),
+    ("EMNIST_Letters", "did you mean emnist-letters?"),
+    ("emnist", "did you mean emnist-letters or emnist-balanced?"),
+    ("imagenet", "--help lists the data sets"),
+    ("photos/cats", "--help lists the data sets"),
+    ("", "--help lists the data sets"),
+])  # fmt: skip
+def test_an_unknown_data_set_is_refused_with_the_name_that_was_probably_meant(given, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^--dataset {given}: is no data set, file or folder; {re.escape(hint)}$"):
+        identify(given)
+
+
+def test_a_folder_with_nearly_the_name_of_a_data_set_is_user_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar-10").mkdir()
+    assert identify("cifar-10") == str(tmp_path / "cifar-10")
+    assert identify("cifar10") == "cifar10"
