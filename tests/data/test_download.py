@@ -19,9 +19,10 @@ from conftest import change_dataset, change_kmnist
 from sklearn.datasets import _openml
 from torchvision.datasets import KMNIST
 
+from neural_lib.config import TrainConfig
 from neural_lib.data import catalog, download
 from neural_lib.data.download import DownloadError
-from neural_lib.data.images import load_images
+from neural_lib.data.images import load_data, load_images
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import remove_empty_folders
 
@@ -409,3 +410,20 @@ def test_an_archive_with_another_checksum_is_not_even_unpacked(server, archive, 
     with pytest.raises(DownloadError, match="no source delivered the files"):
         load_images("cifar10", tmp_path, train=True)
     assert files_in(tmp_path) == []
+
+
+# --- unequal classes ---
+
+
+def test_unequal_classes_of_the_catalogue_are_named_with_the_options_for_them(folder, tmp_path, monkeypatch, caplog):
+    images, _ = made_up.make_images(60, seed=0, classes=49)
+    parts = {part: (images, np.minimum(np.arange(60), 48).astype(np.uint8)) for part in ("train", "test")}
+    files = made_up.official_files("kuzushiji-49", parts)
+    change_dataset(monkeypatch, "kuzushiji-49", **made_up.checksums("kuzushiji-49", files))
+    made_up.write_files(files, folder_of("kuzushiji-49", tmp_path))
+    load_data(TrainConfig(dataset="kuzushiji-49"), tmp_path)
+    assert "iteration mark has 12.0 times as many images as a: --class-weights balanced weighs all" in caplog.text
+    caplog.clear()
+    load_data(TrainConfig(dataset="kuzushiji-49", class_weights="balanced"), tmp_path)
+    load_data(TrainConfig(dataset="kmnist"), tmp_path)  # its classes are equally large
+    assert not caplog.records
