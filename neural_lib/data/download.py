@@ -179,7 +179,7 @@ def from_torchvision(folder: Path, class_name: str) -> Path:
 def from_archive(folder: Path, url: str, md5: str, subfolder: str) -> Path:
     """Download an archive and unpack it if its md5 is right; returns its `subfolder`.
 
-    torchvision's class for CIFAR isn't used, because it would unpickle the files before their sha256 is checked.
+    torchvision's class for CIFAR isn't used, because it would unpickle the files before their checksums are checked.
     """
     from torchvision.datasets.utils import download_and_extract_archive
 
