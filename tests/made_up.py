@@ -1,10 +1,12 @@
-"""Made-up images in KMNIST's and CIFAR-10's shapes and file formats, small and easy enough to be learned in seconds."""
+"""Made-up images in the shapes and file formats of the catalogue, small and easy enough to be learned in seconds."""
 
+import gzip
 import hashlib
 import io
 import pickle
 import struct
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +64,66 @@ def sha256(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
+def checksums(dataset: str, files: dict[str, bytes]) -> dict[str, dict[str, str]]:
+    """The field of DatasetInfo, "sha256" or "md5", in which the catalogue has that data set's, and these files' own."""
+    kind = "sha256" if catalog.DATASETS[dataset].sha256 else "md5"
+    return {kind: {name: hashlib.new(kind, content).hexdigest() for name, content in files.items()}}
+
+
+# --- the other formats ---
+
+
+def make_parts(dataset: str, train_size: int, test_size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images of that data set's shape, (N, H, W) or (N, 3, H, W), and labels (N,) of the parts "train" and "test"."""
+    info = catalog.DATASETS[dataset]
+    make = make_images if info.channels == 1 else make_colour_images
+    sizes = enumerate({"train": train_size, "test": test_size}.items())
+    return {part: make(size, seed, classes=len(info.classes)) for seed, (part, size) in sizes}
+
+
+def official_files(dataset: str, parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    """The files of that data set, by their official names, with these images and labels from 0."""
+    files = {}
+    for part, (images, labels) in parts.items():
+        if dataset == "qmnist":
+            rows = np.zeros((len(labels), 8), ">i4")  # class, series, writer, digit of the writer, NIST's class, ...
+            rows[:, 0], rows[:, 2], rows[:, 4] = labels, 2599, 30 + labels
+            files[f"qmnist-{part}-images-idx3-ubyte.gz"] = gzip.compress(idx_bytes(images))
+            header = bytes((0, 0, 12, 2)) + struct.pack(">2i", *rows.shape)
+            files[f"qmnist-{part}-labels-idx2-int.gz"] = gzip.compress(header + rows.tobytes())
+        elif dataset == "kuzushiji-49":
+            files[f"k49-{part}-imgs.npz"] = npz_bytes(arr_0=images)
+            files[f"k49-{part}-labels.npz"] = npz_bytes(arr_0=labels)
+        elif dataset == "cifar100":
+            files[part] = cifar_batch(images, labels, "fine_labels")
+        else:
+            raise ValueError(dataset)
+    return files
+
+
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def emnist_archive(**splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    """EMNIST's gzip.zip. splits: of letters and balanced, images (N, 28, 28) and labels from 0 of the parts.
+
+    In the files the images are transposed, and the labels of letters begin with 1.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for split, parts in splits.items():
+            for part, (images, labels) in parts.items():
+                prefix = f"gzip/emnist-{split}-{part}"
+                first = {"letters": 1, "balanced": 0}[split]
+                transposed = np.ascontiguousarray(images.swapaxes(1, 2))
+                archive.writestr(f"{prefix}-images-idx3-ubyte.gz", gzip.compress(idx_bytes(transposed)))
+                archive.writestr(f"{prefix}-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(labels + np.uint8(first))))
+    return {"gzip.zip": content.getvalue()}
+
+
 # --- CIFAR-10 ---
 
 RECONSTRUCT = np.empty(0).__reduce__()[0]  # a private function of NumPy's, and of another module in each version
@@ -86,10 +148,12 @@ def make_cifar_batches(batch_size: int = CIFAR_BATCH_SIZE, classes: int = 10) ->
     return {name: cifar_batch(*make_colour_images(batch_size, seed, classes)) for seed, name in enumerate(names)}
 
 
-def cifar_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """A batch as Python 2 and the NumPy of 2009 pickled it."""
+def cifar_batch(images: np.ndarray, labels: np.ndarray, key: str = "labels") -> bytes:
+    """A batch as Python 2 and the NumPy of 2009 pickled it; with the key fine_labels CIFAR-100's, with coarse ones."""
     content = io.BytesIO()
-    batch = {"batch_label": "made up", "labels": labels.tolist(), "data": images.reshape(len(images), -1)}
+    batch = {"batch_label": "made up", key: labels.tolist(), "data": images.reshape(len(images), -1)}
+    if key == "fine_labels":
+        batch["coarse_labels"] = [19] * len(labels)
     _Python2Pickler(content, protocol=2).dump(batch | {"filenames": [f"{n}.png" for n in range(len(images))]})
     return content.getvalue()
 
@@ -118,12 +182,12 @@ class _Python2Pickler(pickle._Pickler):
             super().save_global(value, name)
 
 
-def cifar_archive(batches: dict[str, bytes]) -> bytes:
-    """cifar-10-python.tar.gz with these batches in it."""
+def cifar_archive(batches: dict[str, bytes], folder: str = "cifar-10-batches-py") -> bytes:
+    """cifar-10-python.tar.gz, or with CIFAR-100's folder cifar-100-python.tar.gz, with these batches in it."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         for name, batch in batches.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(batch)
             archive.addfile(member, io.BytesIO(batch))
     return content.getvalue()

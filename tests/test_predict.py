@@ -476,7 +476,7 @@ REFUSED = [
     (["--model", "m.pth", "a.png", "--output", "a.png"], "--output a.png: might replace a.png, a picture to read"),
     (["--model", "m.pth", "--evaluate", "--output", "m.pth"], "--output m.pth: is a file; give the name of a folder"),
     (["--model", "m.pth", "--evaluate", "--output", "r.json"], "--output r.json: with --evaluate it names a folder"),
-    (["--model", "m.pth", "--dataset", "imagenet"], "--dataset imagenet: is neither one of kmnist, "),
+    (["--model", "m.pth", "--dataset", "imagenet"], "--dataset imagenet: is no data set, file or folder; "),
     (["--model", "m.pth", "--output", "o.png", "--show"], "--show: no display to open a window on"),
 ]  # fmt: skip
 COMMAND_LINES = """

@@ -4,6 +4,7 @@ This module reads and downloads nothing.
 To add a data set, add an entry to DATASETS. Mean and standard deviation are computed from the training images.
 """
 
+import difflib
 import os
 import unicodedata
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ PARTS = ("train", "val", "test")  # the names of user images' parts
 class Placement(NamedTuple):
     """Size, position and stroke width of the light object on black that each image of a data set shows.
 
-    Measured on its training images; tests/data/test_real_data.py repeats the measurement.
+    Measured on its training images; tests/data/test_real_data.py repeats the measurement. Those of qmnist,
+    kuzushiji-49 and EMNIST were not measured; a comment says where they are from.
     """
 
     box: int  # longer side of the object's bounding box, pixels; the aspect ratio is kept
@@ -64,10 +66,18 @@ class DatasetInfo:
     shift_note: str = ""  # why validation accuracy may overstate test accuracy
     fit: str = "crop"  # see Preparation
     format: str = "idx"  # file format, one of download.READERS
-    folder: str = ""  # the files' folder under <data>; torchvision uses the same
+    folder: str = ""  # the files' folder under <data>; torchvision uses the same if it has the data set
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> checksum
+    md5: Mapping[str, str] = field(default_factory=dict)  # the same for files of which no sha256 is published
     # Host -> (a name in download.FETCHERS, *its arguments). Hosts are tried in this order.
     sources: Mapping[str, tuple] = field(default_factory=dict)
+    other_names: tuple[str, ...] = ()  # names in use elsewhere, for "did you mean"
+
+    @property
+    def checksums(self) -> dict[str, tuple[str, str]]:
+        """Name of each file -> the checksum's algorithm ("sha256" or "md5") and the checksum."""
+        kinds = {"sha256": self.sha256, "md5": self.md5}
+        return {name: (kind, value) for kind, values in kinds.items() for name, value in values.items()}
 
     @property
     def preparation(self) -> Preparation:
@@ -76,7 +86,40 @@ class DatasetInfo:
 
 
 FALLBACK = "digits"  # needs no download
-CIFAR10 = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")  # the archive's md5 and folder, from torchvision
+# The archives' md5 and folder, from torchvision.
+CIFAR10 = ("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py")
+CIFAR100 = ("eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python")
+KMNIST_SOURCE = (
+    '"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
+    "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718"
+)
+# EMNIST's data sets are members of one archive, which is kept as it is: checksums of its members aren't published.
+# The sha256 is TensorFlow Datasets', the md5 of the same file torchvision's (58c8d27c78d21e728a6bc7b3cc06412e).
+EMNIST = {
+    "licence": "none stated",
+    "source": "NIST; Cohen, Afshar, Tapson and van Schaik, EMNIST: an extension of MNIST to handwritten letters, "
+    "arXiv:1702.05373",
+    # Figure 1 of the paper: the bounding box is centred in a square with a border of 2 pixels. The stroke is MNIST's,
+    # which was written on the same forms, in a box of 24 instead of 20 pixels: 1.58 * 24 / 20.
+    "placement": Placement(24, "box", stroke=1.9),
+    "folder": "EMNIST/raw",
+    "sha256": {"gzip.zip": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"},
+    "sources": {"biometrics.nist.gov": ("files", "https://biometrics.nist.gov/cs_links/EMNIST/", "gzip.zip")},
+}
+# The sha256 are those of torchvision's prototype of its data sets, whose stable ones publish the md5 of the same files.
+QMNIST = {
+    "qmnist-train-images-idx3-ubyte.gz": "9e26a7bf1683614e065d7b76460ccd52807165b3f22561fb782bd9f38c52b51d",
+    "qmnist-train-labels-idx2-int.gz": "2c05dc77f6b916b38e455e97ab129a42a444f3dbef09b278a366f82904e0dd9f",
+    "qmnist-test-images-idx3-ubyte.gz": "43fc22bf7498b8fc98de98369d72f752d0deabc280a43a7bcc364ab19e57b375",
+    "qmnist-test-labels-idx2-int.gz": "9fbcbe594c3766fdf4f0b15c5165dc0d1e57ac604e01422608bb72c906030d06",
+}
+# md5 that several public projects publish for the files of the authors' server; nobody publishes a sha256.
+KUZUSHIJI49 = {
+    "k49-train-imgs.npz": "7ac088b20481cf51dcd01ceaab89d821",
+    "k49-train-labels.npz": "44a8e1b893f81e63ff38d73cad420f7a",
+    "k49-test-imgs.npz": "d352e201d846ce6b94f42c990966f374",
+    "k49-test-labels.npz": "4da6f7a62e67a832d5eb1bd85c5ee448",
+}
 
 DATASETS = {
     "kmnist": DatasetInfo(
@@ -87,8 +130,8 @@ DATASETS = {
         test_size=10_000,
         placement=Placement(28, "box", stroke=1.55),
         licence="CC BY-SA 4.0",
-        source='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
-        "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718",
+        source=KMNIST_SOURCE,
+        other_names=("kuzushiji-mnist",),
         shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
         "from the training images overstates test accuracy",
         folder="KMNIST/raw",
@@ -183,6 +226,104 @@ DATASETS = {
             ),
         },
     ),
+    "cifar100": DatasetInfo(
+        title="CIFAR-100",
+        classes=(
+            *("apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle"),
+            *("bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle"),
+            *("chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur"),
+            *("dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard"),
+            *("lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle"),
+            *("mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear"),
+            *("pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon"),
+            *("ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail"),
+            *("snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone"),
+            *("television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale"),
+            *("willow_tree", "wolf", "woman", "worm"),
+        ),
+        train_size=50_000,
+        test_size=10_000,
+        licence="none stated",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, University of Toronto, 2009, "
+        "https://www.cs.toronto.edu/~kriz/cifar.html",
+        channels=3,
+        image_size=32,
+        mirrors=True,
+        format="cifar",
+        placement=None,
+        folder="cifar-100-python",
+        md5={"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},  # torchvision's
+        sources={
+            "www.cs.toronto.edu": ("archive", "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", *CIFAR100),
+            # PaddlePaddle's copy of the same archive.
+            "dataset.bj.bcebos.com": (
+                "archive",
+                "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz",
+                *CIFAR100,
+            ),
+        },
+    ),
+    # Capital and small letters are one class.
+    "emnist-letters": DatasetInfo(
+        title="EMNIST letters",
+        classes=tuple("abcdefghijklmnopqrstuvwxyz"),
+        train_size=124_800,
+        test_size=20_800,
+        format="emnist-letters",
+        **EMNIST,
+    ),
+    # Small letters that look like their capitals are one class with these.
+    "emnist-balanced": DatasetInfo(
+        title="EMNIST balanced",
+        classes=tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),
+        train_size=112_800,
+        test_size=18_800,
+        format="emnist-balanced",
+        **EMNIST,
+    ),
+    # MNIST's images made again from the same forms, and 50,000 more to test.
+    "qmnist": DatasetInfo(
+        title="QMNIST",
+        classes=tuple("0123456789"),
+        train_size=60_000,
+        test_size=60_000,
+        placement=Placement(20, "mass", stroke=1.58),  # MNIST's: the authors count differences of 3 levels of 255
+        licence="BSD-style",
+        source="Yadav and Bottou, Cold Case: The Lost MNIST Digits, arXiv:1905.10498, "
+        "https://github.com/facebookresearch/qmnist",
+        format="qmnist",
+        folder="QMNIST/raw",
+        sha256=QMNIST,
+        sources={
+            "raw.githubusercontent.com": (
+                "files",
+                "https://raw.githubusercontent.com/facebookresearch/qmnist/master/",
+                *QMNIST,
+            )
+        },
+    ),
+    "kuzushiji-49": DatasetInfo(
+        title="Kuzushiji-49",
+        classes=(
+            *("a", "i", "u", "e", "o", "ka", "ki", "ku", "ke", "ko", "sa", "shi", "su", "se", "so"),
+            *("ta", "chi", "tsu", "te", "to", "na", "ni", "nu", "ne", "no", "ha", "hi", "fu", "he", "ho"),
+            *("ma", "mi", "mu", "me", "mo", "ya", "yu", "yo", "ra", "ri", "ru", "re", "ro"),
+            *("wa", "wi", "we", "wo", "n", "iteration mark"),
+        ),
+        glyphs=tuple(
+            "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわゐゑをんゝ"
+        ),
+        train_size=232_365,
+        test_size=38_547,
+        placement=Placement(28, "box", stroke=1.55),  # KMNIST's, of which this is the authors' extension
+        licence="CC BY-SA 4.0",
+        source=KMNIST_SOURCE,
+        other_names=("kmnist-49", "k49"),
+        format="kuzushiji",
+        folder="Kuzushiji-49",
+        md5=KUZUSHIJI49,
+        sources={"codh.rois.ac.jp": ("files", "http://codh.rois.ac.jp/kmnist/dataset/k49/", *KUZUSHIJI49)},
+    ),
     "digits": DatasetInfo(
         title="digits",
         classes=tuple("0123456789"),
@@ -205,12 +346,26 @@ def identify(given: str) -> str:
     if given in DATASETS:
         return given
     if not os.path.exists(given):
-        names = ", ".join(DATASETS)
-        raise UserError(f"--dataset {given}: is neither one of {names} nor an existing folder or .npz file")
+        hint = " or ".join(_names_like(given))
+        hint = f"did you mean {hint}?" if hint else "--help lists the data sets"
+        raise UserError(f"--dataset {given}: is no data set, file or folder; {hint}")
     path = os.path.abspath(given)
     if not is_text(path):
         raise UserError(f"--dataset {given!r}: its path is not UTF-8, or has control characters; rename it")
     return path
+
+
+def _names_like(given: str) -> list[str]:
+    # Names of data sets that begin like `given`, else the most similar one; case and separators don't count.
+    def plain(name: str) -> str:
+        return "".join(filter(str.isalnum, name.lower()))
+
+    known = [(plain(each), name) for name, info in DATASETS.items() for each in (name, *info.other_names)]
+    wanted = plain(given)
+    near = difflib.get_close_matches(wanted, [each for each, _ in known], n=1)
+    exact = [name for each, name in known if each == wanted]
+    begun = [name for each, name in known if wanted and each.startswith(wanted)]
+    return exact or list(dict.fromkeys(begun)) or [name for each, name in known if each in near][:1]
 
 
 def dataset_error(path: str, why: str) -> UserError:

@@ -471,19 +471,27 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
         log.info("%s has no test/: %s validate; --test val scores val/ as test instead", title, which)
     else:
         log.info("%s: %s images are held out for test: %s", title, held_out, share)
-    common, rare = counts.index(max(counts)), counts.index(min(counts))
-    ratio = counts[common] / counts[rare]
-    if ratio >= UNEQUAL_FROM and config.class_weights == "none":
-        log.warning(
-            "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
-            "--monitor f1 chooses the epoch by a score that does",
-            *(collection.classes[common], ratio, collection.classes[rare]),
-        )
+    warn_if_unequal(collection.classes, counts, config)
     if copies := same_images(collection.images, parts):
         examples = "; ".join(f"{collection.names[one]} and {collection.names[other]}" for one, other in copies[:2])
         images, are = (f"{len(copies):,} images", "are") if len(copies) > 1 else ("1 image", "is")
         text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
         log.warning(text, images, are, examples)
+
+
+def warn_if_unequal(classes: Sequence[str], counts: Sequence[int], config: TrainConfig) -> None:
+    """Warn if one class has many times the training images of another and the loss doesn't make up for it.
+
+    counts: images of each class.
+    """
+    common, rare = counts.index(max(counts)), counts.index(min(counts))
+    ratio = counts[common] / max(counts[rare], 1)
+    if ratio >= UNEQUAL_FROM and config.class_weights == "none":
+        log.warning(
+            "%s has %.1f times as many images as %s: --class-weights balanced weighs all classes alike, and "
+            "--monitor f1 chooses the epoch by a score that does",
+            *(classes[common], ratio, classes[rare]),
+        )
 
 
 def same_images(images: np.ndarray, parts: Mapping[str, np.ndarray]) -> list[tuple[int, int]]:

@@ -303,7 +303,11 @@ def load_data(
         if dataset not in DATASETS:
             return load_user_images(config, use_cache, min_val)
         train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
-        return Data(dataset, DATASETS[dataset], train, test)
+        info = DATASETS[dataset]
+        if is_main():
+            counts = torch.bincount(train.labels, minlength=len(info.classes)).tolist()
+            custom.warn_if_unequal(info.classes, counts, config)
+        return Data(dataset, info, train, test)
 
     data = settled = None
     if is_main():

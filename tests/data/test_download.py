@@ -5,21 +5,26 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import tarfile
+import time
 from types import SimpleNamespace
 
 import loopback
 import made_up
 import numpy as np
 import pytest
+import torch
 from conftest import change_dataset, change_kmnist
 from sklearn.datasets import _openml
 from torchvision.datasets import KMNIST
 
+from neural_lib.config import TrainConfig
 from neural_lib.data import catalog, download
 from neural_lib.data.download import DownloadError
-from neural_lib.data.images import load_images
+from neural_lib.data.images import load_data, load_images
 from neural_lib.system.errors import UserError
+from neural_lib.system.files import remove_empty_folders
 
 IMAGES = "train-images-idx3-ubyte"
 TRAIN_SIZE, TEST_SIZE = 40, 10
@@ -168,7 +173,7 @@ def test_a_bad_source_leaves_nothing_behind(sources, files, monkeypatch, tmp_pat
     assert files_in(tmp_path) == []
     message = str(caught.value)
     assert "codh.rois.ac.jp: " in message and "openml.org: " in message
-    assert all(name in message for name in files)
+    assert f"put {', '.join(files)} (or the same with .gz) into" in message
     assert str(tmp_path / "KMNIST" / "raw") in message
     assert "\n" not in message
 
@@ -215,6 +220,164 @@ def test_a_file_is_checked_each_time(folder, tmp_path):
         load_images("kmnist", tmp_path, train=True)
 
 
+# --- gzipped files that were put in place by hand ---
+
+
+@pytest.mark.parametrize("gzipped", [ALL_FILES, [f"KMNIST/raw/{IMAGES}"]], ids=["all", "one"])
+def test_gzipped_files_are_read_in_place(folder, files, tmp_path, gzipped):
+    for path in gzipped:
+        (tmp_path / f"{path}.gz").write_bytes(gzip.compress((tmp_path / path).read_bytes()))
+        (tmp_path / path).unlink()
+    before = files_in(tmp_path)
+    assert download.is_available("kmnist", tmp_path)
+    for train, size in ((True, TRAIN_SIZE), (False, TEST_SIZE)):
+        images, labels = load_images("kmnist", tmp_path, train)
+        expected_images, expected_labels = made_up.make_images(size, seed=0 if train else 1)
+        assert np.array_equal(images.squeeze(1), expected_images) and np.array_equal(labels, expected_labels)
+    assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: gzip.compress(content[:-1] + b"\xaa"),  # as in the data set's older version
+    lambda content: gzip.compress(content)[:-20],
+    lambda content: gzip.compress(content)[:50] + bytes(50) + gzip.compress(content)[100:],
+    lambda content: content,
+], ids=["another file", "truncated", "damaged", "not gzipped"])  # fmt: skip
+def test_a_damaged_gzipped_file_is_named_and_not_replaced(folder, files, tmp_path, damage):
+    (folder / IMAGES).unlink()
+    damaged = damage(files[IMAGES])
+    (folder / f"{IMAGES}.gz").write_bytes(damaged)
+    with pytest.raises(UserError, match=rf"{IMAGES}\.gz: damaged, or not the official file \(its sha256 differs\)"):
+        load_images("kmnist", tmp_path, train=True)
+    assert (folder / f"{IMAGES}.gz").read_bytes() == damaged
+
+
+def test_of_a_file_and_its_archive_the_file_is_read(folder, tmp_path):
+    (folder / f"{IMAGES}.gz").write_bytes(b"what a broken download left")
+    images, _ = load_images("kmnist", tmp_path, train=True)
+    assert len(images) == TRAIN_SIZE
+
+
+# --- what killed downloads leave behind ---
+
+
+def write_download(data_dir, name, age_s) -> None:
+    path = data_dir / f".download-{name}" / "codh.rois.ac.jp" / "KMNIST" / "raw" / f"{IMAGES}.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"partial")
+    for each in (path, *path.parents[:5]):
+        os.utime(each, (time.time() - age_s,) * 2)
+
+
+def test_the_folder_of_a_killed_download_is_removed_after_an_hour(folder, files, tmp_path):
+    write_download(tmp_path, "killed", age_s=4000)
+    write_download(tmp_path, "running", age_s=4000)
+    os.utime(next(tmp_path.rglob(f".download-running/**/{IMAGES}.gz")))  # more of it has just arrived
+    load_images("kmnist", tmp_path, train=True)
+    assert [path.name for path in tmp_path.glob(".download-*")] == [".download-running"]
+
+
+def test_a_download_lies_in_the_data_folder(sources, files, monkeypatch, tmp_path):
+    seen = []
+
+    def fetch(folder):
+        seen.append(folder)
+        raise OSError("no route to host")
+
+    monkeypatch.setitem(download.FETCHERS, "fetch", fetch)
+    change_kmnist(monkeypatch, sources={"first.example": ("fetch",)})
+    for existing in (tmp_path, tmp_path / "data" / "KMNIST" / "raw"):
+        existing.mkdir(parents=True, exist_ok=True)
+        before = [*tmp_path.rglob("*")]
+        with pytest.raises(DownloadError):
+            load_images("kmnist", tmp_path / "data", train=True)
+        remove_empty_folders()  # as each command does at its end
+        assert [*tmp_path.rglob("*")] == before
+    assert [(path.parents[1], path.parent.name[:10]) for path in seen] == 2 * [(tmp_path / "data", ".download-")]
+
+
+# --- data sets in other formats ---
+
+NEW = ("cifar100", "emnist-letters", "emnist-balanced", "qmnist", "kuzushiji-49")
+
+
+@pytest.fixture(params=NEW)
+def other(request, monkeypatch) -> tuple[str, dict, dict[str, bytes]]:
+    """Name, parts and files of a small made-up data set, whose checksums the catalogue holds until the test ends."""
+    name, sizes = request.param, {"train_size": 60, "test_size": 30}
+    parts = made_up.make_parts(name, **sizes)
+    if name.startswith("emnist"):
+        swapped = {part: (images[::-1], labels[::-1]) for part, (images, labels) in parts.items()}
+        splits = {"letters": swapped, "balanced": swapped} | {name.removeprefix("emnist-"): parts}
+        files = made_up.emnist_archive(**splits)
+    else:
+        files = made_up.official_files(name, parts)
+    change_dataset(monkeypatch, name, **made_up.checksums(name, files), **sizes)
+    return name, parts, files
+
+
+def folder_of(name, data_dir):
+    return data_dir / catalog.DATASETS[name].folder
+
+
+def test_files_of_each_format_give_the_images_upright_and_the_labels_from_0(other, tmp_path):
+    name, parts, files = other
+    made_up.write_files(files, folder_of(name, tmp_path))
+    assert download.is_available(name, tmp_path)
+    info = catalog.DATASETS[name]
+    for train, part in ((True, "train"), (False, "test")):
+        images, labels = load_images(name, tmp_path, train)
+        expected_images, expected_labels = parts[part]
+        assert images.shape == (len(expected_labels), info.channels, info.image_size, info.image_size)
+        assert images.dtype == torch.uint8 and labels.dtype == torch.int64 and images.is_contiguous()
+        assert np.array_equal(images.numpy().reshape(expected_images.shape), expected_images)
+        assert np.array_equal(labels, expected_labels)
+
+
+def test_files_of_each_format_are_downloaded(server, other, tmp_path, monkeypatch):
+    name, parts, files = other
+    ((kind, *_), *_) = catalog.DATASETS[name].sources.values()
+    if kind == "archive":
+        page = made_up.cifar_archive(files, "cifar-100-python")
+        server.pages["cifar.tar.gz"] = page
+        source = (kind, f"{server.url}/cifar.tar.gz", hashlib.md5(page).hexdigest(), "cifar-100-python")
+    else:
+        server.pages |= files
+        source = (kind, f"{server.url}/some/folder/", *files)
+    change_dataset(monkeypatch, name, sources={"first.example": source})
+    images, _ = load_images(name, tmp_path, train=False)
+    assert len(images) == len(parts["test"][0])
+    assert files_in(tmp_path) == sorted(f"{catalog.DATASETS[name].folder}/{file}" for file in files)
+
+
+def test_a_file_of_another_format_with_another_checksum_is_refused(server, other, tmp_path, monkeypatch):
+    name, _, files = other
+    first, kind = next(iter(files)), "md5" if name in ("cifar100", "kuzushiji-49") else "sha256"
+    wrong = files | {first: files[first][:-1] + bytes([files[first][-1] ^ 1])}
+    monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("unpickled"))
+    server.pages |= wrong
+    change_dataset(monkeypatch, name, sources={"first.example": ("files", f"{server.url}/", *files)})
+    with pytest.raises(
+        DownloadError, match=rf"what it sent as {first} is not the official file \(its {kind} differs\)"
+    ):
+        load_images(name, tmp_path, train=True)
+    assert files_in(tmp_path) == []
+    folder = made_up.write_files(wrong, folder_of(name, tmp_path))
+    with pytest.raises(UserError, match=rf"{first}: damaged, or not the official file \(its {kind} differs\)"):
+        load_images(name, tmp_path, train=True)
+    if name == "cifar100":  # replaced after the check of all files
+        with pytest.raises(UserError, match=r"train: damaged, or not the official file \(its md5 differs\); delete it"):
+            download.read_cifar(folder, catalog.DATASETS[name], train=True)
+
+
+def test_what_to_put_in_place_by_hand_is_named_as_it_is_published(other, tmp_path, monkeypatch):
+    name, _, files = other
+    change_dataset(monkeypatch, name, sources={})
+    gzipped = r" \(or the same with \.gz\)" if name == "cifar100" else ""
+    with pytest.raises(DownloadError, match=rf"put {', '.join(files)}{gzipped} into .* by hand"):
+        load_images(name, tmp_path, train=True)
+
+
 # --- CIFAR-10's archive ---
 
 
@@ -247,3 +410,20 @@ def test_an_archive_with_another_checksum_is_not_even_unpacked(server, archive, 
     with pytest.raises(DownloadError, match="no source delivered the files"):
         load_images("cifar10", tmp_path, train=True)
     assert files_in(tmp_path) == []
+
+
+# --- unequal classes ---
+
+
+def test_unequal_classes_of_the_catalogue_are_named_with_the_options_for_them(folder, tmp_path, monkeypatch, caplog):
+    images, _ = made_up.make_images(60, seed=0, classes=49)
+    parts = {part: (images, np.minimum(np.arange(60), 48).astype(np.uint8)) for part in ("train", "test")}
+    files = made_up.official_files("kuzushiji-49", parts)
+    change_dataset(monkeypatch, "kuzushiji-49", **made_up.checksums("kuzushiji-49", files))
+    made_up.write_files(files, folder_of("kuzushiji-49", tmp_path))
+    load_data(TrainConfig(dataset="kuzushiji-49"), tmp_path)
+    assert "iteration mark has 12.0 times as many images as a: --class-weights balanced weighs all" in caplog.text
+    caplog.clear()
+    load_data(TrainConfig(dataset="kuzushiji-49", class_weights="balanced"), tmp_path)
+    load_data(TrainConfig(dataset="kmnist"), tmp_path)  # its classes are equally large
+    assert not caplog.records

@@ -18,7 +18,7 @@ import train
 from neural_lib import checkpoint
 from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.download import READERS, idx_bytes
+from neural_lib.data.download import READERS, idx_bytes, is_available
 from neural_lib.data.images import Data, Images, ImageTensors, load_images
 from neural_lib.data.page import find_characters
 from neural_lib.prediction import export
@@ -35,17 +35,16 @@ REAL = {  # torchvision's class; the published mean and standard deviation of ea
 
 
 def folder_with(name: str) -> Path:
-    info = DATASETS[name]
     for folder in DATA_DIRS:
-        if all((folder / info.folder / file).exists() for file in info.sha256):
+        if is_available(name, folder):
             return folder
-    pytest.skip(f"the real {info.title} is in neither ../shared/data nor data/")
+    pytest.skip(f"the real {DATASETS[name].title} is in neither ../shared/data nor data/")
 
 
 @functools.cache
 def load(name: str, train: bool) -> Images:
     """The images of a real data set; their official checksums are checked once in this process."""
-    return load_images(name, folder_with(name) if DATASETS[name].sha256 else "nowhere", train)
+    return load_images(name, folder_with(name), train)
 
 
 @pytest.mark.parametrize("train", [True, False])

@@ -22,22 +22,26 @@ from neural_lib.training import loop
 pytestmark = pytest.mark.usefixtures("few_digits")
 
 FAST = ("--epochs", 2, "--batch-size", 16, "--device", "cpu")
-MADE_UP = ("idx", "cifar", "digits")  # the formats of which small_data has images
 
 
 @pytest.fixture
 def small_data(monkeypatch, tmp_path) -> Path:
     """A data folder with 50 training and 10 test images of every data set, made up but for the digits."""
     sizes = {"train_size": 50, "test_size": 10}
+    splits = {split: made_up.make_parts(f"emnist-{split}", **sizes) for split in ("letters", "balanced")}
     for name, info in list(catalog.DATASETS.items()):
         classes = len(info.classes)
         if info.format == "idx":
             files = made_up.make_files(**sizes, classes=classes, size=info.image_size)
-        elif info.format == "cifar":
+        elif name == "cifar10":
             files = made_up.make_cifar_batches(batch_size=10, classes=classes)
+        elif name.startswith("emnist"):
+            files = made_up.emnist_archive(**splits)
+        elif name != "digits":
+            files = made_up.official_files(name, made_up.make_parts(name, **sizes))
         else:
             continue
-        change_dataset(monkeypatch, name, sha256=made_up.sha256(files), **sizes)
+        change_dataset(monkeypatch, name, **made_up.checksums(name, files), **sizes)
         made_up.write_files(files, tmp_path / info.folder)
     use_few_digits(monkeypatch, **sizes)
     return tmp_path
@@ -54,15 +58,13 @@ def is_possible(info: catalog.DatasetInfo, arch: str) -> bool:
 
 
 def combinations() -> list:
-    """All that are possible; those whose images are like KMNIST's, and those of the largest network, are slow tests."""
-    kmnist = catalog.DATASETS["kmnist"]
+    """All that are possible; images like those of an earlier data set, and the largest network, are slow tests."""
 
     def marks(dataset: str, info: catalog.DatasetInfo, arch: str) -> Iterator[pytest.MarkDecorator]:
-        is_like_kmnist = (info.channels, info.image_size) == (kmnist.channels, kmnist.image_size)
-        if (is_like_kmnist and dataset != "kmnist") or arch == "resnet18":
+        kinds = {name: (each.channels, each.image_size) for name, each in catalog.DATASETS.items()}
+        first = list(kinds)[list(kinds.values()).index(kinds[dataset])]
+        if dataset != first or arch == "resnet18":
             yield pytest.mark.slow
-        if info.format not in MADE_UP:
-            yield pytest.mark.skip(reason=f"there are no made-up files of the format {info.format}")
 
     return [
         pytest.param(dataset, arch, marks=tuple(marks(dataset, info, arch)))
