@@ -336,10 +336,12 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
             if may_become_grey and not in_colour and not _is_grey(picture, GREY_TOLERANCE):
                 in_colour.append(index)
         with lock:
-            for image, index in zip(images, batch, strict=True):
-                file.seek(index * image.nbytes)
-                file.write(image)
-        return len(batch)
+            if batch[-1] - batch[0] == len(batch) - 1:  # they lie side by side, as they do unless an archive has them
+                images, batch = [images], batch[:1]
+            for pixels, index in zip(images, batch, strict=True):
+                file.seek(index * math.prod(shape))
+                file.write(pixels)
+        return len(read)
 
     disable = not is_main() or None  # None: unless stderr is a terminal
     bar = tqdm(total=count, desc="reading", unit=" images", leave=False, disable=disable, dynamic_ncols=True)

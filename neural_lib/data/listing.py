@@ -113,17 +113,20 @@ def _walk(path: str) -> Tree:
         folders[folder], files[folder] = [], {}
         here = os.path.join(path, folder)
         try:
-            names = sorted((name for name in os.listdir(here) if not is_hidden(name)), key=natural_key)
+            with os.scandir(here) as found:
+                entries = sorted(
+                    (each for each in found if not is_hidden(each.name)), key=lambda each: natural_key(each.name)
+                )
         except OSError as error:
             raise dataset_error(here if folder else path, f"can't be looked into ({error.strerror})") from None
-        for name in names:
-            entry = os.path.join(here, name)
-            target = os.path.realpath(entry) if os.path.islink(entry) else os.path.join(above[-1], name)
-            if os.path.isdir(entry) and not any(Path(each).is_relative_to(target) for each in above):
-                folders[folder].append(name)
-                visit(_join(folder, name), (*above, target))
-                continue
-            files[folder][name] = _status(entry)
+        for entry in entries:
+            if entry.is_dir():
+                target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+                if not any(Path(each).is_relative_to(target) for each in above):
+                    folders[folder].append(entry.name)
+                    visit(_join(folder, entry.name), (*above, target))
+                    continue
+            files[folder][entry.name] = _status(entry.path)
 
     visit("", (os.path.realpath(path),))
     return Tree(folders, files, lambda name: os.path.join(path, name))
