@@ -15,7 +15,6 @@ import shutil
 import statistics
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,16 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
-from neural_lib.data.arrays import Arrays, read_kuzushiji, read_npz
+from neural_lib.data.arrays import (
+    Arrays,
+    is_npz,
+    is_pixel_table,
+    pixel_tables,
+    read_kuzushiji,
+    read_npz,
+    read_pixel_tables,
+    shorter_side,
+)
 from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
 from neural_lib.data.folders import LAYOUT, list_files, subfolders
 from neural_lib.data.ink import prepare, to_grey
@@ -54,6 +62,7 @@ GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
 CACHE_FORMAT = 4  # increase it when a change of the code makes the same files decode to other pixels
 LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
+FILES = "NumPy's arrays (.npz), or a table of a label and pixels in each row (.csv)"
 SMALLER = "give a smaller --image-size, or fewer images"
 ELSEWHERE = f"set XDG_CACHE_HOME to a folder on a disk with more room, or {SMALLER}"
 
@@ -107,18 +116,24 @@ class Collection(NamedTuple):
 
 
 def load(path: str, how: Request | Preparation, use_cache: bool = True) -> Collection:
-    """Read the data set in a folder or an .npz file.
+    """Read the data set in a folder, an .npz file or a table of pixels.
 
     how: a Request reads it for training, a trained network's Preparation for scoring, which needs no training part.
     Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
     if os.path.isfile(path):
-        return _from_arrays(path, *read_npz(path), how)
+        if is_npz(path):
+            return _from_arrays(path, *read_npz(path), how)
+        if is_pixel_table(path):
+            return _from_arrays(path, *read_pixel_tables(path, {"train": path}), how)
+        raise dataset_error(path, f"is none of the files that are read, or damaged: {FILES}")
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
             names = listed([each.name for each in several])
             raise dataset_error(path, f"holds several data sets: {names}; move one of them")
         return _from_arrays(path, *read_kuzushiji(several[0]), how)
+    if not subfolders(path)[0] and (tables := pixel_tables(path)):
+        return _from_arrays(path, *read_pixel_tables(path, tables), how)
     return _from_folder(path, how, use_cache)
 
 
@@ -198,10 +213,10 @@ def _from_folder(path: str, how: Request | Preparation, use_cache: bool) -> Coll
 
 def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
     _check_trainable(path, how, classes, parts)
-    names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
-    labels = np.concatenate([labels for _, labels in parts.values()])
-    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
-    arrays = [images for images, _ in parts.values()]
+    names = [f"{part.name}[{index}]" for part in parts.values() for index in range(len(part.images))]
+    labels = np.concatenate([part.labels for part in parts.values()])
+    part_of = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
+    arrays = [part.images for part in parts.values()]
     sizes = {images.shape[2:0:-1] for images in arrays}  # (width, height)
     has_colour = any(images.ndim == 4 and not _is_grey(images) for images in arrays)
     preparation = how.preparation(sizes) if isinstance(how, Request) else how
@@ -239,16 +254,12 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 def shows_photos(path: str) -> bool:
     """True if the pictures of a data set are photos rather than small images: if most are larger than 64 pixels.
 
-    The shorter side counts. SAMPLE pictures of each folder at the top are looked at, of an .npz file the first array.
+    The shorter side counts. SAMPLE pictures of each folder at the top are looked at, of a file the first array.
     False if there are none, or the path can't be read; `load` reports why.
     """
     if os.path.isfile(path):
-        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # NumPy raises exceptions of many types
-            name = next(name for name in archive.namelist() if name.endswith("_images.npy"))
-            with archive.open(name) as array:
-                read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-                shape, _, _ = read[np.lib.format.read_magic(array)[0]](array)
-            return min(shape[1:3]) > MAX_SMALL_SIZE
+        with contextlib.suppress(Exception):  # NumPy raises exceptions of many types
+            return shorter_side(path) > MAX_SMALL_SIZE
         return False
     sides = []
     with contextlib.suppress(UserError):
