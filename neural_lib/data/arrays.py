@@ -471,7 +471,9 @@ def _named(
         changes.append(f"labels one-hot to {len(numbers)} classes")
     elif numbers and numbers != [*range(len(numbers))]:
         changes.append(f"the classes are called by their labels, {numbers[0]} to {numbers[-1]}")
-    _check_names(path, [*name_of.values(), *names])
+    if len({*names}) < len(names):
+        raise dataset_error(path, f"has the class name {Counter(names).most_common(1)[0][0]} twice")
+    _check_names(path, sorted({*name_of.values(), *names}))
     if unknown := [name for name in name_of.values() if names and name not in names]:
         raise dataset_error(path, f"has the labels {listed(sorted(unknown))}, and class names without them")
     known = {name_of[value] for value in values_of.get("train", values)}

@@ -122,8 +122,9 @@ def test_images_of_any_order_and_size_are_prepared_as_pictures(tmp_path):
     assert np.array_equal(data.images, expected)
 
 
-def test_a_part_that_is_black_has_any_scale(tmp_path):
-    arrays = {"x_train": IMAGES / 255, "y_train": LABELS, "x_test": IMAGES * 0, "y_test": LABELS}
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_part_that_is_black_has_any_scale(tmp_path, scale):
+    arrays = {"x_train": IMAGES / scale, "y_train": LABELS, "x_test": IMAGES * 0, "y_test": LABELS}
     assert np.array_equal(load(save(tmp_path / "m.npz", **arrays)).images[:6, 0], IMAGES)
 
 
@@ -134,6 +135,7 @@ def test_images_that_are_all_dark_are_warned_of(tmp_path, caplog):
 
 
 COLOURS = ["red", "green", "blue"]
+FROM_1 = LABELS + 1
 
 
 @pytest.mark.parametrize("labels, classes, text", [
@@ -159,10 +161,12 @@ def test_a_class_has_the_name_of_its_label(tmp_path, caplog, labels, classes, te
 
 @pytest.mark.parametrize("key", ["class_names", "Label_Names", "classes"])
 @pytest.mark.parametrize("names", [COLOURS, np.char.encode(COLOURS)])
-@pytest.mark.parametrize("labels", [LABELS, LABELS + 1, np.eye(3)[LABELS], np.array(COLOURS)[LABELS]])
-def test_given_class_names_are_used_in_their_order(tmp_path, key, names, labels):
+@pytest.mark.parametrize("labels", [LABELS, FROM_1, np.eye(3)[LABELS], np.array(COLOURS)[LABELS]])
+def test_given_class_names_are_used_in_their_order(tmp_path, caplog, key, names, labels):
+    caplog.set_level(logging.INFO)
     data = load(save(tmp_path / "m.npz", x=IMAGES, y=labels, **{key: names}))
     assert data.classes == COLOURS and data.labels.tolist() == LABELS.tolist()
+    assert logged(caplog) == (["m.npz: labels counted from 1"] if labels is FROM_1 else [])
 
 
 def test_class_names_without_an_image_to_train_on_are_no_classes(tmp_path):
@@ -247,6 +251,8 @@ class Malicious:
 @pytest.mark.parametrize("given, message", [
     ({}, "has no arrays, and needs train_images and train_labels, x_train and y_train, or X and y"),
     ({"a": IMAGES, "b": LABELS, "x_dev": IMAGES}, "has a, b, x_dev, and needs train_images and train_labels"),
+    ({"x_train_val": IMAGES, "y_train_val": LABELS}, "has x_train_val, y_train_val, and needs"),
+    ({"x": IMAGES, "y": LABELS, "class_names": list("abca")}, "has the class name a twice"),
     ({"train_images": IMAGES}, "has train_images, but not the labels to it, such as train_labels"),
     ({"x_train": IMAGES, "y_train": LABELS, "y_valid": LABELS}, "has y_valid, but not the images to it, such as val_i"),
     ({"X_train": IMAGES, "train_images": IMAGES, "y_train": LABELS}, "has X_train and train_images, which mean the sa"),
@@ -279,7 +285,7 @@ class Malicious:
     ({"x": IMAGES, "y": LABELS.astype(int) - 1}, "y is int64 (6,): has -1 in it; number the classes from 0, and leave"),
     ({"x": IMAGES, "y": LABELS * 1j}, "y is complex128 (6,): labels are whole numbers or text, one for each image"),
     ({"x": IMAGES, "y": np.array(["a", "b", "a", "b", " ", "b"])}, "the class name ' ' is empty or has control"),
-    ({"x": IMAGES, "y": np.array(["a", "b", "a", "b", "A", "b"])}, "A would be one class in two spellings; change one"),
+    ({"x": IMAGES, "y": np.array(["a", "b", "a", "b", "A", "b"])}, "A and a would be one class in two spellings"),
     ({"x": IMAGES, "y": np.array([b"\xff", b"b"] * 3)}, "y is not in UTF-8; save it so"),
     ({"x": IMAGES, "y": LABELS * 0}, "0 is the only class"),
     ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 1},
@@ -405,7 +411,7 @@ def test_tables_have_any_labels_and_either_scale(tmp_path, monkeypatch, rows, la
 
 def test_text_tells_the_labels_column_of_a_table_without_names(tmp_path):
     for place in (0, -1):
-        data = load(write_table(tmp_path / "t.csv", np.array(COLOURS)[LABELS], IMAGES, "", place))
+        data = load(write_table(tmp_path / "t.csv", [f" {COLOURS[label]}" for label in LABELS], IMAGES, "", place))
         assert np.array_equal(data.images[:, 0], IMAGES) and data.classes == sorted(COLOURS)
 
 
@@ -415,6 +421,9 @@ def test_a_table_may_have_quotes_blank_lines_semicolons_and_a_mark_of_its_encodi
     path.write_text(f'\ufeff"{text[:-1]}', "utf-8", newline="")
     data = load(path)
     assert np.array_equal(data.images[:, 0], IMAGES) and data.classes == ["blue", "green", "r;d"]
+    path = write_table(tmp_path / "t.csv", LABELS, MARGIN, "", -1)
+    path.write_text(f"\ufeff{path.read_text('utf-8')}", "utf-8")
+    assert np.array_equal(load(path).images[:, 0], MARGIN)
 
 
 def test_tables_of_two_parts_in_a_folder_are_one_data_set(tmp_path):
@@ -423,9 +432,13 @@ def test_tables_of_two_parts_in_a_folder_are_one_data_set(tmp_path):
     data = load(tmp_path)
     assert {part: len(indices) for part, indices in data.indices.items()} == PARTS
     assert data.names[6] == "sign_test.csv[0]" and np.array_equal(data.images[6:, 0], IMAGES[:4])
+    (tmp_path / "sign_val.csv").write_text("file,label\na.png,cat\n")
+    assert [*arrays.pixel_tables(str(tmp_path))] == ["train", "test"]
     (tmp_path / "cat").mkdir()
     with pytest.raises(UserError, match="its folders hold no files"):
         load(tmp_path)
+    write_table(tmp_path / "fashion_train.csv", LABELS)  # two to train on, so it can't be told which is meant
+    assert arrays.pixel_tables(str(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("content, expected", [
@@ -442,6 +455,12 @@ def test_tables_of_two_parts_in_a_folder_are_one_data_set(tmp_path):
 def test_a_table_of_pixels_is_known_by_its_first_lines(tmp_path, content, expected):
     (tmp_path / "t.csv").write_bytes(content)
     assert arrays.is_pixel_table(tmp_path / "t.csv") is expected
+
+
+def test_a_file_of_very_long_lines_is_not_read_to_know_it(tmp_path, monkeypatch):
+    path = write_table(tmp_path / "t.csv", LABELS)
+    monkeypatch.setattr(arrays, "LONGEST_LINE", 100)
+    assert not arrays.is_pixel_table(path)
 
 
 def with_line(number: int, old: str, new: str):
