@@ -7,7 +7,7 @@ To add a data set, add an entry to DATASETS. Mean and standard deviation are com
 import difflib
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from neural_lib.config import MAX_SMALL_SIZE
 from neural_lib.system.errors import UserError, printable
 
 PARTS = ("train", "val", "test")  # the names of user images' parts
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # any name in use -> part
 
 
 class Placement(NamedTuple):
@@ -371,6 +373,18 @@ def _names_like(given: str) -> list[str]:
 def dataset_error(path: str, why: str) -> UserError:
     """The error about a data set of user images: "--dataset PATH: why"."""
     return UserError(f"--dataset {printable(path)}: {why}")
+
+
+def check_class_names(path: str, names: Iterable[str]) -> None:
+    """Raise dataset_error if the name of a class is empty or no text, or if two names are spellings of one."""
+    spellings: dict[str, str] = {}
+    for name in names:
+        if not is_text(name) or not name.strip():
+            why = "is empty, not UTF-8, or has control characters; rename it"
+            raise dataset_error(path, f"the class name {printable(name)!r} {why}")
+        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
+        if other != name:
+            raise dataset_error(path, f"{other} and {name} would be one class in two spellings; rename one")
 
 
 def is_text(name: str) -> bool:

@@ -14,7 +14,6 @@ import shutil
 import statistics
 import threading
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,16 @@ from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
 from neural_lib.data.archives import Member
-from neural_lib.data.arrays import Arrays, read_kuzushiji, read_npz
+from neural_lib.data.arrays import (
+    Arrays,
+    is_npz,
+    is_pixel_table,
+    pixel_tables,
+    read_kuzushiji,
+    read_npz,
+    read_pixel_tables,
+    shorter_side,
+)
 from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.listing import LAYOUT, Listing, list_files
@@ -113,8 +121,10 @@ def load(path: str, how: Request | Preparation, use_cache: bool = True, from_nam
     from_names: see list_files.
     Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
     """
-    if path.lower().endswith(".npz"):
+    if os.path.isfile(path) and is_npz(path):
         return _from_arrays(path, *read_npz(path), how)
+    if tables := {"train": path} if os.path.isfile(path) and is_pixel_table(path) else pixel_tables(path):
+        return _from_arrays(path, *read_pixel_tables(path, tables), how)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
             names = listed([each.name for each in several])
@@ -202,10 +212,10 @@ def _from_files(path: str, listing: Listing, how: Request | Preparation, use_cac
 
 def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
     _check_trainable(path, how, classes, parts)
-    names = [f"{part}_images[{index}]" for part, (images, _) in parts.items() for index in range(len(images))]
-    labels = np.concatenate([labels for _, labels in parts.values()])
-    part_of = np.repeat(list(parts), [len(labels) for _, labels in parts.values()])
-    arrays = [images for images, _ in parts.values()]
+    names = [f"{part.name}[{index}]" for part in parts.values() for index in range(len(part.images))]
+    labels = np.concatenate([part.labels for part in parts.values()])
+    part_of = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
+    arrays = [part.images for part in parts.values()]
     sizes = {images.shape[2:0:-1] for images in arrays}  # (width, height)
     has_colour = any(images.ndim == 4 and not _is_grey(images) for images in arrays)
     preparation = how.preparation(sizes) if isinstance(how, Request) else how
@@ -243,16 +253,12 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 def shows_photos(path: str, from_names: bool = False) -> bool:
     """True if the pictures of a data set are photos rather than small images: if most are larger than 64 pixels.
 
-    The shorter side counts. SAMPLE pictures of each class are looked at, of an .npz file the first array. from_names:
-    see list_files. False if there are no pictures, or the path can't be read; `load` reports why.
+    The shorter side counts. SAMPLE pictures of each class are looked at, of arrays the first one. from_names: see
+    list_files. False if there are no pictures, or the path can't be read; `load` reports why.
     """
-    if path.lower().endswith(".npz"):
-        with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # NumPy raises exceptions of many types
-            name = next(name for name in archive.namelist() if name.endswith("_images.npy"))
-            with archive.open(name) as array:
-                read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-                shape, _, _ = read[np.lib.format.read_magic(array)[0]](array)
-            return min(shape[1:3]) > MAX_SMALL_SIZE
+    if os.path.isfile(path) and (is_npz(path) or is_pixel_table(path)):
+        with contextlib.suppress(Exception):  # NumPy raises exceptions of many types
+            return shorter_side(path) > MAX_SMALL_SIZE
         return False
     sides = []
     with contextlib.suppress(UserError), list_files(path, from_names) as listing:

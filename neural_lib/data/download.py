@@ -290,7 +290,7 @@ def _idx_array(content: bytes) -> np.ndarray:
 def read_kuzushiji49(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read images (N, 1, 28, 28) and labels (N,) of Kuzushiji-49's .npz files."""
     _, parts = read_kuzushiji(folder / "k49-train-imgs.npz")
-    images, labels = parts["train" if train else "test"]
+    _, images, labels = parts["train" if train else "test"]
     return images[:, None], labels  # (N, H, W) -> (N, 1, H, W)
 
 

@@ -378,7 +378,7 @@ def load_user_test_images(
     held_out: tuple[TrainConfig, str] | None,
     is_same: bool,
     use_cache: bool,
-    from_names: bool,
+    from_names: bool = False,
 ) -> tuple[ImageTensors, list[str]]:
     """Load the user images to score a network on, and their class names.
 

@@ -4,19 +4,16 @@ import contextlib
 import csv
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from neural_lib.data.archives import Member, open_archive
-from neural_lib.data.catalog import PARTS, dataset_error, is_text
+from neural_lib.data.catalog import PART_OF, PARTS, check_class_names, dataset_error
 from neural_lib.data.pictures import FORMATS, is_hidden, kind_of, listed, natural_key
-from neural_lib.system.errors import UserError, printable
+from neural_lib.system.errors import UserError
 
-OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-PART_OF = {part: part for part in PARTS} | OTHER_NAMES  # folder name -> part
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")  # seg_train, segTrain and SEG-train have two words each
 CLASS_IN_NAME = re.compile(r"(.*[^\W\d_])[\W\d_]*", re.DOTALL)  # "cat" in "cat (3)"; of a name without suffix
 LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or train/ and test/ with these in them"
@@ -114,14 +111,13 @@ def _walk(path: str) -> Tree:
         here = os.path.join(path, folder)
         try:
             with os.scandir(here) as found:
-                entries = sorted(
-                    (each for each in found if not is_hidden(each.name)), key=lambda each: natural_key(each.name)
-                )
+                visible = [entry for entry in found if not is_hidden(entry.name)]
         except OSError as error:
             raise dataset_error(here if folder else path, f"can't be looked into ({error.strerror})") from None
-        for entry in entries:
-            if entry.is_dir():
-                target = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+        for entry in sorted(visible, key=lambda each: natural_key(each.name)):
+            is_link = entry.is_symlink()
+            if os.path.isdir(entry) if is_link else entry.is_dir():
+                target = os.path.realpath(entry.path) if is_link else os.path.join(above[-1], entry.name)
                 if not any(Path(each).is_relative_to(target) for each in above):
                     folders[folder].append(entry.name)
                     visit(_join(folder, entry.name), (*above, target))
@@ -293,14 +289,7 @@ def _check_are_classes(path: str, tree: Tree, top: str) -> None:
 def _class_names(path: str, labelled: Sequence[_Labelled]) -> list[str]:
     # The class names in natural order: the training part's, or without one those of all parts.
     names = sorted({each.label for each in labelled}, key=natural_key)
-    spellings: dict[str, str] = {}
-    for name in names:
-        if not is_text(name):
-            why = "is not UTF-8, or has control characters; rename it"
-            raise dataset_error(path, f"the name of the class {printable(name)!r} {why}")
-        other = spellings.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), name)
-        if other != name:
-            raise dataset_error(path, f"{other} and {name} would be one class in two spellings; rename one")
+    check_class_names(path, names)
     of_part = {part: {each.label for each in labelled if each.part == part} for part in PARTS}
     known = of_part["train"] or set(names)
     for part, labels in of_part.items():
