@@ -150,7 +150,7 @@ def remove_empty_folders() -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` that processes left when they were killed, an hour ago or more.
+    """Remove temporary files and folders of `path` that processes left when they were killed, an hour ago or more.
 
     Age decides: a process identifier says nothing about another container's processes, and a write takes seconds.
     """
@@ -158,7 +158,7 @@ def remove_abandoned(path: Path) -> None:
     for each in os.scandir(path.parent):
         with contextlib.suppress(OSError):  # it belongs to another user, or is gone already
             if pattern.fullmatch(each.name) and time.time() - each.stat().st_mtime > ABANDONED_AFTER:
-                os.unlink(each.path)
+                shutil.rmtree(each.path) if each.is_dir(follow_symlinks=False) else os.unlink(each.path)
 
 
 def _cannot_write(path: Path, option: str, error: OSError) -> UserError:

@@ -176,6 +176,9 @@ def test_only_old_temporary_files_of_the_same_output_are_removed(tmp_path):
         (tmp_path / name).touch()
         if name not in fresh:
             os.utime(tmp_path / name, (long_ago, long_ago))
+    folder = tmp_path / ".plot.png.12.0123abcf.tmp"
+    (folder / "matplotlib").mkdir(parents=True)
+    os.utime(folder, (long_ago, long_ago))
     remove_abandoned(tmp_path / "plot.png")
     assert sorted(os.listdir(tmp_path)) == sorted(others + fresh)
 
