@@ -7,6 +7,7 @@ check the archive's CRCs, so the comment at the archive's end holds the sha256 o
 
 import hashlib
 import io
+import os
 import platform
 import struct
 import textwrap
@@ -30,6 +31,11 @@ MARK = b"neural_lib sha256 "  # precedes the 64 hexadecimal digits of the checks
 COMMENT_SIZE = len(MARK) + 64
 END = b"PK\x05\x06"  # beginning of a zip archive's last record; its last two bytes are the comment's length
 END_SIZE = 22  # bytes of that record without the comment
+
+# Loading a network starts OpenMP's threads. A forked child does not have them, and GNU OpenMP would wait for them for
+# ever; with one thread it doesn't.
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class FileFormat(NamedTuple):

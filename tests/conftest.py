@@ -49,7 +49,9 @@ def _own_surroundings(tmp_path_factory):
 def _own_log():
     """No test inherits the handlers that another one set up: they write to a stream that is closed."""
     yield
-    log = logging.getLogger("neural_lib")
+    os.environ.pop("TORCH_LOGS_FORMAT", None)
+    log, root = logging.getLogger("neural_lib"), logging.getLogger()
+    root.handlers = [each for each in root.handlers if not isinstance(each, cli._LibraryHandler)]
     log.handlers, log.propagate = [], True
     log.setLevel(logging.NOTSET)
 

@@ -4,12 +4,15 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from neural_lib.system import signals
@@ -77,8 +80,8 @@ def _wrapped(text: str, stream: TextIO) -> str:
 class _Formatter(logging.Formatter):
     """ "[INFO] ..."; a record with the attribute `bare`, such as a row of a table, is its message alone."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__("[%(levelname)s] %(message)s")
+    def __init__(self, stream: TextIO, line: str = "[%(levelname)s] %(message)s") -> None:
+        super().__init__(line)
         self.stream = stream
 
     def format(self, record: logging.LogRecord) -> str:
@@ -97,12 +100,44 @@ class _Handler(logging.StreamHandler):
         raise  # the exception that logging is handling
 
 
+class _LibraryHandler(_Handler):
+    """Writes the warnings of other packages as lines of the log, each once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setLevel(logging.WARNING)
+        self.setFormatter(_Formatter(stream, "[%(levelname)s] %(name)s: %(message)s"))
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = f"{record.name} {record.msg} {record.args}"
+        is_new = text not in self.seen
+        self.seen.add(text)
+        return is_new
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass  # a package's warning that can't be written ends no run
+
+
+def _log_warning(message: Warning, category: type, filename: str, lineno: int, *_) -> None:
+    # replaces warnings.showwarning: the warning becomes a record that is named after the package which warns
+    package = re.search(r"-packages[/\\](\w+)", filename)
+    name, text = package[1] if package else Path(filename).stem, " ".join(str(message).split())
+    logging.getLogger().handle(logging.LogRecord(name, logging.WARNING, filename, lineno, text, None, None))
+
+
 def set_up_logging(quiet: bool = False, leave_stdout: bool = False, rank: int = 0) -> None:
     """Set up the project's loggers: '[INFO] ...' on stdout, unless quiet, and warnings and errors on stderr.
 
-    leave_stdout: write all messages to stderr, so that programs can read stdout. Ranks other than 0 log nothing.
+    The warnings of other packages appear among them. leave_stdout: write all messages to stderr, so that programs can
+    read stdout. Ranks other than 0 log nothing.
     """
-    log = logging.getLogger("neural_lib")
+    log, root = logging.getLogger("neural_lib"), logging.getLogger()
+    warnings.showwarning = _log_warning
+    if "TORCH_LOGS" not in os.environ:  # torch's log has a handler of its own, which is set up when torch is imported
+        os.environ.setdefault("TORCH_LOGS_FORMAT", "[%(levelname)s] torch: %(message)s")
+    root.handlers = [each for each in root.handlers if not isinstance(each, _LibraryHandler)]  # of an earlier call
+    root.addHandler(logging.NullHandler() if rank else _LibraryHandler(sys.stderr))
     if rank:
         log.addHandler(logging.NullHandler())
         log.propagate = False

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from neural_lib.system.environment import Ranks, usable_cores
+from neural_lib.system.environment import Ranks, usable_cores, visible_cores
 from neural_lib.system.errors import UserError
 
 
@@ -30,12 +30,12 @@ def select_device(name: str, ranks: Ranks | None = None) -> tuple[torch.device, 
         if name == accelerator.type:
             raise UserError(f"--device {name}: for one process alone; start several with --device cpu")
         accelerator = None
+    if name == "cpu" or name == "auto" and accelerator is None:
+        reason = "as --device says" if name == "cpu" else "torch found no accelerator"
+        return torch.device("cpu"), f"{reason}; {describe(torch.device('cpu')).removeprefix('cpu, ')}"
     if name == "auto":
-        if accelerator is None:
-            threads = describe(torch.device("cpu")).removeprefix("cpu, ")
-            return torch.device("cpu"), f"torch found no accelerator; {threads}"
         return _device_of_rank(accelerator.type, ranks), f"torch found this accelerator: {describe(accelerator)}"
-    if name != "cpu" and (accelerator is None or accelerator.type != name):
+    if accelerator is None or accelerator.type != name:
         raise UserError(f"--device {name}: torch {torch.__version__} can't use it on this machine; use --device auto")
     return _device_of_rank(name, ranks), "as --device says"
 
@@ -44,6 +44,8 @@ def _share_cores(ranks: Ranks) -> None:
     # OMP_NUM_THREADS has priority, except for 1, which torchrun sets for several processes if nobody else did.
     if ranks.local_world_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, usable_cores() // ranks.local_world_size))
+    elif "OMP_NUM_THREADS" not in os.environ and usable_cores() < torch.get_num_threads():  # a CPU quota
+        torch.set_num_threads(usable_cores())
 
 
 def _device_of_rank(kind: str, ranks: Ranks) -> torch.device:
@@ -60,10 +62,11 @@ def _device_of_rank(kind: str, ranks: Ranks) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """The device's name, or the number of threads on the CPU: "NVIDIA H100", "cpu, 2 threads"."""
+    """The device's name, or the number of threads on the CPU: "NVIDIA H100", "cpu, 2 threads by the CPU quota"."""
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+        reason = " by the CPU quota" if threads == usable_cores() < visible_cores() else ""
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}{reason}"
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 

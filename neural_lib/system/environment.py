@@ -2,10 +2,12 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from neural_lib.system.errors import UserError
@@ -23,10 +25,13 @@ MAPPED_FROM = 1 << 25
 def tune_for_cpu() -> None:
     """Configure OpenMP and malloc for short training steps on the CPU; must be called before torch is imported.
 
-    GNU OpenMP's threads spin while they wait for each other, which takes time from other programs. glibc's malloc
-    returns freed memory to the system, which then maps and zeroes it again, page by page, in each training step.
+    GNU OpenMP's threads spin while they wait for each other, which takes time from other programs; more threads than
+    the CPU quota allows would spend nearly all of it so. glibc's malloc returns freed memory to the system, which then
+    maps and zeroes it again, page by page, in each training step.
     Environment variables that the user has set have priority.
     """
+    if usable_cores() < visible_cores() and os.environ.get("WORLD_SIZE", "1") == "1":  # ranks: devices shares the cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))  # torch, NumPy and scikit-learn follow it
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     by_user = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
@@ -64,22 +69,61 @@ def ranks_from_environment() -> Ranks:
     return ranks
 
 
-def usable_cores() -> int:
-    """Number of CPU cores that this process may use."""
+def visible_cores() -> int:
+    """Number of CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def available_memory() -> int:
-    """Bytes of free memory, capped by the container's limit; sys.maxsize if the system doesn't report any."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Number of CPU cores that this process may use: the visible ones, at most the CPU quota of its groups, rounded up.
+
+    root: the folder that holds proc/ and the mounted file systems.
+    """
+    cores = visible_cores()
+    for group in _control_groups("cpu", root):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # cgroup v2, v1
+            with contextlib.suppress(OSError, ValueError):  # ValueError for "max": no limit
+                quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                cores = min(cores, math.ceil(quota / period)) if quota > 0 else cores  # -1 is no limit either
+    return cores
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of free memory, capped by the limits of this process's groups; sys.maxsize if the system reports none.
+
+    root: see usable_cores.
+    """
     limits = [sys.maxsize]
     with contextlib.suppress(OSError, ValueError, LookupError):  # Linux
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
         limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    with contextlib.suppress(OSError, ValueError, LookupError):  # ValueError for "max": no limit
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        lines = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-        limits.append(max(0, limit - used + int(lines["inactive_file"])))  # the file cache is freed when needed
+    for group in _control_groups("memory", root):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),  # cgroup v2
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # v1
+        ):
+            with contextlib.suppress(OSError, ValueError, LookupError):  # ValueError for "max": no limit
+                free = int((group / limit).read_text()) - int((group / used).read_text())
+                lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                limits.append(max(0, free + int(lines[cache])))  # the file cache is freed when needed
     return min(limits)
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    # The folders of this process's control group and of those around it, whose limits hold for it as well: see
+    # cgroups(7), and proc(5) for mountinfo. A system may mount version 2, version 1 or both. A container may see a part
+    # of the hierarchy alone, whose top is then the container's group.
+    with contextlib.suppress(OSError, ValueError, LookupError):  # Linux
+        lines = (line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines())
+        paths = {name: PurePosixPath(path) for _, names, path in lines for name in names.split(",")}  # "" is version 2
+        for line in (root / "proc/self/mountinfo").read_text().splitlines():
+            mount, kind = (part.split() for part in line.split(" - ", 1))
+            name = "" if kind[0] == "cgroup2" else controller
+            if kind[0] in ("cgroup", "cgroup2") and name in ("", *kind[-1].split(",")) and name in paths:
+                top, path, folder = PurePosixPath(mount[3]), paths[name], root / mount[4].lstrip("/")
+                is_within = path.is_relative_to(top) and ".." not in path.parts
+                inner = path.relative_to(top) if is_within else PurePosixPath()
+                yield from (folder / each for each in (inner, *inner.parents))
 
 
 def check_memory(what: str, needed: int, advice: str) -> None:

@@ -1,12 +1,15 @@
 """Files: checked before the long work, written whole or not at all, retried if a write fails, locked."""
 
+import atexit
 import contextlib
 import hashlib
 import logging
 import mmap
 import os
 import re
+import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -109,8 +112,26 @@ def _try_to_write(file: Path, given: Path, option: str) -> None:
         temporary = _temporary_beside(file)
         _create(temporary).close()
         temporary.unlink()
+        _provide_temporary_folder(file)
     except OSError as error:
         raise _cannot_write(given, option, error) from None
+
+
+def _provide_temporary_folder(output: Path) -> None:
+    # torch's optimizers and exporters, and matplotlib, need a temporary folder. If the system's can't be written, they
+    # get one beside `output` until the process ends; tempfile alone would take the working folder or raise an error.
+    with contextlib.suppress(FileNotFoundError):
+        if tempfile.gettempdir() != os.getcwd():
+            return
+    folder = _temporary_beside(output.absolute())
+    folder.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)  # the variable is for child processes
+    atexit.register(_remove_temporary_folder, folder)  # runs after those of the libraries, which are imported later
+
+
+def _remove_temporary_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_empty_folders()
 
 
 def make_folder(folder: Path) -> None:
@@ -125,11 +146,11 @@ def remove_empty_folders() -> None:
     for folder in sorted(_made, key=lambda folder: -len(folder.parts)):  # the deepest first
         with contextlib.suppress(OSError):  # it is not empty
             folder.rmdir()
-    _made.clear()
+    _made[:] = [folder for folder in _made if folder.exists()]
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove temporary files of `path` that processes left when they were killed, an hour ago or more.
+    """Remove temporary files and folders of `path` that processes left when they were killed, an hour ago or more.
 
     Age decides: a process identifier says nothing about another container's processes, and a write takes seconds.
     """
@@ -137,7 +158,7 @@ def remove_abandoned(path: Path) -> None:
     for each in os.scandir(path.parent):
         with contextlib.suppress(OSError):  # it belongs to another user, or is gone already
             if pattern.fullmatch(each.name) and time.time() - each.stat().st_mtime > ABANDONED_AFTER:
-                os.unlink(each.path)
+                shutil.rmtree(each.path) if each.is_dir(follow_symlinks=False) else os.unlink(each.path)
 
 
 def _cannot_write(path: Path, option: str, error: OSError) -> UserError:

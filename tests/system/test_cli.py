@@ -1,5 +1,6 @@
 import io
 import logging
+import warnings
 
 import pytest
 
@@ -58,6 +59,31 @@ def test_information_goes_to_stdout_and_warnings_to_stderr(capsys, quiet, out):
     log.warning("careful")
     log.error("failed")
     assert capsys.readouterr() == (out, "[WARNING] careful\n[ERROR] failed\n")
+
+
+@pytest.mark.parametrize("options, shown", [
+    ({"quiet": True}, "[WARNING] test_cli: it's odd\n[WARNING] matplotlib.font_manager: building 3\n"),
+    ({"leave_stdout": True}, "[WARNING] test_cli: it's odd\n[WARNING] matplotlib.font_manager: building 3\n"),
+    ({"rank": 1}, ""),
+])  # fmt: skip
+def test_warnings_of_other_packages_are_lines_of_the_log_once(capsys, options, shown):
+    warnings.simplefilter("always")
+    for _ in range(2):
+        cli.set_up_logging(**options)  # a second set-up replaces the first
+    for _ in range(2):
+        warnings.warn("it's\n  odd", UserWarning, stacklevel=1)
+        logging.getLogger("matplotlib.font_manager").warning("building %d", 3)
+        logging.getLogger("matplotlib.font_manager").info("found")
+    assert capsys.readouterr() == ("", shown)
+
+
+def test_a_warning_has_the_name_of_the_package_that_warns_and_a_wrong_one_ends_no_run(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's, which raise errors
+    cli.set_up_logging()
+    for folder in ("/venv/lib/python3.12/site-packages/joblib/_parts/a.py", r"C:\Lib\site-packages\joblib\a.py"):
+        warnings.showwarning(RuntimeWarning(f"slow {folder[0]}"), RuntimeWarning, folder, 1)
+    logging.getLogger("a_package").warning("%d", "no number")
+    assert capsys.readouterr().err == "[WARNING] joblib: slow /\n[WARNING] joblib: slow C\n"
 
 
 class Terminal(io.StringIO):

@@ -69,7 +69,8 @@ def accelerator(monkeypatch):
 def test_auto_takes_an_accelerator_or_the_cpu_and_gives_the_reason(accelerator, monkeypatch):
     accelerator("cuda", gpus=1)
     assert devices.select_device("auto") == (torch.device("cuda"), "torch found this accelerator: a GPU")
-    assert devices.select_device("cpu") == (CPU, "as --device says")
+    device, reason = devices.select_device("cpu")
+    assert device == CPU and reason.startswith("as --device says; ") and "thread" in reason
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     device, reason = devices.select_device("auto")
     assert device == CPU and reason.startswith("torch found no accelerator; ") and "thread" in reason
@@ -114,6 +115,24 @@ def test_an_accelerator_without_a_distributed_backend_is_for_one_process(acceler
         devices.select_device("mps", Ranks(0, 2, 0, 2))
 
 
+@pytest.fixture
+def set_threads(monkeypatch):
+    """Let torch and the system have other numbers of threads and cores; returns those that torch is then set to."""
+
+    def change(torch_threads: int, usable: int, visible: int, given: str | None = None) -> list[int]:
+        chosen = []
+        monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: [torch_threads, *chosen][-1])
+        monkeypatch.setattr(devices, "usable_cores", lambda: usable)
+        monkeypatch.setattr(devices, "visible_cores", lambda: visible)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        return chosen
+
+    return change
+
+
 @pytest.mark.parametrize(
     "given, place, threads",
     [
@@ -126,12 +145,23 @@ def test_an_accelerator_without_a_distributed_backend_is_for_one_process(acceler
         ("1", Ranks(0, 2, 0, 1), None),  # the user's, one process on each of two machines
     ],
 )
-def test_ranks_share_the_cores_of_their_machine(monkeypatch, given, place, threads):
-    chosen = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+def test_ranks_share_the_cores_of_their_machine(set_threads, given, place, threads):
+    chosen = set_threads(8, usable=8, visible=8, given=given)
     devices.select_device("cpu", place)
     assert chosen == ([threads] if threads else [])
+
+
+@pytest.mark.parametrize("torch_threads, usable, given, shown", [
+    (16, 2, None, "2 threads by the CPU quota"),
+    (16, 1, None, "1 thread by the CPU quota"),
+    (1, 2, None, "1 thread"),  # such as a program's or a forked child's
+    (16, 16, None, "16 threads"),
+    (5, 2, "5", "5 threads"),  # the user's
+])  # fmt: skip
+def test_threads_are_limited_to_the_quota_and_the_log_says_so(
+    set_threads, monkeypatch, torch_threads, usable, given, shown
+):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for name, why in (("auto", "torch found no accelerator"), ("cpu", "as --device says")):
+        set_threads(torch_threads, usable, 16, given)
+        assert devices.select_device(name) == (CPU, f"{why}; {shown}")

@@ -1,11 +1,12 @@
 import os
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 
 from neural_lib.system import environment
-from neural_lib.system.environment import Ranks, ranks_from_environment
+from neural_lib.system.environment import Ranks, available_memory, ranks_from_environment, usable_cores
 from neural_lib.system.errors import UserError
 
 TUNE = """
@@ -52,6 +53,120 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert is_tuned(GLIBC_TUNABLES="glibc.malloc.tcache_count=7")  # of something else
     assert not is_tuned(GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")
     assert not is_tuned(MALLOC_TRIM_THRESHOLD_="131072")
+
+
+@pytest.mark.parametrize("visible, usable, variables, expected", [
+    (16, 2, {}, "2"),
+    (2, 2, {}, None),  # no quota
+    (16, 2, {"OMP_NUM_THREADS": "5"}, "5"),
+    (16, 2, {"WORLD_SIZE": "2"}, None),  # ranks: see devices
+])  # fmt: skip
+def test_libraries_start_no_more_threads_than_the_quota_allows(monkeypatch, visible, usable, variables, expected):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")  # so that this process's malloc stays as it is
+    monkeypatch.setattr(environment, "visible_cores", lambda: visible)
+    monkeypatch.setattr(environment, "usable_cores", lambda: usable)
+    for name in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment.tune_for_cpu()
+    assert os.environ.get("OMP_NUM_THREADS") == expected
+
+
+# --- the limits of control groups ---
+
+V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
+V2_BESIDE_V1 = V2.replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # systemd's hybrid: it has no controllers
+V1_CPU = "33 25 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct"
+V1_MEMORY = "36 25 0:32 {top} /sys/fs/cgroup/memory rw shared:12 - cgroup cgroup rw,memory"
+OTHERS = ["22 27 0:5 / /dev rw shared:2 - devtmpfs udev rw", "25 23 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755"]
+UNLIMITED_V1 = 9223372036854771712
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A made-up Linux system with 16 cores and 8 GB of free memory; returns its root folder."""
+    monkeypatch.setattr(environment, "visible_cores", lambda: 16)
+
+    def make(groups: str, mounts: list[str], files: dict[str, object]) -> Path:
+        made = {
+            "proc/self/cgroup": groups,
+            "proc/self/mountinfo": "\n".join([*OTHERS, *mounts]),
+            "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n",
+            **{f"sys/fs/cgroup/{name}": f"{content}\n" for name, content in files.items()},
+        }
+        for name, content in made.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content)
+        return tmp_path
+
+    return make
+
+
+def v1_cpu(folder: str, quota: int) -> dict[str, int]:
+    """The files of a group of version 1; quota: microseconds of 100,000."""
+    folder = f"cpu,cpuacct/{folder}"
+    return {f"{folder}cpu.cfs_quota_us": quota, f"{folder}cpu.cfs_period_us": 100_000}
+
+
+def memory(folder: str, limit: object, used: int, cache: int, version: int = 2) -> dict[str, object]:
+    """The files of a group: limit, use, and cache that can be freed, bytes."""
+    if version == 2:
+        stat = f"anon 7\ninactive_file {cache}\nactive_file 9"
+        return {f"{folder}memory.max": limit, f"{folder}memory.current": used, f"{folder}memory.stat": stat}
+    folder = f"memory/{folder}"
+    stat = f"cache 8\ninactive_file 1\ntotal_inactive_file {cache}"
+    return {
+        f"{folder}memory.limit_in_bytes": limit,
+        f"{folder}memory.usage_in_bytes": used,
+        f"{folder}memory.stat": stat,
+    }
+
+
+@pytest.mark.parametrize("groups, mounts, files, cores", [
+    ("0::/\n", [V2], {"cpu.max": "200000 100000"}, 2),  # a container with a namespace
+    ("0::/\n", [V2], {"cpu.max": "max 100000"}, 16),
+    ("0::/\n", [V2], {"cpu.max": "10000 100000"}, 1),  # at least one
+    ("0::/\n", [V2], {"cpu.max": "250000 100000"}, 3),  # rounded up
+    ("0::/\n", [V2], {"cpu.max": "9900000 100000"}, 16),  # not more than there are
+    ("0::/job/step\n", [V2], {"job/cpu.max": "300000 100000", "job/step/cpu.max": "max 100000"}, 3),
+    ("0::/job/step\n", [V2], {"job/cpu.max": "300000 100000", "job/step/cpu.max": "100000 50000"}, 2),
+    ("0::/job\n", [V2], {"other/cpu.max": "100000 100000"}, 16),
+    # a container without a namespace: the path is the host's, and the container's group is mounted as the top
+    ("4:cpu,cpuacct:/docker/ab\n", [V1_CPU.format(top="/docker/ab")], v1_cpu("", 150_000), 2),
+    ("4:cpu,cpuacct:/docker/ab/in\n", [V1_CPU.format(top="/docker/ab")], v1_cpu("in/", 400_000), 4),
+    ("4:cpu,cpuacct:/../other\n", [V1_CPU.format(top="/")], v1_cpu("", 400_000) | v1_cpu("../other/", 1), 4),
+    ("4:cpu,cpuacct:/a/b\n", [V1_CPU.format(top="/")], v1_cpu("a/", 500_000) | v1_cpu("a/b/", -1), 5),
+    ("4:cpu,cpuacct:/a\n", [V1_CPU.format(top="/")], v1_cpu("", -1) | v1_cpu("a/", -1), 16),
+    ("4:cpu,cpuacct:/a\n1:name=systemd:/a\n0::/a\n", [V1_CPU.format(top="/"), V2_BESIDE_V1],
+     {**v1_cpu("a/", 200_000), "unified/a/cgroup.procs": 1}, 2),
+    ("garbage", ["garbage"], {"cpu.max": "200000 100000"}, 16),
+])  # fmt: skip
+def test_cores_are_limited_by_the_quotas_of_all_groups_around_the_process(system, groups, mounts, files, cores):
+    assert usable_cores(system(groups, mounts, files)) == cores
+
+
+@pytest.mark.parametrize("groups, mounts, files, free", [
+    ("0::/\n", [V2], memory("", "max", 10, 0), 8_192_000_000),
+    ("0::/\n", [V2], memory("", 1000, 700, 200), 500),
+    ("0::/\n", [V2], memory("", 1000, 1700, 200), 0),
+    ("0::/job/step\n", [V2], memory("job/", 5000, 700, 200) | memory("job/step/", "max", 600, 100), 4500),
+    ("0::/job/step\n", [V2], memory("job/", 5000, 4000, 0) | memory("job/step/", 4000, 100, 0), 1000),
+    ("5:memory:/docker/ab\n", [V1_MEMORY.format(top="/docker/ab")], memory("", 1000, 700, 200, 1), 500),
+    ("5:memory:/s/job\n", [V1_MEMORY.format(top="/")],
+     memory("s/", 900, 700, 200, 1) | memory("s/job/", UNLIMITED_V1, 700, 200, 1), 400),
+    ("5:memory:/a\n0::/a\n", [V1_MEMORY.format(top="/"), V2_BESIDE_V1],
+     memory("a/", 1000, 100, 0, 1) | {"unified/a/cgroup.procs": 1}, 900),
+    ("garbage", ["garbage"], {}, 8_192_000_000),
+])  # fmt: skip
+def test_free_memory_is_limited_by_all_groups_around_the_process(system, groups, mounts, files, free):
+    assert available_memory(system(groups, mounts, files)) == free
+
+
+def test_a_system_without_proc_limits_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "visible_cores", lambda: 16)
+    assert (usable_cores(tmp_path), available_memory(tmp_path)) == (16, sys.maxsize)
 
 
 # --- the ranks that a launcher starts ---

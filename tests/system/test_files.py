@@ -1,9 +1,11 @@
+import atexit
 import errno
 import logging
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -174,6 +176,9 @@ def test_only_old_temporary_files_of_the_same_output_are_removed(tmp_path):
         (tmp_path / name).touch()
         if name not in fresh:
             os.utime(tmp_path / name, (long_ago, long_ago))
+    folder = tmp_path / ".plot.png.12.0123abcf.tmp"
+    (folder / "matplotlib").mkdir(parents=True)
+    os.utime(folder, (long_ago, long_ago))
     remove_abandoned(tmp_path / "plot.png")
     assert sorted(os.listdir(tmp_path)) == sorted(others + fresh)
 
@@ -287,3 +292,55 @@ def test_a_file_counts_as_written_only_if_the_last_write_succeeded(tmp_path):
     assert path.read_bytes() == b"first"
     assert not writer.finish()
     assert writer.write(path, lambda: b"third") and writer.is_written(path)
+
+
+# --- without a writable temporary folder ---
+
+
+@pytest.mark.parametrize("is_fallback", [True, False])
+def test_temporary_files_are_made_beside_the_output_if_there_is_no_other_place(tmp_path, monkeypatch, is_fallback):
+    at_exit = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(atexit, "register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path)] if is_fallback else ["/no/folder"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "")
+    for name in ("model.pth", "plot.png"):  # one folder for both
+        check_output(f"new/{name}", "--output", (".pth", ".png"))
+    (folder,) = (tmp_path / "new").iterdir()
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(folder)
+    tempfile.mkstemp()
+    remove_empty_folders()
+    ((remove, *arguments),) = at_exit
+    remove(*arguments)
+    assert os.listdir(tmp_path) == []  # the command was refused, so its output's folder is gone, too
+
+
+def test_an_existing_temporary_folder_is_used(tmp_path, monkeypatch):
+    before = tempfile.gettempdir()
+    check_output(tmp_path / "model.pth", "--output", (".pth",))
+    assert tempfile.gettempdir() == before and os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_system_that_is_read_only_but_for_the_outputs_trains_and_exports(run_python, tmp_path):
+    code = """
+import logging, sys, tempfile
+tempfile._candidate_tempdir_list = lambda: ["/no/folder"]
+import predict, train
+from neural_lib.system import cli
+model = ["-m", "out/model.pth"]
+status = cli.run(train.main, "train.py", ["-d", "digits", "--epochs", "1", "--logdir", "out/runs", *model])
+for options in (["--evaluate"], ["--export", "out/page.html"], ["--export", "out/model.onnx"], ["-o", "out/few.png"]):
+    status = status or cli.run(predict.main, "predict.py", [*options, *model])
+logging.getLogger("torch._inductor").warning("slow")
+sys.exit(status)
+"""
+    done = run_python("-c", code, MPLCONFIGDIR="/proc/no/folder", TMPDIR="/no/folder")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("[WARNING] ") for line in lines) and len(set(lines)) == len(lines)
+    assert sum("Matplotlib created a temporary cache directory" in line for line in lines) == 1
+    assert lines[-1] == "[WARNING] torch: slow"
+    assert os.listdir(tmp_path) == ["out"]
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]

@@ -362,7 +362,7 @@ def test_a_state_that_is_damaged_or_belongs_to_something_else_is_refused_in_one_
 def test_it_resumes_where_device_said_to_compute(run_train, interrupted):
     interrupted(*DIGITS)
     status, stdout, _ = run_train("--resume")  # on a machine with a GPU, too
-    assert status == 0 and "computing on cpu (as --device says)" in stdout
+    assert status == 0 and "computing on cpu (as --device says; " in stdout
 
 
 def test_a_run_that_is_resumed_or_prolonged_stays_in_its_tensorboard_folder(run_train, interrupted):
