@@ -24,7 +24,7 @@ from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImagesOnCPU, ImageTensors, pixel_digest, pixels_of
 from neural_lib.evaluation import annotate, plots
-from neural_lib.evaluation.calibration import expected_calibration_error
+from neural_lib.evaluation.calibration import MAX_VAL, expected_calibration_error
 from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
@@ -136,6 +136,14 @@ class Report:
         temperature = self.saved.calibration.get("temperature")
         return {"temperature": temperature, "ece_before": before, "ece_after": after}
 
+    @property
+    def not_calibrated(self) -> str:
+        """Why the network has no temperature besides 1, which changes nothing; "" if it has one, or was never tried."""
+        count = self.saved.training.get("val_images")
+        which = "the" if count is None else f"{min(count, MAX_VAL):,}"
+        why = f"on {which} validation image{'' if count == 1 else 's'} a temperature doesn't lower the loss"
+        return why if self.saved.calibration.get("temperature") == 1 else ""
+
     def _classification(self, **options: object) -> object:
         # All classes have a row. Scores of a class that neither occurs nor is predicted are 0.
         options |= {"labels": range(len(self.saved.classes)), "zero_division": 0}
@@ -204,7 +212,9 @@ class Report:
         if lines:
             log.info("the most frequent confusions\n%s", "\n".join(lines))
         temperature, before, after = self.content["calibration"].values()
-        if after is not None:
+        if self.not_calibrated:
+            log.info("expected calibration error: %.4f; not calibrated: %s", before, self.not_calibrated)
+        elif after is not None:
             figures = (before, after, temperature)
             log.info("expected calibration error: %.4f, after calibration %.4f (temperature %.2f)", *figures)
 
@@ -293,6 +303,7 @@ class Report:
             standard_error=standard_error,
             is_tested_on_train=self.is_tested_on_train,
             is_scored_on_val=self.is_scored_on_val,
+            not_calibrated=self.not_calibrated,
             figure=_figure(records),
             records=records,
             runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],

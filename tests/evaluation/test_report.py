@@ -92,6 +92,19 @@ def test_the_calibration_is_that_of_the_probabilities_before_and_after_temperatu
     assert "(temperature 1.50): on" in page and "differ by 19.0 points" in page
 
 
+def test_the_report_says_why_a_network_is_not_calibrated(write, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    scores = SOME._replace(uncalibrated=SOME.probabilities)
+    saved = replace(SAVED, calibration={"temperature": 1.0}, training={"val_images": 20})
+    written = write(scores, saved=saved)["calibration"]
+    assert written["temperature"] == 1 and written["ece_before"] == written["ece_after"]
+    Report(saved, "kmnist", scores, IMAGES).log()
+    why = "not calibrated: on 20 validation images a temperature doesn't lower the loss"
+    assert f"expected calibration error: 0.4200; {why}\n" in caplog.text
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"Probabilities are {why}".replace("'", "&#39;") in page and "(temperature" not in page
+
+
 def test_a_loss_that_is_not_finite_is_null_in_json(write):
     assert write(SOME._replace(loss=float("nan")))["loss"] is None
 
