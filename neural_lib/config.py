@@ -236,6 +236,11 @@ class TrainConfig:
             return
         raise UserError(f"--arch {self.arch}: needs images of {needs}, not {size}; give {advice}")
 
+    def arch_args(self, channels: int, classes: int, image_size: int) -> dict[str, int]:
+        """The arguments of networks.build_network besides dropout, for images of this size, in pixels."""
+        sizes = {"numChannels": channels, "classes": classes, "image_size": image_size}
+        return sizes | ({"width": self.width} if self.width else {})
+
     def distorts(self) -> bool:
         """True if training images are distorted."""
         return any(getattr(self, each.name) for each in fields(self) if each.metadata.get("distorts"))

@@ -54,6 +54,7 @@ PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tif
 DATA_DIR = "data"
 STATE_NAME = "checkpoint.pth"  # beside the model
 STATE_MARK, MODEL_MARK = b"neural_lib training state", b"neural_lib checkpoint"  # in the first bytes of these files
+TORCH_MARKS = (b"PK", b"\x80")  # first bytes of torch.save's files: a zip archive or, before torch 1.6, a pickle
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,11 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
 
 def _init_info(path: str) -> dict[str, str]:
     check_input(path, "--init", "give a model file that train.py wrote")
-    if not begins_with(Path(path), MODEL_MARK):
-        raise UserError(f"--init {path}: is no model file of train.py; give one")
+    if begins_with(Path(path), STATE_MARK):
+        raise UserError(f"--init {path}: is a training state, for --resume; give the network beside it, model.pth")
+    with open(path, "rb") as file:
+        if not file.read(2).startswith(TORCH_MARKS):
+            raise UserError(f"--init {path}: is no model file of train.py, and no file of torch.save; give one")
     return {"init": os.path.abspath(path), "init_sha256": sha256_of(path)}
 
 

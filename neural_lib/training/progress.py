@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from neural_lib import checkpoint
-from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
+from neural_lib.checkpoint import STATE_NAME, Checkpoint, FileFormat, archive_bytes, load_archive, versions
 from neural_lib.config import EPOCH_OPTIONS, TrainConfig, differences, format_values, option_name
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.data.custom import shows_photos
 from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
-from neural_lib.pretrained import load_init
+from neural_lib.pretrained import load_init, warn_of_init
 from neural_lib.records import MEASURES
 from neural_lib.system.distributed import broadcast, from_rank_0, is_main
 from neural_lib.system.errors import UserError
@@ -25,7 +25,7 @@ from neural_lib.training.run import Run, resolve
 from neural_lib.training.runs import RunManager
 
 STATE_FORMAT = FileFormat(
-    name="neural_lib training state",
+    name=STATE_NAME,
     version=5,  # version 4 counted the epochs of a run that begins from other weights from 1
     readable=(5,),
     noun="training state",
@@ -240,7 +240,10 @@ def build_progress(
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info, command.run_info.get("init", ""))
-    inits = from_rank_0(load_init, command.init, configs) if command.init else {}
+    inits = from_rank_0(load_init, command.init, configs, data.info) if command.init else {}
+    if not saved:
+        for config in {config.arch: config for config in configs if config.arch in inits}.values():
+            warn_of_init(command.init, inits[config.arch], config, data.info)
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)

@@ -75,8 +75,7 @@ def build_run(
     shuffle_seed = config.seed if config.shuffle else None
     train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
 
-    arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
-    arch_args |= {"width": config.width} if config.width else {}
+    arch_args = config.arch_args(info.channels, len(info.classes), info.image_size)
     model = build_network(config.arch, **arch_args, dropout=config.dropout).to(device)
     log.info("initialized the %s model", config.arch)
     if (size := sum(each.numel() for each in model.parameters()) * PAGE_BYTES) > PAGE_LIMIT:
