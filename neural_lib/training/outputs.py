@@ -11,10 +11,11 @@ from neural_lib.config import format_values
 from neural_lib.data.images import Data
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
+from neural_lib.records import is_kept, kept_path
 from neural_lib.system import cli
 from neural_lib.system.distributed import any_rank, from_rank_0, is_main, world_size
 from neural_lib.system.errors import DivergedError, RunError
-from neural_lib.system.files import Writer, write_file
+from neural_lib.system.files import Writer, remove_abandoned, write_file
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training.command import Command
 from neural_lib.training.progress import Progress
@@ -101,14 +102,27 @@ class Outputs:
         """Record an epoch that was trained and validated; True if model.pth has its network now."""
         self.writer.retry()
         is_best = self.progress.end_epoch(val)
+        self._keep(
+            self.progress.run
+        )  # before checkpoint.pth: a command that is killed in between trains the epoch again
         self.save_checkpoint()
         return is_best and self._export(self.progress.network)
+
+    def _keep(self, run: Run) -> None:
+        # writes model-epoch-10.pth, if the epoch that has ended is one of those that --keep-every names
+        epoch = run.state.rows[-1]["epoch"]
+        if is_main() and self.command.keep_every and epoch and epoch % self.command.keep_every == 0:
+            path = kept_path(self.command.model, epoch)
+            remove_abandoned(path)
+            self.writer.write(path, run.last_checkpoint().to_bytes)
 
     def end_run(self) -> None:
         """Record that the run under way has ended. Raises OSError if its network can't be written."""
         state, epochs = self.progress.run.state, self.progress.run.config.epochs
         if (ended := state.rows[-1]["epoch"]) < epochs:
             log.info("ending early, after %d of %d epochs: epoch %d was the best", ended, epochs, state.best_epoch)
+        if kept := [path for path in self.writer.written if is_kept(path, self.command.model)]:
+            log.info("kept %d networks: %s", len(kept), kept_path(self.command.model, "*"))
         log.info("total time taken to train the model: %.2fs", state.seconds())
         self.writer.retry()
         before = self.progress.best

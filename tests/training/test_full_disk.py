@@ -72,6 +72,15 @@ def test_space_that_is_found_again_in_time_has_cost_nothing(run_train, full, who
     assert not [name for name in os.listdir("output") if name.startswith(".")]
 
 
+def test_a_kept_network_that_is_written_late_is_that_of_its_epoch(run_train, full, whole):
+    full("model-epoch-2.pth", times=1)
+    status, _, stderr = run_train(*RUN, "--keep-every", 2)
+    assert status == 0 and stderr == f"[WARNING] output/model-epoch-2.pth: {FULL}; trying again later\n"
+    assert outcome("output") == whole
+    metrics = checkpoint.load("output/model-epoch-2.pth").metrics
+    assert metrics["val_loss"] == whole["results"]["rows"][1]["val_loss"] and metrics["epoch"] == 2
+
+
 def test_a_model_that_cannot_be_written_stops_the_run_at_its_end_and_is_in_the_state(run_train, full, whole, earlier):
     full("model.pth")
     status, _, stderr = run_train(*RUN)
