@@ -89,8 +89,7 @@ DATASETS = {
         licence="CC BY-SA 4.0",
         source='"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
         "doi:10.20676/00000341; Clanuwat et al., arXiv:1812.01718",
-        shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
-        "from the training images overstates test accuracy",
+        shift_note="KMNIST's test images differ from those of training",
         folder="KMNIST/raw",
         # The uncompressed files published since February 2019. Older files have other images and the same labels.
         sha256={

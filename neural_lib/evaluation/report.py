@@ -155,22 +155,16 @@ class Report:
 
         (NaN, "") if the network has no validation accuracy on this data set.
         """
-        accuracy, count = self.scores.accuracy, len(self.scores.labels)
         if not self.validation:
             return math.nan, ""
-        validation, val_count = self.validation["accuracy"], self.validation["images"] or count
-        difference = validation - accuracy
+        difference = self.validation["accuracy"] - self.scores.accuracy
         error, val_error = self._errors()
-        scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
-        if self.validation["images"] and val_error > error / 2:
-            scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if self.is_gap_by_chance:
-            return difference, f"{scatter}, so chance may explain that"
+            return difference, f"may be chance (standard errors {100 * val_error:.1f} and {100 * error:.1f} points)"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
-        chosen = "the epoch was chosen on validation images, or the test images are harder"
-        why = chosen if difference > 0 else "the test images are easier"
-        return difference, f"{scatter}, so chance alone hardly explains that: {why}"
+        harder = "the epoch was chosen on it, or the test is harder"
+        return difference, f"hardly chance; {harder if difference > 0 else 'the test images are easier'}"
 
     @property
     def is_gap_by_chance(self) -> bool:
@@ -235,7 +229,7 @@ class Report:
             text = "there is no test/: images of train/ were tested on, val/ validated\n%s"
             log.info(text, "\n".join([*figures, advice]))
         if self.is_scored_on_val:
-            why = "these images validated the network in training and chose its epoch"
+            why = "these images validated the network and chose its epoch"
             log.warning("%s: %s: the scores may promise too much", self.title, why)
 
     def log_gap(self) -> None:
@@ -244,7 +238,7 @@ class Report:
         if abs(difference) > GAP_WORTH_A_WARNING:
             figures = (self.saved.metrics["val_accuracy"], self.scores.accuracy, 100 * abs(difference), meaning)
             level = logging.INFO if self.is_gap_by_chance else logging.WARNING
-            log.log(level, "validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
+            log.log(level, "validation accuracy %.4f, test %.4f, %.1f points apart: %s", *figures)
 
     # --- the files ---
 
