@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import format_values
@@ -21,7 +21,18 @@ from neural_lib.training.command import Command
 from neural_lib.training.progress import Progress
 from neural_lib.training.run import Run
 
+MIN_EPOCHS = 5  # of a run whose first epoch is unlikely to be the best
 log = logging.getLogger(__name__)
+
+
+def log_first_is_best(rows: Sequence[Mapping], best_row: Mapping, epochs: int) -> None:
+    """Hint at the learning rate if the first of many epochs of a run was the best; with --init that is no surprise.
+
+    rows: of the epochs that have ended. epochs: their requested number.
+    """
+    is_first = len(rows) > 1 and rows[0]["epoch"] == best_row["epoch"] == 1
+    if is_first and epochs >= MIN_EPOCHS and best_row["val_accuracy"] < 1:
+        log.info("epoch 1 of %d validated best: try a lower --lr", epochs)
 
 
 class Outputs:
@@ -164,6 +175,7 @@ class Outputs:
             raise RunError(f"{which}{failures[max(failures)]}{self.summary()}")
         best, row = from_rank_0(self.progress.calibrated_best, data), manager.best()
         name = f"run {row['run']}, " * (manager.count > 1) + f"epoch {row['epoch']}"
+        log_first_is_best(manager.rows_by_run[row["run"]], row, self.progress.configs[row["run"] - 1].epochs)
         log.info("evaluating the network of %s on the test set...", name)
         return best
 
