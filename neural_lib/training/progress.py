@@ -10,7 +10,7 @@ import torch
 
 from neural_lib import checkpoint
 from neural_lib.checkpoint import STATE_NAME, Checkpoint, FileFormat, archive_bytes, load_archive, versions
-from neural_lib.config import EPOCH_OPTIONS, TrainConfig, differences, format_values, option_name
+from neural_lib.config import EPOCH_OPTIONS, RECIPES, TrainConfig, differences, format_values, option_name
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.data.custom import shows_photos
 from neural_lib.data.images import Data
@@ -252,9 +252,12 @@ def build_progress(
     parts = data.parts if data.has_user_images else None
     hidden = set.intersection(*(set(config.without_effect(parts)) for config in configs))
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
-    values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
-    log.info("recipe %s%s, with\n%s", command.options["recipe"], network, values)
+    recipe = RECIPES[command.options["recipe"]].config(command.is_photos, dataset=data.dataset, arch=configs[0].arch)
+    common = [(name, value) for name, value in manager.common().items() if name not in hidden | {"precision"}]
+    changed = format_values({name: value for name, value in common if value != getattr(recipe, name)})
+    values = textwrap.indent(textwrap.fill(changed, 76, break_on_hyphens=False), "    ")
+    log.info("recipe %s%s%s", command.options["recipe"], network, changed and f", with\n{values}")
+    log.info("all hyper-parameters: %s", command.tables[1])
     if idle := [option_name(name) for name in command.params if name in hidden and name in EPOCH_OPTIONS]:
         log.warning("%s: no effect, as no epoch is trained; give --epochs 1 or more", ", ".join(idle))
     if command.replaced:
