@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     full(name)
     status, stdout, stderr = run_train(*RUN[:-5], "--epochs", 3, "--batch-size", 32)
     assert status == 1 and f"[ERROR] output/{name}: {FULL}; it was not written\n" in stderr
-    assert stderr.count("[ERROR]") == 1 and name not in stdout
+    assert stderr.count("[ERROR]") == 1 and name not in stdout.split("wrote in")[1]
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     others = {"model.pth", "checkpoint.pth", "results.csv", "results.json", "plot.png"}
     others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}
