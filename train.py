@@ -48,6 +48,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="STEPS",
         help="also write checkpoint.pth after every so many steps (default: after each epoch)",
     )
+    add("--keep-every", type=int, default=0, metavar="N", help="also keep every Nth epoch's network: model-epoch-N.pth")
     add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
     add("--compile", action="store_true", help="torch.compile the network (slower on the CPUs tried)")

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 import struct
 import textwrap
 import warnings
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neural_lib.config import TrainConfig
+from neural_lib.config import ARCHS, TORCHVISION_ARCHS, TrainConfig
 from neural_lib.data.catalog import DATASETS, DatasetInfo, Placement, Preparation
 from neural_lib.networks import build_network
 from neural_lib.system.errors import UserError
@@ -31,6 +32,12 @@ MARK = b"neural_lib sha256 "  # precedes the 64 hexadecimal digits of the checks
 COMMENT_SIZE = len(MARK) + 64
 END = b"PK\x05\x06"  # beginning of a zip archive's last record; its last two bytes are the comment's length
 END_SIZE = 22  # bytes of that record without the comment
+STATE_NAME = "neural_lib training state"  # the format of checkpoint.pth
+IS_STATE = "is the training state, from which train.py --resume resumes; give the network beside it, model.pth"
+PICKLED = "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
+OTHER_CODE = "use the code that trained it, or train again"
+WEIGHTS_ENTRIES = ("state_dict", "model_state_dict", "model")  # names under which training scripts save weights
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # in names of weights, by DataParallel and torch.compile
 
 # Loading a network starts OpenMP's threads. A forked child does not have them, and GNU OpenMP would wait for them for
 # ever; with one thread it doesn't.
@@ -95,9 +102,10 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
             content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds of errors for a foreign file
         if "GLOBAL" in str(error):  # the pickle instruction to import a class or function
-            why = "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
-            raise refusal(why) from None
+            raise refusal(PICKLED) from None
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
+    if isinstance(content, dict) and kind.name == MODEL_FORMAT.name and content.get("format") == STATE_NAME:
+        raise UserError(f"{name}: {IS_STATE}")
     if not isinstance(content, dict) or content.get("format") != kind.name:
         raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
     file_version = content.get("format_version")
@@ -172,16 +180,25 @@ class Checkpoint:
     def build_model(self) -> nn.Module:
         """Build the trained network, on the CPU and in evaluation mode.
 
-        It is run on one image. Raises UserError if weights, image size or classes don't fit the network.
+        It is run on one image. Raises UserError if this version has no such network, or another one of that name, or
+        image size or classes don't fit it.
         """
+        if self.arch not in ARCHS and self.arch not in TORCHVISION_ARCHS:
+            raise UserError(f"there is no network {self.arch!r} in this version; {OTHER_CODE}")
         try:
             model = build_network(self.arch, **self.arch_args)
             model.load_state_dict(self.state_dict)
+        except (AttributeError, TypeError, RuntimeError) as error:  # arguments, or names and shapes of weights
+            why = textwrap.shorten(str(error), 200)
+            raise UserError(
+                f"the code of network {self.arch!r} isn't the code that was trained: {why}; {OTHER_CODE}"
+            ) from None
+        try:
             with torch.inference_mode():
                 outputs = model.eval()(torch.zeros(1, len(self.mean), self.image_size, self.image_size)).size(1)
             if outputs != len(self.classes):
                 raise ValueError(f"the network has {outputs} outputs, and {len(self.classes)} classes are named")
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, UserError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
                 f"{textwrap.shorten(str(error), 200)}; train it again"
@@ -225,14 +242,23 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
 def load_tensors(path: str | Path, if_damaged: str) -> dict[str, Tensor]:
     """Read a file of tensors by name that another program saved with torch, without running any code in it.
 
-    if_damaged: advice in the UserError that is raised if the file can't be read.
+    The tensors may be in an entry of the file, and have the prefixes that torch's wrappers of modules add. if_damaged:
+    advice in the UserError that is raised if the file can't be read or holds no such tensors.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds of errors
-        raise UserError(f"{path}: can't be read ({textwrap.shorten(str(error), 100)}); {if_damaged}") from None
-    return dict(content)
+        why = PICKLED if "GLOBAL" in str(error) else f"can't be read ({textwrap.shorten(str(error), 100)})"
+        raise UserError(f"{path}: {why}; {if_damaged}") from None
+    for entry in WEIGHTS_ENTRIES:
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {WRAPPERS.sub("", str(name)): value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors by name; {if_damaged}")
+    return tensors
 
 
 def describe(path: Path) -> tuple[str, str]:

@@ -259,6 +259,17 @@ def check_results(folder: Path) -> tuple[Path, Path]:
     return table, records
 
 
+def kept_path(model: Path, epoch: int | str) -> Path:
+    """The file beside a model in which --keep-every keeps the network of an epoch: model-epoch-10.pth."""
+    return model.with_name(f"{model.stem}-epoch-{epoch}{model.suffix}")
+
+
+def is_kept(path: Path, model: Path) -> bool:
+    """True if `path` is a file in which --keep-every keeps a network beside that model."""
+    epoch = path.stem.removeprefix(f"{model.stem}-epoch-")
+    return epoch.isdecimal() and path == kept_path(model, epoch)
+
+
 def owner_of(folder: Path, default: str) -> str:
     """The name of the model file that results.json in a folder belongs to; `default` if one of the two is missing."""
     try:

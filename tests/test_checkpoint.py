@@ -17,6 +17,7 @@ from neural_lib.data.images import Normalisation, load_images
 from neural_lib.lenet import LeNet
 from neural_lib.networks import build_network
 from neural_lib.system.errors import UserError
+from neural_lib.training.progress import STATE_FORMAT
 
 # --- archives ---
 
@@ -155,7 +156,8 @@ def malicious(path) -> dict:
     (lambda path: path.touch(), "is damaged, cut short or no checkpoint"),
     (lambda path: path.write_text("this is no model\n" * 100), "is damaged, cut short or no checkpoint"),
     (lambda path: torch.save(LeNet(1, 10).state_dict(), path), "is no checkpoint of train.py"),
-], ids=["nothing", "folder", "module", "attack", "legacy", "pickle", "empty", "text", "weights"])  # fmt: skip
+    (lambda path: path.write_bytes(archive_bytes({}, STATE_FORMAT)), "is the training state, .*; give .* model.pth"),
+], ids=["nothing", "folder", "module", "attack", "legacy", "pickle", "empty", "text", "weights", "state"])  # fmt: skip
 def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, make, message):
     path = tmp_path / "model.pth"
     make(path)
@@ -216,11 +218,18 @@ def test_a_display_name_ends_in_the_class_character_if_there_is_one(saved):
     assert replace(saved, classes=["o", "ki"], glyphs=["お", "き"]).display_name(1) == "ki き"
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"arch": "tiny"}, "there is no network 'tiny' in this version; use the code that trained it, or train again"),
+    ({"arch_args": {"numChannels": 1, "classes": 7}}, "'lenet' isn't the code .* size mismatch for fc2"),
+    ({"arch_args": {"colour": "red"}}, "'lenet' isn't the code that was trained: .* unexpected keyword"),
+    ({"state_dict": {}}, "'lenet' isn't the code that was trained: .* Missing key.*; use the code that trained it, or"),
+])  # fmt: skip
+def test_a_network_whose_code_has_changed_is_named(saved, change, message):
+    with pytest.raises(UserError, match=message):
+        replace(saved, **change).build_model()
+
+
 @pytest.mark.parametrize("change", [
-    {"arch": "unheard-of"},
-    {"arch_args": {"numChannels": 1, "classes": 7}},
-    {"arch_args": {"colour": "red"}},
-    {"state_dict": {}},
     {"classes": ["only", "two"]},
     {"image_size": 32},
     {"mean": [0.1, 0.2, 0.3]},

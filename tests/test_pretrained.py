@@ -4,8 +4,10 @@ import hashlib
 import importlib.util
 import os
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
+import made_up
 import pytest
 import torch
 from torchvision import models
@@ -13,8 +15,9 @@ from torchvision import models
 from neural_lib import pretrained
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import IMAGENET_ARCHS, TORCHVISION_ARCHS, TrainConfig
+from neural_lib.data.catalog import DATASETS
 from neural_lib.networks import build_network
-from neural_lib.pretrained import copy_weights, load_imagenet, load_init, statistics_for
+from neural_lib.pretrained import copy_weights, load_imagenet, load_init, statistics_for, warn_of_init
 from neural_lib.system.errors import RunError, UserError
 
 LITE0 = "efficientnet-lite0"
@@ -201,4 +204,115 @@ def test_imagenet_has_weights_for_each_network_of_a_grid(monkeypatch):
     monkeypatch.setattr(pretrained, "load_imagenet", lambda arch: f"weights for {arch}")
     archs = IMAGENET_ARCHS[:2]
     configs = [TrainConfig(arch=arch, lr=lr) for arch in archs for lr in (0.1, 0.2)]
-    assert load_init("imagenet", configs) == {arch: f"weights for {arch}" for arch in archs}
+    assert load_init("imagenet", configs, DATASETS["cifar10"]) == {arch: f"weights for {arch}" for arch in archs}
+
+
+# --- files of weights alone ---
+
+LENET, KMNIST = TrainConfig(arch="lenet"), DATASETS["kmnist"]
+PHOTOS = replace(DATASETS["cifar10"], image_size=64, classes=("cat", "dog"))
+
+
+def lenet_weights(**changes: object) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return build_network("lenet", numChannels=1, classes=26, image_size=28).state_dict() | changes
+
+
+def begun_from(path, config: TrainConfig = LENET, info=KMNIST) -> tuple[dict, list[str]]:
+    """The weights of a configuration's network that begins from a file, and what is said to begin anew."""
+    saved = load_init(str(path), [config], info)[config.arch]
+    assert statistics_for(saved, info.channels) is None  # images are normalised by their own statistics
+    model = build_network(config.arch, **config.arch_args(info.channels, len(info.classes), info.image_size))
+    return model.state_dict(), copy_weights(model, saved, info.classes)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("entry", ["", "state_dict", "model", "model_state_dict"])
+def test_weights_that_another_program_saved_are_taken_but_for_the_last_layer(tmp_path, prefix, entry):
+    weights = {f"{prefix}{name}": value for name, value in lenet_weights().items()}
+    torch.save({entry: weights, "epoch": 3, "optimizer": {"lr": 0.1}} if entry else weights, tmp_path / "w.pt")
+    begun, anew = begun_from(tmp_path / "w.pt")
+    assert anew == ["the last layer for its classes"]
+    assert all(torch.equal(begun[name], lenet_weights()[name]) for name in [*begun][:-2])
+
+
+def test_weights_with_other_names_are_taken_in_their_order(tmp_path):
+    torch.save({f"layer{number}": value for number, value in enumerate(lenet_weights().values())}, tmp_path / "w.pt")
+    begun, anew = begun_from(tmp_path / "w.pt")
+    assert anew == ["the last layer for its classes"] and torch.equal(begun["fc1.bias"], lenet_weights()["fc1.bias"])
+
+
+@pytest.mark.parametrize(
+    "arch, first", [("mobilenet_v3_small", "network.features.0.0.weight"), ("resnet18", "conv1.weight")]
+)
+def test_weights_with_torchvisions_names_are_taken(tmp_path, arch, first):
+    weights = models.get_model(arch).state_dict()
+    torch.save(weights, tmp_path / "w.pt")
+    begun, anew = begun_from(tmp_path / "w.pt", TrainConfig(arch=arch), PHOTOS)
+    is_for_photos = arch != "resnet18"  # which has another first layer here
+    assert anew == [f"{first} (of another shape)"] * (not is_for_photos) + ["the last layer for its classes"]
+    prefix = "network." * is_for_photos
+    taken = [name for name in [*weights][:-2] if prefix + name != first or is_for_photos]
+    assert all(torch.equal(begun[prefix + name], weights[name]) for name in taken)
+
+
+def test_weights_with_timms_names_are_taken(tmp_path):
+    """They stand in the order of this project's network; see EfficientNet-Lite0's package above."""
+    args = TrainConfig(arch=LITE0).arch_args(3, 1000, 224)
+    weights = build_network(LITE0, **args).state_dict()
+    torch.save({f"of_timm.{number}": value for number, value in enumerate(weights.values())}, tmp_path / "w.pt")
+    begun, anew = begun_from(tmp_path / "w.pt", TrainConfig(arch=LITE0), PHOTOS)
+    assert anew == ["the last layer for its classes"]
+    assert all(torch.equal(begun[name], weights[name]) for name in [*weights][:-2])
+
+
+def test_weights_that_do_not_fit_are_named_before_training(tmp_path, caplog):
+    weights = lenet_weights(extra=torch.zeros(1))
+    weights["fc1.weight"] = torch.zeros(500, 1250)
+    del weights["conv2.bias"]
+    torch.save(weights, tmp_path / "w.pt")
+    _, anew = begun_from(tmp_path / "w.pt")
+    assert anew == ["conv2.bias (missing)", "fc1.weight (of another shape)", "the last layer for its classes"]
+    warn_of_init("w.pt", load_init(str(tmp_path / "w.pt"), [LENET], KMNIST)["lenet"], LENET, KMNIST)
+    named = "missing: conv2.bias; of another shape: fc1.weight; unknown: extra"
+    assert [each.message for each in caplog.records] == [
+        f"--init w.pt: layers in the middle of the network begin anew: {named}"
+    ]
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda: made_up.make_checkpoint("kmnist", "lenet-slim").state_dict,
+     "these are not the weights of lenet: of another shape: conv1.weight, conv1.bias, conv2.weight and 3 more; "
+     "unknown: out.weight, out.bias; give the --arch and --width that they belong to"),
+    (lambda: {"loss": 0.1, "model": {}}, "holds no tensors by name; give a saved model.state_dict()"),
+    (lambda: [torch.zeros(3)], "holds no tensors by name; give a saved model.state_dict()"),
+    (lambda: torch.nn.Linear(2, 2), "holds pickled Python objects, such as torch.save(model) leaves"),
+])  # fmt: skip
+def test_a_file_without_weights_that_fit_is_refused(tmp_path, content, message):
+    torch.save(content(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load_init(str(tmp_path / "w.pt"), [LENET], KMNIST)
+    assert str(tmp_path / "w.pt") in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- warnings before training ---
+
+
+def test_a_network_of_written_characters_beside_pictures_prepared_otherwise_is_a_warning(caplog):
+    saved, own = made_up.make_checkpoint("kmnist", "lenet"), TrainConfig(dataset="hand")
+    advice = "--init model.pth reads written characters; if these pictures show some, too, give --writing"
+    for config, info in ((own, replace(KMNIST, placement=None)), (own, KMNIST), (LENET, DATASETS["fashion-mnist"])):
+        caplog.clear()
+        warn_of_init("model.pth", saved, config, info)
+        assert [each.message for each in caplog.records] == ([advice] if info.placement is None else [])
+
+
+@pytest.mark.parametrize("size, channels, named", [
+    (28, 1, ""), (28, 3, ""), (32, 1, "fc1.weight"), (32, 3, "fc1.weight"),
+])  # fmt: skip
+def test_layers_that_begin_anew_in_the_middle_of_the_network_are_a_warning(caplog, size, channels, named):
+    info = replace(KMNIST, image_size=size, channels=channels)
+    warn_of_init("model.pth", made_up.make_checkpoint("kmnist", "lenet"), LENET, info)
+    middle = "--init model.pth: layers in the middle of the network begin anew"
+    text = f"{middle} (it was trained on images of 28 pixels, not 32): of another shape: {named}"
+    assert [each.message for each in caplog.records] == ([text] if named else [])

@@ -134,8 +134,7 @@ DATASETS = {
         licence="CC BY-SA 4.0",
         source=KMNIST_SOURCE,
         other_names=("kuzushiji-mnist",),
-        shift_note="KMNIST's test images differ in distribution from its training images, so a validation split drawn "
-        "from the training images overstates test accuracy",
+        shift_note="KMNIST's test images differ from those of training",
         folder="KMNIST/raw",
         # The uncompressed files published since February 2019. Older files have other images and the same labels.
         sha256={

@@ -1,7 +1,8 @@
 """Calibrated probabilities, and the detection of images unlike the training images (out of distribution).
 
 Temperature scaling (Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599) divides the logits by
-one number, fitted on validation images. It doesn't change which class is the most probable.
+one number, fitted on validation images. It doesn't change which class is the most probable. On few images it can be
+worse than none, so it is taken only if, in cross-validation, it lowers the loss of images that it wasn't fitted to.
 
 Unlike images are detected by their features, the inputs of the network's last layer, after Wang et al. 2022 (ViM:
 out-of-distribution with virtual-logit matching, arXiv:2203.10807), in two ways: the features lie outside of the few
@@ -29,6 +30,7 @@ EXPLAINED = 0.9  # share of the features' variance in the kept directions; 95 % 
 MAX_DIRECTIONS = 128  # 256 kB for LeNet's 500 features
 MAX_TEMPERATURE = 20.0  # the lowest is 1 / MAX_TEMPERATURE
 PRIOR = 10  # validation images that the network's own probabilities count as much as
+FOLDS = 10  # parts of the validation images, for cross-validation
 BINS = 15  # of probabilities, as in Guo et al.
 
 log = logging.getLogger(__name__)
@@ -105,19 +107,20 @@ def outside(features: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
 def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict:
     """Calibrate a saved network on its training and validation images, on their device.
 
-    Returns the value of Checkpoint.calibration: temperature and, if there are enough validation images, mean (F,),
-    directions (k, F), outside and highest (mean and standard deviation each), and threshold, a distance that one of
-    REFUSED validation images exceeds. If there are fewer, the furthest one alone would set it, which may be a stray
-    picture; so the threshold is DEVIATIONS from the mean, and the highest logit counts half (its standard deviation is
-    doubled), because it varies most among a few images. Empty if the network's outputs aren't finite. One rank can call
-    it without the others.
+    Returns the value of Checkpoint.calibration: temperature, which is 1 if no other lowers the loss, and, if there are
+    enough validation images, mean (F,), directions (k, F), outside and highest (mean and standard deviation each), and
+    threshold, a distance that one of REFUSED validation images exceeds. If there are fewer, the furthest one alone
+    would set it, which may be a stray picture; so the threshold is DEVIATIONS from the mean, and the highest logit
+    counts half (its standard deviation is doubled), because it varies most among a few images. Empty if the network's
+    outputs aren't finite. One rank can call it without the others.
     """
     model, normalise = saved.build_model().to(val.device), Normalisation(saved.mean, saved.std).to(val.device)
     outputs, labels = _run(model, normalise, val, MAX_VAL)
     if not all(each.isfinite().all() for each in outputs):
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
-    content = {"temperature": fit_temperature(outputs.log_probs, labels)}
+    is_useful = temperature_lowers_loss(outputs.log_probs, labels)
+    content = {"temperature": fit_temperature(outputs.log_probs, labels) if is_useful else 1.0}
     if len(labels) < MIN_VAL_IMAGES:
         few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
         log.info("%s to tell which pictures are unlike those of training; that takes %d", few, MIN_VAL_IMAGES)
@@ -163,6 +166,23 @@ def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
         slope = expected - ((logits / math.exp(middle)).softmax(dim=1) * logits).sum()
         low, high = (low, middle) if slope > 0 else (middle, high)
     return math.exp((low + high) / 2)
+
+
+def temperature_lowers_loss(log_probs: Tensor, labels: Tensor) -> bool:
+    """True if a temperature lowers the loss in cross-validation: of each of FOLDS parts, fitted to all other images.
+
+    log_probs: (N, classes). labels: (N,). The loss is summed over the parts. False for a single image.
+    """
+    count = len(labels)
+    fold_of = torch.arange(count) % FOLDS  # images in the order of their classes are spread over the parts
+    change = 0.0  # of the loss, summed over the images
+    for fold in range(min(count, FOLDS) if count > 1 else 0):
+        own, others = fold_of == fold, fold_of != fold
+        logits = log_probs[own].double()
+        at_best = (logits / fit_temperature(log_probs[others], labels[others])).log_softmax(dim=1)
+        change += functional.nll_loss(at_best, labels[own], reduction="sum")
+        change -= functional.nll_loss(logits, labels[own], reduction="sum")
+    return bool(change < 0)
 
 
 def principal_directions(features: Tensor) -> tuple[Tensor, Tensor]:

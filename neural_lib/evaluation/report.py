@@ -24,7 +24,7 @@ from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.images import ImagesOnCPU, ImageTensors, pixel_digest, pixels_of
 from neural_lib.evaluation import annotate, plots
-from neural_lib.evaluation.calibration import expected_calibration_error
+from neural_lib.evaluation.calibration import MAX_VAL, expected_calibration_error
 from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
@@ -136,6 +136,14 @@ class Report:
         temperature = self.saved.calibration.get("temperature")
         return {"temperature": temperature, "ece_before": before, "ece_after": after}
 
+    @property
+    def not_calibrated(self) -> str:
+        """Why the network has no temperature besides 1, which changes nothing; "" if it has one, or was never tried."""
+        count = self.saved.training.get("val_images")
+        which = "the" if count is None else f"{min(count, MAX_VAL):,}"
+        why = f"on {which} validation image{'' if count == 1 else 's'} a temperature doesn't lower the loss"
+        return why if self.saved.calibration.get("temperature") == 1 else ""
+
     def _classification(self, **options: object) -> object:
         # All classes have a row. Scores of a class that neither occurs nor is predicted are 0.
         options |= {"labels": range(len(self.saved.classes)), "zero_division": 0}
@@ -147,22 +155,16 @@ class Report:
 
         (NaN, "") if the network has no validation accuracy on this data set.
         """
-        accuracy, count = self.scores.accuracy, len(self.scores.labels)
         if not self.validation:
             return math.nan, ""
-        validation, val_count = self.validation["accuracy"], self.validation["images"] or count
-        difference = validation - accuracy
+        difference = self.validation["accuracy"] - self.scores.accuracy
         error, val_error = self._errors()
-        scatter = f"on {count:,} images test accuracy has a standard error of {100 * error:.1f} points"
-        if self.validation["images"] and val_error > error / 2:
-            scatter += f", and on {val_count:,} images validation accuracy one of {100 * val_error:.1f}"
         if self.is_gap_by_chance:
-            return difference, f"{scatter}, so chance may explain that"
+            return difference, f"may be chance (standard errors {100 * val_error:.1f} and {100 * error:.1f} points)"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
-        chosen = "the epoch was chosen on validation images, or the test images are harder"
-        why = chosen if difference > 0 else "the test images are easier"
-        return difference, f"{scatter}, so chance alone hardly explains that: {why}"
+        harder = "the epoch was chosen on it, or the test is harder"
+        return difference, f"hardly chance; {harder if difference > 0 else 'the test images are easier'}"
 
     @property
     def is_gap_by_chance(self) -> bool:
@@ -204,7 +206,9 @@ class Report:
         if lines:
             log.info("the most frequent confusions\n%s", "\n".join(lines))
         temperature, before, after = self.content["calibration"].values()
-        if after is not None:
+        if self.not_calibrated:
+            log.info("expected calibration error: %.4f; not calibrated: %s", before, self.not_calibrated)
+        elif after is not None:
             figures = (before, after, temperature)
             log.info("expected calibration error: %.4f, after calibration %.4f (temperature %.2f)", *figures)
 
@@ -225,7 +229,7 @@ class Report:
             text = "there is no test/: images of train/ were tested on, val/ validated\n%s"
             log.info(text, "\n".join([*figures, advice]))
         if self.is_scored_on_val:
-            why = "these images validated the network in training and chose its epoch"
+            why = "these images validated the network and chose its epoch"
             log.warning("%s: %s: the scores may promise too much", self.title, why)
 
     def log_gap(self) -> None:
@@ -234,7 +238,7 @@ class Report:
         if abs(difference) > GAP_WORTH_A_WARNING:
             figures = (self.saved.metrics["val_accuracy"], self.scores.accuracy, 100 * abs(difference), meaning)
             level = logging.INFO if self.is_gap_by_chance else logging.WARNING
-            log.log(level, "validation accuracy %.4f, test accuracy %.4f: %.1f points apart: %s", *figures)
+            log.log(level, "validation accuracy %.4f, test %.4f, %.1f points apart: %s", *figures)
 
     # --- the files ---
 
@@ -293,6 +297,7 @@ class Report:
             standard_error=standard_error,
             is_tested_on_train=self.is_tested_on_train,
             is_scored_on_val=self.is_scored_on_val,
+            not_calibrated=self.not_calibrated,
             figure=_figure(records),
             records=records,
             runs=_rows_of_runs(records, MAX_RUNS) if records and records.count > 1 else [],

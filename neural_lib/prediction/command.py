@@ -10,7 +10,7 @@ from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.prediction.window import is_display_available
-from neural_lib.records import owner_of
+from neural_lib.records import is_kept, owner_of
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import check_input, check_output, check_output_folder, remove_abandoned
 
@@ -40,9 +40,12 @@ def _check_output(args: argparse.Namespace) -> Path | None:
     """The path of the output, or None. Raises UserError if nothing can be written there."""
     if args.evaluate:
         model = Path(os.path.realpath(args.model)) if Path(args.model).is_symlink() else Path(args.model)
-        if not args.output and (owner := owner_of(model.parent, default=model.name)) != model.name:
+        owner, folder = owner_of(model.parent, default=model.name), args.output or model.parent
+        if not args.output and is_kept(model, model.with_name(owner)):
+            folder = model.with_suffix("")  # model-epoch-10, beside the report of model.pth
+        elif not args.output and owner != model.name:
             raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, another folder")
-        return check_output_folder(args.output or model.parent, "--output")
+        return check_output_folder(folder, "--output")
     option, path, suffixes = "--output", args.output or "output/predictions.png", annotate.SUFFIXES
     if args.draw:
         path, suffixes = check_output_folder(args.output or "output", option) / DRAW_PAGE, EXPORT_SUFFIXES

@@ -28,7 +28,7 @@ from neural_lib.config import (
 )
 from neural_lib.data.catalog import DATASETS, DatasetInfo, identify
 from neural_lib.evaluation.report_files import ReportFiles
-from neural_lib.records import check_results, owner_of
+from neural_lib.records import check_results, is_kept, kept_path, owner_of
 from neural_lib.system.environment import ranks_from_environment
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import (
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 RESUMED = ("command", "started", "init", "init_sha256")  # entries of run_info that stay when a command is resumed
 MIN_VAL = 100  # photos that validate: the standard error of an accuracy of 90 % on 100 images is 3 points
 MAX_RUNS = 1000  # a larger grid is probably a mistake
+NO_GRID = "--keep-every: is for one run, not for a grid; the best run's network is kept"
 OTHER_MODEL = "move it, or give a --model in another folder"
 MODEL_SUFFIXES = (".pth", ".pt")
 # those of matplotlib's formats (FigureCanvasBase.filetypes) that know transparency
@@ -54,6 +55,7 @@ PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tif
 DATA_DIR = "data"
 STATE_NAME = "checkpoint.pth"  # beside the model
 STATE_MARK, MODEL_MARK = b"neural_lib training state", b"neural_lib checkpoint"  # in the first bytes of these files
+TORCH_MARKS = (b"PK", b"\x80")  # first bytes of torch.save's files: a zip archive or, before torch 1.6, a pickle
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Command:
     report: ReportFiles
     run_info: dict  # how it was started, for the model file: keys of Checkpoint.training
     is_resume: bool  # whether --resume was given
+    keep_every: int = 0  # epochs from one kept network to the next; 0: none is kept
     is_longer: bool = False  # whether the runs are resumed with more epochs than before
     replaced: str = ""  # the network that --model holds and the command will replace, in words
     may_fall_back: bool = False  # whether the embedded digits may replace a data set that can't be downloaded
@@ -142,6 +145,14 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
         build_configs(args.params, args.recipe, dataset or TrainConfig.dataset, init)
     model = check_output(args.model, "--model", MODEL_SUFFIXES)
     _check_model(model)
+    if args.keep_every < 0:
+        raise UserError(f"--keep-every must be a whole number of epochs, 0 for none, not {args.keep_every}")
+    if args.keep_every:
+        if math.prod(map(len, args.params.values())) > 1:
+            raise UserError(NO_GRID)
+        check_is_ours(
+            check_output(kept_path(model, args.keep_every), "--keep-every", MODEL_SUFFIXES), MODEL_MARK, OTHER_MODEL
+        )
     plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     state = check_output(model.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)
@@ -168,13 +179,17 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
         params=args.params, recipe=args.recipe or "", dataset=dataset, data_dir=args.data or "",
         use_cache=not args.no_cache, device=args.device, model=model, plot=plot, state=state, logdir=logdir,
         tables=(table, records), report=report, run_info=run_info, is_resume=args.resume, init=run_info.get("init", ""),
+        keep_every=args.keep_every,
     )  # fmt: skip
 
 
 def _init_info(path: str) -> dict[str, str]:
     check_input(path, "--init", "give a model file that train.py wrote")
-    if not begins_with(Path(path), MODEL_MARK):
-        raise UserError(f"--init {path}: is no model file of train.py; give one")
+    if begins_with(Path(path), STATE_MARK):
+        raise UserError(f"--init {path}: is a training state, for --resume; give the network beside it, model.pth")
+    with open(path, "rb") as file:
+        if not file.read(2).startswith(TORCH_MARKS):
+            raise UserError(f"--init {path}: is no model file of train.py, and no file of torch.save; give one")
     return {"init": os.path.abspath(path), "init_sha256": sha256_of(path)}
 
 
@@ -191,6 +206,8 @@ def resumed(command: Command, saved: Mapping) -> Command:
     options, runs = saved["options"], [_config(each) for each in saved["requested"]]
     params, dataset = saved["params"], command.dataset or runs[0].dataset
     recipe, is_photos = command.recipe or options["recipe"], saved["is_photos"]
+    if command.keep_every and len(runs) > 1:
+        raise UserError(NO_GRID)
     configs = build_configs(params | command.params, recipe, dataset, options.get("init", ""), is_photos)
     values, new_values = _values(runs), _values(configs)
     given = {*command.params, *(["dataset"] if command.dataset else []), *(values if command.recipe else [])}
@@ -318,7 +335,12 @@ def _check_model(path: Path) -> None:
     # model would be replaced. A copy of that model does no harm.
     check_is_ours(path, MODEL_MARK, OTHER_MODEL)
     for other in sorted(path.parent.iterdir()):
-        if other == path or other.suffix.lower() not in MODEL_SUFFIXES or not begins_with(other, MODEL_MARK):
+        if (
+            other == path
+            or is_kept(other, path)
+            or other.suffix.lower() not in MODEL_SUFFIXES
+            or not begins_with(other, MODEL_MARK)
+        ):
             continue
         if not path.exists() or owner_of(path.parent, default=path.name) != path.name:
             raise UserError(

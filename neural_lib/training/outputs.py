@@ -4,23 +4,35 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import format_values
 from neural_lib.data.images import Data
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
+from neural_lib.records import is_kept, kept_path
 from neural_lib.system import cli
 from neural_lib.system.distributed import any_rank, from_rank_0, is_main, world_size
 from neural_lib.system.errors import DivergedError, RunError
-from neural_lib.system.files import Writer, write_file
+from neural_lib.system.files import Writer, remove_abandoned, write_file
 from neural_lib.system.signals import GracefulStop, StoppedBetweenSteps
 from neural_lib.training.command import Command
 from neural_lib.training.progress import Progress
 from neural_lib.training.run import Run
 
+MIN_EPOCHS = 5  # of a run whose first epoch is unlikely to be the best
 log = logging.getLogger(__name__)
+
+
+def log_first_is_best(rows: Sequence[Mapping], best_row: Mapping, epochs: int) -> None:
+    """Hint at the learning rate if the first of many epochs of a run was the best; with --init that is no surprise.
+
+    rows: of the epochs that have ended. epochs: their requested number.
+    """
+    is_first = len(rows) > 1 and rows[0]["epoch"] == best_row["epoch"] == 1
+    if is_first and epochs >= MIN_EPOCHS and best_row["val_accuracy"] < 1:
+        log.info("epoch 1 of %d validated best: try a lower --lr", epochs)
 
 
 class Outputs:
@@ -101,14 +113,27 @@ class Outputs:
         """Record an epoch that was trained and validated; True if model.pth has its network now."""
         self.writer.retry()
         is_best = self.progress.end_epoch(val)
+        self._keep(
+            self.progress.run
+        )  # before checkpoint.pth: a command that is killed in between trains the epoch again
         self.save_checkpoint()
         return is_best and self._export(self.progress.network)
+
+    def _keep(self, run: Run) -> None:
+        # writes model-epoch-10.pth, if the epoch that has ended is one of those that --keep-every names
+        epoch = run.state.rows[-1]["epoch"]
+        if is_main() and self.command.keep_every and epoch and epoch % self.command.keep_every == 0:
+            path = kept_path(self.command.model, epoch)
+            remove_abandoned(path)
+            self.writer.write(path, run.last_checkpoint().to_bytes)
 
     def end_run(self) -> None:
         """Record that the run under way has ended. Raises OSError if its network can't be written."""
         state, epochs = self.progress.run.state, self.progress.run.config.epochs
         if (ended := state.rows[-1]["epoch"]) < epochs:
             log.info("ending early, after %d of %d epochs: epoch %d was the best", ended, epochs, state.best_epoch)
+        if kept := [path for path in self.writer.written if is_kept(path, self.command.model)]:
+            log.info("kept %d networks: %s", len(kept), kept_path(self.command.model, "*"))
         log.info("total time taken to train the model: %.2fs", state.seconds())
         self.writer.retry()
         before = self.progress.best
@@ -150,6 +175,7 @@ class Outputs:
             raise RunError(f"{which}{failures[max(failures)]}{self.summary()}")
         best, row = from_rank_0(self.progress.calibrated_best, data), manager.best()
         name = f"run {row['run']}, " * (manager.count > 1) + f"epoch {row['epoch']}"
+        log_first_is_best(manager.rows_by_run[row["run"]], row, self.progress.configs[row["run"] - 1].epochs)
         log.info("evaluating the network of %s on the test set...", name)
         return best
 

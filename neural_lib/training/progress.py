@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from neural_lib import checkpoint
-from neural_lib.checkpoint import Checkpoint, FileFormat, archive_bytes, load_archive, versions
-from neural_lib.config import EPOCH_OPTIONS, TrainConfig, differences, format_values, option_name
+from neural_lib.checkpoint import STATE_NAME, Checkpoint, FileFormat, archive_bytes, load_archive, versions
+from neural_lib.config import EPOCH_OPTIONS, RECIPES, TrainConfig, differences, format_values, option_name
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.data.custom import shows_photos
 from neural_lib.data.images import Data
 from neural_lib.evaluation.calibration import calibrate
 from neural_lib.evaluation.scores import Scores
-from neural_lib.pretrained import load_init
+from neural_lib.pretrained import load_init, warn_of_init
 from neural_lib.records import MEASURES
 from neural_lib.system.distributed import broadcast, from_rank_0, is_main
 from neural_lib.system.errors import UserError
@@ -25,7 +25,7 @@ from neural_lib.training.run import Run, resolve
 from neural_lib.training.runs import RunManager
 
 STATE_FORMAT = FileFormat(
-    name="neural_lib training state",
+    name=STATE_NAME,
     version=5,  # version 4 counted the epochs of a run that begins from other weights from 1
     readable=(5,),
     noun="training state",
@@ -241,7 +241,10 @@ def build_progress(
     requested = command.configs(data.dataset)
     configs = broadcast(resolve(requested, data, device, keep_batch_size="batch_size" in command.params))
     check_fit(configs, data.info, command.run_info.get("init", ""))
-    inits = from_rank_0(load_init, command.init, configs) if command.init else {}
+    inits = from_rank_0(load_init, command.init, configs, data.info) if command.init else {}
+    if not saved:
+        for config in {config.arch: config for config in configs if config.arch in inits}.values():
+            warn_of_init(command.init, inits[config.arch], config, data.info)
     folder = command.model.parent if is_main() else None
     values = [each.to_dict() for each in requested]
     manager = RunManager(command.params, folder, values, board, options=command.options)
@@ -250,9 +253,12 @@ def build_progress(
     parts = data.parts if data.has_user_images else None
     hidden = set.intersection(*(set(config.without_effect(parts)) for config in configs))
     network = "" if "arch" in manager.varying else f", {configs[0].arch}"
-    common = format_values({name: value for name, value in manager.common().items() if name not in hidden})
-    values = textwrap.indent(textwrap.fill(common, 76, break_on_hyphens=False), "    ")
-    log.info("recipe %s%s, with\n%s", command.options["recipe"], network, values)
+    recipe = RECIPES[command.options["recipe"]].config(command.is_photos, dataset=data.dataset, arch=configs[0].arch)
+    common = [(name, value) for name, value in manager.common().items() if name not in hidden | {"precision"}]
+    changed = format_values({name: value for name, value in common if value != getattr(recipe, name)})
+    values = textwrap.indent(textwrap.fill(changed, 76, break_on_hyphens=False), "    ")
+    log.info("recipe %s%s%s", command.options["recipe"], network, changed and f", with\n{values}")
+    log.info("all hyper-parameters: %s", command.tables[1])
     if idle := [option_name(name) for name in command.params if name in hidden and name in EPOCH_OPTIONS]:
         log.warning("%s: no effect, as no epoch is trained; give --epochs 1 or more", ", ".join(idle))
     if command.replaced:

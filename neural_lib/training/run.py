@@ -1,7 +1,7 @@
 """build_run: everything between a TrainConfig and the first step of its training."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from neural_lib.config import IMAGENET, PAGE_LIMIT, TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.images import Data, Normalisation, evaluation_loader, make_loader
 from neural_lib.networks import build_network
+from neural_lib.records import TITLES
 from neural_lib.system import devices, distributed
 from neural_lib.system.errors import UserError
 from neural_lib.training.optim import build_loss, build_optimizer, build_scheduler
@@ -49,7 +50,15 @@ class Run:
 
     def best_checkpoint(self) -> Checkpoint:
         """The network of the best epoch so far, with its figures."""
-        return replace(self.model_file, state_dict=self.state.best_weights, metrics=self.state.best_metrics())
+        return self._checkpoint(self.state.best_weights, self.state.best_row)
+
+    def last_checkpoint(self) -> Checkpoint:
+        """The network of the epoch that ended last, with its figures, before it is trained further."""
+        return self._checkpoint(self.state.weights(), self.state.rows[-1])
+
+    def _checkpoint(self, weights: dict[str, torch.Tensor], row: Mapping[str, float]) -> Checkpoint:
+        metrics = {name: row[name] for name in ("epoch", *TITLES)}
+        return replace(self.model_file, state_dict=weights, metrics=metrics)
 
 
 def build_run(
@@ -75,8 +84,7 @@ def build_run(
     shuffle_seed = config.seed if config.shuffle else None
     train_loader = make_loader(train_set, config.batch_size, normalise, shuffle_seed, distortion)
 
-    arch_args = {"numChannels": info.channels, "classes": len(info.classes), "image_size": info.image_size}
-    arch_args |= {"width": config.width} if config.width else {}
+    arch_args = config.arch_args(info.channels, len(info.classes), info.image_size)
     model = build_network(config.arch, **arch_args, dropout=config.dropout).to(device)
     log.info("initialized the %s model", config.arch)
     if (size := sum(each.numel() for each in model.parameters()) * PAGE_BYTES) > PAGE_LIMIT:

@@ -12,7 +12,7 @@ from torch import nn, optim
 
 from neural_lib.config import TrainConfig
 from neural_lib.evaluation.scores import RunningScores, Scores
-from neural_lib.records import TITLES, epoch_figures, monitored_score
+from neural_lib.records import epoch_figures, monitored_score
 from neural_lib.system.errors import DivergedError
 
 
@@ -65,11 +65,7 @@ class TrainingState:
         is_best = not self.rows or monitored_score(self.best_row, monitor) < monitored_score(row, monitor)
         self.rows.append(row)
         if is_best:
-            # contiguous: files don't keep the memory layout in which this machine computes
-            self.best_weights = {
-                name: value.detach().to("cpu", copy=True).contiguous()
-                for name, value in self.model.state_dict().items()
-            }
+            self.best_weights = self.weights()
             self.best_epoch = self.epoch
         self.epoch, self.step, self.sums = self.epoch + 1, 0, RunningScores()
         return is_best
@@ -83,9 +79,11 @@ class TrainingState:
         """The row of the best epoch."""
         return next(row for row in self.rows if row["epoch"] == self.best_epoch)
 
-    def best_metrics(self) -> dict[str, float]:
-        """The figures of the best epoch, as a model file has them: its number, and the scores named in TITLES."""
-        return {name: self.best_row[name] for name in ("epoch", *TITLES)}
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the model's weights on the CPU."""
+        # contiguous: files don't keep the memory layout in which this machine computes
+        weights = self.model.state_dict().items()
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights}
 
     # --- saved and restored ---
 

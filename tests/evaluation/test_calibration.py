@@ -14,7 +14,7 @@ from torch import nn
 
 from neural_lib import checkpoint
 from neural_lib.data import ink
-from neural_lib.data.images import ImageTensors
+from neural_lib.data.images import ImageTensors, Normalisation
 from neural_lib.evaluation import calibration
 from neural_lib.evaluation.calibration import (
     MAX_TEMPERATURE,
@@ -27,6 +27,7 @@ from neural_lib.evaluation.calibration import (
     outputs_of,
     outside,
     principal_directions,
+    temperature_lowers_loss,
 )
 from neural_lib.evaluation.scores import score
 from neural_lib.prediction.recogniser import Recogniser
@@ -90,6 +91,28 @@ def test_a_temperature_has_bounds():
     log_probs, all_wrong = (10 * torch.eye(2)).log_softmax(dim=1).repeat(500, 1), torch.tensor([1, 0]).repeat(500)
     assert fit_temperature(log_probs, all_wrong) == pytest.approx(MAX_TEMPERATURE)
     assert fit_temperature(log_probs / 1e6, all_wrong.flip(0)) == pytest.approx(1 / MAX_TEMPERATURE)
+
+
+def test_a_temperature_is_taken_only_if_it_lowers_the_loss_of_images_that_it_was_not_fitted_to():
+    """Honest logits, and those times 2 and 1/2, of networks that are too sure and too unsure."""
+    taken = {1: 0, 2: 0, 0.5: 0}
+    for seed in range(20):
+        honest = 3 * torch.randn(50, CLASSES, generator=torch.Generator().manual_seed(seed))
+        labels = torch.multinomial(honest.softmax(dim=1), 1, generator=torch.Generator().manual_seed(seed)).flatten()
+        for factor in taken:
+            taken[factor] += temperature_lowers_loss((honest * factor).log_softmax(dim=1), labels)
+    assert taken[1] <= 7 and taken[2] >= 18 and taken[0.5] >= 18
+
+
+def test_a_network_keeps_its_own_probabilities_if_calibration_would_not_help(saved, monkeypatch):
+    train, val = made_up_images(50, 0), made_up_images(40, 1)
+    monkeypatch.setattr(calibration, "temperature_lowers_loss", lambda *_: False)
+    refused = calibrate(saved, train, val)
+    assert refused["temperature"] == 1 and refused["threshold"]  # strange pictures are still detected
+    monkeypatch.setattr(calibration, "temperature_lowers_loss", lambda *_: True)
+    assert calibrate(saved, train, val)["temperature"] == fit_temperature(
+        outputs_of(saved.build_model(), Normalisation(saved.mean, saved.std)(val.images)).log_probs.detach(), val.labels
+    )
 
 
 # --- expected calibration error ---

@@ -114,6 +114,8 @@ def refusal(tmp_path, monkeypatch, capfd):
     (["--train-split", "0.00001"], "--train-split 1e-05 leaves 0 of kmnist's 60,000 images"),
     (["--seed", "-1"], "--seed must be a whole number from 0"),
     (["--target-accuracy", "94"], "--target-accuracy must be above 0 and at most 1"),
+    (["--keep-every", "-1"], "--keep-every must be a whole number of epochs, 0 for none, not -1"),
+    (["--keep-every", "2", "--lr", "0.1", "0.2"], "--keep-every: is for one run, not for a grid"),
     (["--checkpoint-every", "-1"], "--checkpoint-every must be a whole number of steps"),
     (["--dataset", "mnits"], "--dataset mnits: is no data set, file or folder; did you mean mnist?"),
     (["--fit", "pad", "--writing"], "--fit, --writing: for your own images, --dataset FOLDER or FILE, not "),
@@ -288,6 +290,22 @@ def test_another_grid_is_refused_with_the_difference(refused):
     assert "another command: --lr was 0.001 0.01, is 0.001 0.02; give the same one" in refused(
         *DIGITS, "--lr", 0.001, 0.02, "--resume"
     )
+
+
+def test_networks_are_kept_beside_the_model_and_others_files_are_not_replaced(prepared, refused):
+    Path("output").mkdir()
+    for name in ("model-epoch-2.pth", "model-epoch-30.pth"):  # of an earlier command
+        Path("output", name).write_bytes(b"PK neural_lib checkpoint")
+    assert prepared(*DIGITS, "--keep-every", 2).keep_every == 2 and prepared(*DIGITS).keep_every == 0
+    Path("output/model-epoch-2.pth").write_bytes(b"something else")
+    assert "output/model-epoch-2.pth: was not written by train.py; move it" in refused(*DIGITS, "--keep-every", 2)
+    Path("output/model-epoch-last.pth").write_bytes(b"PK neural_lib checkpoint")
+    assert "model-epoch-last.pth is a network in the same folder" in refused(*DIGITS)
+
+
+def test_a_grid_that_is_resumed_keeps_no_networks(refused):
+    leave(*DIGITS, "--lr", 0.001, 0.01, finished=1)
+    assert "--keep-every: is for one run, not for a grid" in refused("--resume", "--keep-every", 2)
 
 
 def test_more_epochs_may_be_given_if_the_learning_rate_is_constant(prepared):

@@ -72,6 +72,15 @@ def test_space_that_is_found_again_in_time_has_cost_nothing(run_train, full, who
     assert not [name for name in os.listdir("output") if name.startswith(".")]
 
 
+def test_a_kept_network_that_is_written_late_is_that_of_its_epoch(run_train, full, whole):
+    full("model-epoch-2.pth", times=1)
+    status, _, stderr = run_train(*RUN, "--keep-every", 2)
+    assert status == 0 and stderr == f"[WARNING] output/model-epoch-2.pth: {FULL}; trying again later\n"
+    assert outcome("output") == whole
+    metrics = checkpoint.load("output/model-epoch-2.pth").metrics
+    assert metrics["val_loss"] == whole["results"]["rows"][1]["val_loss"] and metrics["epoch"] == 2
+
+
 def test_a_model_that_cannot_be_written_stops_the_run_at_its_end_and_is_in_the_state(run_train, full, whole, earlier):
     full("model.pth")
     status, _, stderr = run_train(*RUN)
@@ -101,7 +110,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     full(name)
     status, stdout, stderr = run_train(*RUN[:-5], "--epochs", 3, "--batch-size", 32)
     assert status == 1 and f"[ERROR] output/{name}: {FULL}; it was not written\n" in stderr
-    assert stderr.count("[ERROR]") == 1 and name not in stdout
+    assert stderr.count("[ERROR]") == 1 and name not in stdout.split("wrote in")[1]
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     others = {"model.pth", "checkpoint.pth", "results.csv", "results.json", "plot.png"}
     others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}

@@ -29,6 +29,7 @@ from neural_lib.system import cli, signals
 from neural_lib.system.distributed import PADDING
 from neural_lib.system.errors import UserError
 from neural_lib.training.optim import build_loss
+from neural_lib.training.progress import STATE_FORMAT
 from neural_lib.training.run import resolve
 
 QUICK = ("--arch", "lenet-slim", "--device", "cpu", "--epochs", 2)
@@ -192,7 +193,9 @@ def test_what_is_missing_in_a_part_or_has_no_effect_is_said(run_train, tmp_path)
     status, _, stderr = run_train("-d", "d", *QUICK, "--test-split", 0.4)
     assert status == 0 and "d: the test part has no image of green" in stderr
     assert "--test-split has no effect, as the test part of d is given" in stderr
-    status, stdout, stderr = run_train("-d", "d", *QUICK, "--test", "val", "-m", "again/model.pth")
+    status, stdout, stderr = run_train(
+        "-d", "d", *QUICK, "--test", "val", "--train-split", 0.5, "-m", "again/model.pth"
+    )
     assert status == 0 and "--test has no effect, as the test part of d is given" in stderr
     assert "test_seed" not in checkpoint.load("again/model.pth").training
     assert "train_split=" in stdout and "test=" not in stdout and "test_split=" not in stdout
@@ -219,14 +222,14 @@ def evaluated(run_predict, *options: object) -> tuple[str, dict, str]:
 
 
 def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_predict, divided):
-    status, stdout, _ = run_train("-d", "d", *QUICK)
+    status, stdout, _ = run_train("-d", "d", *QUICK, "--train-split", 0.5, "--test-split", 0.16)
     assert status == 0
     before, after = stdout.split("evaluating the network")
     assert (
-        "d has no test/: 4 images of train/ are held out for test (15% of each class, drawn by seed 42), while the 12 "
+        "d has no test/: 4 images of train/ are held out for test (16% of each class, drawn by seed 42), while the 12 "
         "images of val/ validate; --test val scores val/ as test instead\n"
     ) in before
-    assert "train_split" not in before and "test_split=0.15" in before
+    assert "train_split" not in before and "test_split=0.16" in before
     report, page = json.loads(Path("output/report.json").read_text()), Path("output/report.html").read_text()
     assert report["images"] == 4 and report["validation"]["images"] == 12
     head, test, val, advice = after.split(f"test accuracy: {report['accuracy']:.4f}\n")[1].splitlines()[:4]
@@ -251,9 +254,9 @@ def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_
      "validate\n"),
 ])  # fmt: skip
 def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided, options, test, val, summary):
-    status, stdout, _ = run_train("-d", "d", *QUICK, "--test", "val", *options, "--seed", 3, 4)
+    status, stdout, _ = run_train("-d", "d", *QUICK, "--test", "val", *options, "--train-split", 0.74, "--seed", 3, 4)
     assert status == 0 and summary in stdout and "there is no test/" not in stdout
-    assert ("train_split=0.75" in stdout) is not bool(options)
+    assert ("train_split=0.74" in stdout) is not bool(options)
     saved, report = checkpoint.load("output/model.pth"), json.loads(Path("output/report.json").read_text())
     assert saved.training.items() >= {"val_images": val, "test_images": test, "test_seed": 3}.items()
     data = load_data(TrainConfig(**saved.config | {"seed": 3}), "nowhere")
@@ -274,7 +277,7 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
 
 
 def test_images_that_chose_the_epoch_are_recognised_wherever_they_lie(run_train, run_predict, divided):
-    warning = "these images validated the network in training and chose its epoch: the scores may promise too much"
+    warning = "these images validated the network and chose its epoch: the scores may promise too much"
     assert run_train("-d", "d", *QUICK)[0] == 0
     log, report, page = evaluated(run_predict, "--dataset", "d/val")
     assert f"[WARNING] val: {warning}\n" in log and '<p id="chosen">' in page
@@ -520,8 +523,9 @@ def test_what_does_not_fit_begins_anew_and_is_named():
 
 
 def test_a_run_begins_from_another_networks_weights(run_train, photos, digits_net):
-    status, stdout, _ = run_train("-d", photos, *QUICK, "--init", digits_net)
-    assert status == 0
+    status, stdout, stderr = run_train("-d", photos, *QUICK, "--init", digits_net, "--epochs", 0, "--lr", 0.1, 0.2)
+    assert status == 0 and stderr.count("if these pictures show some, too, give --writing") == 1  # not for each run
+    assert stderr.count("in the middle of the network begin anew (it was trained on images of 28 pixels, not 32)") == 1
     anew = "conv1.weight (of another shape); fc1.weight (of another shape); the last layer for its classes"
     assert f"starting from the weights in {digits_net}; newly initialised: {anew}" in stdout
     assert checkpoint.load("output/model.pth").training["init"] == str(digits_net)
@@ -560,19 +564,27 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
     assert outcome("output") == outcome("whole")
 
 
-def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(run_train, few_digits, digits_net):
+@pytest.mark.parametrize("has_weights_alone", [False, True])
+def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(
+    run_train, few_digits, digits_net, has_weights_alone
+):
+    if has_weights_alone:  # as another program saves them
+        torch.save({**checkpoint.load(digits_net).state_dict, "extra": torch.zeros(1)}, digits_net)
     command = ("-d", "digits", *QUICK, "--seed", 1, 2, "--init", digits_net)
     assert run_train(*command, "-m", "whole/model.pth")[0] == 0
     with killed_after_saving(3):  # two epochs and the end of the first run
         run_train(*command)
-    status, stdout, _ = run_train("--resume")
+    status, stdout, stderr = run_train("--resume")
     assert status == 0 and stdout.rsplit("computing on", 1)[1].count("starting from the weights in") == 1
+    warning = f"--init {digits_net}: not all of its weights are used: unknown: extra"
+    assert stderr.count(warning) == has_weights_alone  # by the killed command, not by the resumed one
     assert outcome("output") == outcome("whole")
 
 
 @pytest.mark.parametrize("options, message", [
     (("--init", "gone.pth"), "--init gone.pth: can't be read (No such file or directory); give a model file"),
-    (("--init", "photos/red/red0.png"), "--init photos/red/red0.png: is no model file of train.py; give one"),
+    (("--init", "photos/red/red0.png"), "--init photos/red/red0.png: is no model file of train.py, and no file of"),
+    (("--init", "state.pth"), "--init state.pth: is a training state, for --resume; give the network beside it, model"),
     (("--init", "digits.pth", "--arch", "lenet"), "is another network than is to be trained; give --arch lenet-slim"),
     (("--init", "digits.pth", "--arch", "vgg-small", "lenet-slim"), "is another network than is to be trained"),
     (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which this grid's first run would"),
@@ -580,6 +592,7 @@ def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(r
 def test_a_network_that_cannot_be_begun_from_is_refused(run_train, photos, digits_net, options, message):
     Path("output").mkdir()
     Path("output/model.pth").write_bytes(digits_net.read_bytes())
+    Path("state.pth").write_bytes(checkpoint.archive_bytes({}, STATE_FORMAT))
     status, _, stderr = run_train("-d", photos, "--epochs", 1, "--arch", "lenet-slim", *options)
     assert status == 2 and message in stderr and "Traceback" not in stderr
     assert Path("output/model.pth").read_bytes() == digits_net.read_bytes()

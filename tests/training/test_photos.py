@@ -47,7 +47,9 @@ def test_photos_get_features_of_imagenet_and_a_fitted_layer(run_train, photos, c
     status, stdout, stderr = run_train("-d", photos, *SMALL)
     assert status == 0
     chosen = "these are photos, so --recipe photos; --recipe classic or --arch lenet trains from scratch"
-    assert f"[INFO] {chosen}\n" in stdout and "recipe photos, efficientnet-lite0, with" in stdout
+    assert f"[INFO] {chosen}\n" in stdout
+    assert "recipe photos, efficientnet-lite0, with" in stdout and "image_size=64" in stdout and "fit=" not in stdout
+    assert f"[INFO] all hyper-parameters: {os.path.join('output', 'results.json')}\n" in stdout
     assert "starting from the weights learned on ImageNet; newly initialised: the last layer for its classes" in stdout
     assert "distorted images" not in stdout  # nothing is trained
     saved = checkpoint.load("output/model.pth")
@@ -97,7 +99,7 @@ def test_options_of_epochs_have_no_effect_on_the_fit_alone(run_train):
         status, stdout, stderr = run_train(*command, "--epochs", epochs)
         assert status == 0 and (f"[WARNING] {warning}\n" in stderr) is is_idle
         assert ("rotation=5" in stdout) is ("<code>--rotation</code>" in Path("output/report.html").read_text())
-        assert ("rotation=5" in stdout) is not is_idle and "seed=1" in stdout
+        assert ("rotation=5" in stdout) is not is_idle and "seed=1" in stdout and "dropout=" not in stdout
 
 
 def test_photos_that_are_made_small_are_said_to_be(photos, caplog):

@@ -46,7 +46,7 @@ def test_epoch_0_fits_the_last_layer_alone_and_scores_the_training_images(images
     val = validate(run)
     assert val.accuracy > 0.9 > 0.3 > random.accuracy
     assert run.state.end_epoch(val) and run.state.epoch == 1
-    assert run.state.best_metrics()["epoch"] == 0
+    assert run.best_checkpoint().metrics["epoch"] == 0
     run.state.sums.load_state_dict({"count": 0, "loss_sum": 0.0, "correct": 0})
     train_epochs(run, 1)
     assert [row["epoch"] for row in run.state.rows] == [0, 1]

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import made_up
 import pytest
+import torch
 from conftest import killed_after_saving
 from outcomes import finished, outcome, read_files
 
+import predict
 from neural_lib import checkpoint
 from neural_lib.checkpoint import archive_bytes, load_archive
 from neural_lib.config import PHOTO_RECIPE, RECIPES
 from neural_lib.data import download
 from neural_lib.evaluation import scores
+from neural_lib.prediction.command import prepare
 from neural_lib.system.errors import DivergedError
 from neural_lib.training import run, state
 from neural_lib.training.outputs import Outputs
@@ -74,6 +77,47 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
     stop_at(0)
     assert run_train(*command, "--resume")[0] == 0
     assert outcome("output") == whole
+
+
+# --- kept networks ---
+
+
+def test_the_network_is_kept_after_every_so_many_epochs(run_train):
+    assert run_train(*DIGITS, "--epochs", 4, "--keep-every", 2)[0] == 0
+    assert {path.name for path in Path("output").glob("model*")} == {
+        "model-epoch-2.pth", "model-epoch-4.pth", "model.pth",
+    }  # fmt: skip
+    rows = json.loads(Path("output/results.json").read_text())["rows"]
+    for epoch in (2, 4):
+        metrics = checkpoint.load(f"output/model-epoch-{epoch}.pth").metrics
+        assert metrics == {name: rows[epoch - 1][name] for name in metrics} and metrics["epoch"] == epoch
+    trained = read_state()["run"]["model"]
+    kept = checkpoint.load("output/model-epoch-4.pth").state_dict
+    assert all(torch.equal(value, trained[name]) for name, value in kept.items())
+    evaluate = predict.parse_args(["--model", "output/model-epoch-2.pth", "--evaluate"])
+    assert prepare(evaluate)[0] == Path("output/model-epoch-2")  # not beside the best network's report
+
+
+def test_a_command_that_was_killed_before_its_state_was_saved_keeps_the_same_network_again(run_train, monkeypatch):
+    save, numbers = Outputs.save_checkpoint, iter(range(10))
+
+    def die(self):
+        if next(numbers) == 1:
+            raise SystemExit("killed")
+        save(self)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Outputs, "save_checkpoint", die)
+        run_train(*DIGITS, "--keep-every", 1)
+    assert read_state()["run"]["epoch"] == 2
+    first, second = (checkpoint.load(f"output/model-epoch-{epoch}.pth").state_dict for epoch in (1, 2))
+    assert not torch.equal(first["out.bias"], second["out.bias"])
+    Path("output/model-epoch-2.pth").unlink()
+    assert run_train("--resume", "--keep-every", 1, "--device", "cpu", "--quiet")[0] == 0
+    for epoch, weights in ((1, first), (2, second)):
+        kept = checkpoint.load(f"output/model-epoch-{epoch}.pth").state_dict
+        assert all(torch.equal(value, weights[name]) for name, value in kept.items())
+    assert Path("output/model-epoch-3.pth").exists()
 
 
 # --- where a run resumes ---
