@@ -14,7 +14,6 @@ import os
 import shutil
 import statistics
 import threading
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +51,7 @@ BATCH = 16  # pictures per task of a thread
 SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
-CACHE_FORMAT = 4  # increase it when a change of the code makes the same files decode to other pixels
+CACHE_FORMAT = 5  # increase it when a change of the code makes the same files decode to other pixels
 LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
 SMALLER = "give a smaller --image-size, or fewer images"
 ELSEWHERE = f"set XDG_CACHE_HOME to a folder on a disk with more room, or {SMALLER}"
@@ -325,8 +324,7 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
     disable = not is_main() or None  # None: unless stderr is a terminal
     bar = tqdm(total=count, desc="reading", unit=" images", leave=False, disable=disable, dynamic_ncols=True)
     threads = usable_cores() if mean_bytes > SMALL_FILE else 1
-    # read_picture changes Python's warning filters, which isn't thread-safe; catch_warnings restores them afterwards.
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    with bar, ThreadPoolExecutor(threads) as pool:
         for done in pool.map(read_batch, batches):  # on an exception such as Ctrl-C it cancels all later batches
             bar.update(done)
     if may_become_grey and not in_colour:
