@@ -19,6 +19,7 @@ import numpy as np
 import odd
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from neural_lib import checkpoint, prediction
@@ -30,6 +31,7 @@ from neural_lib.prediction import recogniser as module
 from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Recogniser, Source, convert
 from neural_lib.system.errors import UserError
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COUNT = 100  # of the digits' 297 test images
 
 
@@ -112,6 +114,21 @@ def test_a_page_of_bytes_is_chosen_and_its_boxes_fit_it(recogniser, seven, tmp_p
     (by_image,) = recogniser.read_page(Image.fromarray(sheet))
     assert by_file.label == by_bytes.label == by_image.label == "7"
     assert by_file.box == by_bytes.box == by_image.box == pytest.approx((210, 140, 180, 230), abs=10)
+
+
+def test_the_web_service_of_the_readme_answers_uploads(digits_model, seven, monkeypatch):
+    for package in ("fastapi", "python_multipart"):
+        pytest.importorskip(package)
+    testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # needs httpx
+
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "fastapi" in block)
+    monkeypatch.chdir(digits_model.parents[1])
+    exec(code.replace("output/model.pth", str(digits_model.relative_to(Path.cwd()))), service := {})
+    client = testclient.TestClient(service["app"])
+    done = client.post("/read", files={"picture": seven.read_bytes()})
+    assert done.status_code == 200 and (done.json()["label"], done.json()["path"]) == ("7", None)
+    refused = client.post("/read", files={"picture": b"no picture"})
+    assert refused.status_code == 422 and refused.json()["detail"].startswith("picture 1: is not a PNG, ")
 
 
 def test_threads_that_read_at_once_get_the_answers_of_one(recogniser, digits):
