@@ -6,7 +6,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -479,6 +482,20 @@ def test_a_large_photo_is_decoded_reduced_and_if_there_is_memory(tmp_path, monke
     with pytest.raises(PictureError, match="^takes .* MB of memory, and .* MB are free; reduce it$"):
         read_picture(path, longest=300)
     assert size_of(path) == (3000, 2000)  # which decodes nothing
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    path, decoding = write(tmp_path / "p.png", Image.fromarray(SCENE)), threading.Lock()
+
+    def thumbnail(*_: object) -> None:
+        assert decoding.acquire(blocking=False), "another one is decoded"
+        time.sleep(0.01)
+        decoding.release()
+
+    monkeypatch.setattr(pictures, "LARGE", SCENE.size // 3 - 1)
+    monkeypatch.setattr(Image.Image, "thumbnail", thumbnail)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(read.shape == SCENE.shape for read in pool.map(read_picture, [path] * 8))
 
 
 @pytest.mark.slow  # in a process of its own
