@@ -1,4 +1,4 @@
-"""Show what a trained network reads in your pictures, or in test images.
+"""Show a trained network's answers to your pictures, or to test images.
 
     python predict.py page.jpg scan.tif folder/     # your pages, pictures
     python predict.py --draw                        # draw in your browser
@@ -40,7 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The options and the `mode` that they ask for. Raises UserError if an option or a combination is wrong."""
     parser = cli.ArgumentParser(__doc__, usage="%(prog)s [options] [PICTURE ...]")
     add = parser.add_argument
-    add("pictures", nargs="*", metavar="PICTURE", help="file or folder of pictures (png, jpg, tif, gif, ...) to read")
+    add("pictures", nargs="*", metavar="PICTURE", help="file or folder of pictures (png, jpg, tif, gif, ...)")
     add("-m", "--model", default="output/model.pth", help="model file that train.py wrote (default: %(default)s)")
     add(
         "-o",

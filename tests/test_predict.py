@@ -303,7 +303,7 @@ def test_file_names_of_any_kind_are_printed(page, recognise):
 def test_a_network_for_photos_recognises_pictures_of_any_size(page, run_predict):
     Path("photos.pth").write_bytes(made_up.make_checkpoint("cifar10").to_bytes())
     status, stdout, stderr = run_predict("-m", "photos.pth", "scans/blank.png", "scans/one.png", "--show-input")
-    assert (status, stderr) == (0, "") and "recognised 2 of 2 pictures" in stdout
+    assert (status, stderr) == (0, "") and "answered 2 of 2 pictures" in stdout
     inverted = run_predict("-m", "photos.pth", "scans/one.png", "--invert", "no")
     assert "[WARNING] --invert no changes nothing" in inverted[2]
 

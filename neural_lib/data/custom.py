@@ -13,7 +13,6 @@ import os
 import shutil
 import statistics
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,7 +58,7 @@ BATCH = 16  # pictures per task of a thread
 SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
-CACHE_FORMAT = 4  # increase it when a change of the code makes the same files decode to other pixels
+CACHE_FORMAT = 5  # increase it when a change of the code makes the same files decode to other pixels
 LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
 SMALLER = "give a smaller --image-size, or fewer images"
 ELSEWHERE = f"set XDG_CACHE_HOME to a folder on a disk with more room, or {SMALLER}"
@@ -352,8 +351,7 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
     disable = not is_main() or None  # None: unless stderr is a terminal
     bar = tqdm(total=count, desc="reading", unit=" images", leave=False, disable=disable, dynamic_ncols=True)
     threads = usable_cores() if mean_bytes > SMALL_FILE else 1
-    # read_picture changes Python's warning filters, which isn't thread-safe; catch_warnings restores them afterwards.
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    with bar, ThreadPoolExecutor(threads) as pool:
         # on an exception such as Ctrl-C it cancels all later batches
         for done in pool.map(read_batch, range(0, count, BATCH)):
             bar.update(done)

@@ -4,10 +4,12 @@ import contextlib
 import glob
 import io
 import itertools
+import math
 import os
 import re
 import shlex
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,15 +17,16 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Union
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from neural_lib.system.environment import available_memory, size_text
 from neural_lib.system.errors import UserError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # The formats that are read. A file's content decides, not its name.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "PPM")  # Pillow's names; PPM is PGM and PBM, too
 HEADS = {  # kind of file -> pattern of its first bytes; the first match counts. CONVERSIONS has kinds that aren't read
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "JPEG": rb"\xff\xd8\xff",
@@ -32,6 +35,7 @@ HEADS = {  # kind of file -> pattern of its first bytes; the first match counts.
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # sizes that the second header can have
     "TIFF": rb"II[*+]\0|MM\0[*+]",  # the + is BigTIFF's
     "AVIF": rb".{4}ftyp(?:avi[fs]|m[is]f1.*avi[fs])",  # ISO/IEC 23008-12: the main brand or a compatible one
+    "PPM": rb"P[1-6]\s+(?:#|\d+\s+[\d#])",  # a comment, or width and height
     "HEIC": rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)",
     "PDF": rb"%PDF-",
 }
@@ -45,14 +49,22 @@ SYSTEM_FILES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
     "$recycle.bin",
 )  # fmt: skip
-MAX_PIXELS = 100_000_000  # larger pictures are refused; one of this size takes up to 0.8 GB until it is reduced
+MAX_PIXELS = 400_000_000  # larger pictures are refused
+LARGE = 80_000_000  # pixels; larger pictures are decoded one at a time. Pillow warns from 89 million
+MAX_RATIO = 1000  # pixels of a large picture per byte of its file; a blank page with 8 bits a pixel has as many
 MAX_NAMED = 10  # names in a message
+BYTES_PER_PIXEL = {8: 10, 16: 26}  # bits of a colour, up to -> memory until a large picture is reduced; measured
 LONGEST_SIDE = 1024  # pixels; larger pictures are reduced to it when they are read
 SUBFILE_TYPE = 254  # a tag in TIFF 6.0, section 8
 NO_PAGE = 0b101  # bits of SUBFILE_TYPE: a smaller version of another image, a mask of another image
 
 Encoded = str | Path | bytes | bytearray | memoryview | BinaryIO  # a file's path, its content, or the open file
 Picture = Union[Encoded, Image.Image, np.ndarray, "Tensor"]  # see read_picture
+
+
+# Pillow's warnings about odd metadata. Ignored once, for warnings.catch_warnings isn't safe with several threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+_one_large = threading.Lock()
 
 
 class PictureError(UserError):
@@ -202,18 +214,21 @@ def read_picture(picture: Picture, page: int = 0, longest: int = LONGEST_SIDE, m
     torch tensor (1, H, W) or (3, H, W), uint8 or floating-point from 0 to 1.
     page: 0 to count_pages - 1; frames of a GIF are read as they are displayed. longest: a picture that is higher or
     wider is reduced to this number of pixels. min_side: if not 0, a JPEG file is decoded at 1/2, 1/4 or 1/8 of its
-    size, which is faster, if both sides keep this number of pixels.
+    size, which is faster, if both sides keep this number of pixels. A LARGE one always is, if one side keeps `longest`.
     The picture is rotated by its EXIF data, transparent pixels are shown on white, more than 8 bits are reduced to 8.
-    Raises PictureError if it isn't a file, is damaged or of another kind, or has more than MAX_PIXELS; and TypeError if
-    it is an object of none of these types.
+    Raises PictureError if it isn't a file, is damaged or of another kind, or has more pixels than MAX_PIXELS, MAX_RATIO
+    or the memory allow; and TypeError if it is an object of none of these types.
     """
-    with _opened(picture, page) as image:
+    with _opened(picture, page) as image, contextlib.ExitStack() as stack:
         if isinstance(picture, Image.Image):
             image = ImageOps.exif_transpose(image)  # a copy
         # Pillow's tiles name the format of a pixel in the file, such as RGB;16B
-        if min_side:
-            image.draft(None, (min_side, min_side))  # only JPEG files that aren't decoded yet heed it
         has_16_bits = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
+        if math.prod(image.size) > LARGE:
+            bits = 16 if has_16_bits or image.mode.startswith(("I", "F")) else 8
+            stack.enter_context(_alone(image, longest, BYTES_PER_PIXEL[bits]))
+        elif min_side:
+            image.draft(None, (min_side, min_side))  # only JPEG files that aren't decoded yet heed it
         image = _in_full_colour(image, picture) if has_16_bits and page == 0 else _in_8_bits(image)
         return _as_rgb(image, longest)
 
@@ -238,13 +253,31 @@ def _as_rgb(image: Image.Image, longest: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
+def _alone(image: Image.Image, longest: int, bytes_per_pixel: int) -> Iterator[None]:
+    # Decode a large picture, a JPEG reduced, while no other one is decoded. Raises PictureError if it doesn't fit into
+    # the memory.
+    pixels, bands = math.prod(image.size), len(image.getbands())
+    image.draft(None, [max(1, side * longest // max(image.size)) for side in image.size])
+    coefficients = 2 * bands * pixels if "progressive" in image.info else 0  # 16 bits each, kept until all are read
+    needed = bytes_per_pixel * math.prod(image.size) + coefficients
+    with _one_large:
+        if needed > (available := available_memory()):
+            raise PictureError(f"takes {size_text(needed)} of memory, and {size_text(available)} are free; reduce it")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # checked again when a TIFF is decoded
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
 def _opened(picture: Picture, page: int = 0) -> Iterator[Image.Image]:
-    # Open a page of a picture without decoding it. All errors until it is closed become PictureErrors. Pillow's
-    # warnings are ignored: they are about odd metadata and many pixels.
+    # Open a page of a picture without decoding it. All errors until it is closed become PictureErrors.
     is_encoded = _is_encoded(picture)
-    with _picture_errors(), warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as stack:
+    with _picture_errors(), contextlib.ExitStack() as stack:
         if is_encoded:
-            image = stack.enter_context(_image_of(stack.enter_context(_binary(picture)), picture))
+            file = stack.enter_context(_binary(picture))
+            image = stack.enter_context(_image_of(file, picture))
             positions = _page_positions(image) if page or image.format == "TIFF" else [0]
         else:
             image, positions = _image_in_memory(picture), [0]
@@ -255,6 +288,12 @@ def _opened(picture: Picture, page: int = 0) -> Iterator[Image.Image]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise PictureError(f"has {width:,} x {height:,} pixels, and at most {MAX_PIXELS:,} are read; reduce it")
+        if is_encoded and width * height > LARGE:
+            position, size = file.tell(), file.seek(0, os.SEEK_END)
+            file.seek(position)
+            if width * height > MAX_RATIO * size:
+                what = f"{width:,} x {height:,} pixels in {size:,} bytes"
+                raise PictureError(f"has {what}, as decompression bombs do; reduce it")
         yield image
 
 
@@ -315,13 +354,17 @@ def _binary(picture: Encoded) -> Iterator[BinaryIO]:
 
 
 def _image_of(file: BinaryIO, picture: Encoded) -> Image.Image:
-    with contextlib.suppress(UnidentifiedImageError):
-        return Image.open(file, formats=FORMATS)
-    file.seek(0)
     head = file.read(HEAD_SIZE)
+    file.seek(0)
     if not head:
         raise PictureError("is empty")
     kind = _kind(head)
+    if kind in FORMATS:
+        Image.preinit()
+        if kind not in Image.OPEN:
+            Image.init()
+        open_file, _ = Image.OPEN[kind]  # Image.open is the same, with a limit of 179 million pixels
+        return open_file(file, "")
     if kind in CONVERSIONS:
         path = picture if isinstance(picture, str | os.PathLike) else f"picture.{kind.lower()}"
         raise PictureError(_conversion(kind, path))
@@ -362,8 +405,8 @@ def _picture_errors() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit, checked before that of _opened
-        raise PictureError(f"has more than the {MAX_PIXELS:,} pixels that are read; reduce it") from None
+    except Image.DecompressionBombError:  # Pillow's limit for a WebP or GIF, checked when they are opened
+        raise PictureError("has more pixels than are read in this format; reduce it, or save it as a JPEG") from None
     except MemoryError:
         raise PictureError("needs more memory than is free") from None
     except Exception as error:  # Pillow raises many types for damaged files

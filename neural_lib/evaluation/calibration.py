@@ -12,6 +12,7 @@ arXiv:1911.11132). tests/README.md compares this distance with others.
 
 import logging
 import math
+import threading
 from typing import NamedTuple
 
 import torch
@@ -46,8 +47,13 @@ class Outputs(NamedTuple):
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Outputs:
     """Run a network on normalised images (N, C, H, W). Its last layer must be its last nn.Linear."""
-    calls = []
-    hook = last_layer_of(model).register_forward_hook(lambda _, inputs, logits: calls.append((logits, *inputs)))
+    calls, thread = [], threading.get_ident()
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> None:
+        if threading.get_ident() == thread:  # another thread may run the same network at the same time
+            calls.append((logits, *inputs))
+
+    hook = last_layer_of(model).register_forward_hook(keep)
     try:
         log_probs = model(inputs)
     finally:

@@ -1,5 +1,6 @@
 """The modes of predict.py: answers in tables, JSON, annotated pictures and windows; the network as a file or a page."""
 
+import contextlib
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError, printable
 from neural_lib.system.files import write_file
 
-MIN_PATH = 16  # columns of the terminal
+MIN_PATH = 20  # columns of the terminal; fewer next best classes are listed if a path has less room
 NUMBER_WIDTH = 3  # columns of a character's number; numbers above 999 are wider
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def recognise_pictures(
     if not to_read.files:
         raise RunError("there is no picture to recognise; name files, or folders that hold pictures")
     saved = recogniser.saved
+    recognised = "recognised" if saved.placement else "answered"  # characters and drawings, or photos
     if invert != "auto" and not saved.placement:
         title = title_of(saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
@@ -89,16 +91,16 @@ def recognise_pictures(
                 kept.append(draw_at)
                 room -= 5 if is_page else 1  # a page takes more memory
     if not pictures:
-        raise RunError("no picture was recognised; see the warnings above")
+        raise RunError(f"no picture was {recognised}; see the warnings above")
     if montage:
         first, *others = montage.finish()
         log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
     why = f"less probable than {100 * recogniser.min_probability:.3g}%, or unlike the training images"
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
-    log.info("recognised %s%d of %d picture%s%s", counts, pictures, total, "s" if total > 1 else "", unsure)
+    log.info("%s %s%d of %d picture%s%s", recognised, counts, pictures, total, "s" if total > 1 else "", unsure)
     if kept:
-        show_one_by_one((draw_at(2) for draw_at in kept), "recognised")
+        show_one_by_one((draw_at(2) for draw_at in kept), recognised)
 
 
 def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input: bool) -> Callable[[int], np.ndarray]:
@@ -119,31 +121,45 @@ def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input:
 class AnswerTable:
     """A table of answers whose rows can be printed one by one: its columns fit every possible answer.
 
-    paths: all files to be read. top: classes in a row. width: terminal columns; a Hiragana takes two. has_pages: add a
-    column for the number of a character on its page.
+    paths: all files to be read. top: classes in a row, fewer if the paths need the room. width: terminal columns; a
+    Hiragana takes two. has_pages: add a column for the number of a character on its page.
+    If the paths don't fit, the folder of all of them is in the title instead; what is still too long is shortened.
     """
 
     def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int, has_pages: bool = False) -> None:
-        self.names = [saved.display_name(label) for label in range(len(saved.classes))]
-        self.name_width = max(len("label"), *map(cell_len, self.names))
-        self.number_width = NUMBER_WIDTH if has_pages else 0
-        others = min(top, len(self.names)) - 1
-        self.others_width = others and max(others * (self.name_width + len(" 99.9%, ")), len("next best"))
-        self.path_width = 0
-        room = width - 1 - len(self._line("", "", "", "", " ?")) - self.others_width
-        longest = max((cell_len(printable(path)) for path in paths), default=0)
+        names, paths = [saved.display_name(label) for label in range(len(saved.classes))], list(map(str, paths))
+        self.names = [shortened(name, width // 3) for name in names]
+        name_sizes = sorted(map(cell_len, self.names), reverse=True)
+        self.name_width, self.number_width = max(len("label"), name_sizes[0]), NUMBER_WIDTH if has_pages else 0
+        self.folder, self.path_width = "", 0
+        longest = self._longest(paths)
+        for self.others in range(min(top, len(names)) - 1, -1, -1):  # next best classes in a row
+            others_width = max(sum(size + len(", 99.9% ") for size in name_sizes[: self.others]), len("  next best"))
+            room = width - 1 - len(self._line("", "", "", "", " ?")) - (self.others and others_width)
+            if room >= min(longest, MIN_PATH):
+                break
+        if longest > room and len(paths) > 1:
+            with contextlib.suppress(ValueError):  # absolute paths and relative ones have no common folder
+                self.folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+            longest = self._longest(paths)
         self.path_width = max(MIN_PATH, min(room, longest))
-        titles = self._line("picture", "no.", "label", "probability", "    next best" if others else "")
-        self.head = [titles, f" {'-' * (len(titles) - 1)}"]
+        where = f" in {printable(self.folder)}" if self.folder else ""
+        title = shortened(f"picture{where}", self.path_width)
+        titles = self._line(title, "no.", "label", "prob.", "    next best" if self.others else "")
+        self.head = [titles, f" {'-' * (cell_len(titles) - 1)}"]
+
+    def _longest(self, paths: list[str]) -> int:
+        return max((cell_len(self._shown(path)) for path in paths), default=0)
+
+    def _shown(self, path: str) -> str:
+        return printable(path.removeprefix(os.path.join(self.folder, "")) if self.folder else path)
 
     def format(self, reading: Reading) -> str:
         """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
-        path = printable(reading.source.name)
-        while cell_len(path) > self.path_width:  # the end of a path is kept: it is the file's name
-            path = "..." + path.removeprefix("...")[1:]
+        path = shortened(self._shown(reading.source.name), self.path_width)
         lines, self.head = self.head, []
         for number, answer in enumerate(reading.answers, start=1):
-            likely = [each for each in answer.top[1:] if each.probability >= 0.0005]  # others would be shown as 0.0%
+            likely = [each for each in answer.top[1 : self.others + 1] if each.probability >= 0.0005]  # not 0.0%
             others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
             place, mark = str(number) if len(reading.answers) > 1 else "", "  " if answer.is_sure else " ?"
             name, probability = self.names[answer.top[0].index], annotate.percent(answer.probability)
@@ -153,7 +169,16 @@ class AnswerTable:
     def _line(self, path: str, number: str, name: str, probability: str, rest: str) -> str:
         numbers = f"  {number:>{self.number_width}}" if self.number_width else ""
         picture, name = set_cell_size(path, self.path_width), set_cell_size(name, self.name_width)
-        return f" {picture}{numbers}  {name}  {probability:>11}{rest}".rstrip()
+        return f" {picture}{numbers}  {name}  {probability:>6}{rest}".rstrip()
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in at most `width` columns of a terminal: its first third and its end, with "..." between them."""
+    if cell_len(text) <= width:
+        return text
+    head = set_cell_size(text, (width - 3) // 3).rstrip()  # a space in place of half a Hiragana
+    end = next(text[start:] for start in range(len(text)) if cell_len(text[start:]) <= width - 3 - cell_len(head))
+    return f"{head}...{end}"
 
 
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:

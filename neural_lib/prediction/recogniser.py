@@ -1,6 +1,7 @@
-"""Recogniser: a trained network that reads pictures from files or arrays."""
+"""Recogniser: a trained network that reads pictures from files or the memory."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,15 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
 from neural_lib.data.images import Normalisation, eval_batch_size, pixels_of
 from neural_lib.data.page import find_characters
-from neural_lib.data.pictures import LONGEST_SIDE, PictureError, count_pages, read_picture, reduced, size_of
+from neural_lib.data.pictures import (
+    LONGEST_SIDE,
+    Picture,
+    PictureError,
+    count_pages,
+    read_picture,
+    reduced,
+    size_of,
+)
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
 from neural_lib.prediction import INVERT, ORDERS, default_min_probability
@@ -30,7 +39,6 @@ FEW = 3  # if at most this many characters are found in a picture, they may be p
 PAGE_SIDES = (LONGEST_SIDE, 2 * LONGEST_SIDE, 4 * LONGEST_SIDE)  # pixels: the longer side of a page, reduced
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1
 
-Picture = str | Path | np.ndarray
 Box = tuple[int, int, int, int]  # left, top, width, height, pixels
 
 
@@ -81,7 +89,7 @@ class Answer:
 class Source(NamedTuple):
     """The origin of a picture: a file, or a page of it."""
 
-    path: Path | None  # None for an array
+    path: Path | None  # None for a picture without a path, such as an array
     page: int = 0  # from 1; 0 if the file has one page
 
     @property
@@ -154,8 +162,9 @@ class Recogniser:
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
         """The answer to a picture that holds one character or thing, or the answers to a list of such pictures.
 
-        picture: a file (its first page is read), or a uint8 array, grey (H, W) or RGB (H, W, 3). invert: "yes": the ink
-        is darker than its ground, "no": lighter, "auto": whichever stands out more. top: classes in an answer.
+        picture: a path, bytes, an open file, a Pillow image, an array or a tensor: see pictures.read_picture; of a file
+        the first page is read. invert: "yes": the ink is darker than its ground, "no": lighter, "auto": whichever
+        stands out more. top: classes in an answer. Several threads may call this at once.
         Raises PictureError, naming the file or the place in the list, if a picture can't be read or shows no ink.
         """
         if isinstance(picture, list | tuple):
@@ -185,7 +194,9 @@ class Recogniser:
         if top < 1:
             raise ValueError(f"top must be at least 1, not {top}")
         answers = []
-        sources = [(Source(None if isinstance(each, np.ndarray) else Path(each), page), each) for each in pictures]
+        sources = [
+            (Source(Path(each) if isinstance(each, str | os.PathLike) else None, page), each) for each in pictures
+        ]
         for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
             if not result.answers:
                 name = result.source.name if result.source.path else f"picture {number}"
@@ -228,7 +239,7 @@ class Recogniser:
         pixels = read_picture(picture, page, min_side=how.min_side)
         size = max(pixels.shape[:2])
         if size == LONGEST_SIDE:  # it may have been reduced
-            size = max(picture.shape[:2] if isinstance(picture, np.ndarray) else size_of(picture, page) or [size])
+            size = max(size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
             return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None])

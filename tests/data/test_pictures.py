@@ -3,9 +3,13 @@
 import io
 import os
 import struct
+import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image, features
 
 from neural_lib.data import pictures
@@ -22,7 +27,7 @@ SCENE = np.full((40, 60, 3), 255, np.uint8)
 SCENE[10:30, 20:30] = (200, 30, 30)
 FILES = {
     "png": {}, "jpg": {"quality": 95}, "bmp": {}, "tif": {}, "webp": {"lossless": True}, "gif": {},
-    **({"avif": {"quality": 95}} if features.check("avif") else {}),
+    "ppm": {}, **({"avif": {"quality": 95}} if features.check("avif") else {}),
 }  # fmt: skip
 
 
@@ -61,6 +66,28 @@ def test_16_bits_are_reduced_to_8(tmp_path):
     assert np.abs(read[..., 0] - values / 257).max() <= 1
     dark = read_picture(write(tmp_path / "dark.png", Image.fromarray(values // 8192)))
     assert dark.max() <= 7  # not stretched, which would amplify noise
+
+
+@pytest.mark.parametrize("magic, rows", [
+    ("P1", b"1 0 1\n0 1 0\n"), ("P2", b"15\n0 15 0 15 0 15"), ("P3", b"255 " + b"0 0 0 255 255 255 " * 3),
+    ("P4", b"\xa0\x40"), ("P5", b"4095\n" + b"\0\0\x0f\xff" * 3), ("P6", b"255\n" + (b"\0" * 3 + b"\xff" * 3) * 3),
+])  # fmt: skip
+@pytest.mark.parametrize("head", ["{} 3 2\n", "{}\n# made by hand, as some programs write it\n3\n2\n"])
+def test_every_netpbm_picture_is_read(tmp_path, magic, rows, head):
+    (tmp_path / "p").write_bytes(head.format(magic).encode() + rows)
+    assert pictures.find([tmp_path]).files == [tmp_path / "p"]
+    assert (read_picture(tmp_path / "p")[..., 0] == [[0, 255, 0], [255, 0, 255]]).all()
+
+
+@pytest.mark.parametrize("size", [12, 40, 52, 56, 64, 108, 124])
+def test_every_header_of_a_bmp_is_known(tmp_path, size):
+    """Of OS/2, 12 and 64 bytes, and of Windows: BITMAPINFOHEADER (40) to BITMAPV5HEADER (124)."""
+    fields = struct.pack("<IHHHH" if size == 12 else "<IiiHH", size, 3, 2, 1, 24)
+    rows = (b"\0\0\xff" * 3 + b"\0" * 3) * 2  # red, from the bottom, each row padded to 4 bytes
+    content = fields.ljust(size, b"\0") + rows
+    (tmp_path / "p").write_bytes(struct.pack("<2sIII", b"BM", 14 + len(content), 0, 14 + size) + content)
+    assert pictures.find([tmp_path]).files == [tmp_path / "p"]
+    assert (read_picture(tmp_path / "p") == (255, 0, 0)).all() and size_of(tmp_path / "p") == (3, 2)
 
 
 def png_16(values: np.ndarray) -> bytes:
@@ -411,15 +438,90 @@ def png(header: bytes, compressed: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("width, height", [(20_000, 20_000), (12_000, 9_000), (2**31 - 1, 1)])
-def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch, width, height):
+@pytest.mark.parametrize("width, height, reason", [
+    (20_001, 20_000, "has 20,001 x 20,000 pixels, and at most 400,000,000 are read; reduce it"),
+    (2**31 - 1, 1, "has 2,147,483,647 x 1 pixels, and at most "),
+    (20_000, 20_000, "has 20,000 x 20,000 pixels in 74 bytes, as decompression bombs do; reduce it"),
+    (12_000, 9_000, "has 12,000 x 9,000 pixels in 74 bytes, as decompression bombs do; reduce it"),
+])  # fmt: skip
+def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch, width, height, reason):
     from PIL import ImageFile
 
     (tmp_path / "p.png").write_bytes(png_header(width, height))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it is decoded"))
-    with pytest.raises(PictureError, match="pixels.*reduce it$") as caught:
-        read_picture(tmp_path / "p.png")
-    assert "\n" not in str(caught.value)
+    for given in (tmp_path / "p.png", png_header(width, height)):
+        with pytest.raises(PictureError, match=f"^{reason}") as caught:
+            read_picture(given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(PictureError, match="has more pixels than are read in this format"):  # 16,383 x 16,383
+        read_picture(b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xfe\x3f\0\xfe\x3f\0")
+
+
+@pytest.mark.parametrize("kind, mode, needed", [
+    ("jpg", "RGB", 10 * 375 * 250), ("progressive jpg", "RGB", 10 * 375 * 250 + 6 * 3000 * 2000),
+    ("png", "RGB", 10 * 3000 * 2000), ("tif", "I;16", 26 * 3000 * 2000),
+])  # fmt: skip
+def test_a_large_photo_is_decoded_reduced_and_if_there_is_memory(tmp_path, monkeypatch, kind, mode, needed):
+    scene = Image.fromarray(SCENE).convert("RGB" if mode == "RGB" else "L").resize((3000, 2000)).convert(mode)
+    path = write(tmp_path / "p", scene, format={"tif": "TIFF", "png": "PNG"}.get(kind, "JPEG"), progressive=" " in kind)
+    expected = read_picture(path, longest=300)
+    sizes, free, thumbnail = [], [needed], Image.Image.thumbnail
+
+    def keep_size(image: Image.Image, *args: object) -> None:
+        sizes.append(image.size)
+        thumbnail(image, *args)
+
+    monkeypatch.setattr(Image.Image, "thumbnail", keep_size)
+    monkeypatch.setattr(pictures, "LARGE", 5_999_999)
+    monkeypatch.setattr(pictures, "available_memory", lambda: free[0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)  # Pillow refuses more than twice as many
+    read = read_picture(path, longest=300)
+    assert read.shape == (200, 300, 3) and np.abs(read.astype(int) - expected).mean() < 1
+    assert sizes == [(375, 250) if "jpg" in kind else (3000, 2000)] and Image.MAX_IMAGE_PIXELS == 2_000_000
+    free[0] -= 1
+    with pytest.raises(PictureError, match="^takes .* MB of memory, and .* MB are free; reduce it$"):
+        read_picture(path, longest=300)
+    assert size_of(path) == (3000, 2000)  # which decodes nothing
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    path, decoding = write(tmp_path / "p.png", Image.fromarray(SCENE)), threading.Lock()
+
+    def thumbnail(*_: object) -> None:
+        assert decoding.acquire(blocking=False), "another one is decoded"
+        time.sleep(0.01)
+        decoding.release()
+
+    monkeypatch.setattr(pictures, "LARGE", SCENE.size // 3 - 1)
+    monkeypatch.setattr(Image.Image, "thumbnail", thumbnail)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(read.shape == SCENE.shape for read in pool.map(read_picture, [path] * 8))
+
+
+@pytest.mark.slow  # in a process of its own
+def test_the_memory_that_a_photo_of_400_megapixels_takes(tmp_path):
+    code = """
+import resource, sys
+from neural_lib.data.pictures import read_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert read_picture(sys.argv[1]).shape == (1024, 1024, 3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    tile = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8))
+    tile.resize((20_000, 20_000)).save(tmp_path / "p.jpg")
+    command = [sys.executable, "-c", code, tmp_path / "p.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) < 100_000  # kB
+
+
+def test_odd_metadata_warns_of_nothing(tmp_path):
+    """In a process of its own: pytest has filters for warnings of its own."""
+    entry, too_long = (struct.pack("<HHI", 305, 4, count) for count in (1, 9999))  # 305: Software
+    (tmp_path / "p.tif").write_bytes(tiff({305: 8}).replace(entry, too_long))
+    code = "import sys; from neural_lib.data.pictures import read_picture; read_picture(sys.argv[1])"
+    command = [sys.executable, "-W", "default::UserWarning", "-c", code, tmp_path / "p.tif"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16", "F"])
@@ -506,7 +608,7 @@ def _refused(*_, **__):
 
 CONTENT = {
     "png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff\xe0", "gif": b"GIF89a", "webp": b"RIFF1234WEBPVP8 ",
-    "bmp": b"BM12\0\0" + bytes(4) + b"6\0\0\0(\0\0\0", "tif": b"MM\0*\0\0\0\x08",
+    "bmp": b"BM12\0\0" + bytes(4) + b"6\0\0\0(\0\0\0", "tif": b"MM\0*\0\0\0\x08", "pgm": b"P5 9 9 255 ",
 }  # fmt: skip
 CONVERTIBLE = {
     "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo", "magick {file} {jpg}"),
@@ -516,7 +618,7 @@ CONVERTIBLE = {
 }
 NO_PICTURES = (
     b"", b"B", b"BMW and other text", b"GIF", b"RIFF1234WAVEfmt ", b"\0\0\0\x18ftypisom\0\0\0\0isom", b"II and MM\0",
-    b"PK\x03\x04", b"\0" * 99, b"<svg/>", "﻿text".encode(),
+    b"P1 is a plan", b"P5 1 of 2 pages", b"PK\x03\x04", b"\0" * 99, b"<svg/>", "﻿text".encode(),
 )  # fmt: skip
 
 

@@ -49,14 +49,65 @@ def test_the_columns_are_aligned_within_80(dataset, top):
     titles, rule, *rows = "\n".join(table.format(answer_for(path, top)) for path in paths).split("\n")
     assert set(rule.strip()) == {"-"} and len(rule) == len(titles)
     assert max(map(cell_len, [titles, *rows])) <= 80
-    end = cell_len(titles[: titles.index("probability") + len("probability")])
+    end = cell_len(titles[: titles.index("prob.") + len("prob.")])
     for row, path in zip(rows, paths, strict=True):
         assert cell_len(row[: row.index("70.0%") + len("70.0%")]) == end
         assert saved.display_name(2) in row and row.count("%") == top
-        assert path.name[-6:] in row  # a long path is cut at its beginning
-    assert rows[0].startswith(" a.png ") and rows[2].startswith(" ...xxx")
+        assert path.name[-6:] in row  # a long path is shortened in its middle
+    assert rows[0].startswith(" a.png ") and rows[2].startswith(" folde")
     if top == 3:
         assert rows[0].endswith(f"  {saved.display_name(3)} 20.0%, {saved.display_name(1)} 5.0%")
+
+
+PHOTOS = [f"/data/photos/val/{name}" for name in ("ants/119785936_dd428e40c3.jpg", "bees/2782079948_8d4e94a826.jpg")]
+
+
+def table_of(paths: list[str], width: int, classes: tuple[str, ...] = ("ants", "bees"), **options: object) -> list[str]:
+    """The table of answers to photos, a string for each line."""
+    saved = made_up.make_checkpoint("cifar10")
+    names = [*classes, *saved.classes[len(classes) :]] if len(classes) > 2 else list(classes)
+    table = AnswerTable(replace(saved, classes=names), list(map(Path, paths)), 3, width, **options)
+    best = [Candidate(names[index], PROBABILITIES[2 + index], index, "") for index in range(min(3, len(names)))]
+    readings = [Reading(Source(Path(path)), answers=[Answer(best, np.zeros((8, 8, 3), np.uint8))]) for path in paths]
+    return "\n".join(map(table.format, readings)).split("\n")
+
+
+def test_the_folder_of_all_pictures_stands_in_the_title_where_paths_are_too_long():
+    titles, rule, *rows = table_of(PHOTOS, 70)
+    assert titles == " picture in /data/photos/val     label   prob.    next best" and len(rule) == len(titles)
+    assert rows == [
+        " ants/119785936_dd428e40c3.jpg   ants    70.0%    bees 20.0%",
+        " bees/2782079948_8d4e94a826.jpg  ants    70.0%    bees 20.0%",
+    ]
+    titles, _, *rows = table_of(PHOTOS, 120)
+    assert titles.startswith(" picture   ") and [row.split()[0] for row in rows] == PHOTOS  # they fit whole
+    titles, _, first, _ = table_of(PHOTOS, 52)
+    assert (
+        titles.startswith(" pictur...a/photos/val  ") and first == " ants/1...428e40c3.jpg  ants    70.0%    bees 20.0%"
+    )
+    _, _, first, other = table_of([PHOTOS[0], "photos/bee.jpg"], 60)  # have no common folder
+    assert first.startswith(" /data/ph...936_dd428e40c3.jpg ") and other.startswith(" photos/bee.jpg ")
+
+
+def test_long_classes_leave_room_for_the_path():
+    names = ("Camponotus pennsylvanicus", "Bombus terrestris lucorum", "Apis mellifera carnica")
+    _, _, *rows = table_of([path.rpartition("/")[2] for path in PHOTOS], 80, names)
+    assert max(map(len, rows)) <= 80
+    assert [row.count("%") for row in rows] == [1, 1]  # not the next best
+    assert rows[0].startswith(" 119785936_dd428e40c3.jpg   Camponotus pennsylvanicus   70.0%")
+    _, _, *rows = table_of(PHOTOS, 160, names)
+    assert [row.count("%") for row in rows] == [3, 3]
+    _, _, row = table_of(PHOTOS[:1], 80, ("ants " * 20, "bees " * 20))
+    assert len(row) <= 80 and "ants an... ants ants ants" in row
+
+
+@pytest.mark.parametrize("width", range(6, 60))
+def test_a_text_is_shortened_in_its_middle(width):
+    for text in ("folder/name-jpg" * 3, "かな/" + "文字" * 9 + "-png", "short"):
+        short = modes.shortened(text, width)
+        assert cell_len(short) <= width and (short == text) == (cell_len(text) <= width)
+        head, dots, end = short.partition("...")
+        assert short == text or (dots and text.startswith(head) and text.endswith(end) and len(head) <= len(end))
 
 
 def test_on_a_wide_terminal_paths_are_whole():
@@ -112,6 +163,15 @@ def test_without_any_answer_nothing_is_written(folder, names, message):
     with pytest.raises(RunError, match=message):
         recognise(names, "p.png")
     assert not Path("p.png").exists()
+
+
+def test_photos_are_answered_and_characters_recognised(folder, caplog):
+    caplog.set_level(logging.INFO)
+    for dataset, expected in (("digits", "recognised 1 of 1 picture"), ("cifar10", "answered 1 of 1 picture")):
+        recognise(["one.png"], dataset=dataset)
+        assert caplog.messages[-1].startswith(expected)
+    with pytest.raises(RunError, match="^no picture was answered; see the warnings above$"):
+        recognise(["nowhere.png"], dataset="cifar10")
 
 
 def test_the_window_gets_the_first_page_of_pictures_enlarged(folder, monkeypatch):

@@ -1,9 +1,14 @@
 """From picture files and arrays to answers, with a network that has learned the digits."""
 
+import io
+import itertools
 import json
 import os
 import re
+import threading
 import tracemalloc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +16,10 @@ import cv2
 import drawn
 import made_up
 import numpy as np
+import odd
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 from neural_lib import checkpoint, prediction
@@ -24,6 +31,7 @@ from neural_lib.prediction import recogniser as module
 from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Recogniser, Source, convert
 from neural_lib.system.errors import UserError
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COUNT = 100  # of the digits' 297 test images
 
 
@@ -87,6 +95,64 @@ def test_arrays_give_the_same_answer_as_the_file(recogniser, seven):
         assert answer != by_file  # each equals itself only
 
 
+def test_uploads_give_the_same_answer_as_the_file(recogniser, seven):
+    by_file, content = recogniser.read(seven), seven.read_bytes()
+    tensor = torch.from_numpy(cv2.imread(str(seven), cv2.IMREAD_GRAYSCALE))[None]  # (1, H, W)
+    with open(seven, "rb") as file, Image.open(seven) as image:
+        uploads = [content, file, io.BytesIO(content), image, tensor, tensor / 255]
+        for answer in (*map(recogniser.read, uploads), *recogniser.read(uploads)):
+            assert answer.path is None and answer.top == by_file.top and np.array_equal(answer.seen, by_file.seen)
+        assert not file.closed
+
+
+def test_a_page_of_bytes_is_chosen_and_its_boxes_fit_it(recogniser, seven, tmp_path):
+    sheet = np.full((1200, 900), 255, np.uint8)  # read reduced
+    sheet[100:400, 100:500] = cv2.imread(str(seven), cv2.IMREAD_GRAYSCALE)
+    Image.new("L", (60, 60), 255).save(tmp_path / "p.tif", save_all=True, append_images=[Image.fromarray(sheet)])
+    (by_file,) = recogniser.read_page(tmp_path / "p.tif", page=2)
+    (by_bytes,) = recogniser.read_page((tmp_path / "p.tif").read_bytes(), page=2)
+    (by_image,) = recogniser.read_page(Image.fromarray(sheet))
+    assert by_file.label == by_bytes.label == by_image.label == "7"
+    assert by_file.box == by_bytes.box == by_image.box == pytest.approx((210, 140, 180, 230), abs=10)
+
+
+def test_the_web_service_of_the_readme_answers_uploads(digits_model, seven, monkeypatch):
+    for package in ("fastapi", "python_multipart"):
+        pytest.importorskip(package)
+    testclient = pytest.importorskip("fastapi.testclient", exc_type=(ImportError, RuntimeError))  # needs httpx
+
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "fastapi" in block)
+    monkeypatch.chdir(digits_model.parents[1])
+    exec(code.replace("output/model.pth", str(digits_model.relative_to(Path.cwd()))), service := {})
+    client = testclient.TestClient(service["app"])
+    done = client.post("/read", files={"picture": seven.read_bytes()})
+    assert done.status_code == 200 and (done.json()["label"], done.json()["path"]) == ("7", None)
+    refused = client.post("/read", files={"picture": b"no picture"})
+    assert refused.status_code == 422 and refused.json()["detail"].startswith("picture 1: is not a PNG, ")
+
+
+def test_threads_that_read_at_once_get_the_answers_of_one(recogniser, digits):
+    letters = [picture for _, picture in itertools.islice(odd.pictures(1), 6)]
+    pictures = [picture for pair in zip(digits[0][:6], letters, strict=True) for picture in pair]
+    files = [cv2.imencode(".png", picture)[1].tobytes() for picture in pictures]
+    alone, filters = [recogniser.read(file) for file in files], list(warnings.filters)
+    assert 6 < sum(answer.is_sure for answer in alone) < 12  # some are unlike the training images
+    barrier = threading.Barrier(4)
+
+    def wait_for_the_others(*_) -> None:
+        barrier.wait(60)
+
+    hook = recogniser.model.register_forward_pre_hook(wait_for_the_others)  # all threads are in the network at once
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(recogniser.read, files))
+    finally:
+        hook.remove()
+    for one, other in zip(alone, together, strict=True):
+        assert one.top == other.top and one.is_sure == other.is_sure and np.array_equal(one.seen, other.seen)
+    assert warnings.filters == filters
+
+
 def test_a_list_gives_a_list_in_its_order(recogniser, seven, digits):
     image = digits[0][0]
     answers = recogniser.read([seven, image, str(seven)], top=1)
@@ -114,6 +180,12 @@ def test_the_error_about_an_array_gives_its_place(recogniser, seven):
         recogniser.read(blank, invert="yes")
     with pytest.raises(PictureError, match="^picture 3: no ink found$"):
         recogniser.read([seven, seven, blank])
+    for picture, reason in (
+        (b"seven.png", "is not a PNG, "), (io.BytesIO(), "is empty"), (torch.zeros(9, 9), "a tensor must be "),
+        (Image.fromarray(blank), "no ink found"),
+    ):  # fmt: skip
+        with pytest.raises(PictureError, match=f"^picture 3: {reason}"):
+            recogniser.read([seven, seven, picture], invert="yes")
 
 
 @pytest.mark.parametrize("options, message", [
@@ -125,8 +197,8 @@ def test_an_argument_out_of_range_is_a_value_error(recogniser, seven, options, m
         recogniser.read(seven, **options)
 
 
-@pytest.mark.parametrize("picture", [None, b"seven.png", [7], [["seven.png"]]], ids=repr)
-def test_what_is_neither_a_path_nor_an_array_is_a_type_error(recogniser, picture):
+@pytest.mark.parametrize("picture", [None, [7], [["seven.png"]]], ids=repr)
+def test_what_is_no_picture_is_a_type_error(recogniser, picture):
     with pytest.raises(TypeError):
         recogniser.read(picture)
 
