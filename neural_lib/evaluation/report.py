@@ -198,7 +198,8 @@ class Report:
         names = [plots.shortened(name) for name in self.saved.classes]
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
-            f"    {names[pair['truth']]} read as {names[pair['predicted']]}: {pair['count']:,} of {pair['support']:,}"
+            f"    {names[pair['truth']]} {self.saved.taken_for} {names[pair['predicted']]}: "
+            f"{pair['count']:,} of {pair['support']:,}"
             for pair in confusions(self.matrix)[:MAX_CONFUSIONS]
         ]
         if lines:
