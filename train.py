@@ -131,7 +131,7 @@ def open_board(command, data):
     from neural_lib.training.tensorboard import TensorBoard
 
     prefix = command.options["recipe"] if len(command.configs()) == 1 else ""
-    return TensorBoard(command.logdir, data.info.classes, prefix)
+    return TensorBoard(command.logdir, data.info.classes, prefix, data.info.glyphs)
 
 
 def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
