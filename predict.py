@@ -94,8 +94,8 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         "--min-probability",
         type=float,
         metavar="P",
-        help="mark less probable answers with a ? (default: 0.5 + 0.2 / classes: 0.6 for two classes, 0.52 for ten), "
-        "and those unlike all training images",
+        help="mark answers that are less probable than P with a ? (default: 0.5 + 0.2 / classes: 0.6 for two classes, "
+        "0.52 for ten); pictures unlike all training images have it in any case",
     )
     add("--invert", choices=INVERT, default="auto", help="yes: dark on light; no: light on dark (default: auto)")
     add(

@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="STEPS",
-        help="also write checkpoint.pth after every so many steps (default: after each epoch)",
+        help="also write checkpoint.pth after every STEPS steps (default: after each epoch)",
     )
     add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
     add("--device", choices=DEVICES, default="auto", help="default: auto, an accelerator if there is one")
