@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from neural_lib.data.catalog import DATASETS, identify, title_of
+from neural_lib.data.catalog import DATASETS, identify, is_text, title_of
 from neural_lib.prediction import INVERT, ORDERS
 from neural_lib.system import cli
 from neural_lib.system.environment import DEVICES, tune_for_cpu
@@ -30,6 +30,7 @@ GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
     "--min-probability": ("pictures", "--export", "--draw"),
+    "--title": ("--export", "--draw"),
     **dict.fromkeys(("--invert", "--json", "--order", "--single"), ("pictures",)),
 }
 
@@ -76,6 +77,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="write the network as page.html, a page that reads drawings and pictures in any browser, or as model.onnx "
         "for other programs; checked first",
     )
+    add("--title", default="", metavar="TEXT", help="title of that page (default: one that names the data set)")
     return check_args(parser, parser.parse_args(argv))
 
 
@@ -92,8 +94,8 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         "--min-probability",
         type=float,
         metavar="P",
-        help="mark less probable answers with a ? (default: 0.5 + 0.2 / classes: 0.6 for two classes, 0.52 for ten), "
-        "and those unlike all training images",
+        help="mark answers that are less probable than P with a ? (default: 0.5 + 0.2 / classes: 0.6 for two classes, "
+        "0.52 for ten); pictures unlike all training images have it in any case",
     )
     add("--invert", choices=INVERT, default="auto", help="yes: dark on light; no: light on dark (default: auto)")
     add(
@@ -131,6 +133,10 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         parser.error(f"--output {args.output}: with {args.mode} it names a folder")
     if args.export == "":
         parser.error("--export needs the name of a file")
+    if args.title and Path(args.export or "").suffix.lower() == ".onnx":
+        parser.error(f"--title is for a page, and --export {args.export} is none")
+    if not is_text(args.title):
+        parser.error(f"--title {args.title!r}: is not UTF-8, or has control characters")
     if "" in args.pictures:
         parser.error("a PICTURE needs a name")
     if args.seed < 0:
@@ -181,10 +187,10 @@ def main(argv=None) -> int:
     data = args.data or (trained_from if trained_from and is_available(dataset, trained_from) else "data")
     use_cache = not args.no_cache
     if args.draw:
-        modes.draw(recogniser, output, data, use_cache, show)
+        modes.draw(recogniser, output, data, use_cache, show, args.title)
         return 0
     if args.export:
-        modes.export(recogniser, output, data, use_cache)
+        modes.export(recogniser, output, data, use_cache, args.title)
         return 0
     images = modes.load_test_images(saved, dataset, data, use_cache)
     if args.mode == "test images" and args.samples > len(images) and args.samples != SAMPLES:

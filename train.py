@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="STEPS",
-        help="also write checkpoint.pth after every so many steps (default: after each epoch)",
+        help="also write checkpoint.pth after every STEPS steps (default: after each epoch)",
     )
     add("--keep-every", type=int, default=0, metavar="N", help="also keep every Nth epoch's network: model-epoch-N.pth")
     add("--yes", action="store_true", help=f"allow a grid of more than {MAX_RUNS:,} runs")
@@ -132,7 +132,7 @@ def open_board(command, data):
     from neural_lib.training.tensorboard import TensorBoard
 
     prefix = command.options["recipe"] if len(command.configs()) == 1 else ""
-    return TensorBoard(command.logdir, data.info.classes, prefix)
+    return TensorBoard(command.logdir, data.info.classes, prefix, data.info.glyphs)
 
 
 def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:

@@ -165,6 +165,16 @@ class Checkpoint:
         """The label of each class, by its name and by its written character."""
         return {name: label for names in (self.glyphs, self.classes) for label, name in enumerate(names)}
 
+    @property
+    def is_of_writing(self) -> bool:
+        """True if the network reads strokes, such as handwriting; False if it knows photos or other things."""
+        return self.preparation.placement is not None and self.preparation.placement.is_written
+
+    @property
+    def taken_for(self) -> str:
+        """The words between the true class and the network's answer: "read as" if it reads, else "taken for"."""
+        return "read as" if self.is_of_writing else "taken for"
+
     def display_name(self, label: int) -> str:
         """The class name for pictures, followed by the written character if the class has one: "su す"."""
         return f"{self.classes[label]} {self.glyphs[label]}" if self.glyphs else self.classes[label]

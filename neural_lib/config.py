@@ -109,7 +109,7 @@ class TrainConfig:
     dataset: str = "kmnist"  # a name in catalog.DATASETS, or the path of user images; train.py defines --dataset
     arch: str = _option("lenet", f"network: {ARCH[1]}", *ARCH, short="-a")
     width: int = _option(0, f"filters of the first layers, for {' and '.join(WIDTH_ARCHS)} only; 0: default", *WIDTH)
-    epochs: int = _option(10, "passes over the training images; with --init 0 is possible", *COUNT_OR_0)
+    epochs: int = _option(10, "passes over the training images; 0 is possible with --init", *COUNT_OR_0)
     batch_size: int = _option(64, "images per optimizer step, over all processes", *COUNT, short="-b")
     shuffle: bool = _option(True, "a new order of the images in each epoch", *SWITCH)
     optimizer: str = _option("adam", "optimizer", choices=OPTIMIZERS)
@@ -166,7 +166,7 @@ class TrainConfig:
         "train", "part to take the test images from if there is no test/", choices=("train", "val"), prepares=True
     )
     test_split: float = _option(
-        0.15, "share of each class in that part to test on; with --test val 1, all of it", *SHARE_OR_ALL, prepares=True
+        0.15, "share of each class in that part to test on; with --test val all of it", *SHARE_OR_ALL, prepares=True
     )
 
     def __post_init__(self) -> None:

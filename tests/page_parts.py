@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from neural_lib.checkpoint import Checkpoint
+from neural_lib.data.catalog import DATASETS
 from neural_lib.evaluation.report import Report
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
@@ -57,7 +58,7 @@ def make_report(records: Records | None = None) -> Report:
     best = records.best() if records else {"epoch": 3, "val_accuracy": 0.9, "val_loss": 0.4}
     saved = Checkpoint(
         arch="lenet", arch_args={}, state_dict={}, dataset="digits", classes=NAMES,
-        image_size=28, mean=[0.2], std=[0.3],
+        image_size=28, mean=[0.2], std=[0.3], placement=DATASETS["digits"].placement._asdict(),
         config={"epochs": 3, "lr": 0.01, "seed": 1},
         metrics={name: best[name] for name in ("epoch", "val_accuracy", "val_loss")},
         training={"command": "python train.py --model 'a <b> c/model.pth'", "device": "cpu, 2 threads",

@@ -331,9 +331,11 @@ def opened(monkeypatch) -> list[str]:
 
 
 def test_draw_opens_the_page_that_export_writes(page, recognise, opened, few_digits):
-    assert recognise("--draw", "--min-probability", 0.75)[0] == 0
+    options = ("--min-probability", 0.75, "--title", "Which <digit>?")
+    assert recognise("--draw", *options)[0] == 0
     assert opened == [Path("output/draw.html").absolute().as_uri()]
-    assert recognise("--export", "page.html", "--min-probability", 0.75)[0] == 0
+    assert recognise("--export", "page.html", *options)[0] == 0
+    assert "<title>Which &lt;digit&gt;?</title>" in Path("page.html").read_text(encoding="utf-8")
     assert Path("output/draw.html").read_bytes() == Path("page.html").read_bytes()
     assert recognise("--draw", "--output", "new/a folder", "--show")[0] == 0
     assert opened[1].endswith("/new/a%20folder/draw.html") and len(opened) == 2
@@ -466,6 +468,9 @@ REFUSED = [
     (["p.png", "--dataset", "digits"], "--dataset doesn't go with pictures, but with test images or --evaluate"),
     (["--evaluate", "--invert", "yes"], "--invert doesn't go with --evaluate, but with pictures"),
     (["--json"], "--json doesn't go with test images, but with pictures"),
+    (["p.png", "--title", "t"], "--title doesn't go with pictures, but with --export or --draw"),
+    (["--export", "m.onnx", "--title", "t"], "--title is for a page, and --export m.onnx is none"),
+    (["--draw", "--title", "a\nb"], "--title 'a\\nb': is not UTF-8, or has control characters"),
     (["p.png", ""], "a PICTURE needs a name"),
     (["--draw", "--output", "d.html"], "--output d.html: with --draw it names a folder"),
     (["p.png", "--top", "0"], "--top must be 1 or more, not 0"),

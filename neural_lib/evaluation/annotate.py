@@ -1,9 +1,16 @@
-"""Drawing with OpenCV: annotated pictures and pages as arrays, and montages in files. Colours are OpenCV's BGR."""
+"""Drawing with OpenCV: text, annotated pictures and pages as arrays, and montages in files. Colours are OpenCV's BGR.
+
+Text in any script is drawn here, for matplotlib's figures too. OpenCV's font "uni" has Latin, Cyrillic, Greek,
+Hiragana, Chinese and Korean characters. Arabic and Hebrew, which OpenCV would draw from left to right, are drawn with
+matplotlib's font. A character that the font lacks, such as an emoji, becomes LACKING.
+"""
 
 import contextlib
+import functools
 import math
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +18,7 @@ from pathlib import Path
 import cv2
 import imutils
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
 from neural_lib.system.files import write_file
 
@@ -21,6 +29,8 @@ PAGE_SIDE = 1600  # longest side of an annotated page that is not enlarged, pixe
 LEGIBLE = 60  # pixels; a page with smaller characters is enlarged
 LINE_HEIGHT = 30  # height of a line of text, pixels
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
+LONGEST_NAME = 24  # columns of a class name in tables and pictures; a Hiragana takes two
+LACKING = "\N{WHITE SQUARE}"  # "?" is the mark of an unsure answer
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
 WHITE, DARK = (255, 255, 255), (64, 64, 64)
@@ -33,7 +43,7 @@ def annotate_image(image: np.ndarray, predicted: str, probability: float, truth:
     image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1.
     Returns uint8 BGR, scale * TILE_WIDTH wide. The text is green if right, and red with the truth below it if wrong.
     """
-    right = predicted == truth
+    right, predicted, truth = predicted == truth, shortened(predicted), shortened(truth)
     lines = [(f"{predicted}  {percent(probability)}", GREEN if right else RED)]
     lines.append(("" if right else f"truth: {truth}", GREY))
     return np.vstack([fitted(image, scale * TILE_WIDTH), _text(lines, scale * TILE_WIDTH, scale)])
@@ -59,7 +69,7 @@ def annotate_picture(
     if seen is not None:
         gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
         shown = np.hstack([shown, gap, fitted(seen, side)])
-    answer = (f"{name}  {percent(probability, is_sure)}", WHITE if is_sure else AMBER)
+    answer = (f"{shortened(name)}  {percent(probability, is_sure)}", WHITE if is_sure else AMBER)
     return np.vstack([shown, _text([answer, (caption, GREY)], shown.shape[1], scale)])
 
 
@@ -75,14 +85,14 @@ def annotate_page(
     scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    font, size = cv2.FontFace("uni"), round(np.clip(0.2 * scale * typical, 11, 24))
+    size = round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
     for index, (left, top, right, bottom) in enumerate(corners.tolist()):
         colour = DARK_GREEN if sure[index] else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        text = f"{index + 1}: {names[index]}{'' if sure[index] else ' ?'}"
-        width = _text_width(text, font, size) + 8
+        text = f"{index + 1}: {shortened(names[index])}{'' if sure[index] else ' ?'}"
+        width = _text_width(text, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it
             is_hidden = (corners[:, 0] < x + width) & (x < corners[:, 2])
@@ -91,7 +101,7 @@ def annotate_page(
                 y = baseline
                 break
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
-        cv2.putText(canvas, text, (x + 4, y - 4 - size // 8), WHITE, font, size)
+        _put_text(canvas, text, (x + 4, y - 4 - size // 8), WHITE, size)
     return np.vstack([_text([(caption, GREY)], canvas.shape[1]), canvas]) if caption else canvas
 
 
@@ -103,15 +113,20 @@ def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
     return np.vstack([_text([(text, GREY)], width), np.pad(below, ((0, 0), (0, right), (0, 0)))])
 
 
-def glyph(character: str, height: int = 48) -> np.ndarray:
-    """Draw a character in black on transparent ground: uint8 RGBA (height, width, 4).
+def glyph(text: str, height: int = 48) -> np.ndarray:
+    """Draw a text in black on transparent ground: uint8 RGBA (height, width, 4).
 
-    Plots use it for characters that matplotlib's font lacks, such as Hiragana, which OpenCV's font has.
+    Plots use it for characters that matplotlib's font lacks, such as Hiragana.
     """
-    font, size = cv2.FontFace("uni"), height * 2 // 3
-    ink = np.zeros((height, max(1, _text_width(character, font, size)), 3), np.uint8)
-    cv2.putText(ink, character, (0, height * 3 // 4), (255, 255, 255), font, size)
+    size = height * 2 // 3
+    ink = np.zeros((height, max(1, _text_width(text, size)), 3), np.uint8)
+    _put_text(ink, text, (0, height * 3 // 4), WHITE, size)
     return np.dstack([np.zeros_like(ink), ink[..., 0]])
+
+
+def shortened(name: str) -> str:
+    """Shorten a class name to at most LONGEST_NAME columns: "a very long na..."."""
+    return name if cell_len(name) <= LONGEST_NAME else f"{set_cell_size(name, LONGEST_NAME - 3).rstrip()}..."
 
 
 def fitted(image: np.ndarray, side: int) -> np.ndarray:
@@ -146,22 +161,67 @@ def percent(probability: float, is_sure: bool = True) -> str:
 
 
 def _text(lines: list[tuple[str, tuple]], width: int, scale: int = 1) -> np.ndarray:
-    # Lines of text, each with its colour: BGR (len(lines) * scale * LINE_HEIGHT, width, 3). OpenCV 5's font "uni" has
-    # Hiragana. A long text is drawn smaller until it fits.
+    # Lines of text, each with its colour: BGR (len(lines) * scale * LINE_HEIGHT, width, 3). A long text is drawn
+    # smaller until it fits.
     canvas = np.full((len(lines) * scale * LINE_HEIGHT, width, 3), BACKGROUND, np.uint8)
-    font, room = cv2.FontFace("uni"), width - 2 * scale * MARGIN
+    room = width - 2 * scale * MARGIN
     for number, (text, colour) in enumerate(lines):
         size = scale * FONT_SIZE
-        while _text_width(text, font, size) > room and size > scale * SMALLEST_FONT:
+        while _text_width(text, size) > room and size > scale * SMALLEST_FONT:
             size -= 1
         baseline = scale * (number * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3)
-        cv2.putText(canvas, text, (scale * MARGIN, baseline), colour, font, size)
+        _put_text(canvas, text, (scale * MARGIN, baseline), colour, size)
     return canvas
 
 
-def _text_width(text: str, font: cv2.FontFace, size: int) -> int:
-    x, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size)
+def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], colour: tuple, size: int) -> None:
+    # Draw a text on a canvas, BGR (H, W, 3). origin: left end of its baseline, x and y. size: of the font, pixels.
+    if not _is_right_to_left(text):
+        cv2.putText(canvas, _with_squares(text), origin, colour, cv2.FontFace("uni"), size)
+        return
+    ink, ascent = _right_to_left(text, size)
+    left, top = origin[0], origin[1] - ascent
+    rows, columns = slice(max(0, top), max(0, top + len(ink))), slice(left, left + ink.shape[1])
+    part = canvas[rows, columns]
+    ink = ink[rows.start - top :][: len(part), : part.shape[1], None] / 255
+    part[:] = np.round(part * (1 - ink) + ink * colour)
+
+
+def _text_width(text: str, size: int) -> int:
+    if _is_right_to_left(text):
+        return _right_to_left(text, size)[0].shape[1]
+    x, _, width, _ = cv2.getTextSize((0, 0), _with_squares(text), (0, 0), cv2.FontFace("uni"), size)
     return x + width
+
+
+def _is_right_to_left(text: str) -> bool:
+    return any(unicodedata.bidirectional(each) in ("R", "AL") for each in text)
+
+
+def _right_to_left(text: str, size: int) -> tuple[np.ndarray, int]:
+    # A text with Arabic or Hebrew characters, joined and ordered: uint8 (h, w), and the rows above its baseline.
+    from matplotlib import font_manager  # half a second to import
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    font.set_size(size, 72)
+    font.set_text("".join(each if font.get_char_index(ord(each)) else LACKING for each in text))
+    font.draw_glyphs_to_bitmap()
+    ink = np.array(font.get_image())
+    return ink, len(ink) - round(font.get_descent() / 64)
+
+
+def _with_squares(text: str) -> str:
+    # The text with LACKING in the place of the characters that OpenCV's font lacks.
+    return text if text.isascii() else "".join(each if _has_character(each) else LACKING for each in text)
+
+
+@functools.cache
+def _has_character(character: str) -> bool:
+    # True if OpenCV's font has a character. If not, it draws a question mark.
+    drawn, unknown = np.zeros((2, 40, 60), np.uint8)
+    for canvas, text in ((drawn, character), (unknown, "?")):
+        cv2.putText(canvas, text, (5, 30), (255,), cv2.FontFace("uni"), 24)
+    return character == "?" or not np.array_equal(drawn, unknown)
 
 
 MARK = b"neural_lib montage"  # written at the end of each file, which readers of pictures ignore

@@ -128,8 +128,8 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     is_useful = temperature_lowers_loss(outputs.log_probs, labels)
     content = {"temperature": fit_temperature(outputs.log_probs, labels) if is_useful else 1.0}
     if len(labels) < MIN_VAL_IMAGES:
-        few = f"{len(labels):,} validation image{'s are' if len(labels) > 1 else ' is'} too few"
-        log.info("%s to tell which pictures are unlike those of training; that takes %d", few, MIN_VAL_IMAGES)
+        text = "pictures unlike the training images can't be marked ?: that needs %d validation images, there %s %d"
+        log.info(text, MIN_VAL_IMAGES, "is" if len(labels) == 1 else "are", len(labels))
         return content
     mean, directions = principal_directions(functional.normalize(_run(model, normalise, train, MAX_TRAIN)[0].features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)

@@ -13,16 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
+from rich.cells import cell_len
 
+from neural_lib.evaluation.annotate import glyph, shortened
 from neural_lib.records import Records, accuracy_of
 
 MAX_IN_LEGEND = 10  # runs; matplotlib has ten colours
 MAX_IN_COLUMN, MAX_IN_LINE = 58, 120  # characters that fit a legend's entry, with two columns and with one
-MAX_UPRIGHT = 6  # characters; longer class names below the confusion matrix are slanted
+MAX_UPRIGHT = 6  # columns of a terminal; longer class names below the confusion matrix are slanted
+SLANT = 45  # degrees
 MIN_SPAN = 0.1  # smallest range of the diagonal's colour scale
-LONGEST_NAME = 24  # characters of a class name in tables and pictures
 DARK = 0.65  # position on a colour scale from which letters are white
 GLYPH_ROOM, GLYPH_GAP = 18, 4  # room for a written character beside a name, and the part of it that stays empty, points
+MAX_WITH_SHARES, MAX_WITH_COUNTS = 20, 100  # classes with which a cell of the confusion matrix has room for text
 LOG_FROM = 20  # ratio of the highest value to the lowest from which a colour scale is logarithmic
 
 
@@ -60,6 +64,12 @@ def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: st
             name = f"{part}_{kind}"
             figures = [row[name] for row in rows]
             axes.plot([row["epoch"] for row in rows], figures, label=name, color=colour, **_marks(len(rows)))
+            if len(rows) == 1:  # a point is no curve: its value is written beside it, training's to the left
+                offset, align = (-8, "right") if part == "train" else (8, "left")
+                axes.annotate(
+                    f"{figures[0]:.2%}" if kind == "accuracy" else f"{figures[0]:.4f}", (rows[0]["epoch"], figures[0]),
+                    xytext=(offset, 0), textcoords="offset points", ha=align, va="center", color=colour,
+                )  # fmt: skip
         axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
         axes.legend()
     loss_axes.set_ylim(bottom=0)
@@ -103,7 +113,7 @@ def plot_runs(records: Records, title: str) -> Figure:
 def _loss_and_accuracy(title: str, height: float, of: str = "") -> tuple:
     # An empty figure and its two axes.
     figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
-    figure.suptitle(title)
+    _set_title(figure, title)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for axes in (loss_axes, accuracy_axes):
         axes.set_xlabel("epoch")
@@ -146,16 +156,19 @@ def shares_and_scales(matrix: Sequence[Sequence[int]]) -> tuple[np.ndarray, dict
 
 
 def plot_confusion(
-    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[np.ndarray | None] = ()
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], title: str, glyphs: Sequence[str] = ()
 ) -> Figure:
     """Plot a confusion matrix (true, predicted) of counts; each cell shows its count and its share of the row.
 
     The diagonal and the other cells have separate colour scales, so that a few confusions are seen beside many hits.
-    glyphs: a picture (H, W, 4) or None for each class, drawn beside its name; empty: no pictures.
+    classes: their names, in any script; long ones are shortened. glyphs: the written character of each class, which is
+    drawn beside its name; empty: none.
     """
-    counts, classes = np.asarray(matrix), [shortened(name) for name in classes]
+    counts, names = np.asarray(matrix), [shortened(name) for name in classes]
     shares, scales = shares_and_scales(matrix)
-    figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
+    has_shares, has_counts = (len(counts) <= most for most in (MAX_WITH_SHARES, MAX_WITH_COUNTS))
+    side = max(6.0, len(counts) * (0.6 if has_shares else 0.35))  # inches
+    figure = Figure(figsize=(side + 3, side + 1.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     is_right = np.eye(len(counts), dtype=bool)
     for part, colours, name in ((~is_right, "Oranges", "wrong"), (is_right, "Blues", "right")):
@@ -165,26 +178,38 @@ def plot_confusion(
         picture = axes.imshow(shown, cmap=colours, vmin=low, vmax=high or 1.0)
         bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, format=lambda share, _: f"{share:.1%}")
         bar.set_label(f"{name}, share of the true class")
-        for row, column in zip(*np.nonzero(part & (counts > 0)), strict=True):
+        for row, column in zip(*np.nonzero(part & (counts > 0) & has_counts), strict=True):
             colour = "white" if picture.norm(shares[row, column]) > DARK else "black"
-            text = f"{counts[row, column]}\n{shares[row, column]:.1%}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(classes)), classes, **(slanted if max(map(len, classes)) > MAX_UPRIGHT else {}))
-    axes.set_yticks(range(len(classes)), classes)
-    if any(glyph is not None for glyph in glyphs):
-        _add_glyphs(axes, glyphs)
+            text = f"{counts[row, column]}\n{shares[row, column]:.1%}" if has_shares else str(counts[row, column])
+            size = 8 if has_shares else 7
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size, in_layout=False)
+    slant = SLANT if max(map(cell_len, names)) > MAX_UPRIGHT or len(names) > MAX_WITH_SHARES else 0
+    texts = [name if can_draw(name) else "" for name in names]
+    axes.set_xticks(range(len(names)), texts, rotation=slant, ha="right" if slant else "center", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), texts)
+    pictures = glyphs or ["" if text else name for text, name in zip(texts, names, strict=True)]
+    _add_pictures(axes, pictures, 0 if glyphs else slant)
+    if glyphs:
+        axes.tick_params(pad=GLYPH_ROOM)  # they stand between the axes and the names
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (a row is 100 %)")
-    axes.set_title(title)
-    for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_parse_math(False)  # a name may contain a dollar sign
+    _set_title(axes, title)
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)
     return figure
 
 
-def shortened(name: str) -> str:
-    """Shorten a class name to at most LONGEST_NAME characters: "a very long na..."."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+def _set_title(owner: Figure | Axes, title: str) -> None:
+    # Set a title. Its first line, which names the data set, becomes a picture if matplotlib's font lacks characters.
+    if isinstance(owner, Figure):  # its title is inside of its upper edge
+        set_title, inside, offset, edge = owner.suptitle, "figure fraction", -GLYPH_GAP, 1
+    else:
+        set_title, inside, offset, edge = owner.set_title, "axes fraction", GLYPH_GAP, 0
+    first, *rest = title.split("\n")
+    has_picture = not can_draw(first)
+    set_title("\n".join([" " if has_picture else first, *rest]), parse_math=False)  # a name may contain a dollar sign
+    if has_picture:
+        owner.add_artist(_picture_box(first, (0.5, 1), (0, offset), (inside, inside), (0.5, edge)))
 
 
 def can_draw(text: str) -> bool:
@@ -193,17 +218,31 @@ def can_draw(text: str) -> bool:
     return all(font.get_char_index(ord(each)) for each in text)
 
 
-def _add_glyphs(axes: Axes, glyphs: Sequence[np.ndarray | None]) -> None:
-    # Draw the glyphs between the axes and the names, which are moved outwards to make room.
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_tick_params(pad=GLYPH_ROOM)
-    for label, glyph in enumerate(glyphs):
-        if glyph is None:
-            continue
-        for xy, offset, coordinates, alignment in (
-            ((label, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), (0.5, 1)),
-            ((0, label), (-GLYPH_GAP, 0), ("axes fraction", "data"), (1, 0.5)),
-        ):
-            picture = OffsetImage(glyph, zoom=(GLYPH_ROOM - GLYPH_GAP) / len(glyph))
-            where = {"xycoords": coordinates, "boxcoords": "offset points", "box_alignment": alignment}
-            axes.add_artist(AnnotationBbox(picture, xy, xybox=offset, frameon=False, pad=0, **where))
+def _add_pictures(axes: Axes, texts: Sequence[str], slant: float) -> None:
+    # Draw a text for each class beside the axes. slant: of those below the axes, degrees.
+    for label, text in enumerate(texts):
+        if text:
+            below, beside = (1 if slant else 0.5, 1), (1, 0.5)  # the corner or edge that stands at the tick
+            for xy, offset, coordinates, alignment, angle in (
+                ((label, 0), (0, -GLYPH_GAP), ("data", "axes fraction"), below, slant),
+                ((0, label), (-GLYPH_GAP, 0), ("axes fraction", "data"), beside, 0),
+            ):
+                axes.add_artist(_picture_box(text, xy, offset, coordinates, alignment, angle))
+
+
+def _picture_box(
+    text: str,
+    xy: tuple[float, float],
+    offset: tuple[float, float],
+    coordinates: tuple[str, str],
+    alignment: tuple[float, float],
+    angle: float = 0,
+) -> AnnotationBbox:
+    # A text drawn by annotate.glyph, for characters that matplotlib's font lacks.
+    # xy: place, in `coordinates`. offset: from there, points. alignment: the point of the picture, 0 to 1, put there.
+    picture = glyph(text)
+    zoom = (GLYPH_ROOM - GLYPH_GAP) / len(picture)
+    if angle:
+        picture = np.asarray(Image.fromarray(picture).rotate(angle, Image.Resampling.BICUBIC, expand=True))
+    where = {"xycoords": coordinates, "boxcoords": "offset points", "box_alignment": alignment}
+    return AnnotationBbox(OffsetImage(picture, zoom=zoom), xy, xybox=offset, frameon=False, pad=0, **where)

@@ -197,10 +197,11 @@ class Report:
 
     def log(self) -> None:
         """Log precision, recall and F1 of each class, the most frequent confusions, and the calibration."""
-        names = [plots.shortened(name) for name in self.saved.classes]
+        names = [annotate.shortened(name) for name in self.saved.classes]
         log.info("classification report\n%s", self._classification(target_names=names, digits=4))
         lines = [
-            f"    {names[pair['truth']]} read as {names[pair['predicted']]}: {pair['count']:,} of {pair['support']:,}"
+            f"    {names[pair['truth']]} {self.saved.taken_for} {names[pair['predicted']]}: "
+            f"{pair['count']:,} of {pair['support']:,}"
             for pair in confusions(self.matrix)[:MAX_CONFUSIONS]
         ]
         if lines:
@@ -269,11 +270,8 @@ class Report:
 
     def _confusion(self) -> bytes:
         title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
-        names, glyphs = self.saved.classes, [annotate.glyph(each) for each in self.saved.glyphs]
-        if not glyphs:
-            glyphs = [None if plots.can_draw(name) else annotate.glyph(name) for name in names]
-            names = [name if glyph is None else "" for name, glyph in zip(names, glyphs, strict=True)]
-        return plots.to_bytes(plots.plot_confusion(self.matrix, names, title, glyphs), "png")
+        figure = plots.plot_confusion(self.matrix, self.saved.classes, title, self.saved.glyphs)
+        return plots.to_bytes(figure, "png")
 
     def html(self) -> str:
         """The content of report.html, which refers to no other file."""

@@ -250,8 +250,8 @@ def show_test_images(
 # --- the exported network ---
 
 
-def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True) -> None:
-    """Write the network as an ONNX file if the path ends in .onnx, else as a page.
+def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = True, title: str = "") -> None:
+    """Write the network as an ONNX file if the path ends in .onnx, else as a page. title: of the page; see to_html.
 
     It is compared on the test images of its data set if they are in data_dir, else on noise. Raises what export_network
     and export_page do.
@@ -264,19 +264,21 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
         if saved.dataset in DATASETS:
             raise
         log.warning("%s", error)
-    write = export_network if path.suffix.lower() == ".onnx" else export_page
-    write(recogniser, path, images)
+    if path.suffix.lower() == ".onnx":
+        export_network(recogniser, path, images)
+    else:
+        export_page(recogniser, path, images, title)
 
 
-def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool) -> None:
-    """Write the network as a page to draw on, and open it in the user's browser if `show`.
+def draw(recogniser: Recogniser, page: Path, data_dir: str, use_cache: bool, show: bool, title: str = "") -> None:
+    """Write the network as a page to draw on, and open it in the user's browser if `show`. title: see to_html.
 
     Raises UserError if the network is for photos, and what export raises.
     """
     if not recogniser.saved.placement:
         title = title_of(recogniser.saved.dataset)
         raise UserError(f"--draw: this network knows {title}, photos, not drawings; give picture files instead")
-    export(recogniser, page, data_dir, use_cache)
+    export(recogniser, page, data_dir, use_cache, title)
     try:
         is_open = show and webbrowser.open(page.absolute().as_uri())
     except webbrowser.Error:

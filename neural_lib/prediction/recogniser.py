@@ -156,8 +156,7 @@ class Recogniser:
     @property
     def reads_pages(self) -> bool:
         """True if the classes are written characters, so that pages can be read."""
-        placement = self.saved.preparation.placement
-        return placement is not None and placement.is_written
+        return self.saved.is_of_writing
 
     def read(self, picture: Picture | Sequence[Picture], invert: str = "auto", top: int = 3) -> Answer | list[Answer]:
         """The answer to a picture that holds one character or thing, or the answers to a list of such pictures.

@@ -34,17 +34,17 @@ FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
 log = logging.getLogger(__name__)
 
 
-def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None) -> None:
+def export_page(recogniser: Recogniser, path: Path, images: Tensor | None = None, title: str = "") -> None:
     """Write the network as a page, once its script has given the network's answers.
 
-    images: test images of its data set, uint8 (N, C, S, S); default: noise. The weights have 16 bits, or 32 if the
-    answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
+    images: test images of its data set, uint8 (N, C, S, S); default: noise. title: see to_html. The weights have 16
+    bits, or 32 if the answers differ with 16. If Node.js isn't installed, a warning says that the page is unchecked.
     Raises UserError if the page can't run the network or would be larger than PAGE_LIMIT, and RunError as verify does.
     """
     for bits in (16, 32):
         model = model_of(recogniser, bits)
         checked, which = images_to_check(recogniser.saved, images, images_checked(model))
-        content = to_html(recogniser, model).encode()
+        content = to_html(recogniser, model, title).encode()
         if len(content) > PAGE_LIMIT:
             sizes = f"{len(content) / 1e6:.1f} MB, more than the limit of {PAGE_LIMIT / 1e6:.1f} MB"
             raise UserError(f"{path}: the page would have {sizes}; use a smaller network")
@@ -218,13 +218,14 @@ def _weights(arguments: dict[str, object]) -> list[Tensor]:
 # --- the page ---
 
 
-def to_html(recogniser: Recogniser, model: dict) -> str:
-    """The page as HTML. model: see model_of."""
+def to_html(recogniser: Recogniser, model: dict, title: str = "") -> str:
+    """The page as HTML. model: see model_of. title: default: one that names the data set."""
     saved, info = recogniser.saved, DATASETS.get(recogniser.saved.dataset)
     return render(
         FOLDER / "webpage.html.jinja",
         saved,
         info=info,
+        title=title,
         test_images=saved.training.get("test_images", info.test_size if info else None),  # older files don't say it
         standard_error=standard_error,
         parameters=sum(each.numel() for each in recogniser.model.parameters()),

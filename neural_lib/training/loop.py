@@ -126,14 +126,11 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         self.bar = tqdm(
-            desc=f"epoch {self.number}/{self.epochs}",
             total=self.train_size,
-            unit=" img",
-            unit_scale=True,
             leave=False,
             disable=self.disable,
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt}{postfix}",
+            bar_format=f"epoch {self.number}/{self.epochs} |{{bar}}| {{desc}}",  # {postfix} would begin with a comma
         )
         return self
 
@@ -152,17 +149,17 @@ class ProgressBar:
             self.first = self.last, sums.count
         if self.bar.update(sums.count - self.bar.n):  # True a few times a second; reading the sums waits for the device
             left = self._time_left(sums.count)
-            self.bar.set_postfix_str(f"{left}loss {sums.loss:.3f}, acc {sums.accuracy:.3f}", refresh=False)
+            self.bar.set_description_str(f"loss {sums.loss:.3f}, acc {sums.accuracy:.3f}{left}", refresh=False)
 
     def _time_left(self, count: int) -> str:
-        # count: images of the epoch so far. Returns "00:03 left, run 02:10, "
+        # count: images of the epoch so far. Returns ", 00:03 left, run 02:10"
         start, before = self.first
         if count == before:
             return ""
         seconds = (self.last - start) / (count - before)  # for one image
         epoch = seconds * (self.train_size - count)
         run = epoch + self.val_seconds + (self.epochs - self.number) * (seconds * self.train_size + self.val_seconds)
-        return f"{tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}, "
+        return f", {tqdm.format_interval(epoch)} left, run {tqdm.format_interval(run)}"
 
 
 def runs_to_train(progress: Progress, quiet: bool = False) -> Iterable[tuple[int, TrainConfig, Checkpoint | None]]:

@@ -26,11 +26,14 @@ class TensorBoard:
     """A folder for each run under `logdir`, named after its hyper-parameters; a number follows if that name is taken.
 
     Figures of training and of validation are in subfolders with the same names, `loss` and `accuracy`, so that
-    TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names.
+    TensorBoard draws them into one chart. classes: their names. prefix: of the folders' names. glyphs: the written
+    character of each class; empty: none.
     """
 
-    def __init__(self, logdir: str | Path, classes: Sequence[str], prefix: str = "") -> None:
-        self.logdir, self.classes, self.prefix = Path(logdir), classes, prefix
+    def __init__(
+        self, logdir: str | Path, classes: Sequence[str], prefix: str = "", glyphs: Sequence[str] = ()
+    ) -> None:
+        self.logdir, self.classes, self.prefix, self.glyphs = Path(logdir), classes, prefix, glyphs
         self.writers: dict[str, SummaryWriter] = {}
 
     def begin_run(
@@ -114,7 +117,7 @@ class TensorBoard:
         """Add the confusion matrix and the hyper-parameters of a run that ended well. best: its best epoch's row."""
         if self.best_val:
             matrix = confusion_matrix(self.best_val.labels, self.best_val.predictions, len(self.classes))
-            figure = plot_confusion(matrix, self.classes, f"validation, epoch {best['epoch']}")
+            figure = plot_confusion(matrix, self.classes, f"validation, epoch {best['epoch']}", self.glyphs)
             self.writers[""].add_figure("confusion_matrix", figure, best["epoch"])
         figures = {f"best/{name}": best[name] for name in (*TITLES, "epoch") if best.get(name) is not None}
         values = {name: format_value(value) if isinstance(value, bool) else value for name, value in self.label.items()}

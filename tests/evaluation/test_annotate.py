@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -40,6 +42,48 @@ def test_hiragana_is_really_drawn():
     # All drawings differ, so no character is drawn as the font's box for unknown characters.
     drawn = {annotate.annotate_image(IMAGE, glyph, 1.0, glyph).tobytes() for glyph in "おきすつなはまやれを"}
     assert len(drawn) == 10
+
+
+def glyph_of(text: str) -> np.ndarray:
+    return annotate.glyph(text)[..., 3].astype(float)
+
+
+def test_a_character_that_the_font_lacks_is_a_square_and_no_question_mark():
+    for lacking in ("🐜", "ไทย", "\U0010fffd"):
+        assert np.array_equal(glyph_of(lacking), glyph_of(annotate.LACKING * len(lacking)))
+    assert not np.array_equal(glyph_of("🐜"), glyph_of("?"))
+    assert np.array_equal(glyph_of("ע🐜"), glyph_of("ע" + annotate.LACKING))
+
+
+def test_right_to_left_scripts_are_drawn_in_their_order_and_joined():
+    both, first, second = (glyph_of(text) for text in ("אב", "א", "ב"))
+    right, left = both[:, -first.shape[1] :], both[:, : second.shape[1]]
+    assert abs(right - first).mean() < 10 and abs(left - second).mean() < 10  # grey levels; a pixel's share may differ
+    assert glyph_of("ببب").shape[1] < 0.8 * 3 * glyph_of("ب").shape[1]
+    tile = annotate.annotate_image(IMAGE, "عربي", 0.9, "عربي")
+    assert caption_has(tile, annotate.GREEN) or tile[CAPTION:].std() > 10
+    assert not np.array_equal(tile, annotate.annotate_image(IMAGE, "عربي", 0.8, "عربي"))
+
+
+def test_text_at_the_edge_is_cut_off_in_every_script():
+    for text, origin in itertools.product(("a girl", "عربي"), ((20, 5), (0, 22), (2, 2))):
+        canvas = np.zeros((20, 30, 3), np.uint8)
+        annotate._put_text(canvas, text, origin, annotate.WHITE, 20)
+        assert canvas.any()
+
+
+@pytest.mark.parametrize("name", ["a very long class name with many words", "漢字の長い名前である事のこと"])
+def test_a_long_name_is_shortened_alike_in_every_picture(name):
+    short = annotate.shortened(name)
+    assert short.endswith("...") and len(short) < len(name)
+    box = [(40, 60, 80, 90)]
+    for draw in (
+        lambda name: annotate.annotate_image(IMAGE, name, 0.9, "other " + name),
+        lambda name: annotate.annotate_picture(a_page(), name, 0.9, "p.png"),
+        lambda name: annotate.annotate_page(a_page(), box, [name], [True]),
+    ):
+        assert np.array_equal(draw(name), draw(short))
+    assert not np.array_equal(*(annotate.annotate_image(IMAGE, name, each, "a")[CAPTION:] for each in (0.91, 0.92)))
 
 
 @pytest.mark.parametrize("name", ["T-shirt/top", "a very long class name indeed", "W" * 40])

@@ -1,11 +1,14 @@
 """Tests of report.html in a real browser."""
 
+from dataclasses import replace
+
 import page_parts
 import pytest
 from conftest import requests_of
 from page_parts import NAMES
 
 from neural_lib.evaluation import report
+from neural_lib.evaluation.report import Report
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,7 @@ def test_a_click_on_a_cell_shows_its_images_the_most_confident_first(opened, wri
         captions = [element.text for element in elements(opened, "#images figcaption")]
         assert captions == [f"{100 * scores.probabilities[index]:.1f} %" for index in expected[: report.MAX_IMAGES]]
         heading, what = opened.find_element("id", "shown").text, f"{NAMES[truth]} read as {NAMES[predicted]}"
+        what = f"{NAMES[truth]}, right" if truth == predicted else what
         assert heading == f"{what}: {count} of {sum(matrix[truth])}"
         assert {image.get_attribute("alt") for image in elements(opened, "#images img")} == {what}
         assert [each.get_attribute("data-cell") for each in elements(opened, "#matrix [aria-pressed=true]")] == [
@@ -103,6 +107,24 @@ def test_sorting_sorts(opened, table):
             assert None not in values[: len(numbers)]  # a failed run has no value and stays last
         assert sorted(orders) == ["ascending", "descending"]
         assert len(elements(opened, f"#{table} [aria-sort]")) == 1
+
+
+def test_nothing_is_squeezed_or_printed_over_something_else(open_page, tmp_path):
+    of, path = page_parts.make_report(), "/somewhere/" + "a_long_name_without_a_blank/" * 6
+    training, config = {"init": path, "val_images": 15_000}, of.saved.config | {"dataset": path}
+    saved = replace(of.saved, classes=["ants", "bees"], config=config, training=training)
+    scores = of.scores._replace(labels=of.scores.labels % 2, predictions=of.scores.predictions % 2)
+    result = Report(saved, "digits", scores, of.images)
+    (tmp_path / "report.html").write_text(result.html(), encoding="utf-8")
+    page = open_page(tmp_path / "report.html")
+    large, *values = elements(page, ".scores .large, .scores .value")
+    assert len({each.rect["y"] for each in values}) == 1 and len(values) == 3  # side by side at 1,200 pixels
+    assert 0 <= large.rect["y"] + large.rect["height"] - values[0].rect["y"] - values[0].rect["height"] < 10
+    caption = elements(page, "#axes")[0]
+    assert caption.rect["height"] < 25 and caption.rect["width"] > 200  # one line above two columns
+    assert len(elements(page, ".settings li")) > 2
+    for each in [*elements(page, ".settings li"), *elements(page, "dd"), *elements(page, "body")]:
+        assert page.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", each), each.text
 
 
 def test_the_keyboard_does_what_a_click_does(opened):

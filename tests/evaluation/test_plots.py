@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -140,7 +142,7 @@ def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
 
 
 def test_written_characters_stand_beside_the_names_of_a_confusion_matrix():
-    glyphs = [np.full((12, 10, 4), 255, np.uint8)] * 3
+    glyphs = ["お", "き", "す"]
     plain, written = (plot_confusion(torch.eye(3).long(), ["a", "b", "c"], "t", each) for each in ((), glyphs))
     boxes = [each for each in written.axes[0].get_children() if isinstance(each, AnnotationBbox)]
     assert len(boxes) == 6 and not any(isinstance(each, AnnotationBbox) for each in plain.axes[0].get_children())
@@ -151,6 +153,47 @@ def test_written_characters_stand_beside_the_names_of_a_confusion_matrix():
     for box in boxes:
         place = box.offsetbox.get_window_extent()
         assert not place.overlaps(inside) and not any(place.overlaps(name) for name in names)
+
+
+SCRIPTS = ["ひらがな", "漢字の長い名前である事のこと", "عربي", "שלום", "🐜🐝", "ไทย", "plain", "$a_{$"]
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a character that its font lacks
+def test_class_names_and_titles_in_any_script_are_drawn():
+    figure = plot_confusion(np.eye(8, dtype=int), SCRIPTS, "写真, test")
+    to_bytes(figure, "png")
+    axes = figure.axes[0]
+    boxes = [each for each in axes.get_children() if isinstance(each, AnnotationBbox)]
+    texts = [label.get_text() for label in axes.get_xticklabels()]
+    assert texts == ["", "", "عربي", "שלום", "", "", "plain", "$a_{$"]
+    assert len(boxes) == 2 * texts.count("") + 1  # at both axes; and the title
+    below = sorted((each for each in boxes if each.xycoords == ("data", "axes fraction")), key=lambda box: box.xy[0])
+    places = [each.offsetbox.get_window_extent() for each in below]
+    assert places[1].height > 50 and places[1].x1 <= places[2].x0  # slanted, so that a long name hides no other
+    history = plot_history(make_rows(2), 1, "写真 🐜\nwith label smoothing")
+    to_bytes(history, "svg")
+    assert history.get_suptitle() == " \nwith label smoothing"
+
+
+@pytest.mark.parametrize("classes, text", [(20, "1000\n100.0%"), (21, "1000"), (101, None)])
+def test_of_many_classes_each_cell_has_the_text_that_it_has_room_for(classes, text):
+    names = [f"a long name {number}" for number in range(classes)]
+    figure = plot_confusion(1000 * np.eye(classes, dtype=int), names, "t")
+    assert {each.get_text() for each in figure.axes[0].texts} == ({text} if text else set())
+    if not text:
+        return
+    figure.draw_without_rendering()
+    cell = figure.axes[0].get_window_extent().width / classes
+    places = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(first.y0 >= second.y1 - 2 for first, second in pairwise(places))
+    assert all(each.get_window_extent().width < cell for each in figure.axes[0].texts)
+
+
+def test_a_single_epoch_has_its_values_as_text():
+    row = dict(zip(MEASURES, (0.5, 0.9876, 0.4, 0.9), strict=True)) | {"epoch": 1}
+    texts = [[each.get_text() for each in axes.texts] for axes in plot_history([row], 1, "").axes]
+    assert texts == [["0.5000", "0.4000"], ["98.76%", "90.00%"]]
+    assert not any(axes.texts for axes in plot_history(make_rows(2), 1, "").axes)
 
 
 def test_short_names_are_upright_and_long_ones_slanted():

@@ -31,7 +31,7 @@ from neural_lib.system.files import Writer
 INFO = DATASETS["kmnist"]
 SAVED = Checkpoint(
     arch="lenet", arch_args={}, state_dict={}, dataset="kmnist", classes=list(INFO.classes), glyphs=list(INFO.glyphs),
-    image_size=28, mean=[0.2], std=[0.3], config={}, metrics={"epoch": 3},
+    image_size=28, mean=[0.2], std=[0.3], config={}, metrics={"epoch": 3}, placement=INFO.placement._asdict(),
 )  # fmt: skip
 IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -135,6 +135,22 @@ def test_the_log_has_the_scores_of_every_class_and_the_most_frequent_confusions(
     assert first == f"    {classes[truth]} read as {classes[predicted]}: {count} of {support}"
 
 
+@pytest.mark.parametrize("placement, words, other", [
+    (INFO.placement._asdict(), "read as", "taken for"), ({}, "taken for", "read as"),
+    (DATASETS["fashion-mnist"].placement._asdict(), "taken for", "read as"),
+])  # fmt: skip
+def test_written_characters_are_read_and_other_things_are_taken_for_something(caplog, placement, words, other):
+    caplog.set_level(logging.INFO)
+    result = Report(replace(SAVED, placement=placement, classes=["a" * 40, *INFO.classes[1:]], glyphs=[]), "kmnist",
+                    make_scores([0, 1, 2], [1, 0, 2], [0.5, 0.6, 0.7]), IMAGES[:3])  # fmt: skip
+    result.log()
+    assert f"    {'a' * 21}... {words} ki: 1 of 1" in caplog.messages[1].splitlines()
+    assert max(map(len, caplog.text.splitlines()[1:])) <= 80
+    page = " ".join(result.html().split()).replace("What is taken for what", "")
+    assert page.count(f"{'a' * 40} {words} ki") == 5  # list, cell (twice), picture and its caption
+    assert other not in caplog.text + page and "su, right: 1 of 1" in page
+
+
 # --- which files may be written ---
 
 
@@ -227,6 +243,7 @@ def test_without_test_images_of_their_own_both_accuracies_are_logged_and_shown(c
         "    +-: standard error; train.py --test val scores val/ as test instead",
     ]
     page = " ".join(result.html().split())
+    page = page.replace("&nbsp;", " ")
     assert "30 of 40 images right (± 7.0 points" in page and "accuracy of 1,530 images (± 0.8 points)" in page
     assert "photos has no test/: the 40 test images were taken out of train/, while the 1,530 images of val/" in page
     assert result.content["validation"] == {"accuracy": 0.9, "images": 1530}

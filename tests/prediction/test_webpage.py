@@ -1,6 +1,7 @@
 """The network as a web page: its steps, its script in Node.js, its pictures compared with those of ink.py."""
 
 import base64
+import html
 import json
 import logging
 import re
@@ -117,6 +118,19 @@ class EveryOperation(nn.Module):
         x = x + x  # one value twice
         x = x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))  # -> (N, 5)
         return torch.log_softmax(self.out(torch.relu(self.hidden(x))), dim=1)
+
+
+@pytest.mark.parametrize("placement, default", [
+    ({}, "A network looks at pictures: data set"),
+    ({"box": 28, "centre": "box", "stroke": 1.5}, "Write, and a network reads: data set"),
+])  # fmt: skip
+@pytest.mark.parametrize("title", ["", 'Ants & "<bees>"?'])
+def test_the_page_has_the_given_title_or_one_that_names_the_data_set(placement, default, title):
+    recogniser = recogniser_of("lenet-slim", dataset="/a/data set", placement=placement)
+    page = webpage.to_html(recogniser, webpage.model_of(recogniser), title)
+    for tag in ("title", "h1"):
+        (shown,) = re.findall(f"<{tag}>(.*)</{tag}>", page)
+        assert html.unescape(shown) == (title or default) and "<bees>" not in shown
 
 
 @needs_node
@@ -367,7 +381,7 @@ def test_it_says_what_the_network_is_and_what_it_scored(digits_model):
 def test_it_says_how_far_the_accuracy_may_be_off():
     photos = replace(named().saved, metrics={"test_accuracy": 0.94}, training={"test_images": 153})
     text = " ".join(html_of(Recogniser(photos, torch.device("cpu"))).split())
-    assert "Of 153 test images it gets 94.00&nbsp;% right (± 2.0 points, standard error)." in text
+    assert "Of 153 test images it gets 94.00&nbsp;% right (±&nbsp;2.0 points, standard error)." in text
     older = Recogniser(replace(photos, training={}), torch.device("cpu"))  # whose file doesn't say how many there were
     assert "Of the test images it gets 94.00&nbsp;% right. " in " ".join(html_of(older).split())
 

@@ -146,7 +146,7 @@ def test_a_backend_in_the_environment_does_not_affect_files(run_script, tmp_path
 
 @pytest.mark.parametrize("broken, missing", [
     ((plots, "plot_results"), {"plot.png", "report.html"}),
-    ((annotate, "glyph"), {"confusion.png"}),
+    ((plots, "plot_confusion"), {"confusion.png"}),
     ((annotate, "encode"), {"mistakes.png"}),
     ((report, "classification_report"), {"report.json", "report.html", "the classification report"}),
     ((report.Report, "html"), {"report.html"}),

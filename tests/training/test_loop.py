@@ -1,10 +1,14 @@
+import functools
+import io
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from one_run import make_run, train_epochs, train_steps, weights_of
 from torch import nn
+from tqdm import tqdm
 
 from neural_lib.config import TrainConfig
 from neural_lib.evaluation.scores import evaluate
@@ -207,13 +211,29 @@ def test_the_time_left_is_shown_for_the_epoch_and_for_the_run(monkeypatch, capfd
     run = SimpleNamespace(config=SimpleNamespace(epochs=3), train_loader=SimpleNamespace(dataset=range(100)))
     with ProgressBar().epoch(1, run) as progress:
         progress.bar = SimpleNamespace(
-            n=0, update=lambda _: True, close=lambda: None, set_postfix_str=lambda text, refresh: shown.append(text)
+            n=0, update=lambda _: True, close=lambda: None, set_description_str=lambda text, refresh: shown.append(text)
         )
         for count in (20, 40):
             progress.step(SimpleNamespace(count=count, loss=0.25, accuracy=0.75))
     # 20 images a second: 60 are left of this epoch, and two epochs of 5 s each
-    assert shown == ["loss 0.250, acc 0.750", "00:03 left, run 00:13, loss 0.250, acc 0.750"]
+    assert shown == ["loss 0.250, acc 0.750", "loss 0.250, acc 0.750, 00:03 left, run 00:13"]
     assert capfd.readouterr().err == ""  # no bar: stderr is no terminal here
+
+
+def test_at_80_columns_the_bar_of_a_long_run_has_15_cells(monkeypatch):
+    now, terminal = iter(range(0, 10**6, 59)), io.StringIO()  # each reading is 59 s later
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(loop, "tqdm", functools.partial(tqdm, file=terminal, mininterval=0, miniters=1))
+    monkeypatch.setattr(loop.tqdm, "format_interval", tqdm.format_interval, raising=False)
+    run = SimpleNamespace(config=SimpleNamespace(epochs=190), train_loader=SimpleNamespace(dataset=range(60)))
+    with ProgressBar().epoch(100, run) as progress:
+        progress.bar.dynamic_ncols = lambda file: (80, 24)
+        for count in range(1, 5):
+            progress.step(SimpleNamespace(count=count, loss=0.25, accuracy=0.75))
+    frames = [frame for frame in terminal.getvalue().split("\r") if " left" in frame]
+    expected = r"epoch 100/190 \|.{15,}\| loss 0.250, acc 0.750, \d\d:\d\d left, run \d\d:\d\d:\d\d"
+    assert frames and all(re.fullmatch(expected, frame) and len(frame) == 80 for frame in frames), frames
 
 
 @pytest.mark.parametrize("monitor", ["accuracy", "f1"])
@@ -225,5 +245,6 @@ def test_an_epochs_figures_stand_below_their_titles(monitor, caplog):
         log_epoch(SimpleNamespace(config=config, state=SimpleNamespace(rows=[measures])), is_best=False)
     heading, row = caplog.messages
     assert heading.split("  ")[-1].strip() == "seconds" and row.split()[0] == "3/25" and row.endswith(" 1.2")
-    assert len(heading) == len(row) and ("val f1" in heading) is ("0.2500" in row) is (monitor == "f1")
+    assert len(heading) == len(row) <= 80 - len("  *")
+    assert ("val f1" in heading) is ("0.2500" in row) is (monitor == "f1")
     assert row[: heading.index("val loss") + 8].endswith("1.23e+05")

@@ -1,11 +1,15 @@
 """TensorBoard's files, read back with its own reader."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
+import train
+from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors, Normalisation, make_loader
 from neural_lib.evaluation.scores import Scores
 from neural_lib.networks import build_network
@@ -150,6 +154,34 @@ def test_a_network_that_cannot_be_traced_is_a_warning(tmp_path, caplog, monkeypa
     one_run(TensorBoard(tmp_path, CLASSES), {"lr": 0.25})
     assert caplog.messages == ["TensorBoard will not show the network's graph: it can't be traced"]
     assert len(scalars(tmp_path / "lr=0.25" / "val", "loss")) == 3
+
+
+def log_confusion(folder: Path, classes: list[str], glyphs: list[str]) -> None:
+    board = TensorBoard(folder, classes, glyphs=glyphs)
+    board.begin_run({})
+    measures = dict.fromkeys(MEASURES, 0.5)
+    board.end_epoch(1, 2, measures, Scores(0.5, 0.5, 0.5, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.ones(2)))
+    board.end_run({"epoch": 1, **measures})
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a character that its font lacks
+def test_class_names_in_any_script_are_in_the_confusion_matrix(tmp_path):
+    log_confusion(tmp_path, ["ひらがな", "🐝"], [])
+    assert read(tmp_path / "run").Tags()["images"] == ["confusion_matrix"]
+
+
+def test_written_characters_are_in_the_confusion_matrix(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tensorboard, "plot_confusion", lambda *arguments: drawn.append(arguments) or Figure((1, 1)))
+    log_confusion(tmp_path, ["o", "ki"], ["お", "き"])
+    ((_, classes, _, glyphs),) = drawn
+    assert (classes, glyphs) == (["o", "ki"], ["お", "き"])
+
+
+def test_the_command_gives_the_written_characters_to_tensorboard(tmp_path):
+    command = SimpleNamespace(logdir=tmp_path, configs=lambda: [1, 2])
+    board = train.open_board(command, SimpleNamespace(info=DATASETS["kmnist"]))
+    assert (board.classes, board.glyphs) == (DATASETS["kmnist"].classes, DATASETS["kmnist"].glyphs)
 
 
 def test_a_loader_of_another_data_set_has_no_sample_images(tmp_path):
