@@ -2,9 +2,10 @@
 
     python tests/pages.py --model output/model.pth --data data
 
-Composes 200 pages of test images, on plain, ruled and squared paper, in boxes, with dark edges and with specks, reads
-them and prints for each kind of page: characters found (a box that overlaps theirs by half or more of both together),
-boxes where there is none, pages in the right order, accuracy on what was found, and that on the images themselves.
+Composes 200 pages of test images, on plain, ruled and squared paper, in boxes, with dark edges, with specks and with
+pairs of characters that touch, reads them and prints for each kind of page: characters found (a box that overlaps
+theirs by half or more of both together), boxes where there is none, boxes around several characters, those of them that
+are sure, pages in the right order, answers that are unsure, accuracy on what was found, and that on the images.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-KINDS = ("plain", "ruled", "squared", "boxes", "edges", "specks")
+KINDS = ("plain", "ruled", "squared", "boxes", "edges", "specks", "touching")
 
 
 class Page(NamedTuple):
@@ -43,6 +44,14 @@ def written(image: np.ndarray, size: int, pen: str) -> np.ndarray:
 
 def _disc(width: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+
+
+def room_before(ink: np.ndarray, mark: np.ndarray, x: int, y: int) -> int:
+    """Pixels by which a mark at (x, y) can move to the left until it touches ink; 0 if it would pass it by."""
+    before = np.where(ink[y : y + len(mark), :x] > 0.3, np.arange(x), -np.inf).max(1)  # the last ink of each row
+    first = np.where(mark > 0.3, np.arange(x, x + len(mark)), np.inf).min(1)
+    room = (first - before).min() - 1
+    return int(room) if np.isfinite(room) else 0
 
 
 def compose(
@@ -82,6 +91,12 @@ def compose(
         rows, cols = (np.flatnonzero(mark.max(axis) > 0.3) for axis in (1, 0))
         y, x = (round(middle + uniform(-0.05, 0.05) * size - own / 2)
                 for middle in (top + line * down, left + column * across))  # fmt: skip
+        if kind == "touching" and (column if order == "rows" else line) % 2 and uniform() < 0.6:
+            overlap = round(uniform(0, 0.05) * size)
+            if order == "rows":
+                x -= room_before(ink, mark, x, y) + overlap
+            else:
+                y -= room_before(ink.T, mark.T, y, x) + overlap
         part = ink[y : y + own, x : x + own]
         np.maximum(part, mark, out=part)
         boxes.append((x + cols[0], y + rows[0], np.ptp(cols) + 1, np.ptp(rows) + 1))
@@ -147,11 +162,16 @@ def compose(
 # --- how they are read ---
 
 
-def overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """What each two boxes (N, 4) and (M, 4) have in common, of what they cover together: (N, M), 0 to 1."""
+def common_area(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area that each two boxes (N, 4) and (M, 4) have in common: (N, M)."""
     first = np.maximum(some[:, None, :2], others[None, :, :2])
     last = np.minimum(some[:, None, :2] + some[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
-    common = (last - first).clip(0).prod(2)
+    return (last - first).clip(0).prod(2)
+
+
+def overlaps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What each two boxes (N, 4) and (M, 4) have in common, of what they cover together: (N, M), 0 to 1."""
+    common = common_area(some, others)
     return common / (some[:, 2:].prod(1)[:, None] + others[:, 2:].prod(1) - common)
 
 
@@ -164,17 +184,23 @@ class Counts(NamedTuple):
     found: int
     answers: int
     false: int  # answers with a box where no character is, or one was found already
+    unsure: int  # answers
+    merged: int  # answers with a box around several characters
+    merged_sure: int  # of those, the sure ones
     right: int  # of those found
     right_alone: int  # of those found, as images
 
 
 def judge(page: Page, answers: list, labels: np.ndarray, is_right: np.ndarray) -> Counts:
     """answers: Recogniser.read_page's. labels, is_right: of the images, and whether they are read right as images."""
-    boxes = np.array([answer.box for answer in answers], float).reshape(-1, 4)
+    whole = (0, 0, *page.picture.shape[1::-1])  # the box of an answer to the whole picture
+    boxes = np.array([answer.box or whole for answer in answers], float).reshape(-1, 4)
     shared = overlaps(page.boxes, boxes) if len(boxes) else np.zeros((len(page.boxes), 1))
     best, is_found = shared.argmax(1), shared.max(1) >= 0.5
     place = best[is_found]
     read = [answers[each].top[0].index for each in place]
+    is_around = common_area(page.boxes, boxes) > 0.8 * page.boxes[:, 2:].prod(1)[:, None]
+    merged = [answer.is_sure for answer, count in zip(answers, is_around.sum(0), strict=True) if count > 1]
     return Counts(
         pages=1,
         in_order=int((np.diff(place) > 0).all()),
@@ -182,6 +208,9 @@ def judge(page: Page, answers: list, labels: np.ndarray, is_right: np.ndarray) -
         found=len(place),
         answers=len(boxes),
         false=len(boxes) - len(set(place.tolist())),
+        unsure=sum(not answer.is_sure for answer in answers),
+        merged=len(merged),
+        merged_sure=sum(merged),
         right=int((np.array(read, int) == labels[page.indices[is_found]]).sum()),
         right_alone=int(is_right[page.indices[is_found]].sum()),
     )
@@ -218,13 +247,16 @@ def main() -> None:
             Path(args.write).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(f"{args.write}/{number}-{kind}.png", cv2.cvtColor(page.picture, cv2.COLOR_RGB2BGR))
     totals["all"] = [counts for each in totals.values() for counts in each]
-    print("| paper | pages | characters | found | false | in order | read right | as images |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| paper | pages | characters | found | false | several | sure | in order | unsure | read right | as images |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind, each in totals.items():
         sums = Counts(*np.sum(each, axis=0))
         print(
             f"| {kind} | {sums.pages} | {sums.characters:,} | {sums.found / sums.characters:.2%} "
-            f"| {sums.false / max(sums.answers, 1):.2%} | {sums.in_order / sums.pages:.1%} "
+            f"| {sums.false / max(sums.answers, 1):.2%} | {sums.merged} | {sums.merged_sure} "
+            f"| {sums.in_order / sums.pages:.1%} | {sums.unsure / max(sums.answers, 1):.2%} "
             f"| {sums.right / max(sums.found, 1):.2%} | {sums.right_alone / max(sums.found, 1):.2%} |"
         )
 

@@ -5,6 +5,7 @@ ground (lighter, if the ink is light). Thresholds are relative to the noise of t
 size of the characters. They were chosen on composed pages; tests/pages.py measures how well they work.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -25,13 +26,21 @@ FINE = 40  # length divided by thickness
 # Fewer lines than FEW_LINES must reach from border to border, because a 1 or a dash may fill most of its picture.
 FEW_LINES = 3
 FROM_BORDER_TO_BORDER = 0.95  # share of the page's width
+# Characters that touch are found as one, whose length along its line is compared with the usual length.
+CUT_FROM = 1.4  # length divided by the usual one from which its parts are cut out, too
+LONG = 1.5  # ... from which it can hardly be one character
+NARROW = 0.8  # smallest usual length divided by the line's height, or a 0 would be long among 1s
+MIN_TO_COMPARE = 3  # characters on a page; of fewer no length is usual
+OFF_MIDDLE = 0.5  # ink of a pixel that costs a cut as much as to be half a character off the middle
 
 
 class Character(NamedTuple):
-    """One character of a page."""
+    """One character of a page, or several that touch."""
 
     box: tuple[int, int, int, int]  # bounding box of the ink in the picture: left, top, width, height, pixels
     ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
+    parts: "tuple[Character, ...]" = ()  # if it is longer than usual along its line: cut at its thinnest places
+    is_long: bool = False  # True if it is so long that it can hardly be one character
 
 
 class Page(NamedTuple):
@@ -64,7 +73,9 @@ def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows")
             break  # otherwise the angle was that of strokes, so the page is not turned
     groups = _group_strokes(clean, noise, outside, lines, has_edges=edges.any())
     back = cv2.invertAffineTransform(turn)
-    characters = [_cut_out(clean, noise, groups, number, back) for number in _reading_order(groups, order)]
+    rows = _reading_order(groups, order)
+    usual = _usual_lengths(groups, rows, order)
+    characters = [_cut_out(clean, noise, groups, number, back, order, usual[number]) for row in rows for number in row]
     return Page(characters, is_plain=not lines.any() and not edges.any())
 
 
@@ -433,8 +444,8 @@ def _merge_near(
     return boxes[kept], [groups[number] for number in kept]
 
 
-def _reading_order(groups: Groups, order: str) -> list[int]:
-    # The numbers of the groups in reading order.
+def _reading_order(groups: Groups, order: str) -> list[list[int]]:
+    # The numbers of the groups in reading order, line by line.
     middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
     along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
     # Turn the page so that its lines of characters are narrowest. If several angles do, take the smallest.
@@ -447,11 +458,26 @@ def _reading_order(groups: Groups, order: str) -> list[int]:
         if not lines or across[number] - across[lines[-1]].mean() > 0.6 * groups.size:
             lines.append([])
         lines[-1].append(number)
-    return [number for line in lines for number in sorted(line, key=lambda each: along[each])]
+    return [sorted(line, key=lambda each: along[each]) for line in lines]
 
 
-def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray) -> Character:
-    # The box in the picture and the ink of a group. back: affine map from the turned page to the picture.
+def _usual_lengths(groups: Groups, lines: list[list[int]], order: str) -> np.ndarray:
+    # The length along its line that is usual for each group, pixels (N,); infinite if there are too few to compare.
+    along, across = (groups.boxes[:, 2:] - groups.boxes[:, :2]).T[:: 1 if order == "rows" else -1]
+    if len(along) < MIN_TO_COMPARE:
+        return np.full(len(along), np.inf)
+    heights = np.empty(len(along))  # of the lines: a heading is higher; one that is lower may be so by chance
+    for line in lines:
+        heights[line] = max(np.median(across[line]), np.median(across))
+    # The first quartile, because many may be long: several that touch.
+    return heights * max(NARROW, float(np.quantile(along / heights, 0.25, method="inverted_cdf")))
+
+
+def _cut_out(
+    depth: np.ndarray, noise: float, groups: Groups, number: int, back: np.ndarray, order: str, usual: float
+) -> Character:
+    # The box in the picture and the ink of a group, and the parts of a long one. back: affine map from the turned page
+    # to the picture. usual: length along the line, pixels.
     left, top, right, bottom = np.maximum(groups.boxes[number] + (-2, -2, 2, 2), 0)
     part = slice(top, bottom), slice(left, right)
     labels = groups.labels[part]
@@ -461,9 +487,46 @@ def _cut_out(depth: np.ndarray, noise: float, groups: Groups, number: int, back:
     full = np.median(values[values > 0.5 * values.max()])
     nothing = min(3 * noise, 0.3 * full)
     values = np.clip((values - nothing) / (full - nothing), 0, 1)
+    whole, is_row = _character(values, (left, top), back), order == "rows"
+    length = whole.ink.shape[1 if is_row else 0] / usual
+    if length < CUT_FROM:
+        return whole
+    parts = [each if is_row else each.T for each in _cut(values if is_row else values.T, max(2, round(length)))]
+    return whole._replace(parts=tuple(_character(each, (left, top), back) for each in parts), is_long=length >= LONG)
+
+
+def _cut(values: np.ndarray, count: int) -> list[np.ndarray]:
+    # The ink (h, w) of each of `count` characters side by side, each (h, w). It is cut from top to bottom where little
+    # ink is crossed, near the places that make the parts equally long. Parts without ink are left out.
+    columns = np.flatnonzero((values > ink.SEEN_FROM).any(0))
+    first, length = columns[0], (np.ptp(columns) + 1) / count
+    parts, rest = [], values
+    for number in range(1, count):
+        start, stop = (round(first + (number + side) * length) for side in (-0.5, 0.5))
+        cost = values[:, start:stop] + OFF_MIDDLE * np.linspace(-1, 1, stop - start) ** 2
+        is_before = np.arange(values.shape[1]) < start + _cheapest_path(cost)[:, None]
+        parts.append(rest * is_before)
+        rest = rest * ~is_before
+    return [part for part in (*parts, rest) if part.max() > ink.SEEN_FROM]
+
+
+def _cheapest_path(cost: np.ndarray) -> np.ndarray:
+    # The column in each row (h,) of the path from top to bottom of least cost (h, w). From row to row it moves by at
+    # most one column, so that it leads between round characters to the place where they touch.
+    total = np.pad(cost, ((0, 0), (1, 1)), constant_values=np.inf)
+    for above, row in itertools.pairwise(total):
+        row[1:-1] += np.minimum(above[1:-1], np.minimum(above[:-2], above[2:]))
+    path = [int(total[-1].argmin())]
+    for row in total[-2::-1]:
+        path.append(path[-1] - 1 + int(row[path[-1] - 1 : path[-1] + 2].argmin()))
+    return np.array(path[::-1]) - 1
+
+
+def _character(values: np.ndarray, corner: tuple[int, int], back: np.ndarray) -> Character:
+    # The ink in values (h, w), whose upper left pixel is at `corner` of the turned page. back: see _cut_out.
     seen = np.argwhere(values > ink.SEEN_FROM)
     (first_row, first_column), (last_row, last_column) = seen.min(0), seen.max(0)
-    points = (seen[:, ::-1] + (left, top)) @ back[:, :2].T + back[:, 2]  # in the picture
+    points = (seen[:, ::-1] + corner) @ back[:, :2].T + back[:, 2]  # in the picture
     (x, y), (right, bottom) = np.floor(points.min(0) + 1e-6), np.ceil(points.max(0) - 1e-6) + 1
     box = (max(0, int(x)), max(0, int(y)), int(right - x), int(bottom - y))
     return Character(box, values[first_row : last_row + 1, first_column : last_column + 1])

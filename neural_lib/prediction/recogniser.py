@@ -1,6 +1,7 @@
 """Recogniser: a trained network that reads pictures from files or the memory."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -128,8 +129,10 @@ class Reading:
 class _Prepared(NamedTuple):
     # a picture whose images have no answers yet
     reading: Reading
-    images: Sequence[np.ndarray] = ()  # one for each character, uint8 (C, S, S)
+    images: Sequence[np.ndarray] = ()  # one for each character and each of its parts, uint8 (C, S, S)
     boxes: Sequence[Box | None] = ()
+    # For each character: the number of its parts, which follow it in images and boxes; True if it can hardly be one.
+    cuts: Sequence[tuple[int, bool]] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
 
 
@@ -241,7 +244,7 @@ class Recogniser:
             size = max(size_of(picture, page) or [size])
         if order is None or not self.reads_pages or size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
-            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None])
+            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None], [(0, False)])
         sharp = max(SHARP, 1.5 * how.image_size)
         for longest in PAGE_SIDES:
             if longest != LONGEST_SIDE:
@@ -251,17 +254,20 @@ class Recogniser:
             is_sharp = bool(found) and np.median([max(each.box[2:]) for each in found]) >= sharp
             if scale == 1 or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
                 break
-        images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in found]  # (S, S) -> (1, S, S)
-        boxes = [tuple(round(value / scale) for value in each.box) for each in found]
+        inks = [each for character in found for each in (character, *character.parts)]
+        images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in inks]  # (S, S) -> (1, S, S)
+        boxes = [tuple(round(value / scale) for value in each.box) for each in inks]
+        cuts = [(len(each.parts), each.is_long) for each in found]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
-        return _Prepared(Reading(source, small, scale), images, boxes, may_be_one=is_plain and len(found) <= FEW)
+        may_be_one = is_plain and len(found) <= FEW and not any(each.is_long for each in found)
+        return _Prepared(Reading(source, small, scale), images, boxes, cuts, may_be_one)
 
     def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
         answers = iter(self._answers([image for each in waiting for image in each.images], top))
-        for reading, _, boxes, may_be_one in waiting:
+        for reading, _, boxes, cuts, may_be_one in waiting:
             path = reading.source.path
-            parts = [replace(next(answers), path=path, box=box) for box in boxes]
+            parts = _without_touching([replace(next(answers), path=path, box=box) for box in boxes], cuts)
             if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
@@ -298,6 +304,19 @@ class Recogniser:
     def probabilities(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W), uint8 -> calibrated probabilities (N, classes), on the CPU."""
         return self.answers_of(images)[0]
+
+
+def _without_touching(answers: list[Answer], cuts: Sequence[tuple[int, bool]]) -> list[Answer]:
+    # The answers to the characters, given those to each and to its parts. Parts replace a character if all are sure and
+    # more probable. Otherwise the answer to one that is too long to be one character is not sure.
+    chosen, following = [], iter(answers)
+    for count, is_long in cuts:
+        whole, *parts = itertools.islice(following, 1 + count)
+        if parts and all(each.is_sure and each.probability > whole.probability for each in parts):
+            chosen += parts
+        else:
+            chosen.append(replace(whole, is_sure=whole.is_sure and not is_long))
+    return chosen
 
 
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:

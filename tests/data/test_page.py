@@ -1,6 +1,7 @@
 """All characters on pages of many kinds are found, nothing else is, and their order and strokes are right."""
 
 import io
+import re
 import warnings
 
 import cv2
@@ -193,6 +194,86 @@ def test_jpeg_of_low_quality_is_read():
     assert_found(np.asarray(Image.open(file)), boxes)
 
 
+# --- characters that touch ---
+
+
+def write_row(grey: np.ndarray, text: str, y: int, size: int = 150) -> list[tuple[int, int, int, int]]:
+    """Write characters side by side; one after a "+" touches the one before. Returns the boxes of their ink."""
+    boxes, x = [], 50
+    for each in re.findall(r"\+?.", text):
+        offset = write(sheet(), each[-1], 600, 600, size)[0] - 600  # from the left end of the baseline to the ink
+        boxes.append(write(grey, each[-1], x - offset + (-4 if each[0] == "+" else 80), y, size))
+        x = boxes[-1][0] + boxes[-1][2]
+    return boxes
+
+
+def mirrored(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    return box[1], box[0], box[3], box[2]
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("text", ["のの+のの", "の+のののの", "のの+の+のの"])
+def test_characters_that_touch_are_long_and_cut_where_they_do(text, order):
+    grey = sheet()
+    boxes = write_row(grey, text, 500)
+    if order == "columns":
+        grey, boxes = grey.T.copy(), list(map(mirrored, boxes))
+    characters = find_characters(grey, order=order).characters
+    assert len(characters) == len(boxes) - text.count("+")
+    assert [each.is_long for each in characters if each.parts] == [True]
+    parts = [part for each in characters for part in each.parts or [each]]
+    assert len(parts) == len(boxes) and min(map(overlap, [each.box for each in parts], boxes)) > 0.8
+
+
+def test_slanted_characters_are_cut_between_them():
+    grey, boxes = sheet(), []
+    for x in (150, 350, 466, 666):
+        outline = cv2.ellipse2Poly((x, 450), (90, 45), -65, 0, 360, 5)
+        cv2.polylines(grey, [outline], True, INK, 12)
+        boxes.append(cv2.boundingRect(outline))
+    (parts,) = [each.parts for each in find_characters(grey).characters if each.parts]
+    assert min(map(overlap, [each.box for each in parts], boxes[1:3])) > 0.8
+
+
+@pytest.mark.parametrize("rows", [["10111"], ["の+の", "の"]])
+def test_a_character_is_not_long_beside_narrow_or_few_ones(rows):
+    grey = sheet()
+    for number, text in enumerate(rows):
+        write_row(grey, text, 300 + 300 * number)
+    assert not any(each.parts or each.is_long for each in find_characters(grey).characters)
+
+
+def test_characters_of_a_heading_are_not_long():
+    grey = sheet()
+    write_row(grey, "のの", 250, 220)
+    for row in range(3):
+        write_row(grey, "ののの+ののの", 450 + 150 * row, 90)
+    are_long = [each.is_long for each in find_characters(grey).characters]
+    assert are_long == [False] * 2 + [False, False, True, False, False] * 3
+
+
+def test_pairs_are_long_even_if_they_are_many():
+    grey = sheet()
+    write_row(grey, "の+のの+のの", 500)
+    assert [each.is_long for each in find_characters(grey).characters] == [True, True, False]
+
+
+@pytest.mark.parametrize("wide, is_cut, is_long", [(40, False, False), (60, True, False), (70, True, True)])
+def test_a_character_is_cut_before_it_is_called_long(wide, is_cut, is_long):
+    grey = sheet()
+    for x, half in ((100, 40), (300, wide), (500, 40), (700, 40)):
+        diamond = np.array([(x - half, 450), (x, 410), (x + half, 450), (x, 490)])
+        cv2.polylines(grey, [diamond], True, INK, 4)
+    character = find_characters(grey).characters[1]
+    assert (bool(character.parts), character.is_long) == (is_cut, is_long)
+
+
+def test_a_part_without_ink_is_left_out():
+    values = np.zeros((20, 60), np.float32)
+    values[5:15, :10] = values[5:15, -10:] = 1
+    assert [part.sum() for part in page._cut(values, 3)] == [100, 100]
+
+
 # --- pages without characters ---
 
 
@@ -249,7 +330,7 @@ def write_on_plain() -> np.ndarray:
 # --- composed pages, of the digits (tests/pages.py does the same with KMNIST's test images) ---
 
 
-@pytest.mark.parametrize("kind", pages.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in pages.KINDS if kind != "touching"])
 def test_the_characters_of_composed_pages_are_found(digit_images, kind):
     hits = wanted = false = 0
     for seed in range(2):
@@ -259,6 +340,20 @@ def test_the_characters_of_composed_pages_are_found(digit_images, kind):
         wanted, hits = wanted + len(best), hits + sum(each >= 0.5 for each in best)
         false += sum(max(overlap(box, each) for box in composed.boxes) < 0.5 for each in boxes)
     assert hits >= 0.94 * wanted and false <= 0.06 * wanted
+
+
+def test_pairs_on_composed_pages_are_cut(digit_images):
+    composed = pages.compose(digit_images, np.random.default_rng([0, 7]), "touching", count=40, size=80)
+    grey = cv2.cvtColor(composed.picture, cv2.COLOR_RGB2GRAY)
+    characters = find_characters(grey, order=composed.order).characters
+    common = pages.common_area(composed.boxes, np.array([each.box for each in characters]))
+    are_pairs = (common > 0.8 * composed.boxes[:, 2:].prod(1)[:, None]).sum(0) > 1
+    are_cut = np.array([len(each.parts) == 2 for each in characters])
+    assert (
+        are_pairs.sum() >= 5
+        and (are_cut & are_pairs).sum() >= 0.8 * are_pairs.sum()
+        and not (are_cut & ~are_pairs).any()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -456,3 +456,38 @@ def test_grey_is_the_brightness_that_the_eye_sees():
     red, green, blue = (255 * torch.eye(3, dtype=torch.uint8)).view(3, 3, 1, 1)
     converted, _ = convert(torch.stack([red, green, blue]), 1, 1)
     assert converted.flatten().tolist() == pytest.approx([255 * 0.299, 255 * 0.587, 255 * 0.114], abs=1)
+
+
+# --- characters that touch ---
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("before", [[60], [60, 170, 280]], ids=len)
+@pytest.mark.parametrize("pair, half, are_two, is_sure", [
+    (0.8, 0.9, True, True), (0.3, 0.9, True, True),
+    (0.8, 0.3, False, False), (0.9, 0.8, False, False), (0.3, 0.4, False, False),
+])  # fmt: skip
+def test_two_that_touch_are_read_apart_or_not_sure(
+    recogniser, monkeypatch, order, before, pair, half, are_two, is_sure
+):
+    picture, x = np.full((160, 720), 235, np.uint8), before[-1] + 110
+    for each in (*before, x, x + 80, x + 190):
+        diamond = np.array([(each - 36, 80), (each, 40), (each + 36, 80), (each, 120)])
+        cv2.polylines(picture, [diamond], True, 40, 9)
+    batches = []
+
+    def answers_of(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # `half` is the probability of a diamond in the answer, and `pair` that of several
+        batches.append(len(images))
+        lengths = torch.stack([(images[:, 0] > 50).any(dim).sum(1) for dim in (1, 2)])
+        highest = torch.where(lengths.amax(0) > 1.5 * lengths.amin(0), pair, half)[:, None]
+        return torch.cat([highest, (1 - highest).expand(-1, 9) / 9], 1), torch.zeros(len(images), dtype=torch.bool)
+
+    monkeypatch.setattr(recogniser, "answers_of", answers_of)
+    answers = recogniser.read_page(picture if order == "rows" else picture.T, order=order)
+    assert len(answers) == len(before) + 2 + are_two
+    touching = answers[len(before) : len(before) + 1 + are_two]
+    assert all(answer.to_dict()["sure"] is is_sure for answer in touching)
+    lengths = [answer.box[2 if order == "rows" else 3] for answer in touching]
+    assert lengths == pytest.approx([82, 82] if are_two else [163], abs=5)
+    assert batches[0] == len(before) + 4  # together, the pair and its halves
