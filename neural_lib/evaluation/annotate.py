@@ -124,9 +124,13 @@ def glyph(text: str, height: int = 48) -> np.ndarray:
     return np.dstack([np.zeros_like(ink), ink[..., 0]])
 
 
-def shortened(name: str) -> str:
-    """Shorten a class name to at most LONGEST_NAME columns: "a very long na..."."""
-    return name if cell_len(name) <= LONGEST_NAME else f"{set_cell_size(name, LONGEST_NAME - 3).rstrip()}..."
+def shortened(text: str, width: int = LONGEST_NAME) -> str:
+    """The text in at most `width` columns of a terminal: its first third and its end, with "..." between them."""
+    if cell_len(text) <= width:
+        return text
+    head = set_cell_size(text, (width - 3) // 3).rstrip()  # a space in place of half a Hiragana
+    end = next(text[start:] for start in range(len(text)) if cell_len(text[start:]) <= width - 3 - cell_len(head))
+    return f"{head}...{end}"
 
 
 def fitted(image: np.ndarray, side: int) -> np.ndarray:

@@ -128,7 +128,7 @@ class AnswerTable:
 
     def __init__(self, saved: Checkpoint, paths: Iterable[Path], top: int, width: int, has_pages: bool = False) -> None:
         names, paths = [saved.display_name(label) for label in range(len(saved.classes))], list(map(str, paths))
-        self.names = [shortened(name, width // 3) for name in names]
+        self.names = [annotate.shortened(name, width // 3) for name in names]
         name_sizes = sorted(map(cell_len, self.names), reverse=True)
         self.name_width, self.number_width = max(len("label"), name_sizes[0]), NUMBER_WIDTH if has_pages else 0
         self.folder, self.path_width = "", 0
@@ -144,7 +144,7 @@ class AnswerTable:
             longest = self._longest(paths)
         self.path_width = max(MIN_PATH, min(room, longest))
         where = f" in {printable(self.folder)}" if self.folder else ""
-        title = shortened(f"picture{where}", self.path_width)
+        title = annotate.shortened(f"picture{where}", self.path_width)
         titles = self._line(title, "no.", "label", "prob.", "    next best" if self.others else "")
         self.head = [titles, f" {'-' * (cell_len(titles) - 1)}"]
 
@@ -156,7 +156,7 @@ class AnswerTable:
 
     def format(self, reading: Reading) -> str:
         """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
-        path = shortened(self._shown(reading.source.name), self.path_width)
+        path = annotate.shortened(self._shown(reading.source.name), self.path_width)
         lines, self.head = self.head, []
         for number, answer in enumerate(reading.answers, start=1):
             likely = [each for each in answer.top[1 : self.others + 1] if each.probability >= 0.0005]  # not 0.0%
@@ -170,15 +170,6 @@ class AnswerTable:
         numbers = f"  {number:>{self.number_width}}" if self.number_width else ""
         picture, name = set_cell_size(path, self.path_width), set_cell_size(name, self.name_width)
         return f" {picture}{numbers}  {name}  {probability:>6}{rest}".rstrip()
-
-
-def shortened(text: str, width: int) -> str:
-    """The text in at most `width` columns of a terminal: its first third and its end, with "..." between them."""
-    if cell_len(text) <= width:
-        return text
-    head = set_cell_size(text, (width - 3) // 3).rstrip()  # a space in place of half a Hiragana
-    end = next(text[start:] for start in range(len(text)) if cell_len(text[start:]) <= width - 3 - cell_len(head))
-    return f"{head}...{end}"
 
 
 def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:

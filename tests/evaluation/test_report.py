@@ -144,7 +144,7 @@ def test_written_characters_are_read_and_other_things_are_taken_for_something(ca
     result = Report(replace(SAVED, placement=placement, classes=["a" * 40, *INFO.classes[1:]], glyphs=[]), "kmnist",
                     make_scores([0, 1, 2], [1, 0, 2], [0.5, 0.6, 0.7]), IMAGES[:3])  # fmt: skip
     result.log()
-    assert f"    {'a' * 21}... {words} ki: 1 of 1" in caplog.messages[1].splitlines()
+    assert f"    {'a' * 7}...{'a' * 14} {words} ki: 1 of 1" in caplog.messages[1].splitlines()
     assert max(map(len, caplog.text.splitlines()[1:])) <= 80
     page = " ".join(result.html().split()).replace("What is taken for what", "")
     assert page.count(f"{'a' * 40} {words} ki") == 5  # list, cell (twice), picture and its caption

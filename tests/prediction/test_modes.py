@@ -104,7 +104,7 @@ def test_long_classes_leave_room_for_the_path():
 @pytest.mark.parametrize("width", range(6, 60))
 def test_a_text_is_shortened_in_its_middle(width):
     for text in ("folder/name-jpg" * 3, "かな/" + "文字" * 9 + "-png", "short"):
-        short = modes.shortened(text, width)
+        short = annotate.shortened(text, width)
         assert cell_len(short) <= width and (short == text) == (cell_len(text) <= width)
         head, dots, end = short.partition("...")
         assert short == text or (dots and text.startswith(head) and text.endswith(end) and len(head) <= len(end))
