@@ -659,7 +659,8 @@ def test_an_unsure_answer_is_marked_everywhere(page, recognise):
     status, stdout, _ = recognise("scans", "--min-probability", 1)
     assert (
         status == 0
-        and "recognised 2 of 3 pictures, 2 unsure (?: less probable than 100%, or unlike" in stdout
+        and "recognised 2 of 3 pictures, 2 unsure (?: less probable than 100%, unlike the training images, or too long"
+        in stdout
         and stdout.count("% ?") == 2
     )
     marked = cv2.imread("output/predictions.png")

@@ -469,8 +469,8 @@ def _usual_lengths(groups: Groups, lines: list[list[int]], order: str) -> np.nda
     heights = np.empty(len(along))  # of the lines: a heading is higher; one that is lower may be so by chance
     for line in lines:
         heights[line] = max(np.median(across[line]), np.median(across))
-    # The first quartile, because many may be long: several that touch.
-    return heights * max(NARROW, float(np.quantile(along / heights, 0.25, method="inverted_cdf")))
+    # A third are shorter. The median would be too long on a page with many pairs.
+    return heights * max(NARROW, float(np.quantile(along / heights, 1 / 3, method="inverted_cdf")))
 
 
 def _cut_out(

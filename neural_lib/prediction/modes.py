@@ -96,7 +96,7 @@ def recognise_pictures(
         first, *others = montage.finish()
         log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
-    why = f"less probable than {100 * recogniser.min_probability:.3g}%, or unlike the training images"
+    why = f"less probable than {100 * recogniser.min_probability:.3g}%, unlike the training images, or too long for one"
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
     log.info("%s %s%d of %d picture%s%s", recognised, counts, pictures, total, "s" if total > 1 else "", unsure)
     if kept:
