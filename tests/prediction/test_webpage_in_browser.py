@@ -359,7 +359,8 @@ def test_what_is_no_file_is_said_to_be_none(opened):
     opened.execute_script(
         "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer(), bubbles: true}))"
     )
-    assert opened.find_element("id", "message").text == "that is no file; open or drop a picture"
+    message = "that is no file; open or drop a picture"
+    wait_until(lambda: opened.find_element("id", "message").text == message)
 
 
 def test_a_picture_is_pasted(opened, digits):
