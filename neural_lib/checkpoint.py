@@ -249,25 +249,27 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     return saved
 
 
-def load_tensors(path: str | Path, if_damaged: str) -> dict[str, Tensor]:
+def load_tensors(path: str | Path, if_damaged: str, option: str = "") -> dict[str, Tensor]:
     """Read a file of tensors by name that another program saved with torch, without running any code in it.
 
-    The tensors may be in an entry of the file, and have the prefixes that torch's wrappers of modules add. if_damaged:
-    advice in the UserError that is raised if the file can't be read or holds no such tensors.
+    The tensors may be in an entry of the file, and have the prefixes that torch's wrappers of modules add. option:
+    that gave the path, if any. if_damaged: advice in the UserError that is raised if the file can't be read or holds no
+    such tensors.
     """
+    name = f"{option} {path}".strip()
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds of errors
         why = PICKLED if "GLOBAL" in str(error) else f"can't be read ({textwrap.shorten(str(error), 100)})"
-        raise UserError(f"{path}: {why}; {if_damaged}") from None
+        raise UserError(f"{name}: {why}; {if_damaged}") from None
     for entry in WEIGHTS_ENTRIES:
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]
     named = content.items() if isinstance(content, Mapping) else ()
     tensors = {WRAPPERS.sub("", str(name)): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(f"{path}: holds no tensors by name; {if_damaged}")
+        raise UserError(f"{name}: holds no tensors by name; {if_damaged}")
     return tensors
 
 

@@ -48,6 +48,8 @@ def load_init(init: str, configs: Sequence[TrainConfig], info: DatasetInfo) -> d
     for config in configs:
         if (config.arch, config.width) != (arch, width):
             options = f"--arch {arch}{f' --width {width}' if width != config.width else ''}"
+            if _lacks_writing(saved, config, info):
+                options = f"--writing if these pictures show written characters, as it reads, else {options}"
             raise UserError(f"--init {init}: is another network than is to be trained; give {options}")
     saved.build_model()  # raises UserError if its parts don't fit together
     return {arch: saved}
@@ -59,7 +61,7 @@ def load_state_dict(path: str, config: TrainConfig, info: DatasetInfo) -> Checkp
     They have the names of that network or, for networks of torchvision, torchvision's names, or stand in its order with
     its shapes. Classes and normalisation are unknown. Raises UserError if less than half of the weights fit.
     """
-    tensors = checkpoint.load_tensors(path, "give a saved model.state_dict()")
+    tensors = checkpoint.load_tensors(path, "give a saved model.state_dict()", "--init")
     weights = _weights_of(config, info)
     choices = [
         tensors,
@@ -84,8 +86,7 @@ def warn_of_init(init: str, saved: Checkpoint, config: TrainConfig, info: Datase
 
     info: the data set that is trained on.
     """
-    placement, is_own = saved.preparation.placement, config.dataset not in DATASETS
-    if is_own and placement and placement.is_written and not info.placement:
+    if _lacks_writing(saved, config, info):
         log.warning("--init %s reads written characters; if these pictures show some, too, give --writing", init)
     weights = _weights_of(config, info)
     first_layer = next(name for name, value in weights.items() if value.dim() == 4)
@@ -96,6 +97,11 @@ def warn_of_init(init: str, saved: Checkpoint, config: TrainConfig, info: Datase
         why = f" (it was trained on {sizes})" if saved.image_size != info.image_size and misfits.reshaped else ""
         what = "layers in the middle of the network begin anew" if misfits.anew else "not all of its weights are used"
         log.warning("--init %s: %s%s: %s", init, what, why, misfits)
+
+
+def _lacks_writing(saved: Checkpoint, config: TrainConfig, info: DatasetInfo) -> bool:
+    # True if a network of written characters is to be trained on user images that are prepared as pictures.
+    return saved.is_of_writing and config.dataset not in DATASETS and not info.placement
 
 
 def load_imagenet(arch: str) -> Checkpoint:

@@ -14,6 +14,13 @@ from neural_lib.system.environment import size_text
 from neural_lib.system.errors import UserError, printable
 
 KINDS = ".zip, .tar, .tar.gz, .npz and .csv"
+MARKS = {
+    b"PK": "is a zip archive that is cut short",
+    b"Rar!": "is a RAR archive; unpack it",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it",
+    b"\x1f\x8b": "is compressed, but no tar archive",
+}  # first bytes
+HEAD_SIZE = 8  # bytes
 MAX_MEMBERS = 2_000_000
 # Limits against decompression bombs. Pictures are compressed themselves; blank BMP files shrink by a few hundred times.
 MAX_RATIO = 200  # size of all members, in sizes of the archive
@@ -57,7 +64,10 @@ def open_archive(path: str) -> Iterator[list[Member]]:
             elif tarfile.is_tarfile(path):
                 found = _in_tar(stack.enter_context(tarfile.open(path)))
             else:
-                raise dataset_error(path, f"is neither a folder nor one of {KINDS}, or damaged")
+                with open(path, "rb") as file:
+                    head = file.read(HEAD_SIZE)
+                why = next((why for mark, why in MARKS.items() if head.startswith(mark)), "is none of them, or damaged")
+                raise dataset_error(path, f"{why}; a folder, {KINDS} are read")
             members, total = [], 0
             for name, size, read in found:
                 name, total = name.replace("\\", "/"), total + size

@@ -196,11 +196,18 @@ def is_pixel_table(path: str | Path) -> bool:
 
 
 def pixel_tables(folder: str) -> dict[str, str]:
-    """The tables of pixels in a folder without folders, by part: x_train.csv, x_test.csv; {} if there are none."""
+    """The tables of pixels in a folder without folders, by part: x_train.csv, x_test.csv; {} if there are none.
+
+    A part without labels is left out, with a warning: Kaggle's test.csv is to be predicted.
+    """
     if not os.path.isdir(folder) or any(each.is_dir() for each in Path(folder).iterdir()):
         return {}
     files = {part: [*Path(folder).glob(f"*{part}.csv")] for part in PARTS}
     tables = {part: str(each[0]) for part, each in files.items() if len(each) == 1 and is_pixel_table(each[0])}
+    for part, file in tables.copy().items():
+        if part != "train" and "train" in tables and _side(len(_table_of(file).row)):
+            log.warning("%s: has pixels and no labels, so it is left out", file)
+            del tables[part]
     return tables if "train" in tables else {}
 
 
@@ -395,6 +402,9 @@ def _levels(path: str, key: str, images: np.ndarray, changes: list[str]) -> tupl
     if images.dtype.kind not in "buif":
         raise dataset_error(path, f"{key} is {images.dtype} {images.shape}, and pixels must be numbers")
     low, high = images.min(), images.max()
+    if np.isnan(low):
+        index = next(index for index, image in enumerate(images) if np.isnan(image).any())
+        raise dataset_error(path, f"{key} ({images.dtype}) has NaN in image {index}; leave that out, or mend it")
     if not (low >= 0 and high <= 255):  # NaN, too
         why = "and pixels are 0 to 255, or 0 to 1"
         if images.dtype.kind == "f":

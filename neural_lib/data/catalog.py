@@ -347,8 +347,11 @@ def identify(given: str) -> str:
     if given in DATASETS:
         return given
     if not os.path.exists(given):
-        hint = " or ".join(_names_like(given))
-        hint = f"did you mean {hint}?" if hint else "--help lists the data sets"
+        folder, name = os.path.split(given.rstrip("/\\"))
+        names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        beside = [os.path.join(folder, each) for each in difflib.get_close_matches(name, names, 1)]
+        hint = " or ".join(([] if folder else _names_like(given)) or beside)
+        hint = f"did you mean {printable(hint)}?" if hint else "--help lists the data sets"
         raise UserError(f"--dataset {given}: is no data set, file or folder; {hint}")
     path = os.path.abspath(given)
     if not is_text(path):

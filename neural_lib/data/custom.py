@@ -154,7 +154,7 @@ def _collect(
 ) -> Collection:
     # Build the data set from decoded pictures, and warn of files that are left out. parts: each picture's part; stray:
     # names of files in no class's folder. Raises UserError if a part, or a class to train on, has no readable picture.
-    left_out = [(name, "in no class's folder") for name in stray]
+    left_out = [(name, "belongs to no class") for name in stray]
     left_out += [(names[index], why) for index, why in sorted(decoded.left_out.items())]
     if left_out:
         lines = [f"    {printable(name)}: {why}" for name, why in left_out[:MAX_NAMED]]
@@ -210,7 +210,7 @@ def _from_files(path: str, listing: Listing, how: Request | Preparation, use_cac
 
 
 def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
-    _check_trainable(path, how, classes, parts)
+    _check_trainable(path, how, classes, parts, "all labels are equal")
     names = [f"{part.name}[{index}]" for part in parts.values() for index in range(len(part.images))]
     labels = np.concatenate([part.labels for part in parts.values()])
     part_of = np.repeat(list(parts), [len(part.labels) for part in parts.values()])

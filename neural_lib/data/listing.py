@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import difflib
 import os
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ LAYOUT = "a data set is a folder with a subfolder of pictures for each class, or
 TABLES = (".csv", ".tsv")  # suffixes
 LABEL_TITLES = ("label", "labels", "class", "classes", "category", "target")  # they decide between several columns
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")  # that names may lack
+ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True}  # values of columns, each of which stands for a class
 MAX_EXAMPLES = 5  # class names in a message
 
 
@@ -93,6 +95,8 @@ def list_files(path: str, from_names: bool = False) -> Iterator[Listing]:
     if os.path.isdir(path):
         yield _arranged(path, _walk(path), from_names)
     elif path.lower().endswith(TABLES):
+        if from_names:
+            raise dataset_error(path, "is a table, which gives the labels; leave out --labels-from-names")
         yield _from_table(path)
     else:
         with open_archive(path) as members:
@@ -170,7 +174,7 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
     parts = _parts(path, tree, top)
     roots = {part: _unwrapped(tree, root, is_part=True) for part, root in parts.items()}
     notes = [f"{root}/ is taken as {part}/" for part, root in roots.items() if root.lower() not in PART_OF]
-    hint = "the names of files differ in no more" if from_names else _hint(tree, roots or {"train": top})
+    hint = "the names of files differ in no more" if from_names else _hint(path, tree, roots or {"train": top})
     if from_names:
         folders = []
         files = [
@@ -243,8 +247,11 @@ def _parts(path: str, tree: Tree, top: str) -> dict[str, str]:
             raise dataset_error(path, f"has {' and '.join(doubled)}, which mean the same; merge them")
         return {part: _join(top, name) for name, part in sorted(parts.items(), key=lambda each: PARTS.index(each[1]))}
     if mixed := [name for name in parts if name.lower() in PART_OF and tree.folders[_join(top, name)]]:
-        why = f"{mixed[0]}/ holds folders as a part does, and lies beside classes; move it elsewhere"
-        raise dataset_error(path, why)
+        others = [name for name in tree.folders[top] if name not in parts]
+        near = [(name, each) for name in others for each in difflib.get_close_matches(name.lower(), PART_OF, 1)]
+        advice = "did you mean {1} by {0}?".format(*near[0]) if near else "move it elsewhere"
+        what = f"{mixed[0]}/ holds folders as a part does, and lies beside {listed(others)}"
+        raise dataset_error(path, f"{what}; {advice}")
     return {}
 
 
@@ -308,10 +315,11 @@ def _class_in(name: str) -> str:
     return match[1] if match else ""
 
 
-def _hint(tree: Tree, roots: Mapping[str, str]) -> str:
+def _hint(path: str, tree: Tree, roots: Mapping[str, str]) -> str:
     # What the user may have meant with files in folders without classes; "" if nothing is known.
     if tables := [name for name in tree.below("") if name.lower().endswith(TABLES)]:
-        return f"if {tables[0]} holds the labels, give that file as --dataset"
+        unpacked = "" if os.path.isdir(path) else "unpack the archive and "
+        return f"if {tables[0]} holds the labels, {unpacked}give that file as --dataset"
     counts = Counter(_class_in(name) for root in roots.values() for name in tree.below(root))
     if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
         return ""
@@ -331,24 +339,25 @@ def _from_table(path: str) -> Listing:
         value = value.replace("\\", "/")
         if value and os.path.isfile(os.path.join(folder, value)):
             return value
-        name = value.rpartition("/")[2]
-        return next((file for suffix in SUFFIXES if name and (file := by_name.get(name + suffix))), None)
+        name = PurePosixPath(value)
+        stem = name.stem if name.suffix.lower() in SUFFIXES else name.name  # "1.jpg" may be 1.png, or "1" 1.jpg
+        names = [name.name, *(stem + suffix for suffix in SUFFIXES)] if name.name else []
+        return next((file for each in names if (file := by_name.get(each))), None)
 
     files = [[file_of(value) for value in column] for column in zip(*rows, strict=True)]
     counts = [len(set(filter(None, column))) for column in files]
     names = counts.index(max(counts))  # the number of the column of file names
     if 2 * counts[names] < len(rows) - 1:
         why = "no column of it names files beside it or in the folders there, and it is no table of pixels"
-        raise dataset_error(path, why)
+        raise dataset_error(path, f"{why}; its last row is {listed(rows[-1])}")
     has_titles = files[names][0] is None
     titles = [title if has_titles and title else f"no. {number}" for number, title in enumerate(rows[0], start=1)]
-    labels, parts = _label_columns(path, titles, rows[has_titles:], names)
+    labels, parts, used, unused = _labels_in(path, titles, rows[has_titles:], names)
     labelled, stray = [], []
-    for row, file in zip(rows[has_titles:], files[names][has_titles:], strict=True):
+    for row, file, label, part in zip(rows[has_titles:], files[names][has_titles:], labels, parts, strict=True):
         name = file or row[names]  # read_picture reports a missing file later
-        part = "train" if parts is None else PART_OF[row[parts].lower()]
-        if row[labels]:
-            labelled.append(_Labelled(part, row[labels], name, name))
+        if label:
+            labelled.append(_Labelled(part, label, name, name))
         else:
             stray.append(name)
     if twice := [name for name, count in Counter(each.path for each in labelled).items() if count > 1]:
@@ -357,7 +366,9 @@ def _from_table(path: str) -> Listing:
     def source(name: str) -> str:
         return os.path.join(folder, name)
 
-    notes = [f"the column {titles[names]} names the files, and {titles[labels]} their classes"]
+    notes = [f"the column {titles[names]} names the files, and {listed(used)} their classes"]
+    if unused:
+        notes.append(f"columns that are not used: {listed(unused)}")
     return _listing(path, labelled, labelled, lambda name: _status(source(name)), source, (stray, notes, ""))
 
 
@@ -398,21 +409,38 @@ def _files_near(folder: str) -> dict[str, str | None]:
     return found
 
 
-def _label_columns(path: str, titles: list[str], rows: list[list[str]], names: int) -> tuple[int, int | None]:
-    # The numbers of the columns of labels and of parts (None: there is none). names: that of file names.
+def _labels_in(
+    path: str, titles: list[str], rows: list[list[str]], names: int
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    # The label and the part of each row, the titles of the columns of labels, and those of columns that are not used.
+    # names: the number of the column of file names.
     values = [[row[number] for row in rows] for number in range(len(titles))]
     others = [number for number in range(len(titles)) if number != names]
-    parts = [each for each in others if {value.lower() for value in values[each]} <= PART_OF.keys()][:1]
-    few = [each for each in others if each not in parts and 2 <= len({*values[each]}) <= max(2, len(rows) // 2)]
+    parts = next((each for each in others if {value.lower() for value in values[each]} <= PART_OF.keys()), None)
+    parts_of_rows = ["train"] * len(rows) if parts is None else [PART_OF[value.lower()] for value in values[parts]]
+    few = [each for each in others if each != parts and 2 <= len({*values[each]}) <= max(2, len(rows) // 2)]
     if not few:
         raise dataset_error(path, "no column of it has a few values again and again, as labels have")
+    titled = [each for each in few if titles[each].lower() in LABEL_TITLES]
+    chosen = [[titles[each] for each in few if ONE_HOT.get(row[each])] for row in rows]
+    if not titled and len(few) > 1 and all({*values[each]} <= ONE_HOT.keys() for each in few):
+        if all(len(each) == 1 for each in chosen):
+            unused = [titles[each] for each in others if each not in (*few, parts)]
+            return [label for (label,) in chosen], parts_of_rows, [titles[each] for each in few], unused
+        row = next(number for number, each in enumerate(chosen) if len(each) != 1)
+        what = f"{rows[row][names]} has {listed(chosen[row]) or 'none'} of {listed([titles[each] for each in few])}"
+        raise dataset_error(path, f"{what}, and a picture belongs to one class; title a column of labels label")
     combined = len(set(zip(*(values[each] for each in few), strict=True)))
     if all(len({*values[each]}) == combined for each in few):  # the same classes as names and as numbers
         few = sorted(few, key=lambda each: all(map(str.isdecimal, values[each])))[:1]
-    if len(few) > 1:
-        titled = [each for each in few if titles[each].lower() in LABEL_TITLES]
-        if len(titled) != 1:
-            which = listed([titles[each] for each in few])
-            raise dataset_error(path, f"{which} may all be the labels; title the right column label, or leave one")
+    elif len(titled) == 1:
         few = titled
-    return few[0], (parts[0] if parts else None)
+    if len(few) > 1:
+        which = listed([titles[each] for each in few])
+        raise dataset_error(path, f"{which} may all be the labels; title the right column label, or leave one")
+    for label in sorted({*values[few[0]]}):
+        pieces = [piece for piece in re.split(r"[,;|\s]+", label) if piece]
+        if len(pieces) > 1 and {*pieces} <= {*values[few[0]]}:
+            raise dataset_error(path, f"{label!r} are several labels of a picture, and it belongs to one class")
+    unused = [titles[each] for each in others if each not in (*few, parts)]
+    return values[few[0]], parts_of_rows, [titles[few[0]]], unused

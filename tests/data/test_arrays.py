@@ -270,7 +270,7 @@ class Malicious:
     ({"x": IMAGES / 127.5 - 1, "y": LABELS}, "and pixels are 0 to 255, or 0 to 1; values normalised in another way h"),
     ({"x": IMAGES.astype("int16") - 9, "y": LABELS}, "x (int16) has values from -9 to 246, and pixels are 0 to 255"),
     ({"x": IMAGES.astype("uint16") * 257, "y": LABELS}, "x (uint16) has values from 0 to 65535, and pixels are 0 to"),
-    ({"x": np.where(IMAGES < 9, np.nan, IMAGES), "y": LABELS}, "x (float64) has values from nan to nan, and pixels"),
+    ({"x": np.where(IMAGES < 9, np.nan, IMAGES), "y": LABELS}, "x (float64) has NaN in image"),
     ({"x": np.where(IMAGES < 9, np.inf, IMAGES), "y": LABELS}, "x (float64) has values from 9.0 to inf, and pixels"),
     ({"x": IMAGES * np.float32(0.5), "y": LABELS}, "x (float32) is up to 127.5, but has fractions, such as "),
     ({"x_train": IMAGES / 255, "y_train": LABELS, "x_test": IMAGES, "y_test": LABELS},
@@ -287,7 +287,7 @@ class Malicious:
     ({"x": IMAGES, "y": np.array(["a", "b", "a", "b", " ", "b"])}, "the class name ' ' is empty, not UTF-8, or"),
     ({"x": IMAGES, "y": np.array(["a", "b", "a", "b", "A", "b"])}, "A and a would be one class in two spellings"),
     ({"x": IMAGES, "y": np.array([b"\xff", b"b"] * 3)}, "y is not in UTF-8; save it so"),
-    ({"x": IMAGES, "y": LABELS * 0}, "0 is the only class"),
+    ({"x": IMAGES, "y": LABELS * 0}, "0 is the only class, and there must be two or more; all labels are equal"),
     ({"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES, "test_labels": LABELS + 1},
      "test labels have 3, which those to train on have not"),
     ({"x_train": IMAGES, "y_train": np.array(["a", "b"] * 3), "x_val": IMAGES, "y_val": np.array(["a", "bird"] * 3)},
@@ -328,11 +328,15 @@ def test_a_damaged_npz_is_refused_wherever_it_is_damaged(tmp_path):
     assert refused > 100
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 99, b"\x93NUMPY\x01\x00", b"image,label\na.png,cat\n"])
-def test_a_file_of_no_kind_that_is_read_is_refused(tmp_path, content):
+@pytest.mark.parametrize("content, why", [
+    (b"", "is none of them, or damaged"), (b"PK\x03\x04", "is a zip archive that is cut short"),
+    (b"x" * 99, "is none of them, or damaged"), (b"\x93NUMPY\x01\x00", "is none of them, or damaged"),
+    (b"image,label\na.png,cat\n", "is none of them, or damaged"), (b"7z\xbc\xaf", "is a 7z archive; unpack it"),
+])  # fmt: skip
+def test_a_file_of_no_kind_that_is_read_is_refused(tmp_path, content, why):
     path = tmp_path / "m.npz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="m.npz: is neither a folder nor one of .zip, .tar, .tar.gz, .npz and"):
+    with pytest.raises(UserError, match=f"m.npz: {why}; a folder, .zip, .tar, .tar.gz, .npz and .csv are read"):
         load(path)
 
 
@@ -424,6 +428,15 @@ def test_a_table_may_have_quotes_blank_lines_semicolons_and_a_mark_of_its_encodi
     path = write_table(tmp_path / "t.csv", LABELS, MARGIN, "", -1)
     path.write_text(f"\ufeff{path.read_text('utf-8')}", "utf-8")
     assert np.array_equal(load(path).images[:, 0], MARGIN)
+
+
+def test_a_table_to_be_predicted_is_left_out_of_its_folder(tmp_path, caplog):
+    write_table(tmp_path / "train.csv", LABELS)
+    pixels = [",".join(map(str, image.ravel())) for image in IMAGES]
+    header = ",".join(f"pixel{number}" for number in range(IMAGES[0].size))
+    (tmp_path / "test.csv").write_text("\n".join([header, *pixels]))
+    assert [*load(tmp_path).indices] == ["train"]
+    assert caplog.messages == [f"{tmp_path / 'test.csv'}: has pixels and no labels, so it is left out"]
 
 
 def test_tables_of_two_parts_in_a_folder_are_one_data_set(tmp_path):

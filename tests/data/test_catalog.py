@@ -93,10 +93,13 @@ def test_class_names_are_complete_and_in_the_official_order(name, count):
     ("emnist", "did you mean emnist-letters or emnist-balanced?"),
     ("imagenet", "--help lists the data sets"),
     ("photos/cats", "--help lists the data sets"),
+    ("holidays/cat", "did you mean holidays/cats?"),
+    ("holiday/", "did you mean holidays?"),
     ("", "--help lists the data sets"),
 ])  # fmt: skip
 def test_an_unknown_data_set_is_refused_with_the_name_that_was_probably_meant(given, hint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "holidays" / "cats").mkdir(parents=True)
     with pytest.raises(UserError, match=f"^--dataset {given}: is no data set, file or folder; {re.escape(hint)}$"):
         identify(given)
 

@@ -70,7 +70,7 @@ def test_what_is_no_picture_is_named_and_left_out(photos, caplog):
     data = load(photos)
     assert len(data.names) == 13 and len(data.indices["train"]) == 10
     (warning,) = caplog.messages
-    assert warning.startswith("photos: 4 files are left out\n    readme.md: in no class's folder\n")
+    assert warning.startswith("photos: 4 files are left out\n    readme.md: belongs to no class\n")
     assert "cat/b?ell.txt: is not a PNG, JPEG" in warning and "dog/cut.jpg: is damaged" in warning
     assert "dog/gone.png: can't be read (No such file or directory)" in warning
 

@@ -97,7 +97,7 @@ def test_files_beside_parts_of_other_names_are_left_out(tmp_path, caplog):
              for number in "12"]  # fmt: skip
     folder = layout(tmp_path, *names, "single_prediction/cat_or_dog_1.png", "notes.txt", content=PICTURE)
     assert load(folder).classes == ["cats", "dogs"]
-    assert "single_prediction/cat_or_dog_1.png: in no class's folder" in caplog.text
+    assert "single_prediction/cat_or_dog_1.png: belongs to no class" in caplog.text
 
 
 @pytest.mark.parametrize("files, classes", [
@@ -138,7 +138,8 @@ def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
     (["a/1"], "a is the only class"),
     (["test/a/1", "test/b/1"], "has images for test alone, and none to train on"),
     (["train/a/1", "train/b/1", "test/A/1"], "A and a would be one class in two spellings; rename one"),
-    (["train/a/1", "train/b/1", "a/1", "b/1"], "train/ holds folders as a part does, and lies beside classes"),
+    (["train/a/1", "train/b/1", "a/1", "b/1"], "holds folders as a part does, and lies beside a, b; move it elsewhere"),
+    (["train/a/1", "train/b/1", "tets/a/1", "tets/b/1"], "and lies beside tets; did you mean test by tets?"),
     (["Cat/1", "cat/1"], "Cat and cat would be one class in two spellings"),
     (["cafe\u0301/1", "caf\u00e9/1"], "would be one class in two spellings"),
     (["train/a/1", "train/b/1", "test/c/1"], "test/ has c, and train/ has no class of that name"),
@@ -254,7 +255,7 @@ def test_names_tell_the_classes_of_parts_too(tmp_path, caplog):
     assert data.classes == ["cat", "dog"] and {part: len(each) for part, each in data.indices.items()} == {
         "train": 2, "val": 1,
     }  # fmt: skip
-    assert "test1/7.png: in no class's folder" in caplog.text
+    assert "test1/7.png: belongs to no class" in caplog.text
     for names, message in ((["1.png", "2.png"], "no file has a name that begins with a class, such as cat.12.jpg"),
                            (["cat1.png", "cat2.png"], "cat is the only class, and there must be two or more; the"),
                            ):  # fmt: skip
@@ -279,6 +280,8 @@ def write_table(folder: Path, *rows: str, name: str = "labels.csv", encoding: st
     ["image,label,name", "1.png,0,cat", "2.png,0,cat", "3.png,1,dog", "4.png,1,dog"],  # a class's number and name
     ["image,camera,label", "1.png,a,cat", "2.png,b,cat", "3.png,a,dog", "4.png,a,dog"],  # the title decides
     ['image,label,text', '1.png,cat,"a, b"', "2.png,cat,x", "3.png,dog,y", "4.png,dog,z"],
+    ["image,cat,dog", "1.png,1,0", "2.png,1,0", "3.png,0,1", "4.png,0,1"],  # one-hot
+    ["image,label", "1.jpg,cat", "2.jpg,cat", "3.jpg,dog", "4.jpg,dog"],  # converted since
 ])  # fmt: skip
 @pytest.mark.parametrize("folder", ["images", "."])
 def test_a_table_names_files_and_their_classes(tmp_path, rows, folder):
@@ -293,19 +296,27 @@ def test_a_table_names_files_and_their_classes(tmp_path, rows, folder):
 def test_a_table_may_tell_parts_and_name_missing_files(tmp_path, caplog):
     caplog.set_level("INFO")
     top = layout(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.png", content=PICTURE)
-    rows = ["file,class,split", "1.png,x,train", "2.png,y,train", "3.png,x,valid", "4.png,y,Test", "9.png,x,train"]
-    data = load(write_table(top, *rows, "1.png,,train"[1:].replace(".png", "5.png"), name="all.csv"))
+    rows = ["file,class,split,size", "1.png,x,train,7", "2.png,y,train,7", "3.png,x,valid,8", "4.png,y,Test,9",
+            "9.png,x,train,8", "5.png,,train,1"]  # fmt: skip
+    data = load(write_table(top, *rows, name="all.csv"))
     assert {part: [data.names[each] for each in indices] for part, indices in data.indices.items()} == {
         "train": ["a/1.png", "a/2.png"], "val": ["b/3.png"], "test": ["b/4.png"],
     }  # fmt: skip
     assert "9.png: can't be read (No such file or directory)" in caplog.text
+    assert "5.png: belongs to no class" in caplog.text
     assert "all.csv: the column file names the files, and class their classes" in caplog.text
+    assert "all.csv: columns that are not used: size" in caplog.text
+    with pytest.raises(UserError, match="is a table, which gives the labels; leave out --labels-from-names"):
+        load(top / "all.csv", from_names=True)
 
 
 @pytest.mark.parametrize("rows, message", [
-    (["image,label", "7.png,cat", "8.png,dog"], "no column of it names files beside it or in the folders there"),
+    (["image,label", "7.png,cat", "8.png,dog"], "and it is no table of pixels; its last row is 8.png, dog"),
     (["image,text", "1.png,a", "2.png,b", "3.png,c", "4.png,d"], "no column of it has a few values again and again"),
     (["image,a,b", "1.png,x,u", "2.png,x,v", "3.png,y,u", "4.png,y,v"], "a, b may all be the labels; title the right"),
+    (["image,a,b,c", "1.png,1,0,0", "2.png,1,1,0", "3.png,0,0,1", "4.png,0,1,0"], "2.png has a, b of a, b, c, and a p"),
+    (["image,label", "1.png,a b", "2.png,b", "3.png,a", "4.png,b", "7.png,a", "8.png,a"],
+     "'a b' are several labels of a picture, and it belongs to one class"),
     (["image,label", "1.png,cat", "1.png,dog", "2.png,dog"], "has several rows for 1.png, and a picture belongs to "),
     (["image,label", "1.png,cat", "2.png"], "row 3 has 1 columns, and row 1 has 2"),
     (["image", "1.png"], "is no table with a column of file names and a column of labels"),
@@ -326,6 +337,9 @@ def test_a_folder_with_a_table_beside_its_pictures_says_so(tmp_path):
     write_table(top, "id,breed", "1,cat")
     with pytest.raises(UserError, match="if labels.csv holds the labels, give that file as --dataset"):
         load(top)
+    archive = write_archive(tmp_path / "d.zip", {"train/1.png": PICTURE, "labels.csv": b""})
+    with pytest.raises(UserError, match="if labels.csv holds the labels, unpack the archive and give that file as --"):
+        load(archive)
 
 
 # --- archives ---
@@ -402,10 +416,10 @@ def encrypt(path: Path) -> None:
     ("d.tar", {"/etc/a/1.png": PICTURE}, None, "has a member outside of its folder, /etc/a/1.png"),
     ("d.zip", {"C:\\a\\1.png": PICTURE}, None, "has a member outside of its folder, C:/a/1.png"),
     ("d.zip", {"a/1.png": PICTURE, "b/1.png": PICTURE}, encrypt, "is encrypted; unpack it"),
-    ("d.zip", {"a/1.png": PICTURE}, lambda path: path.write_bytes(path.read_bytes()[:60]), "is neither a folder nor "),
+    ("d.zip", {"a/1.png": PICTURE}, lambda path: path.write_bytes(path.read_bytes()[:60]), "is a zip archive that is"),
     ("d.tar.gz", {"a/1.png": os.urandom(5000), "b/1.png": PICTURE},
      lambda path: path.write_bytes(path.read_bytes()[:2000]), "is damaged or cut short"),
-    ("d.rar", {}, lambda path: path.write_bytes(b"Rar!\x1a\x07\x00"), "is neither a folder nor one of .zip, .tar"),
+    ("d.rar", {}, lambda path: path.write_bytes(b"Rar!\x1a\x07\x00"), "is a RAR archive; unpack it; a folder, "),
     ("d.zip", {"1.png": PICTURE}, None, "holds no folders, but 1 files"),
 ])  # fmt: skip
 def test_an_archive_that_cannot_be_read_is_refused(tmp_path, kind, contents, damage, message):

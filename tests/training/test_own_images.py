@@ -585,7 +585,7 @@ def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(
     (("--init", "gone.pth"), "--init gone.pth: can't be read (No such file or directory); give a model file"),
     (("--init", "photos/red/red0.png"), "--init photos/red/red0.png: is no model file of train.py, and no file of"),
     (("--init", "state.pth"), "--init state.pth: is a training state, for --resume; give the network beside it, model"),
-    (("--init", "digits.pth", "--arch", "lenet"), "is another network than is to be trained; give --arch lenet-slim"),
+    (("--init", "digits.pth", "--arch", "lenet"), "give --writing if these pictures show written"),
     (("--init", "digits.pth", "--arch", "vgg-small", "lenet-slim"), "is another network than is to be trained"),
     (("--init", "output/model.pth", "--lr", 0.1, 0.2), "is --model too, which this grid's first run would"),
 ])  # fmt: skip
