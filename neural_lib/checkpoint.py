@@ -51,7 +51,7 @@ class FileFormat(NamedTuple):
     name: str  # value of "format" in the file
     version: int  # version of new files
     readable: tuple[int, ...]  # versions that can be read
-    noun: str  # name of the format in messages: "checkpoint"
+    noun: str  # name of the format in messages
     option: str  # option that gives the path, such as "--model"; "" if no option does
     if_missing: str  # advice if there is no such file
     if_damaged: str  # advice if the file is damaged
@@ -62,7 +62,7 @@ MODEL_FORMAT = FileFormat(
     name="neural_lib checkpoint",
     version=2,
     readable=(1, 2),
-    noun="checkpoint",
+    noun="model file",
     option="--model",
     if_missing="train a network first, with train.py",
     if_damaged="give a file that train.py wrote",
@@ -106,6 +106,9 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
     if isinstance(content, dict) and kind.name == MODEL_FORMAT.name and content.get("format") == STATE_NAME:
         raise UserError(f"{name}: {IS_STATE}")
+    values = content.values() if isinstance(content, Mapping) else [None]
+    if kind.name == MODEL_FORMAT.name and all(isinstance(each, Tensor) for each in values):
+        raise UserError(f"{name}: holds weights alone, no classes; train.py --init {path} begins from them")
     if not isinstance(content, dict) or content.get("format") != kind.name:
         raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
     file_version = content.get("format_version")
@@ -235,14 +238,14 @@ def load(path: str | Path, option: str = "--model") -> Checkpoint:
     """Read a model file without running any code in it; the tensors are on the CPU.
 
     option: the option that gave the path, "" if none did. Raises UserError, naming option and path, if the file is
-    missing, damaged, incomplete or no checkpoint.
+    missing, damaged, incomplete or no model file.
     """
     name = f"{option} {path}".strip()
     content = load_archive(path, MODEL_FORMAT._replace(option=option))
     try:
         saved = Checkpoint(**{each.name: content[each.name] for each in fields(Checkpoint) if each.name in content})
     except TypeError:  # a field without a default is missing
-        raise UserError(f"{name}: is an incomplete checkpoint; train the network again") from None
+        raise UserError(f"{name}: is an incomplete model file; train the network again") from None
     if saved.placement is None:  # older files hold none, so it is the data set's
         placement = DATASETS[saved.dataset].placement if saved.dataset in DATASETS else None
         saved = replace(saved, placement=placement._asdict() if placement else {})

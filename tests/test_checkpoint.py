@@ -153,9 +153,9 @@ def malicious(path) -> dict:
     (lambda path: torch.save(malicious(path), path), "holds pickled Python objects.*nothing in it was run"),
     (lambda path: torch.save(malicious(path), path, _use_new_zipfile_serialization=False), "nothing in it was run"),
     (lambda path: path.write_bytes(pickle.dumps(malicious(path))), "nothing in it was run"),
-    (lambda path: path.touch(), "is damaged, cut short or no checkpoint"),
-    (lambda path: path.write_text("this is no model\n" * 100), "is damaged, cut short or no checkpoint"),
-    (lambda path: torch.save(LeNet(1, 10).state_dict(), path), "is no checkpoint of train.py"),
+    (lambda path: path.touch(), "is damaged, cut short or no model file"),
+    (lambda path: path.write_text("this is no model\n" * 100), "is damaged, cut short or no model file"),
+    (lambda path: torch.save(LeNet(1, 10).state_dict(), path), "holds weights alone, no classes; train.py --init"),
     (lambda path: path.write_bytes(archive_bytes({}, STATE_FORMAT)), "is the training state, .*; give .* model.pth"),
 ], ids=["nothing", "folder", "module", "attack", "legacy", "pickle", "empty", "text", "weights", "state"])  # fmt: skip
 def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, make, message):
@@ -177,7 +177,7 @@ def test_the_attack_of_these_tests_works_without_protection(tmp_path):
 def test_a_later_format_is_refused_by_its_number(saved, tmp_path):
     later = checkpoint.MODEL_FORMAT._replace(version=3)
     (tmp_path / "model.pth").write_bytes(archive_bytes(vars(saved), later))
-    with pytest.raises(UserError, match="has checkpoint format 3, and this version reads format 1 and 2"):
+    with pytest.raises(UserError, match="has model file format 3, and this version reads format 1 and 2"):
         checkpoint.load(tmp_path / "model.pth")
 
 
@@ -186,7 +186,7 @@ def test_fields_with_defaults_may_be_missing_and_unknown_fields_are_ignored(save
     rewrite(tmp_path / "model.pth", {"unknown": 1}, without=["glyphs"])
     assert checkpoint.load(tmp_path / "model.pth").glyphs == []
     rewrite(tmp_path / "model.pth", {}, without=["state_dict"])
-    with pytest.raises(UserError, match="is an incomplete checkpoint"):
+    with pytest.raises(UserError, match="is an incomplete model file"):
         checkpoint.load(tmp_path / "model.pth")
 
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, mon
 @pytest.mark.parametrize("change, message", [
     ({"dataset": "unheard-of"}, "unheard-of, which this network was trained on, is not there; name a data set with "),
     ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
-    ({"format_version": torch.ones(2)}, "has checkpoint format"),
+    ({"format_version": torch.ones(2)}, "has model file format"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_refused_in_one_line(model, run_predict, change, message):
     rewrite(model, change)
@@ -223,6 +223,10 @@ def test_pictures_as_json(page, recognise):
     assert answers[0]["error"] == "no ink found" and "No such file" in answers[3]["error"]
     assert answers[1]["top"][0]["label"] == "1" and len(answers[1]["top"]) == 2
     assert "[INFO] recognised 2 of 4 pictures" in stderr and not Path("output").exists()
+    Path("scans/photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+    _, stdout, stderr = recognise("scans", "--json")
+    assert json.loads(stdout.splitlines()[0])["error"].startswith("is a HEIC photo; convert it to JPEG")
+    assert "[INFO] recognised 2 of 4 pictures" in stderr
 
 
 def test_an_option_of_another_mode_that_does_no_harm_is_ignored(page, recognise):

@@ -79,6 +79,11 @@ class PictureFiles(NamedTuple):
     unread: dict[Path, str]  # folders, and files in folders, that can't be read -> reason
     empty: dict[Path, str]  # folders without a picture -> advice
 
+    def refused(self) -> dict[Path, str]:
+        """The reason for each file that can't be read though it may be a picture, and each such folder."""
+        files = [(path, kind) for kind, paths in self.skipped.items() if kind for path in paths]
+        return self.unread | {path: _conversion(kind, path) for path, kind in files}
+
     def problems(self) -> list[str]:
         """Warnings about what won't be read, a line for each kind of problem."""
         lines = []

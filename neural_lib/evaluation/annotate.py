@@ -30,6 +30,7 @@ LEGIBLE = 60  # pixels; a page with smaller characters is enlarged
 LINE_HEIGHT = 30  # height of a line of text, pixels
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 LONGEST_NAME = 24  # columns of a class name in tables and pictures; a Hiragana takes two
+SHORTEST = 8  # columns, to which text is shortened at most
 LACKING = "\N{WHITE SQUARE}"  # "?" is the mark of an unsure answer
 MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
@@ -173,6 +174,10 @@ def _text(lines: list[tuple[str, tuple]], width: int, scale: int = 1) -> np.ndar
         size = scale * FONT_SIZE
         while _text_width(text, size) > room and size > scale * SMALLEST_FONT:
             size -= 1
+        whole, columns = text, cell_len(text)
+        while _text_width(text, size) > room and columns > SHORTEST:  # too long even in the smallest letters
+            columns -= 1
+            text = shortened(whole, columns)
         baseline = scale * (number * LINE_HEIGHT + (LINE_HEIGHT + FONT_SIZE) // 2 - 3)
         _put_text(canvas, text, (scale * MARGIN, baseline), colour, size)
     return canvas

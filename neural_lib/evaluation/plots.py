@@ -72,6 +72,8 @@ def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: st
                 )  # fmt: skip
         axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
         axes.legend()
+        if len(rows) == 1:
+            axes.margins(0.2)  # room for the values
     loss_axes.set_ylim(bottom=0)
     return figure
 

@@ -26,7 +26,7 @@ from neural_lib.data.images import ImageTensors, load_images, load_user_test_ima
 from neural_lib.data.pictures import PictureFiles, listed
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
-from neural_lib.prediction.recogniser import Reading, Recogniser, convert
+from neural_lib.prediction.recogniser import Reading, Recogniser, Source, convert
 from neural_lib.prediction.webpage import export_page
 from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError, printable
@@ -57,6 +57,9 @@ def recognise_pictures(
     """
     for line in to_read.problems():
         log.warning("%s", line)
+    refused = to_read.refused()
+    for path, why in refused.items() if as_json else ():
+        print(json.dumps(Reading(Source(path), reason=why).to_dict()), flush=True)
     if not to_read.files:
         raise RunError("there is no picture to recognise; name files, or folders that hold pictures")
     saved = recogniser.saved
@@ -70,7 +73,7 @@ def recognise_pictures(
     montage = annotate.Montage(output) if output else None
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
-    are_sure, pictures, total = [], 0, 0  # are_sure: of each answer
+    are_sure, pictures, total = [], 0, len(refused)  # are_sure: of each answer
     with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
         for result in recogniser.read_files(files, invert, order, top):
             total += 1
@@ -96,7 +99,9 @@ def recognise_pictures(
         first, *others = montage.finish()
         log.info("wrote %s", listed([str(first), *(path.name for path in others)]))
     counts = f"{len(are_sure):,} characters in " * (len(are_sure) > pictures)
-    why = f"less probable than {100 * recogniser.min_probability:.3g}%, unlike the training images, or too long for one"
+    reasons = [f"less probable than {100 * recogniser.min_probability:.3g}%"]
+    reasons += ["unlike the training images"] * recogniser.calibration.has_distance + ["too long for one"] * has_pages
+    why = ", ".join([*reasons[:-1], "or " * (len(reasons) > 1) + reasons[-1]])
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
     log.info("%s %s%d of %d picture%s%s", recognised, counts, pictures, total, "s" if total > 1 else "", unsure)
     if kept:
@@ -142,9 +147,10 @@ class AnswerTable:
             with contextlib.suppress(ValueError):  # absolute paths and relative ones have no common folder
                 self.folder = os.path.commonpath([os.path.dirname(path) for path in paths])
             longest = self._longest(paths)
-        self.path_width = max(MIN_PATH, min(room, longest))
-        where = f" in {printable(self.folder)}" if self.folder else ""
-        title = annotate.shortened(f"picture{where}", self.path_width)
+        title = f"picture in {printable(self.folder)}" if self.folder else "picture"
+        self.path_width = max(MIN_PATH, min(room, max(longest, cell_len(title))))
+        if self.folder:
+            title = f"picture in {annotate.shortened(printable(self.folder), self.path_width - len('picture in '))}"
         titles = self._line(title, "no.", "label", "prob.", "    next best" if self.others else "")
         self.head = [titles, f" {'-' * (cell_len(titles) - 1)}"]
 

@@ -203,7 +203,8 @@ class Recogniser:
         ]
         for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
             if not result.answers:
-                name = result.source.name if result.source.path else f"picture {number}"
+                name = result.source.name if result.source.path else "the picture"
+                name = f"picture {number}" if not result.source.path and len(sources) > 1 else name
                 raise PictureError(f"{name}: {result.reason}")
             answers += result.answers
         return answers

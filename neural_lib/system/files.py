@@ -39,6 +39,8 @@ def check_input(path: str | Path, option: str, hint: str) -> None:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode) or stat.S_ISFIFO(mode):  # opening a pipe would wait until another program writes to it
+            model = Path(path) / "model.pth"  # what is meant if it is there
+            hint = f"give {model}" if model.is_file() else hint
             raise UserError(f"{name}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe'}, not a file; {hint}")
         with open(path, "rb"):
             pass

@@ -261,6 +261,8 @@ def build_progress(
     log.info("all hyper-parameters: %s", command.tables[1])
     if idle := [option_name(name) for name in command.params if name in hidden and name in EPOCH_OPTIONS]:
         log.warning("%s: no effect, as no epoch is trained; give --epochs 1 or more", ", ".join(idle))
+    if command.keep_every > (last := configs[0].epochs):
+        log.warning("--keep-every %d keeps no network, as the last epoch is %d", command.keep_every, last)
     if command.replaced:
         what = f"{command.model} holds {command.replaced}"
         log.warning("%s; this command replaces it, its records and its report", what)

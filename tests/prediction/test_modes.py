@@ -83,8 +83,11 @@ def test_the_folder_of_all_pictures_stands_in_the_title_where_paths_are_too_long
     assert titles.startswith(" picture   ") and [row.split()[0] for row in rows] == PHOTOS  # they fit whole
     titles, _, first, _ = table_of(PHOTOS, 52)
     assert (
-        titles.startswith(" pictur...a/photos/val  ") and first == " ants/1...428e40c3.jpg  ants    70.0%    bees 20.0%"
+        titles.startswith(" picture in /d...s/val  ") and first == " ants/1...428e40c3.jpg  ants    70.0%    bees 20.0%"
     )
+    long = Path("/data/of/somebody/who/has/many/folders")
+    titles, _, *rows = table_of([str(long / "1.png"), str(long / f"{'2' * 60}.png")], 80)
+    assert "picture in /data/of/somebody/who/has/many/folders " in titles and rows[0].startswith(" 1.png ")
     _, _, first, other = table_of([PHOTOS[0], "photos/bee.jpg"], 60)  # have no common folder
     assert first.startswith(" /data/ph...936_dd428e40c3.jpg ") and other.startswith(" photos/bee.jpg ")
 
@@ -123,6 +126,21 @@ def recognise(names: list[str], output: str | None = None, dataset: str = "digit
     defaults = {"invert": "auto", "order": "rows", "top": 3, "as_json": False, "show_input": False, "show": False}
     path = Path(output) if output else None
     modes.recognise_pictures(recogniser_of(dataset), pictures.find(names), path, **defaults | options)
+
+
+@pytest.mark.parametrize("order, calibration, reasons", [
+    (None, {}, "less probable than 100%"),
+    ("rows", {}, "less probable than 100%, or too long for one"),
+    (None, {"temperature": 1.0, "threshold": 9.0, "mean": torch.zeros(60), "directions": torch.zeros(1, 60),
+            "outside": [0.0, 1.0], "highest": [0.0, 1.0]}, "less probable than 100%, or unlike the training images"),
+])  # fmt: skip
+def test_only_what_can_make_an_answer_unsure_is_named(folder, caplog, order, calibration, reasons):
+    caplog.set_level(logging.INFO)
+    saved = replace(made_up.make_checkpoint("digits"), calibration=calibration)
+    reader = Recogniser(saved, torch.device("cpu"), min_probability=1)
+    options = {"invert": "auto", "order": order, "top": 3, "as_json": False, "show_input": False, "show": False}
+    modes.recognise_pictures(reader, pictures.find(["one.png"]), None, **options)
+    assert caplog.messages[-1] == f"recognised 1 of 1 picture, 1 unsure (?: {reasons})"
 
 
 @pytest.fixture

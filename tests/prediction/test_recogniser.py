@@ -128,7 +128,7 @@ def test_the_web_service_of_the_readme_answers_uploads(digits_model, seven, monk
     done = client.post("/read", files={"picture": seven.read_bytes()})
     assert done.status_code == 200 and (done.json()["label"], done.json()["path"]) == ("7", None)
     refused = client.post("/read", files={"picture": b"no picture"})
-    assert refused.status_code == 422 and refused.json()["detail"].startswith("picture 1: is not a PNG, ")
+    assert refused.status_code == 422 and refused.json()["detail"].startswith("the picture: is not a PNG, ")
 
 
 def test_threads_that_read_at_once_get_the_answers_of_one(recogniser, digits):
@@ -176,7 +176,7 @@ def test_the_error_about_a_file_names_it(recogniser, seven, tmp_path):
 
 def test_the_error_about_an_array_gives_its_place(recogniser, seven):
     blank = np.full((448, 448, 3), 255, np.uint8)
-    with pytest.raises(PictureError, match="^picture 1: no ink found$"):
+    with pytest.raises(PictureError, match="^the picture: no ink found$"):
         recogniser.read(blank, invert="yes")
     with pytest.raises(PictureError, match="^picture 3: no ink found$"):
         recogniser.read([seven, seven, blank])

@@ -83,6 +83,8 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
 
 
 def test_the_network_is_kept_after_every_so_many_epochs(run_train):
+    warning = "[WARNING] --keep-every 2 keeps no network, as the last epoch is 1"
+    assert warning in run_train(*DIGITS, "--epochs", 1, "--keep-every", 2, "-m", "one/model.pth")[2]
     assert run_train(*DIGITS, "--epochs", 4, "--keep-every", 2)[0] == 0
     assert {path.name for path in Path("output").glob("model*")} == {
         "model-epoch-2.pth", "model-epoch-4.pth", "model.pth",
