@@ -28,6 +28,7 @@ MAX_SAMPLES = 1000  # at 174 x 234 pixels a sample, viewers can't open a picture
 # the modes in which an option has an effect; in others it is refused
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
+    "--labels-from-names": ("test images", "--evaluate"),
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
     "--min-probability": ("pictures", "--export", "--draw"),
     "--title": ("--export", "--draw"),
@@ -68,6 +69,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     names = ", ".join(DATASETS)
     add("-d", "--dataset", metavar="NAME", help=f"{names}, or your folder or file (default: the model's)")
     add("--data", metavar="DIR", help="folder of the data sets (default: training's, else data)")
+    add("--labels-from-names", action="store_true", help="the names of your files tell their classes: cat.12.jpg")
     add("--no-cache", action="store_true", help="neither read nor write the cache of your decoded images")
 
     add = parser.add_argument_group("to share the network").add_argument
@@ -155,10 +157,10 @@ def main(argv=None) -> int:
     # ---- arguments and files, before torch is loaded
     args = parse_args(argv)
     cli.set_up_logging(leave_stdout=args.json)
+    tune_for_cpu()  # before NumPy and OpenCV are loaded
     from neural_lib.prediction.command import prepare
 
     output, to_read, show = prepare(args)
-    tune_for_cpu()
     from neural_lib import checkpoint
     from neural_lib.data.download import is_available
     from neural_lib.prediction import modes
@@ -192,7 +194,7 @@ def main(argv=None) -> int:
     if args.export:
         modes.export(recogniser, output, data, use_cache, args.title)
         return 0
-    images = modes.load_test_images(saved, dataset, data, use_cache)
+    images = modes.load_test_images(saved, dataset, data, use_cache, args.labels_from_names)
     if args.mode == "test images" and args.samples > len(images) and args.samples != SAMPLES:
         raise UserError(f"--samples {args.samples}: {title_of(dataset)} has {len(images):,} test images; ask for fewer")
     if args.evaluate:

@@ -17,6 +17,7 @@ from neural_lib.checkpoint import MODEL_FORMAT, Checkpoint
 from neural_lib.config import IMAGENET, TORCHVISION_ARCHS, TrainConfig
 from neural_lib.data.catalog import DATASETS, DatasetInfo
 from neural_lib.data.download import time_limit
+from neural_lib.data.pictures import listed
 from neural_lib.networks import build_network
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import begins_with, sha256_of
@@ -195,12 +196,7 @@ class Misfits(NamedTuple):
 
     def __str__(self) -> str:
         kinds = {"missing": self.missing, "of another shape": self.reshaped, "unknown": self.unknown}
-        return "; ".join(f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+        return "; ".join(f"{kind}: {listed(names, MAX_LISTED)}" for kind, names in kinds.items() if names)
 
 
 def _misfits(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Misfits:

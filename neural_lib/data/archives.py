@@ -25,6 +25,7 @@ MAX_MEMBERS = 2_000_000
 # Limits against decompression bombs. Pictures are compressed themselves; blank BMP files shrink by a few hundred times.
 MAX_RATIO = 200  # size of all members, in sizes of the archive
 SMALL = 100_000_000  # bytes in all that no archive is refused for
+MAX_HEADER = 1 << 20  # bytes of a name and attributes in a tar
 MAX_SIZE = 1 << 29  # bytes of a member, which is read into memory
 
 
@@ -61,8 +62,8 @@ def open_archive(path: str) -> Iterator[list[Member]]:
             status = os.stat(path)
             if zipfile.is_zipfile(path):
                 found = _in_zip(path, stack.enter_context(zipfile.ZipFile(path)))
-            elif tarfile.is_tarfile(path):
-                found = _in_tar(stack.enter_context(tarfile.open(path)))
+            elif archive := _tar_of(path):
+                found = _in_tar(stack.enter_context(archive))
             else:
                 with open(path, "rb") as file:
                     head = file.read(HEAD_SIZE)
@@ -96,6 +97,28 @@ def _in_zip(path: str, archive: zipfile.ZipFile) -> Found:
         if info.flag_bits & 1:
             raise dataset_error(path, "is encrypted; unpack it")
         yield info.filename, info.file_size, functools.partial(archive.read, info)
+
+
+class _Header(tarfile.TarInfo):
+    # A member's header, whose long name or attributes would be read into memory, however large they claim to be.
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        return super()._proc_pax(self._checked(archive))
+
+    def _proc_gnulong(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        return super()._proc_gnulong(self._checked(archive))
+
+    def _checked(self, archive: tarfile.TarFile) -> tarfile.TarFile:
+        if self.size > MAX_HEADER:
+            raise dataset_error(archive.name, f"has a header of {size_text(self.size)}, as decompression bombs have")
+        return archive
+
+
+def _tar_of(path: str) -> tarfile.TarFile | None:
+    try:
+        return tarfile.open(path, tarinfo=_Header)
+    except tarfile.ReadError:
+        return None
 
 
 def _in_tar(archive: tarfile.TarFile) -> Found:

@@ -489,7 +489,7 @@ def _named(
     known = {name_of[value] for value in values_of.get("train", values)}
     for part, given in values_of.items():
         if lacking := sorted({name_of[value] for value in given} - known, key=natural_key):
-            raise dataset_error(path, f"{part} labels have {listed(lacking)}, which those to train on have not")
+            raise dataset_error(path, f"{part} labels have {listed(lacking)}, which the training labels lack")
     classes = [name for name in names if name in known] or sorted(known, key=natural_key)
     index = {name: label for label, name in enumerate(classes)}
     return classes, {

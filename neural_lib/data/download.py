@@ -37,6 +37,9 @@ PIECE = 1 << 20  # bytes
 TIMEOUT_S = 10.0  # seconds for a connection and for each read; torch.hub, torchvision and scikit-learn set no limit
 
 
+PACKED = (".gz", ".zip", ".npz")  # files that are not packed once more
+
+
 class DownloadError(RunError):
     """No source delivered the official files."""
 
@@ -95,7 +98,8 @@ def ensure_dataset(name: str, data_dir: str | Path) -> None:
 
 def _existing(path: Path) -> Path | None:
     # The file at this path, or else the gzipped one with the ending .gz, as many servers send it.
-    return next((each for each in (path, path.with_name(f"{path.name}.gz")) if each.exists()), None)
+    paths = (path,) if path.suffix in PACKED else (path, path.with_name(f"{path.name}.gz"))
+    return next((each for each in paths if each.exists()), None)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -144,7 +148,7 @@ def _download(data_dir: Path, missing: list[str], info: DatasetInfo) -> None:
                 return
     except OSError as error:
         raise DownloadError(f"nothing can be put into {folder} ({error.strerror}); choose another --data") from None
-    gzipped = "" if all(name.endswith((".gz", ".zip", ".npz")) for name in missing) else " (or the same with .gz)"
+    gzipped = "" if all(name.endswith(PACKED) for name in missing) else " (or the same with .gz)"
     raise DownloadError(
         f"no source delivered the files ({'; '.join(failures) or 'none is known'}); put {', '.join(missing)}{gzipped} "
         f"into {folder} by hand, or name the folder where the data sets are with --data"

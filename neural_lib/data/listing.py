@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import difflib
+import functools
 import os
 import re
 from collections import Counter
@@ -22,6 +23,8 @@ TABLES = (".csv", ".tsv")  # suffixes
 LABEL_TITLES = ("label", "labels", "class", "classes", "category", "target")  # they decide between several columns
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")  # that names may lack
 ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True}  # values of columns, each of which stands for a class
+FIRST_ROWS = 1000  # of a table
+MAX_SINGLE = 20  # pictures, of which each may have a name that no other has
 MAX_EXAMPLES = 5  # class names in a message
 
 
@@ -57,13 +60,18 @@ class Tree(NamedTuple):
     def has_pictures(self, folder: str) -> bool:
         """True if a file in this folder itself is a picture, by its content."""
 
-        def is_picture(name: str) -> bool:
-            source = self.source(_join(folder, name))
-            with contextlib.suppress(OSError, UserError):
-                return kind_of(source if isinstance(source, str) else source.read()) in FORMATS
-            return False
+        return any(self.is_picture(_join(folder, name)) for name in self.files[folder])
 
-        return any(map(is_picture, self.files[folder]))
+    def is_picture(self, path: str) -> bool:
+        """True if a file is a picture, by its content."""
+        source = self.source(path)
+        with contextlib.suppress(OSError, UserError):
+            return kind_of(source if isinstance(source, str) else source.read()) in FORMATS
+        return False
+
+    def holds_mostly_folders(self, folder: str) -> bool:
+        """True if a folder holds folders, and most files below it are in these."""
+        return bool(self.folders[folder]) and 2 * len(self.files[folder]) < sum(1 for _ in self.below(folder))
 
     def holds_only_folders(self, folder: str) -> bool:
         """True if a folder holds folders and no picture itself."""
@@ -136,7 +144,7 @@ def _status(path: str) -> tuple[int, tuple[int, int]]:
     # The size and the changes of a file, as in File; zeros if it can't be read, which read_picture reports later.
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a table may give a name that can be no file's
         return 0, (0, 0)
     return status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
 
@@ -174,19 +182,19 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
     parts = _parts(path, tree, top)
     roots = {part: _unwrapped(tree, root, is_part=True) for part, root in parts.items()}
     notes = [f"{root}/ is taken as {part}/" for part, root in roots.items() if root.lower() not in PART_OF]
-    hint = "the names of files differ in no more" if from_names else _hint(path, tree, roots or {"train": top})
     if from_names:
         folders = []
         files = [
             _Labelled(part, label, name, _join(root, name))
             for part, root in (roots or {"train": top}).items()
             for name in tree.below(root)
-            if (label := _class_in(name))
+            if (label := _class_in(name)) and tree.is_picture(_join(root, name))
         ]
-        if not files:
-            raise dataset_error(path, "no file has a name that begins with a class, such as cat.12.jpg")
+        count, advice = len({each.label for each in files}), "the class comes first, then a number, as in cat.12.jpg"
+        if not files or 2 * count > len(files) > MAX_SINGLE:
+            raise dataset_error(path, f"the names of {len(files):,} pictures give {count:,} classes; {advice}")
     else:
-        folders, files = _class_folders(path, tree, top, roots, hint), []
+        folders, files = _class_folders(path, tree, top, roots), []
         for folder in folders:
             files += [folder._replace(name=name, path=_join(folder.path, name)) for name in tree.below(folder.path)]
         if not files:
@@ -195,6 +203,9 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
             notes.append("the folders in each class are parts")
     if top and not roots:
         notes.append(f"the classes are the folders in {top}/")
+    hint = ""
+    if len({each.label for each in folders or files}) < 2:
+        hint = "all names give one class" if from_names else _hint(path, tree, roots or {"train": top})
     used = {each.path for each in files}
     stray = [name for name in tree.below("") if name not in used]
     return _listing(path, folders or files, files, tree.status, tree.source, (stray, notes, hint))
@@ -227,7 +238,7 @@ def _unwrapped(tree: Tree, folder: str, is_part: bool = False) -> str:
 
 
 def _part_of(tree: Tree, folder: str) -> str:
-    # The part that a folder's name tells, or "". Names such as seg_train or Test_data count if the folder holds only
+    # The part that a folder's name tells, or "". Names such as seg_train or Test_data count if the folder holds mostly
     # folders, because test_tube/ may be a class. A folder of several parts is none.
     if len({PART_OF[name.lower()] for name in tree.folders[folder] if name.lower() in PART_OF}) > 1:
         return ""
@@ -236,7 +247,7 @@ def _part_of(tree: Tree, folder: str) -> str:
         return PART_OF[name.lower()]
     words = [re.sub(r"(set|data)$", "", word.lower()) for word in WORD.findall(name)]
     parts = {PART_OF[word] for word in words if word in PART_OF}
-    return parts.pop() if len(parts) == 1 and tree.holds_only_folders(folder) else ""
+    return parts.pop() if len(parts) == 1 and tree.holds_mostly_folders(folder) else ""
 
 
 def _parts(path: str, tree: Tree, top: str) -> dict[str, str]:
@@ -255,7 +266,7 @@ def _parts(path: str, tree: Tree, top: str) -> dict[str, str]:
     return {}
 
 
-def _class_folders(path: str, tree: Tree, top: str, roots: Mapping[str, str], hint: str) -> list[_Labelled]:
+def _class_folders(path: str, tree: Tree, top: str, roots: Mapping[str, str]) -> list[_Labelled]:
     # The folder of each class in each part. Raises UserError if it can't be told which these are.
     if not roots:
         roots = {"train": top}
@@ -271,7 +282,7 @@ def _class_folders(path: str, tree: Tree, top: str, roots: Mapping[str, str], hi
         if not tree.folders[root]:
             count = f", but {len(tree.files[root]):,} files" if tree.files[root] else ""
             where = os.path.join(path, root) if root else path
-            raise dataset_error(where, f"holds no folders{count}; {hint or LAYOUT}")
+            raise dataset_error(where, f"holds no folders{count}; {_hint(path, tree, roots) or LAYOUT}")
     return [_Labelled(part, name, "", _join(root, name)) for part, root in roots.items() for name in tree.folders[root]]
 
 
@@ -284,11 +295,10 @@ def _parts_in(tree: Tree, folder: str) -> list[tuple[str, str]]:
 
 def _check_are_classes(path: str, tree: Tree, top: str) -> None:
     # Refuse folders that hold, instead of pictures, folders of the same names: either may be the classes.
-    folders = [_join(top, name) for name in tree.folders[top]]
-    counts = Counter(name for folder in folders for name in tree.folders[folder])
-    same = [name for name, count in counts.items() if count > 1]
-    if same and all(map(tree.holds_only_folders, folders)):
-        what = f"{listed(tree.folders[top])} hold no pictures, but folders of the same names ({listed(same)})"
+    names = [name for name in tree.folders[top] if tree.holds_only_folders(_join(top, name))]
+    counts = Counter(inner for name in names for inner in tree.folders[_join(top, name)])
+    if same := [inner for inner, count in counts.items() if count > 1]:
+        what = f"{listed(names)} hold no pictures, but folders of the same names ({listed(same)})"
         advice = "name parts train, val and test, or move the pictures up into the folders of their classes"
         raise dataset_error(path, f"{what}, so it can't be told which are the classes; {advice}")
 
@@ -320,7 +330,8 @@ def _hint(path: str, tree: Tree, roots: Mapping[str, str]) -> str:
     if tables := [name for name in tree.below("") if name.lower().endswith(TABLES)]:
         unpacked = "" if os.path.isdir(path) else "unpack the archive and "
         return f"if {tables[0]} holds the labels, {unpacked}give that file as --dataset"
-    counts = Counter(_class_in(name) for root in roots.values() for name in tree.below(root))
+    names = [(root, name) for root in roots.values() for name in tree.below(root)]
+    counts = Counter(_class_in(name) for root, name in names if tree.is_picture(_join(root, name)))
     if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
         return ""
     examples = listed(sorted(counts, key=natural_key), MAX_EXAMPLES)
@@ -335,6 +346,7 @@ def _from_table(path: str) -> Listing:
     folder, rows = os.path.dirname(path), _rows_of(path)
     by_name = _files_near(folder)
 
+    @functools.cache
     def file_of(value: str) -> str | None:
         value = value.replace("\\", "/")
         if value and os.path.isfile(os.path.join(folder, value)):
@@ -344,17 +356,18 @@ def _from_table(path: str) -> Listing:
         names = [name.name, *(stem + suffix for suffix in SUFFIXES)] if name.name else []
         return next((file for each in names if (file := by_name.get(each))), None)
 
-    files = [[file_of(value) for value in column] for column in zip(*rows, strict=True)]
-    counts = [len(set(filter(None, column))) for column in files]
+    first = rows[:FIRST_ROWS]  # they decide which column names the files
+    counts = [len(set(filter(None, map(file_of, column)))) for column in zip(*first, strict=True)]
     names = counts.index(max(counts))  # the number of the column of file names
-    if 2 * counts[names] < len(rows) - 1:
+    files = [file_of(row[names]) for row in rows]
+    if 2 * counts[names] < len(first) - 1:
         why = "no column of it names files beside it or in the folders there, and it is no table of pixels"
         raise dataset_error(path, f"{why}; its last row is {listed(rows[-1])}")
-    has_titles = files[names][0] is None
+    has_titles = files[0] is None
     titles = [title if has_titles and title else f"no. {number}" for number, title in enumerate(rows[0], start=1)]
     labels, parts, used, unused = _labels_in(path, titles, rows[has_titles:], names)
     labelled, stray = [], []
-    for row, file, label, part in zip(rows[has_titles:], files[names][has_titles:], labels, parts, strict=True):
+    for row, file, label, part in zip(rows[has_titles:], files[has_titles:], labels, parts, strict=True):
         name = file or row[names]  # read_picture reports a missing file later
         if label:
             labelled.append(_Labelled(part, label, name, name))
@@ -416,6 +429,10 @@ def _labels_in(
     # names: the number of the column of file names.
     values = [[row[number] for row in rows] for number in range(len(titles))]
     others = [number for number in range(len(titles)) if number != names]
+    for each in others:
+        odd = [value for value in values[each] if value.lower() not in PART_OF]
+        if odd and len({PART_OF.get(value.lower()) for value in values[each]} - {None}) > 1:
+            raise dataset_error(path, f"the column {titles[each]} has parts, and {odd[0]!r}; give train, val or test")
     parts = next((each for each in others if {value.lower() for value in values[each]} <= PART_OF.keys()), None)
     parts_of_rows = ["train"] * len(rows) if parts is None else [PART_OF[value.lower()] for value in values[parts]]
     few = [each for each in others if each != parts and 2 <= len({*values[each]}) <= max(2, len(rows) // 2)]

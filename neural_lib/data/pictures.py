@@ -314,6 +314,8 @@ def _is_encoded(picture: Picture) -> bool:
 
 def _image_in_memory(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise PictureError("has no pixels")
         return picture
     if not isinstance(picture, np.ndarray):
         return Image.fromarray(_array_of(picture))

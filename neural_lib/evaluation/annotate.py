@@ -129,8 +129,9 @@ def shortened(text: str, width: int = LONGEST_NAME) -> str:
     """The text in at most `width` columns of a terminal: its first third and its end, with "..." between them."""
     if cell_len(text) <= width:
         return text
-    head = set_cell_size(text, (width - 3) // 3).rstrip()  # a space in place of half a Hiragana
-    end = next(text[start:] for start in range(len(text)) if cell_len(text[start:]) <= width - 3 - cell_len(head))
+    head = set_cell_size(text, max(0, width - 3) // 3).rstrip()  # a space in place of half a Hiragana
+    room = width - 3 - cell_len(head)
+    end = next((text[start:] for start in range(len(text)) if cell_len(text[start:]) <= room), "")
     return f"{head}...{end}"
 
 

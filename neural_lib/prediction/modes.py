@@ -178,7 +178,9 @@ class AnswerTable:
         return f" {picture}{numbers}  {name}  {probability:>6}{rest}".rstrip()
 
 
-def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True) -> ImageTensors:
+def load_test_images(
+    saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True, from_names: bool = False
+) -> ImageTensors:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
     The test images of a user data set are those in test/; or those held out when this network was trained on it; or all
@@ -201,7 +203,7 @@ def load_test_images(saved: Checkpoint, dataset: str, data_dir: str, use_cache: 
     if {"test_seed", "fingerprint"} <= saved.training.keys():
         config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
         held_out = (config, saved.training["fingerprint"])
-    from_names = saved.config.get("labels_from_names", False)
+    from_names |= dataset == saved.dataset and saved.config.get("labels_from_names", False)
     images, classes = load_user_test_images(
         dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache, from_names
     )

@@ -60,9 +60,8 @@ class Answer:
     seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # the picture's file
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
-    is_sure: bool = (
-        True  # False if it isn't probable enough, the image is unlike those of training, or too long for one
-    )
+    # False if it isn't probable enough, or the image is unlike those of training or too long for one character.
+    is_sure: bool = True
 
     @property
     def label(self) -> str:

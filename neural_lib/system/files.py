@@ -123,7 +123,8 @@ def _provide_temporary_folder(output: Path) -> None:
     # torch's optimizers and exporters, and matplotlib, need a temporary folder. If the system's can't be written, they
     # get one beside `output` until the process ends; tempfile alone would take the working folder or raise an error.
     with contextlib.suppress(FileNotFoundError):
-        if tempfile.gettempdir() != os.getcwd():
+        usual = {"/tmp", "/var/tmp", "/usr/tmp", *map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))}
+        if tempfile.gettempdir() != os.getcwd() or os.getcwd() in usual:
             return
     folder = _temporary_beside(output.absolute())
     folder.mkdir()

@@ -150,9 +150,9 @@ def prepare(args: argparse.Namespace, argv: Sequence[str], held: contextlib.Exit
     if args.keep_every:
         if math.prod(map(len, args.params.values())) > 1:
             raise UserError(NO_GRID)
-        check_is_ours(
-            check_output(kept_path(model, args.keep_every), "--keep-every", MODEL_SUFFIXES), MODEL_MARK, OTHER_MODEL
-        )
+        check_output(kept_path(model, args.keep_every), "--keep-every", MODEL_SUFFIXES)
+        for other in filter(lambda other: is_kept(other, model), model.parent.iterdir()):
+            check_is_ours(other, MODEL_MARK, OTHER_MODEL)
     plot = check_output(args.plot or model.with_name("plot.png"), "--plot", PLOT_SUFFIXES)
     logdir = None if args.logdir is None else check_output_folder(args.logdir, "--logdir")
     state = check_output(model.with_name(STATE_NAME), "--model's training state", MODEL_SUFFIXES)

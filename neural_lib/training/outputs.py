@@ -113,14 +113,13 @@ class Outputs:
         """Record an epoch that was trained and validated; True if model.pth has its network now."""
         self.writer.retry()
         is_best = self.progress.end_epoch(val)
-        self._keep(
-            self.progress.run
-        )  # before checkpoint.pth: a command that is killed in between trains the epoch again
+        # Kept before checkpoint.pth is written: a command that is killed in between trains the epoch again.
+        self._keep(self.progress.run)
         self.save_checkpoint()
         return is_best and self._export(self.progress.network)
 
     def _keep(self, run: Run) -> None:
-        # writes model-epoch-10.pth, if the epoch that has ended is one of those that --keep-every names
+        # Write model-epoch-10.pth if --keep-every names the epoch that has ended.
         epoch = run.state.rows[-1]["epoch"]
         if is_main() and self.command.keep_every and epoch and epoch % self.command.keep_every == 0:
             path = kept_path(self.command.model, epoch)
@@ -133,7 +132,8 @@ class Outputs:
         if (ended := state.rows[-1]["epoch"]) < epochs:
             log.info("ending early, after %d of %d epochs: epoch %d was the best", ended, epochs, state.best_epoch)
         if kept := [path for path in self.writer.written if is_kept(path, self.command.model)]:
-            log.info("kept %d networks: %s", len(kept), kept_path(self.command.model, "*"))
+            networks = "1 network" if len(kept) == 1 else f"{len(kept)} networks"
+            log.info("kept %s: %s", networks, kept_path(self.command.model, "*"))
         log.info("total time taken to train the model: %.2fs", state.seconds())
         self.writer.retry()
         before = self.progress.best

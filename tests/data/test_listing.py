@@ -115,6 +115,13 @@ def test_classes_are_found_below_a_folder_too_many_and_above_folders_of_their_ow
     assert listing.classes == classes and len(listing.files) == sum(name.endswith("png") for name in files)
 
 
+def test_a_stray_picture_beside_the_classes_of_a_part_makes_no_class_of_it(tmp_path, caplog):
+    names = [f"{part}_set/{label}/{number}.png" for part in ("training", "test") for label in "ab" for number in "123"]
+    data = load(layout(tmp_path, *names, "training_set/preview.png", content=PICTURE))
+    assert data.classes == ["a", "b"] and [*data.indices] == ["train", "test"]
+    assert "training_set/preview.png: belongs to no class" in caplog.text
+
+
 def test_parts_in_each_class_are_parts(tmp_path):
     files = ["cat/train/1.png", "cat/val/2.png", "dog/train/1.png", "dog/valid/2.png", "dog/test/3.png"]
     listing = listing_of(layout(tmp_path, *files, content=PICTURE))
@@ -150,6 +157,7 @@ def test_names_that_differ_in_zeros_alone_have_one_order(tmp_path):
     (["a/1", "b/1"], "no picture that can be read in a, b; add some, or leave it out"),
     (["fold1/a/1", "fold1/b/1", "fold2/a/1", "fold2/b/1"],
      "fold1, fold2 hold no pictures, but folders of the same names (a, b), so it can't be told which are the classes"),
+    (["A/a/1", "A/b/1", "B/a/1", "B/b/1", "C/1"], "A, B hold no pictures, but folders of the same names (a, b)"),
     (["a/2019/1", "a/2020/1", "b/2019/1", "b/2021/1"], "but folders of the same names (2019), so it can't be told"),
     (["train/1.png", "test/2.png"], "train: holds no folders, but 1 files; a data set is a folder"),
 ])  # fmt: skip
@@ -227,7 +235,7 @@ CATS_AND_DOGS = ["cat.0.png", "cat.1.png", "cat_12.png", "dog (3).png", "dog-4.p
 
 
 def test_files_whose_names_tell_classes_are_offered_and_read_with_the_option(tmp_path):
-    folder = layout(tmp_path, *CATS_AND_DOGS, content=PICTURE)
+    folder = layout(tmp_path, *CATS_AND_DOGS, "readme.txt", content=PICTURE)
     with pytest.raises(UserError, match="the names look like 3 classes, big dog, cat, dog: give --labels-from-names$"):
         load(folder)
     data = load(folder, from_names=True)
@@ -256,8 +264,9 @@ def test_names_tell_the_classes_of_parts_too(tmp_path, caplog):
         "train": 2, "val": 1,
     }  # fmt: skip
     assert "test1/7.png: belongs to no class" in caplog.text
-    for names, message in ((["1.png", "2.png"], "no file has a name that begins with a class, such as cat.12.jpg"),
-                           (["cat1.png", "cat2.png"], "cat is the only class, and there must be two or more; the"),
+    for names, message in ((["1.png", "2.png"], "the names of 0 pictures give 0 classes; the class comes"),
+                           ([f"{number}_cat.png" for number in range(30)], "names of 30 pictures give 30 classes"),
+                           (["cat1.png", "cat2.png"], "cat is the only class, and there must be two or more; all"),
                            ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             load(layout(tmp_path / names[0], *names, content=PICTURE), from_names=True)
@@ -297,12 +306,13 @@ def test_a_table_may_tell_parts_and_name_missing_files(tmp_path, caplog):
     caplog.set_level("INFO")
     top = layout(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.png", content=PICTURE)
     rows = ["file,class,split,size", "1.png,x,train,7", "2.png,y,train,7", "3.png,x,valid,8", "4.png,y,Test,9",
-            "9.png,x,train,8", "5.png,,train,1"]  # fmt: skip
+            "9.png,x,train,8", "5.png,,train,1", "z\0.png,x,train,1"]  # fmt: skip
     data = load(write_table(top, *rows, name="all.csv"))
     assert {part: [data.names[each] for each in indices] for part, indices in data.indices.items()} == {
         "train": ["a/1.png", "a/2.png"], "val": ["b/3.png"], "test": ["b/4.png"],
     }  # fmt: skip
     assert "9.png: can't be read (No such file or directory)" in caplog.text
+    assert "z?.png: can't be read" in caplog.text or "z?.png: is damaged" in caplog.text
     assert "5.png: belongs to no class" in caplog.text
     assert "all.csv: the column file names the files, and class their classes" in caplog.text
     assert "all.csv: columns that are not used: size" in caplog.text
@@ -318,6 +328,8 @@ def test_a_table_may_tell_parts_and_name_missing_files(tmp_path, caplog):
     (["image,label", "1.png,a b", "2.png,b", "3.png,a", "4.png,b", "7.png,a", "8.png,a"],
      "'a b' are several labels of a picture, and it belongs to one class"),
     (["image,label", "1.png,cat", "1.png,dog", "2.png,dog"], "has several rows for 1.png, and a picture belongs to "),
+    (["image,label,split", "1.png,cat,train", "2.png,cat,test", "3.png,dog,", "4.png,dog,train"],
+     "the column split has parts, and ''; give train, val or test"),
     (["image,label", "1.png,cat", "2.png"], "row 3 has 1 columns, and row 1 has 2"),
     (["image", "1.png"], "is no table with a column of file names and a column of labels"),
     (['image,label', '1.png,"cat'], "is no table in UTF-8"),
@@ -394,6 +406,38 @@ def test_an_archive_is_read_as_the_folder_is(tmp_path, monkeypatch, kind, option
     before = set(tmp_path.rglob("*"))
     again = custom.load(str(tmp_path / kind), Request(), **options)
     assert (again.images == archive.images).all() and set(tmp_path.rglob("*")) == before  # nothing is unpacked
+
+
+def test_an_archive_in_any_order_gives_each_file_its_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(custom, "BATCH", 4)
+    order = [0, 2, 1, 3, 7, 4, 5, 6]  # the first four are a batch from 0 to 3, but not side by side
+    contents = {
+        f"{'ab'[number % 2]}/{number}.png": cv2.imencode(".png", np.full((20, 20), number, np.uint8))[1].tobytes()
+        for number in order
+    }
+    data = load(write_archive(tmp_path / "d.zip", contents))
+    assert {Path(name).stem: image.max() for name, image in zip(data.names, data.images, strict=True)} == {
+        str(number): number for number in order
+    }
+
+
+@pytest.mark.parametrize("limit, sizes", [(1 << 25, [4, 4, 2]), (0, [1] * 10)])
+def test_few_files_of_an_archive_are_in_memory_together_if_they_are_large(tmp_path, monkeypatch, limit, sizes):
+    monkeypatch.setattr(custom, "BATCH", 4)
+    monkeypatch.setattr(custom, "BATCH_BYTES", limit)
+    batches, found_by = [], custom._batches
+    monkeypatch.setattr(custom, "_batches", lambda *given: batches.extend(found_by(*given)) or batches)
+    load(write_archive(tmp_path / "d.tar", {f"{label}/{number}.png": PICTURE for label in "ab" for number in range(5)}))
+    assert [len(batch) for batch in batches] == sizes and sorted(sum(batches, [])) == [*range(10)]
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_header_that_is_a_bomb_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(archives, "MAX_HEADER", 10_000)
+    with tarfile.open(tmp_path / "d.tar.gz", "w:gz", format=kind) as archive:
+        archive.addfile(tarfile.TarInfo(f"a/{'x' * 20_000}"))
+    with pytest.raises(UserError, match="has a header of 0.0 MB, as decompression bombs have"):
+        load(tmp_path / "d.tar.gz")
 
 
 def test_a_changed_archive_is_read_again(tmp_path, monkeypatch):

@@ -86,6 +86,10 @@ def test_a_long_name_is_shortened_alike_in_every_picture(name):
     assert not np.array_equal(*(annotate.annotate_image(IMAGE, name, each, "a")[CAPTION:] for each in (0.91, 0.92)))
 
 
+def test_any_width_is_enough_to_shorten():
+    assert [annotate.shortened("a long name", width) for width in (1, 3, 4)] == ["...", "...", "...e"]
+
+
 @pytest.mark.parametrize("name", ["T-shirt/top", "a very long class name indeed", "W" * 40])
 def test_a_long_name_stays_inside_the_tile(name):
     tile = annotate.annotate_image(IMAGE, name, 1.0, "other " + name)

@@ -104,6 +104,9 @@ def test_an_archive_of_files_whose_names_tell_classes_is_trained_on_and_scored_a
     assert status == 0 and "flat.zip: 3 classes, 23 images to learn from: blue (3), green (8), red (12)\n" in stdout
     report = Path("output/report.json").read_bytes()
     assert run_predict("--evaluate")[0] == 0 and Path("output/report.json").read_bytes() == report
+    assert run_predict("--evaluate", "-d", photos)[0] == 0  # of another data set, folders tell the classes
+    shutil.copy("flat.zip", "moved.zip")
+    assert run_predict("--evaluate", "-d", "moved.zip", "--labels-from-names")[0] == 0
 
 
 # --- parts ---
