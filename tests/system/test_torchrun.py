@@ -43,7 +43,9 @@ def command_of(count: int, script: str, arguments, options=()) -> list[str]:
 
 
 def environment() -> dict:
-    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    # As in a new shell: train.py, called in this process by another fixture, sets the format of torch's log.
+    unset = ("OMP_NUM_THREADS", "TORCH_LOGS_FORMAT")
+    return {name: value for name, value in os.environ.items() if name not in unset}
 
 
 def own_lines(stderr: str) -> list[str]:
