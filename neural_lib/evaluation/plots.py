@@ -72,9 +72,9 @@ def plot_history(rows: Sequence[Mapping[str, float]], best_epoch: int, title: st
                 )  # fmt: skip
         axes.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
         axes.legend()
-        if len(rows) == 1:
-            axes.margins(0.2)  # room for the values
-    loss_axes.set_ylim(bottom=0)
+    top = loss_axes.get_ylim()[1]
+    room = 0.1 * top if len(rows) == 1 else 0  # between the frame and the values beside the points
+    loss_axes.set_ylim(-room, top + room)
     return figure
 
 

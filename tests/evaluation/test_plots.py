@@ -196,6 +196,17 @@ def test_a_single_epoch_has_its_values_as_text():
     assert not any(axes.texts for axes in plot_history(make_rows(2), 1, "").axes)
 
 
+@pytest.mark.parametrize("losses", [(0.15, 0.1438), (0.1438, 0.1438), (0.6, 0.001)])
+def test_the_values_of_a_single_epoch_keep_away_from_the_frame(losses):
+    row = dict(zip(MEASURES, (losses[0], 0.951, losses[1], 0.95), strict=True)) | {"epoch": 1}
+    figure = plot_history([row], 1, "")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        for text in (each.get_window_extent() for each in axes.texts):
+            assert frame.x0 + 5 < text.x0 < text.x1 < frame.x1 - 5 and frame.y0 + 5 < text.y0 < text.y1 < frame.y1 - 5
+
+
 def test_short_names_are_upright_and_long_ones_slanted():
     for names, rotation in ((["a", "b"], 0), (["T-shirt/top", "b"], 45)):
         axes = plot_confusion(torch.eye(2).long(), names, "t").axes[0]
