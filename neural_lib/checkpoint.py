@@ -106,8 +106,8 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
     if isinstance(content, dict) and kind.name == MODEL_FORMAT.name and content.get("format") == STATE_NAME:
         raise UserError(f"{name}: {IS_STATE}")
-    values = content.values() if isinstance(content, Mapping) else [None]
-    if kind.name == MODEL_FORMAT.name and all(isinstance(each, Tensor) for each in values):
+    values = [*content.values()] if isinstance(content, Mapping) else []
+    if kind.name == MODEL_FORMAT.name and values and all(isinstance(each, Tensor) for each in values):
         raise UserError(f"{name}: holds weights alone, no classes; train.py --init {path} begins from them")
     if not isinstance(content, dict) or content.get("format") != kind.name:
         raise UserError(f"{name}: holds data, but is no {kind.noun} of train.py; {kind.if_missing}")
@@ -213,7 +213,7 @@ class Checkpoint:
                 raise ValueError(f"the network has {outputs} outputs, and {len(self.classes)} classes are named")
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"the checkpoint doesn't fit together: network {self.arch!r} {self.arch_args}, "
+                f"the model file doesn't fit together: network {self.arch!r} {self.arch_args}, "
                 f"{textwrap.shorten(str(error), 200)}; train it again"
             ) from None
         return model

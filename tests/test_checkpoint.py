@@ -156,8 +156,9 @@ def malicious(path) -> dict:
     (lambda path: path.touch(), "is damaged, cut short or no model file"),
     (lambda path: path.write_text("this is no model\n" * 100), "is damaged, cut short or no model file"),
     (lambda path: torch.save(LeNet(1, 10).state_dict(), path), "holds weights alone, no classes; train.py --init"),
+    (lambda path: torch.save({}, path), "holds data, but is no model file of train.py; train a network first"),
     (lambda path: path.write_bytes(archive_bytes({}, STATE_FORMAT)), "is the training state, .*; give .* model.pth"),
-], ids=["nothing", "folder", "module", "attack", "legacy", "pickle", "empty", "text", "weights", "state"])  # fmt: skip
+], ids=["none", "folder", "module", "attack", "old", "pickle", "empty", "text", "weights", "{}", "state"])  # fmt: skip
 def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path, make, message):
     path = tmp_path / "model.pth"
     make(path)
@@ -235,7 +236,7 @@ def test_a_network_whose_code_has_changed_is_named(saved, change, message):
     {"mean": [0.1, 0.2, 0.3]},
 ])  # fmt: skip
 def test_parts_that_do_not_fit_each_other_are_refused(saved, change):
-    with pytest.raises(UserError, match="the checkpoint doesn't fit together: network"):
+    with pytest.raises(UserError, match="the model file doesn't fit together: network"):
         replace(saved, **change).build_model()
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(model, run_predict, mon
 
 @pytest.mark.parametrize("change, message", [
     ({"dataset": "unheard-of"}, "unheard-of, which this network was trained on, is not there; name a data set with "),
-    ({"classes": ["x"], "glyphs": []}, "the checkpoint doesn't fit together"),
+    ({"classes": ["x"], "glyphs": []}, "the model file doesn't fit together"),
     ({"format_version": torch.ones(2)}, "has model file format"),
 ])  # fmt: skip
 def test_a_checkpoint_that_cannot_be_right_is_refused_in_one_line(model, run_predict, change, message):
