@@ -756,6 +756,14 @@ def test_a_path_takes_one_line_whatever_it_holds(tmp_path):
     assert not any("\x1b" in line for line in pictures.find([tmp_path]).problems())
 
 
+def test_files_that_may_be_pictures_but_cannot_be_read_have_a_reason_each():
+    skipped = {"PDF": [Path("a.pdf"), Path("b.pdf")], "HEIC": [Path("c.heic")], "": [Path("notes.txt")]}
+    refused = pictures.PictureFiles([], skipped, {Path("d.png"): "can't be read"}, {}).refused()
+    assert {path.name: reason.split(";")[0] for path, reason in refused.items()} == {
+        "a.pdf": "is a PDF", "b.pdf": "is a PDF", "c.heic": "is a HEIC photo", "d.png": "can't be read",
+    }  # fmt: skip
+
+
 def test_many_files_that_are_skipped_are_named_in_part(tmp_path):
     for number in range(15):
         (tmp_path / f"{number:02}.txt").touch()

@@ -144,6 +144,9 @@ def test_an_input_that_cannot_be_read_is_refused_with_the_advice_given(tmp_path)
     for path, reason in ((tmp_path, "is a folder, not a file"), (tmp_path / "none", missing)):
         with pytest.raises(UserError, match=f"^--model {path}: {reason}; train first$"):
             check_input(path, "--model", hint="train first")
+    (model := tmp_path / "model.pth").touch()
+    with pytest.raises(UserError, match=f"^--model {tmp_path}: is a folder, not a file; give {model}$"):
+        check_input(tmp_path, "--model", hint="train first")
 
 
 def test_check_output_folder_makes_it_and_refuses_what_is_none(tmp_path):
