@@ -32,7 +32,7 @@ MARK = b"neural_lib sha256 "  # precedes the 64 hexadecimal digits of the checks
 COMMENT_SIZE = len(MARK) + 64
 END = b"PK\x05\x06"  # beginning of a zip archive's last record; its last two bytes are the comment's length
 END_SIZE = 22  # bytes of that record without the comment
-STATE_NAME = "neural_lib training state"  # the format of checkpoint.pth
+STATE_FORMAT_NAME = "neural_lib training state"  # the format of checkpoint.pth
 IS_STATE = "is the training state, from which train.py --resume resumes; give the network beside it, model.pth"
 PICKLED = "holds pickled Python objects, such as torch.save(model) leaves, and loading those can run any code"
 OTHER_CODE = "use the code that trained it, or train again"
@@ -104,7 +104,7 @@ def load_archive(path: str | Path, kind: FileFormat) -> dict:
         if "GLOBAL" in str(error):  # the pickle instruction to import a class or function
             raise refusal(PICKLED) from None
         raise refusal(f"is damaged, cut short or no {kind.noun} at all") from None
-    if isinstance(content, dict) and kind.name == MODEL_FORMAT.name and content.get("format") == STATE_NAME:
+    if isinstance(content, dict) and kind.name == MODEL_FORMAT.name and content.get("format") == STATE_FORMAT_NAME:
         raise UserError(f"{name}: {IS_STATE}")
     values = [*content.values()] if isinstance(content, Mapping) else []
     if kind.name == MODEL_FORMAT.name and values and all(isinstance(each, Tensor) for each in values):

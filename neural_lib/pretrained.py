@@ -64,10 +64,8 @@ def load_state_dict(path: str, config: TrainConfig, info: DatasetInfo) -> Checkp
     """
     tensors = checkpoint.load_tensors(path, "give a saved model.state_dict()", "--init")
     weights = _weights_of(config, info)
-    choices = [
-        tensors,
-        {f"network.{name}": value for name, value in tensors.items()},
-    ]  # the latter: torchvision's names
+    as_torchvision = {f"network.{name}": value for name, value in tensors.items()}
+    choices = [tensors, as_torchvision]
     if len(tensors) == len(weights):
         in_order = dict(zip(weights, tensors.values(), strict=True))
         choices += [in_order] if len(_misfits(weights, in_order).anew) <= 1 else []  # a first layer for other channels

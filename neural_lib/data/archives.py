@@ -50,6 +50,17 @@ class Member:
             raise PictureError(f"can't be read from the archive ({error})") from None
 
 
+Source = str | Member  # the path of a file, or a file in an archive
+
+
+def content_of(source: object) -> object:
+    """What read_picture takes: the content of a file in an archive; any other source is returned as it is.
+
+    Raises PictureError if it can't be read from the archive.
+    """
+    return source.read() if isinstance(source, Member) else source
+
+
 @contextlib.contextmanager
 def open_archive(path: str) -> Iterator[list[Member]]:
     """A context with the members of an archive, in their order in it.

@@ -6,6 +6,7 @@ Decoded images are cached in the user's cache folder and read from it until one 
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import os
 import shutil
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
-from neural_lib.data.archives import Member
+from neural_lib.data.archives import Member, Source, content_of
 from neural_lib.data.arrays import (
     Arrays,
     is_npz,
@@ -41,6 +42,7 @@ from neural_lib.data.pictures import (
     MAX_NAMED,
     PictureError,
     count_pages,
+    is_hidden,
     listed,
     read_picture,
     size_of,
@@ -253,36 +255,50 @@ def common_size(sizes: Iterable[tuple[int, int] | None]) -> int:
 def shows_photos(path: str, from_names: bool = False) -> bool:
     """True if the pictures of a data set are photos rather than small images: if most are larger than 64 pixels.
 
-    The shorter side counts. SAMPLE pictures of each class are looked at, of arrays the first one. from_names: see
-    list_files. False if there are no pictures, or the path can't be read; `load` reports why.
+    The shorter side counts. SAMPLE pictures of each folder at the top are looked at, or about as many in all of an
+    archive or a table, of arrays the first one. from_names: see list_files. False if there are no pictures, or the path
+    can't be read; `load` reports why.
     """
     if os.path.isfile(path) and (is_npz(path) or is_pixel_table(path)):
         with contextlib.suppress(Exception):  # NumPy raises exceptions of many types
             return shorter_side(path) > MAX_SMALL_SIZE
         return False
-    sides = []
-    with contextlib.suppress(UserError), list_files(path, from_names) as listing:
-        by_class = [[each for each in listing.files if each.label == label] for label in range(len(listing.classes))]
-        sources = [listing.source(each.path) for files in by_class for each in files[:SAMPLE]]
-        sides = [min(size) for source in _as_stored(sources) if (size := _size_of(source))]
-    return bool(sides) and statistics.median(sides) > MAX_SMALL_SIZE
+    sizes = []
+    if os.path.isdir(path):  # a few of each folder, which takes less time than to list all
+        with contextlib.suppress(OSError):
+            inner = [entry.path for entry in os.scandir(path) if entry.is_dir() and not is_hidden(entry.name)]
+            sizes = [size for folder in (path, *inner) for size in itertools.islice(_sizes_in(folder), SAMPLE)]
+    else:
+        with contextlib.suppress(UserError), list_files(path, from_names) as listing:
+            spread = listing.files[:: max(1, len(listing.files) // SAMPLE)]
+            sources = _as_stored([listing.source(each.path) for each in spread])
+            sizes = [size for source in sources if (size := _size_of(source))]
+    return bool(sizes) and statistics.median(map(min, sizes)) > MAX_SMALL_SIZE
 
 
-def _as_stored(sources: Sequence[str | Member]) -> list[str | Member]:
+def _sizes_in(folder: str) -> Iterator[tuple[int, int]]:
+    # Width and height of the pictures in a folder and its folders, pixels.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not is_hidden(name) and (size := size_of(os.path.join(parent, name))):
+                yield size
+
+
+def _as_stored(sources: Sequence[Source]) -> list[Source]:
     # Pictures in the order in which they are read fastest: that of the archive that they are in.
     return sorted(sources, key=lambda each: each.position if isinstance(each, Member) else 0)
 
 
-def _size_of(source: str | Member) -> tuple[int, int] | None:
+def _size_of(source: Source) -> tuple[int, int] | None:
     with contextlib.suppress(PictureError):
-        return size_of(source.read() if isinstance(source, Member) else source)
+        return size_of(content_of(source))
     return None
 
 
 class Pictures(NamedTuple):
     """Pictures to decode, and how."""
 
-    sources: Sequence[str | Member | np.ndarray]  # files, files in an archive, or arrays
+    sources: Sequence[Source | np.ndarray]
     preparation: Preparation
     may_become_grey: bool  # True to reduce the images to one channel if all pictures are grey
     mean_bytes: float  # mean size of a picture, bytes
@@ -320,8 +336,7 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
     sources, preparation, may_become_grey, mean_bytes = pictures
     count, *shape = _shape(sources, preparation)
     left_out, in_colour, several_pages, lock = {}, [], [], threading.Lock()
-    order = sorted(range(count), key=lambda index: getattr(sources[index], "position", index))
-    batches = _batches(order, sources)
+    batches = _batches(sources)
     waiting = iter(batches)
 
     def read_batch(_: int) -> int:
@@ -369,10 +384,11 @@ def decode_to(file: BinaryIO, pictures: Pictures) -> Decoded:
     return Decoded(None, preparation, left_out, sorted(several_pages))
 
 
-def _batches(order: list[int], sources: Sequence[str | Member | np.ndarray]) -> list[list[int]]:
-    # The indices in batches of at most BATCH, and fewer if files that are read from an archive together are large.
+def _batches(sources: Sequence[Source | np.ndarray]) -> list[list[int]]:
+    # The indices of the sources in batches of at most BATCH, or fewer large files that are read from an archive, in the
+    # archive's order.
     batches, size = [[]], 0
-    for index in order:
+    for index in sorted(range(len(sources)), key=lambda index: getattr(sources[index], "position", index)):
         added = sources[index].size if isinstance(sources[index], Member) else 0
         if len(batches[-1]) == BATCH or batches[-1] and size + added > BATCH_BYTES:
             batches.append([])
@@ -382,10 +398,10 @@ def _batches(order: list[int], sources: Sequence[str | Member | np.ndarray]) -> 
     return batches
 
 
-def _content(source: str | Member | np.ndarray) -> str | bytes | np.ndarray | PictureError:
-    # What read_picture reads, or the reason why it can't be read from its archive.
+def _content(source: Source | np.ndarray) -> str | bytes | np.ndarray | PictureError:
+    # What read_picture takes, or the reason why it can't be read from its archive.
     try:
-        return source.read() if isinstance(source, Member) else source
+        return content_of(source)
     except PictureError as error:
         return error
 

@@ -26,7 +26,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from neural_lib.data.arrays import read_kuzushiji
 from neural_lib.data.catalog import DATASETS, FALLBACK, DatasetInfo
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import ABANDONED_AFTER, make_folder
@@ -293,8 +292,11 @@ def _idx_array(content: bytes) -> np.ndarray:
 
 def read_kuzushiji49(folder: Path, info: DatasetInfo, train: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read images (N, 1, 28, 28) and labels (N,) of Kuzushiji-49's .npz files."""
-    _, parts = read_kuzushiji(folder / "k49-train-imgs.npz")
-    _, images, labels = parts["train" if train else "test"]
+    arrays = []
+    for kind in ("imgs", "labels"):
+        with np.load(folder / f"k49-{'train' if train else 'test'}-{kind}.npz", allow_pickle=False) as archive:
+            arrays.append(archive["arr_0"])
+    images, labels = arrays
     return images[:, None], labels  # (N, H, W) -> (N, 1, H, W)
 
 

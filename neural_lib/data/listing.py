@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from neural_lib.data.archives import Member, open_archive
+from neural_lib.data.archives import Member, Source, content_of, open_archive
 from neural_lib.data.catalog import PART_OF, PARTS, check_class_names, dataset_error
 from neural_lib.data.pictures import FORMATS, is_hidden, kind_of, listed, natural_key
 from neural_lib.system.errors import UserError
@@ -47,7 +47,7 @@ class Listing(NamedTuple):
     stray: list[str]  # paths of the files that belong to no class
     notes: list[str]  # how the layout was understood, for the log
     hint: str  # what the user may have meant if there is but one class; "" if nothing is known
-    source: Callable[[str], str | Member]  # the path of a file -> what read_picture reads
+    source: Callable[[str], Source]  # path of a file -> where it is read from
 
 
 class Tree(NamedTuple):
@@ -55,18 +55,16 @@ class Tree(NamedTuple):
 
     folders: dict[str, list[str]]  # path of a folder -> the names of its folders, in natural order
     files: dict[str, dict[str, tuple]]  # path of a folder -> the names of its files -> size and changed, as in File
-    source: Callable[[str], str | Member]  # the path of a file -> what read_picture reads
+    source: Callable[[str], Source]  # path of a file -> where it is read from
 
     def has_pictures(self, folder: str) -> bool:
         """True if a file in this folder itself is a picture, by its content."""
-
         return any(self.is_picture(_join(folder, name)) for name in self.files[folder])
 
     def is_picture(self, path: str) -> bool:
         """True if a file is a picture, by its content."""
-        source = self.source(path)
         with contextlib.suppress(OSError, UserError):
-            return kind_of(source if isinstance(source, str) else source.read()) in FORMATS
+            return kind_of(content_of(self.source(path))) in FORMATS
         return False
 
     def holds_mostly_folders(self, folder: str) -> bool:
@@ -208,7 +206,7 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
         hint = "all names give one class" if from_names else _hint(path, tree, roots or {"train": top})
     used = {each.path for each in files}
     stray = [name for name in tree.below("") if name not in used]
-    return _listing(path, folders or files, files, tree.status, tree.source, (stray, notes, hint))
+    return _listing(path, folders or files, files, tree.status, tree.source, stray, notes, hint)
 
 
 def _listing(
@@ -216,15 +214,17 @@ def _listing(
     labelled: Sequence[_Labelled],
     files: Iterable[_Labelled],
     status: Callable[[str], tuple],
-    source: Callable[[str], str | Member],
-    rest: tuple[list[str], list[str], str],
+    source: Callable[[str], Source],
+    stray: list[str],
+    notes: list[str],
+    hint: str = "",
 ) -> Listing:
-    # labelled: the parts and names of the classes. rest: stray, notes and hint.
+    # labelled: the parts and names of the classes.
     classes = _class_names(path, labelled)
     labels = {name: label for label, name in enumerate(classes)}
     found = [File(part, name, labels[label], file, *status(file)) for part, label, name, file in files]
     found.sort(key=lambda each: (PARTS.index(each.part), natural_key(each.name), each.label))
-    return Listing(classes, found, *rest, source)
+    return Listing(classes, found, stray, notes, hint, source)
 
 
 def _unwrapped(tree: Tree, folder: str, is_part: bool = False) -> str:
@@ -359,17 +359,23 @@ def _from_table(path: str) -> Listing:
     first = rows[:FIRST_ROWS]  # they decide which column names the files
     counts = [len(set(filter(None, map(file_of, column)))) for column in zip(*first, strict=True)]
     names = counts.index(max(counts))  # the number of the column of file names
-    files = [file_of(row[names]) for row in rows]
     if 2 * counts[names] < len(first) - 1:
         why = "no column of it names files beside it or in the folders there, and it is no table of pixels"
         raise dataset_error(path, f"{why}; its last row is {listed(rows[-1])}")
-    has_titles = files[0] is None
+    has_titles = file_of(rows[0][names]) is None
     titles = [title if has_titles and title else f"no. {number}" for number, title in enumerate(rows[0], start=1)]
-    labels, parts, used, unused = _labels_in(path, titles, rows[has_titles:], names)
+    rows = rows[has_titles:]
+    others = {number: column for number, column in enumerate(zip(*rows, strict=True)) if number != names}
+    parts = _part_column(path, titles, others)
+    may_be_labels = {number: others[number] for number in others if number != parts}
+    labels = _label_columns(path, titles, may_be_labels, [row[names] for row in rows])
     labelled, stray = [], []
-    for row, file, label, part in zip(rows[has_titles:], files[has_titles:], labels, parts, strict=True):
-        name = file or row[names]  # read_picture reports a missing file later
+    for row in rows:
+        name = file_of(row[names]) or row[names]  # read_picture reports a missing file later
+        marked = [titles[number] for number in labels if ONE_HOT.get(row[number])]
+        label = row[labels[0]] if len(labels) == 1 else marked[0]
         if label:
+            part = "train" if parts is None else PART_OF[row[parts].lower()]
             labelled.append(_Labelled(part, label, name, name))
         else:
             stray.append(name)
@@ -379,10 +385,11 @@ def _from_table(path: str) -> Listing:
     def source(name: str) -> str:
         return os.path.join(folder, name)
 
-    notes = [f"the column {titles[names]} names the files, and {listed(used)} their classes"]
-    if unused:
+    which = listed([titles[number] for number in labels])
+    notes = [f"the column {titles[names]} names the files, and {which} their classes"]
+    if unused := [titles[number] for number in others if number not in (parts, *labels)]:
         notes.append(f"columns that are not used: {listed(unused)}")
-    return _listing(path, labelled, labelled, lambda name: _status(source(name)), source, (stray, notes, ""))
+    return _listing(path, labelled, labelled, lambda name: _status(source(name)), source, stray, notes)
 
 
 def _rows_of(path: str) -> list[list[str]]:
@@ -422,42 +429,44 @@ def _files_near(folder: str) -> dict[str, str | None]:
     return found
 
 
-def _labels_in(
-    path: str, titles: list[str], rows: list[list[str]], names: int
-) -> tuple[list[str], list[str], list[str], list[str]]:
-    # The label and the part of each row, the titles of the columns of labels, and those of columns that are not used.
-    # names: the number of the column of file names.
-    values = [[row[number] for row in rows] for number in range(len(titles))]
-    others = [number for number in range(len(titles)) if number != names]
-    for each in others:
-        odd = [value for value in values[each] if value.lower() not in PART_OF]
-        if odd and len({PART_OF.get(value.lower()) for value in values[each]} - {None}) > 1:
-            raise dataset_error(path, f"the column {titles[each]} has parts, and {odd[0]!r}; give train, val or test")
-    parts = next((each for each in others if {value.lower() for value in values[each]} <= PART_OF.keys()), None)
-    parts_of_rows = ["train"] * len(rows) if parts is None else [PART_OF[value.lower()] for value in values[parts]]
-    few = [each for each in others if each != parts and 2 <= len({*values[each]}) <= max(2, len(rows) // 2)]
+def _part_column(path: str, titles: Sequence[str], columns: Mapping[int, Sequence[str]]) -> int | None:
+    # The number of the column that tells each row's part; None if there is none.
+    for number, values in columns.items():
+        found = {PART_OF.get(value.lower()) for value in values}
+        if None not in found:
+            return number
+        if len(found) > 2:
+            odd = next(value for value in values if value.lower() not in PART_OF)
+            raise dataset_error(path, f"the column {titles[number]} has parts, and {odd!r}; give train, val or test")
+    return None
+
+
+def _label_columns(
+    path: str, titles: Sequence[str], columns: Mapping[int, Sequence[str]], names: Sequence[str]
+) -> list[int]:
+    # The number of the column of labels, or those of several columns that are one-hot. names: of the files.
+    few = [number for number, values in columns.items() if 2 <= len({*values}) <= max(2, len(values) // 2)]
     if not few:
         raise dataset_error(path, "no column of it has a few values again and again, as labels have")
-    titled = [each for each in few if titles[each].lower() in LABEL_TITLES]
-    chosen = [[titles[each] for each in few if ONE_HOT.get(row[each])] for row in rows]
-    if not titled and len(few) > 1 and all({*values[each]} <= ONE_HOT.keys() for each in few):
-        if all(len(each) == 1 for each in chosen):
-            unused = [titles[each] for each in others if each not in (*few, parts)]
-            return [label for (label,) in chosen], parts_of_rows, [titles[each] for each in few], unused
-        row = next(number for number, each in enumerate(chosen) if len(each) != 1)
-        what = f"{rows[row][names]} has {listed(chosen[row]) or 'none'} of {listed([titles[each] for each in few])}"
-        raise dataset_error(path, f"{what}, and a picture belongs to one class; title a column of labels label")
-    combined = len(set(zip(*(values[each] for each in few), strict=True)))
-    if all(len({*values[each]}) == combined for each in few):  # the same classes as names and as numbers
-        few = sorted(few, key=lambda each: all(map(str.isdecimal, values[each])))[:1]
+    titled = [number for number in few if titles[number].lower() in LABEL_TITLES]
+    if not titled and len(few) > 1 and all({*columns[number]} <= ONE_HOT.keys() for number in few):
+        for row, name in enumerate(names):
+            marked = [titles[number] for number in few if ONE_HOT[columns[number][row]]]
+            if len(marked) != 1:
+                what = f"{name} has {listed(marked) or 'none'} of {listed([titles[each] for each in few])}"
+                raise dataset_error(path, f"{what}, and a picture belongs to one class; title a column of labels label")
+        return few
+    combined = len(set(zip(*(columns[number] for number in few), strict=True)))
+    if all(len({*columns[number]}) == combined for number in few):  # the same classes as names and as numbers
+        few = sorted(few, key=lambda number: all(map(str.isdecimal, columns[number])))[:1]
     elif len(titled) == 1:
         few = titled
     if len(few) > 1:
-        which = listed([titles[each] for each in few])
+        which = listed([titles[number] for number in few])
         raise dataset_error(path, f"{which} may all be the labels; title the right column label, or leave one")
-    for label in sorted({*values[few[0]]}):
+    labels = {*columns[few[0]]}
+    for label in sorted(labels):
         pieces = [piece for piece in re.split(r"[,;|\s]+", label) if piece]
-        if len(pieces) > 1 and {*pieces} <= {*values[few[0]]}:
+        if len(pieces) > 1 and {*pieces} <= labels:
             raise dataset_error(path, f"{label!r} are several labels of a picture, and it belongs to one class")
-    unused = [titles[each] for each in others if each not in (*few, parts)]
-    return values[few[0]], parts_of_rows, [titles[few[0]]], unused
+    return few

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from neural_lib import checkpoint
-from neural_lib.checkpoint import STATE_NAME, Checkpoint, FileFormat, archive_bytes, load_archive, versions
+from neural_lib.checkpoint import STATE_FORMAT_NAME, Checkpoint, FileFormat, archive_bytes, load_archive, versions
 from neural_lib.config import EPOCH_OPTIONS, RECIPES, TrainConfig, differences, format_values, option_name
 from neural_lib.data.catalog import DATASETS, FALLBACK
 from neural_lib.data.custom import shows_photos
@@ -25,7 +25,7 @@ from neural_lib.training.run import Run, resolve
 from neural_lib.training.runs import RunManager
 
 STATE_FORMAT = FileFormat(
-    name=STATE_NAME,
+    name=STATE_FORMAT_NAME,
     version=5,  # version 4 counted the epochs of a run that begins from other weights from 1
     readable=(5,),
     noun="training state",
