@@ -49,8 +49,9 @@ tune_for_cpu()
 import sys, time, torch
 from neural_lib.config import RECIPES
 from neural_lib.data.images import load_data
+from neural_lib.evaluation.linear_probe import fit
 from neural_lib.pretrained import load_imagenet
-from neural_lib.training.probe import features_of, fit
+from neural_lib.training.probe import features_of
 from neural_lib.training.run import build_run, resolve
 config = RECIPES["photos"].config(dataset=sys.argv[1])
 data = load_data(config, "data")

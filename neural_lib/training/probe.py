@@ -6,7 +6,6 @@ logistic regression finds in seconds. Training all weights from a random last la
 """
 
 import logging
-import warnings
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
 from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.evaluation.linear_probe import fit
 from neural_lib.evaluation.scores import as_float64
 from neural_lib.networks import last_layer_of
 from neural_lib.system.devices import autocast
@@ -25,9 +25,6 @@ from neural_lib.training.run import Run
 # Limits of the images that the layer is fitted to, which bound memory and time: all their features (160 MB), and images
 # times classes. With 1,280 features these are 31,250 images of up to 640 classes, and 20,000 of 1,000.
 MAX_FEATURES, MAX_LOGITS = 40_000_000, 20_000_000
-C = 0.01  # inverse strength of the L2 penalty, in scikit-learn's units; tests/README.md compares values of both
-MIN_DEVIATION = 0.3  # smallest standard deviation that a feature is divided by, as share of the features' RMS
-MAX_ITERATIONS = 200  # of L-BFGS
 
 log = logging.getLogger(__name__)
 
@@ -85,25 +82,3 @@ def features_of(
                 bar.advance(loader.sampler.size(loader.sampler.step))
     features, labels = (torch.cat(column) for column in zip(*batches, strict=True))
     return gather_rows(features), gather_rows(labels)
-
-
-def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False) -> tuple[Tensor, Tensor]:
-    """Weight (classes, F) and bias (classes,) of a linear layer, by logistic regression.
-
-    features: (N, F). labels: (N,), of which each class has one. balanced: all classes have the same weight. Features
-    are standardised for the fit; weight and bias take them as they are. A feature that hardly varies among a few
-    training images is not enlarged as far, because it may be large for other images.
-    """
-    from sklearn.exceptions import ConvergenceWarning  # a second to import
-    from sklearn.linear_model import LogisticRegression
-
-    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
-    std = std.clamp(min=max(MIN_DEVIATION * std.square().mean().sqrt().item(), 1e-6))
-    model = LogisticRegression(C=C, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # near enough to the optimum
-        model.fit((features - mean).div_(std).numpy(), labels.numpy())
-    weight, bias = (torch.from_numpy(each).to(features.dtype) for each in (model.coef_, model.intercept_))
-    if classes == 2:  # one row, for the difference of the two logits
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    weight = weight / std
-    return weight, bias - weight @ mean
