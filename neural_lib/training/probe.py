@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from neural_lib.data.images import ImageTensors, Normalisation, evaluation_loader
 from neural_lib.evaluation.calibration import outputs_of
-from neural_lib.evaluation.linear_probe import fit
+from neural_lib.evaluation.linear_probe import fit, spread_over_classes
 from neural_lib.evaluation.scores import as_float64
 from neural_lib.networks import last_layer_of
 from neural_lib.system.devices import autocast
@@ -38,7 +38,9 @@ def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar 
     """
     layer = last_layer_of(run.model)
     limit = min(MAX_FEATURES // layer.in_features, MAX_LOGITS // run.classes)
-    features, labels = features_of(run, _spread_over_classes(run.train_loader.dataset, limit), stop, bar)
+    images = run.train_loader.dataset
+    chosen = images.subset(spread_over_classes(images.labels.cpu(), limit))
+    features, labels = features_of(run, chosen, stop, bar)
     if run.fits_last_layer:
         log.info("fitting the last layer to the features of %s images", f"{len(labels):,}")
         weight, bias = from_rank_0(fit, features, labels, run.classes, run.config.class_weights == "balanced")
@@ -48,17 +50,6 @@ def fit_last_layer(run: Run, stop: GracefulStop | None = None, bar: ProgressBar 
     loss_sum = functional.nll_loss(log_probs, labels, reduction="sum")
     correct = (log_probs.argmax(dim=1) == labels).sum()
     run.state.sums.add(torch.stack([as_float64(loss_sum), as_float64(correct)]), len(labels))
-
-
-def _spread_over_classes(images: ImageTensors, limit: int) -> ImageTensors:
-    # About `limit` images: the same share of each class, and one image at least.
-    if len(images) <= limit:
-        return images
-    labels = images.labels.cpu()
-    by_class = labels.argsort(stable=True)
-    is_first = labels[by_class].diff(prepend=labels.new_tensor([-1])) > 0  # of its class
-    evenly = by_class[torch.arange(limit) * len(images) // max(limit, 1)]
-    return images.subset(torch.cat([by_class[is_first], evenly]).unique())
 
 
 @torch.no_grad()
