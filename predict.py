@@ -194,17 +194,17 @@ def main(argv=None) -> int:
     if args.export:
         modes.export(recogniser, output, data, use_cache, args.title)
         return 0
-    images = modes.load_test_images(saved, dataset, data, use_cache, args.labels_from_names)
-    if args.mode == "test images" and args.samples > len(images) and args.samples != SAMPLES:
-        raise UserError(f"--samples {args.samples}: {title_of(dataset)} has {len(images):,} test images; ask for fewer")
+    parts = modes.load_test_images(saved, dataset, data, use_cache, args.labels_from_names, with_train=args.evaluate)
+    count = len(parts.test)
+    if args.mode == "test images" and args.samples > count and args.samples != SAMPLES:
+        raise UserError(f"--samples {args.samples}: {title_of(dataset)} has {count:,} test images; ask for fewer")
     if args.evaluate:
         from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
-        is_complete = report.evaluate_model(
-            saved, recogniser.model, dataset, images.to(device), output, Path(args.model)
-        )
+        parts, model_path = parts.to(device), Path(args.model)
+        is_complete = report.evaluate_model(saved, recogniser.model, dataset, parts, output, model_path)
         return 0 if is_complete else 1
-    modes.show_test_images(recogniser, images, min(args.samples, len(images)), args.seed, output, show)
+    modes.show_test_images(recogniser, parts.test, min(args.samples, count), args.seed, output, show)
     return 0
 
 

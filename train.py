@@ -135,15 +135,14 @@ def open_board(command, data):
     return TensorBoard(command.logdir, data.info.classes, prefix, data.info.glyphs)
 
 
-def save_and_report(command, outputs, best, test, data, target_accuracy) -> int:
+def save_and_report(command, outputs, best, model, test, data, target_accuracy) -> int:
     """Save, draw and log what the best network scored on the test images; returns the exit status."""
     from neural_lib.evaluation import report  # scikit-learn and matplotlib, a second to import
 
     manager = outputs.progress.manager
     best.metrics.update(test_loss=test.loss, test_accuracy=test.accuracy, test_f1=test.f1)
     outputs.end_test(best)
-    images = data.test.on_cpu()
-    report.report_results(command.report, command.plot, manager, outputs.writer, best, test, images)
+    report.report_results(command.report, command.plot, manager, outputs.writer, best, model, test, data.given)
     if manager.failures:
         log.error("%d of %d runs failed; %s tells why", len(manager.failures), manager.count, command.tables[1])
     is_complete = outputs.writer.finish()
@@ -188,7 +187,7 @@ def main(argv=None) -> int:
         model = best.build_model().to(device)
         test = score(best, model, data.test)
         # of several processes the first one (rank 0) reports; all return its exit status
-        return from_rank_0(save_and_report, command, outputs, best, test, data, args.target_accuracy)
+        return from_rank_0(save_and_report, command, outputs, best, model, test, data, args.target_accuracy)
 
 
 if __name__ == "__main__":

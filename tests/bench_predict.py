@@ -63,7 +63,7 @@ WAYS = {  # of making an image a picture: drawn.picture's arguments
 def print_accuracies(recogniser: Recogniser, data_dir: str, count: int) -> None:
     saved = recogniser.saved
     how_trained = saved.preparation
-    images, labels = (each[:count] for each in load_images(saved.dataset, data_dir, train=False))
+    images, labels = (each[:count] for each in load_images(saved.dataset, data_dir, train=False)[:])
 
     def accuracy(prepared: list[np.ndarray]) -> float:
         inputs, _ = convert(torch.from_numpy(np.stack(prepared)), len(saved.mean), saved.image_size)
@@ -110,7 +110,7 @@ def print_unsure(recogniser: Recogniser, data_dir: str, seed: int = 0, count: in
     line("odd pictures", *both)
     for kind in odd.KINDS:
         line(f"... {kind}", *(each[[each == kind for each in kinds]] for each in both))
-    images, labels = load_images(saved.dataset, data_dir, train=False)
+    images, labels = load_images(saved.dataset, data_dir, train=False)[:]
     predictions, *both = answers(images)
     line(f"{saved.dataset}'s test images", *both)
     line("... read right", *(each[predictions == labels] for each in both))

@@ -42,13 +42,13 @@ def work(args: argparse.Namespace) -> None:
     tune_for_cpu()  # before torch is loaded, as in train.py
     import torch
 
-    from neural_lib.data.images import ImageTensors, load_images
+    from neural_lib.data.images import load_images
     from neural_lib.system import devices, distributed
 
     device, _ = devices.select_device(args.device, ranks)
     if args.threads:
         torch.set_num_threads(args.threads)
-    images = ImageTensors(*load_images("kmnist", args.data, train=True)).to(device)
+    images = load_images("kmnist", args.data, train=True).to(device)
     with distributed.process_group(ranks, device):
         seconds = {size: step_seconds(args, size, images) for size in args.batch_sizes}
         gradients = sum(parameter.numel() for parameter in build(args, 64, images).model.parameters())

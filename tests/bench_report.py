@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from neural_lib import checkpoint
-from neural_lib.data.images import ImageTensors, load_images
+from neural_lib.data.images import load_images
 from neural_lib.evaluation import report
 from neural_lib.evaluation.scores import score
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     saved = checkpoint.load(args.model)
-    images = ImageTensors(*load_images(saved.dataset, args.data, train=False))
+    images = load_images(saved.dataset, args.data, train=False)
     scores = score(saved, saved.build_model(), images)
     records = report.records_of(saved, Path(args.model).parent)
 

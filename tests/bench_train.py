@@ -70,11 +70,11 @@ class OurLoop:
     def __init__(self, config, data_dir: str, device) -> None:
         from one_run import run_of
 
-        from neural_lib.data.images import ImageTensors, load_images
+        from neural_lib.data.images import load_images
         from neural_lib.system import devices
 
         self.precision = devices.select_precision(config.precision, device)
-        images = ImageTensors(*load_images("kmnist", data_dir, train=True)).to(device)
+        images = load_images("kmnist", data_dir, train=True).to(device)
         self.run = run_of(replace(config, precision=self.precision), images)
         self.model, self.train_loader = self.run.model, self.run.train_loader
 

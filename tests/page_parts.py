@@ -8,9 +8,14 @@ import torch
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import ImageTensors
+from neural_lib.evaluation.copies import Copy
+from neural_lib.evaluation.data_check import DataCheck, Place
+from neural_lib.evaluation.label_check import Suspect
 from neural_lib.evaluation.report import Report
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
+from neural_lib.lenet import LeNet
 from neural_lib.records import MEASURES, Records
 from neural_lib.system.files import Writer
 from neural_lib.training.runs import RunManager
@@ -19,11 +24,12 @@ NAMES = ['<b>&"', "it's", "$a_{$ {{ 1 }}", "</script><script>alert(1)</script>",
 COUNT = 400
 
 
-def images() -> torch.Tensor:
-    """Images (N, 1, 28, 28), uint8, each with its own number in its first two pixels."""
+def images() -> ImageTensors:
+    """Images (N, 1, 28, 28), each with its own number in its first two pixels and in its name."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 1, 28, 28), dtype=np.uint8)
     pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.divmod(np.arange(COUNT), 256)
-    return torch.from_numpy(pixels)
+    names = [f'<i>"&{number}.png' for number in range(COUNT)]
+    return ImageTensors(torch.from_numpy(pixels), scores().labels, names=names)
 
 
 def scores() -> Scores:
@@ -35,6 +41,19 @@ def scores() -> Scores:
     probabilities = 0.2 + 0.8 * torch.rand(COUNT, generator=generator)
     accuracy = (labels == predictions).double().mean().item()
     return Scores(0.5, accuracy, 0.8, labels, predictions, probabilities)
+
+
+def make_check() -> DataCheck:
+    """Three doubtful labels, of which two are worth a second look, a pair of near-copies, and samples."""
+    parts = {"training": images().subset(torch.arange(200)), "validation": images().subset(torch.arange(200, 300))}
+    doubtful = [
+        (Place("training", 7), Suspect(7, 0, 1, 0.0123, 0.9)), (Place("validation", 5), Suspect(205, 2, 3, 0.04, 0.8)),
+        (Place("training", 9), Suspect(9, 3, 4, 0.4, 0.5)),
+    ]  # fmt: skip
+    return DataCheck(
+        parts=parts | {"test": images().subset(torch.arange(300, 400))}, total=COUNT, doubtful=doubtful, suspects=2,
+        copies=[Copy("training", 11, "test", 4, False)], samples=images().subset(torch.arange(16)), is_distorted=True,
+    )  # fmt: skip
 
 
 def write_grid(folder: Path, epochs: int = 3) -> RunManager:
@@ -54,7 +73,7 @@ def write_grid(folder: Path, epochs: int = 3) -> RunManager:
 
 
 def make_report(records: Records | None = None) -> Report:
-    """The report of `scores` on `images`, with the records of a grid or without."""
+    """The report of `scores` on `images`, with the records of a grid and a check of the data, or without."""
     best = records.best() if records else {"epoch": 3, "val_accuracy": 0.9, "val_loss": 0.4}
     saved = Checkpoint(
         arch="lenet", arch_args={}, state_dict={}, dataset="digits", classes=NAMES,
@@ -64,7 +83,9 @@ def make_report(records: Records | None = None) -> Report:
         training={"command": "python train.py --model 'a <b> c/model.pth'", "device": "cpu, 2 threads",
                   "started": "2026-11-26T01:02:03+00:00", "processes": 2, "data": "data"},
     )  # fmt: skip
-    return Report(saved, "digits", scores(), images(), records)
+    torch.manual_seed(0)
+    model = LeNet(1, len(NAMES)).eval()
+    return Report(saved, "digits", scores(), images(), records, model, make_check() if records else None)
 
 
 def write(folder: Path, records: Records | None = None) -> dict:

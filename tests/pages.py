@@ -231,7 +231,7 @@ def main() -> None:
     from neural_lib.prediction import PictureError, Recogniser
 
     recogniser = Recogniser.load(args.model, "cpu")
-    images, labels = load_images(recogniser.saved.dataset, args.data, train=False)
+    images, labels = load_images(recogniser.saved.dataset, args.data, train=False)[:]
     is_right = torch.cat([recogniser.probabilities(each).argmax(1) for each in images.split(1000)]) == labels
     totals: dict[str, list[Counts]] = defaultdict(list)
     for number in range(args.pages):

@@ -425,7 +425,7 @@ def test_packages_that_an_export_lacks_are_named(page, recognise, monkeypatch):
 
 @pytest.mark.figures
 def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(model, run_predict):
-    files = ["report.json", "confusion.png", "mistakes.png", "report.html"]
+    files = ["report.json", "confusion.png", "mistakes.png", "labels.csv", "report.html"]
     by_train = {name: Path("output", name).read_bytes() for name in files}
     for name in files:
         Path("output", name).unlink()
@@ -435,7 +435,7 @@ def test_the_report_of_a_saved_model_is_that_of_its_training_to_the_last_bit(mod
     report = json.loads(by_train["report.json"])
     assert report["accuracy"] == torch.load(model, weights_only=True)["metrics"]["test_accuracy"]
     assert f"[INFO] test accuracy: {report['accuracy']:.4f}\n" in stdout
-    assert f"[INFO] wrote in output: {', '.join(files[:3])}\n" in stdout
+    assert f"[INFO] wrote in output: {', '.join(files[:4])}\n" in stdout
     assert stdout.replace(os.sep, "/").endswith("open output/report.html\n")
     for row in report["classes"]:
         figures = " +".join(f"{row[name]:.4f}" for name in ("precision", "recall", "f1-score"))
@@ -453,7 +453,9 @@ def test_the_report_lies_beside_what_a_link_leads_to(model, run_predict):
 def test_the_report_goes_where_output_says(model, run_predict):
     before = sorted(os.listdir("output"))
     assert run_predict("--evaluate", "--output", "new/folder")[0] == 0
-    assert sorted(os.listdir("new/folder")) == ["confusion.png", "mistakes.png", "report.html", "report.json"]
+    assert sorted(os.listdir("new/folder")) == [
+        "confusion.png", "labels.csv", "mistakes.png", "report.html", "report.json",
+    ]  # fmt: skip
     assert sorted(os.listdir("output")) == before
 
 
@@ -542,7 +544,7 @@ def test_help_needs_no_torch(refusal_of):
 
 def a_sheet(digits: str, size: int = 180, ink: int = 40) -> np.ndarray:
     """Digits on a page of 800 x 1,150 pixels, grey, at most three in a row."""
-    images, labels = load_images("digits", "nowhere", train=False)
+    images, labels = load_images("digits", "nowhere", train=False)[:]
     grey = np.random.default_rng(0).normal(230, 2, (800, 1150)).round().clip(0, 255)
     for number, digit in enumerate(digits):
         image = images[(labels == int(digit)).nonzero()[2 + number], 0][0].numpy()  # of another writer each time

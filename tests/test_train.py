@@ -72,7 +72,7 @@ def test_kmnist_from_files_to_a_checkpoint_with_the_measured_scores(run_train, k
     info = catalog.DATASETS["kmnist"]
     assert saved.classes == list(info.classes) and saved.config["batch_size"] == 32
 
-    images, labels = load_images("kmnist", kmnist_dir, train=False)
+    images, labels = load_images("kmnist", kmnist_dir, train=False)[:]
     test_loader = make_loader(ImageTensors(images, labels), 32, Normalisation(saved.mean, saved.std))
     again = evaluate(saved.build_model(), test_loader)
     assert again.accuracy == saved.metrics["test_accuracy"] > 0.5
@@ -135,7 +135,7 @@ def test_the_other_recipes_learn_and_are_repeatable_bit_for_bit(run_train, kmnis
 def weights_after(*arguments: str) -> torch.Tensor:
     """Of an epoch on the digits with these options, as train.py makes a configuration of them."""
     args = train.parse_args(["--arch", "lenet-slim", "--epochs", "1", *arguments])
-    images = ImageTensors(*load_images("digits", "nowhere", train=True))
+    images = load_images("digits", "nowhere", train=True)
     run = run_of(*build_configs(args.params, args.recipe, "digits"), images)
     train_one_epoch(run)
     return run.model.state_dict()["fc2.weight"]

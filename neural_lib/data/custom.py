@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from neural_lib.config import DEFAULT_SIZE, MAX_SMALL_SIZE, TrainConfig, option_name
-from neural_lib.data.archives import Member, Source, content_of
+from neural_lib.data.archives import Member, Source, content_of, open_archive
 from neural_lib.data.arrays import (
     Arrays,
     is_npz,
@@ -37,7 +37,7 @@ from neural_lib.data.arrays import (
 )
 from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
 from neural_lib.data.ink import prepare, to_grey
-from neural_lib.data.listing import LAYOUT, Listing, list_files
+from neural_lib.data.listing import LAYOUT, TABLES, Listing, list_files
 from neural_lib.data.pictures import (
     MAX_NAMED,
     PictureError,
@@ -45,6 +45,7 @@ from neural_lib.data.pictures import (
     is_hidden,
     listed,
     read_picture,
+    reduced,
     size_of,
 )
 from neural_lib.system.distributed import is_main
@@ -409,6 +410,45 @@ def _content(source: Source | np.ndarray) -> str | bytes | np.ndarray | PictureE
 def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:
     # True if neighbouring channels of pictures (..., 3) differ by no more than the tolerance, levels of 255.
     return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= tolerance).all())
+
+
+def path_of(dataset: str, name: str) -> str:
+    """The path of an image of a data set: of its file, or its place in an archive or a file of arrays.
+
+    dataset: a path, or the name of a data set of the catalogue, whose images have a name alone. name: as in Collection.
+    """
+    if dataset in DATASETS:
+        return name
+    return os.path.join(os.path.dirname(dataset) if dataset.lower().endswith(TABLES) else dataset, name)
+
+
+def read_originals(dataset: str, names: Sequence[str], longest: int) -> dict[str, np.ndarray]:
+    """The pictures in files of a data set, by name: RGB, uint8 (H, W, 3), whole, of at most `longest` pixels.
+
+    dataset, names: see path_of. Images that aren't in files, and files that can't be read, are left out.
+    """
+    with contextlib.ExitStack() as stack:
+        sources: dict[str, Source] = {}
+        if not names or dataset in DATASETS or os.path.isfile(dataset) and (is_npz(dataset) or is_pixel_table(dataset)):
+            return {}
+        if os.path.isdir(dataset) or dataset.lower().endswith(TABLES):
+            sources = {name: path for name in names if os.path.isfile(path := path_of(dataset, name))}
+        else:
+            with contextlib.suppress(UserError):
+                members = stack.enter_context(open_archive(dataset))
+                wanted = set(names)
+                sources = {each.name: each for each in members if each.name in wanted}
+
+        def read(name: str, content: object) -> tuple[str, np.ndarray | None]:
+            with contextlib.suppress(PictureError):
+                if not isinstance(content, PictureError):
+                    return name, reduced(read_picture(content, min_side=longest), longest)
+            return name, None
+
+        ordered = sorted(sources, key=lambda name: getattr(sources[name], "position", 0))
+        with ThreadPoolExecutor(usable_cores()) as pool:  # files of an archive are read by one thread
+            pictures = pool.map(read, ordered, (_content(sources[name]) for name in ordered))
+            return {name: picture for name, picture in pictures if picture is not None}
 
 
 # --- the cache: each file is the images' bytes, the header (JSON), and the header's length ---

@@ -31,13 +31,6 @@ CHUNK, CHUNK_SIZE = 1000, 1 << 23  # limits of what is read together: images, an
 log = logging.getLogger(__name__)
 
 
-class Images(NamedTuple):
-    """One part of a data set: uint8 images (N, C, H, W) and int64 labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-
 def eval_batch_size(image_size: int, device: torch.device) -> int:
     """The number of images that each rank scores together: fewer if they are large.
 
@@ -60,7 +53,8 @@ class ImageTensors(Dataset):
     An index can be a tensor of indices, which gives a whole batch at once. images: stay where they are; each batch is
     gathered there and, if that is another device, moved; see `to`. indices: (N,), the positions in `images` of the
     images that belong to this data set, in order; None for all. So the parts of a data set share one tensor, which may
-    be mapped from a file: `pages` bounds its resident memory. labels: of this data set's images.
+    be mapped from a file: `pages` bounds its resident memory. labels: of this data set's images. names: of the images
+    in `images`, such as their files' paths; may be empty.
     """
 
     def __init__(
@@ -70,8 +64,9 @@ class ImageTensors(Dataset):
         device: torch.device | str = "cpu",
         indices: Tensor | None = None,
         pages: MappedPages | None = None,
+        names: Sequence[str] = (),
     ) -> None:
-        self.stored, self.labels, self.pages = images, labels.to(device), pages
+        self.stored, self.labels, self.pages, self.names = images, labels.to(device), pages, names
         self.indices = None if indices is None else indices.to(images.device)
 
     def __len__(self) -> int:
@@ -111,6 +106,10 @@ class ImageTensors(Dataset):
         """The images (N, C, H, W): the stored tensor, or a copy if `indices` select some of it."""
         return self.stored if self.indices is None else self.stored[self.indices]
 
+    def name(self, index: int) -> str:
+        """The name of an image, such as its file's path in the data set; "" if the images have no names."""
+        return self.names[index if self.indices is None else int(self.indices[index])] if self.names else ""
+
     def on_cpu(self) -> "ImagesOnCPU":
         """The images on the CPU, each copied when it is indexed."""
         return ImagesOnCPU(self)
@@ -123,23 +122,30 @@ class ImageTensors(Dataset):
         if as_a_whole is None:
             as_a_whole = fits_on(device, len(self) * self.image_bytes)
         if not as_a_whole or torch.device(device).type == self.stored.device.type:
-            return ImageTensors(self.stored, self.labels, device, self.indices, self.pages)
+            return ImageTensors(self.stored, self.labels, device, self.indices, self.pages, self.names)
         images = torch.empty(len(self), *self.stored.shape[1:], dtype=torch.uint8, device=device)
         first = 0
         for chunk in self.chunks():
             images[first : first + len(chunk)] = chunk
             first += len(chunk)
-        return ImageTensors(images, self.labels, device)
+        names = [self.name(index) for index in range(len(self))] if self.names else ()
+        return ImageTensors(images, self.labels, device, names=names)
 
     def labelled(self, labels: Tensor) -> "ImageTensors":
         """The same images with other labels (N,)."""
-        return ImageTensors(self.stored, labels, self.device, self.indices, self.pages)
+        return ImageTensors(self.stored, labels, self.device, self.indices, self.pages, self.names)
 
     def subset(self, indices: Tensor) -> "ImageTensors":
         """The data set of the images with these indices (n,), in that order."""
         stored = indices.to(self.stored.device)
         stored = stored if self.indices is None else self.indices[stored]
-        return ImageTensors(self.stored, self.labels[indices.to(self.device)], self.device, stored, self.pages)
+        labels = self.labels[indices.to(self.device)]
+        return ImageTensors(self.stored, labels, self.device, stored, self.pages, self.names)
+
+    def evenly(self, max_count: int) -> "ImageTensors":
+        """The data set of at most max_count of the images, spread evenly over all of them."""
+        count = min(len(self), max_count)
+        return self.subset(torch.arange(count) * len(self) // max(count, 1))
 
     def chunks(self) -> Iterator[Tensor]:
         """The images in pieces (n, C, H, W) of at most CHUNK images and CHUNK_SIZE bytes, on the CPU."""
@@ -171,6 +177,22 @@ class ImagesOnCPU:
         return self.dataset._gathered(index).cpu()
 
 
+class Parts(NamedTuple):
+    """The parts of a data set, as a network was trained, validated and tested on them."""
+
+    test: ImageTensors
+    train: ImageTensors | None = None  # None if the network was trained on another data set
+    val: ImageTensors | None = None  # None if it was drawn from train
+
+    def labelled(self, labels: Tensor) -> "Parts":
+        """The same parts with other labels; labels: (classes,), the new one of each class."""
+        return Parts(*(each and each.labelled(labels[each.labels]) for each in self))
+
+    def to(self, device: torch.device) -> "Parts":
+        """The same parts on another device."""
+        return Parts(*(each and each.to(device) for each in self))
+
+
 @dataclass
 class Data:
     """A data set with its parts."""
@@ -180,7 +202,6 @@ class Data:
     train: ImageTensors  # for training and, if `val` is None, validation
     test: ImageTensors
     val: ImageTensors | None = None
-    names: Sequence[str] = ()  # file names of user images, indexed as the stored tensor
     warning: str = ""  # not empty if this data set replaces one that could not be downloaded
     test_seed: int | None = None  # seed that drew the user images held out for test; None if the test part is given
     min_val: int = 0  # images that validate if they are drawn from those to train on, unless that is too many
@@ -222,6 +243,11 @@ class Data:
     def val_fingerprint(self) -> str:
         """The pixel_digest of the validation images; "" if they are drawn from those to train on."""
         return pixel_digest(self.val.on_cpu()) if self.val else ""
+
+    @property
+    def given(self) -> Parts:
+        """The parts as they are given: before validation images are drawn from those to train on."""
+        return Parts(self.test, self.train, self.val)
 
     def _train_and_val(self) -> list[ImageTensors]:
         return [self.train, self.val] if self.val else [self.train]
@@ -302,7 +328,7 @@ def load_data(
     def load(dataset: str) -> Data:
         if dataset not in DATASETS:
             return load_user_images(config, use_cache, min_val)
-        train, test = (ImageTensors(*_read(dataset, data_dir, part)) for part in (True, False))
+        train, test = (_read(dataset, data_dir, part) for part in (True, False))
         info = DATASETS[dataset]
         if is_main():
             counts = torch.bincount(train.labels, minlength=len(info.classes)).tolist()
@@ -321,19 +347,20 @@ def load_data(
     return replace(data, warning=warning)
 
 
-def load_images(name: str, data_dir: str | Path, train: bool) -> Images:
+def load_images(name: str, data_dir: str | Path, train: bool) -> ImageTensors:
     """Load the training or the test images of the data set `name`; see download.ensure_dataset for missing files."""
     download.ensure_dataset(name, data_dir)
     return _read(name, data_dir, train)
 
 
-def _read(name: str, data_dir: str | Path, train: bool) -> Images:
+def _read(name: str, data_dir: str | Path, train: bool) -> ImageTensors:
     info = DATASETS[name]
     pixels, labels = download.READERS[info.format](Path(data_dir) / info.folder, info, train)
     images = torch.from_numpy(pixels)
     if images.shape[2] != info.image_size:
         images = nn.functional.interpolate(images.float(), size=info.image_size, mode="bicubic").round().clamp(0, 255)
-    return Images(images.to(torch.uint8), torch.from_numpy(labels).long())
+    names = [f"{'train' if train else 'test'}[{index}]" for index in range(len(labels))]
+    return ImageTensors(images.to(torch.uint8), torch.from_numpy(labels).long(), names=names)
 
 
 # --- user images ---
@@ -362,9 +389,7 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
     if val_source == "val" and not val:
         raise UserError(f"--test-split {config.test_split} leaves no image of val/ to validate; leave that option out")
     info, test_seed = collection.info(len(train), len(test)), None if "test" in parts else config.seed
-    data = Data(
-        config.dataset, info, train, test, val, collection.names, test_seed=test_seed, min_val=min_val, parts=[*parts]
-    )
+    data = Data(config.dataset, info, train, test, val, test_seed=test_seed, min_val=min_val, parts=[*parts])
     if is_main():
         train_part, val_part = data.split(data.with_enough_to_validate(config))
         by_part = {"training": train_part, "validation": val_part, "test": test}
@@ -379,20 +404,22 @@ def load_user_test_images(
     is_same: bool,
     use_cache: bool,
     from_names: bool = False,
-) -> tuple[ImageTensors, list[str]]:
+) -> tuple[Parts, list[str]]:
     """Load the user images to score a network on, and their class names.
 
     These are the images of test/. If there are none, they are the images held out when the network was trained on this
     data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: the
     configuration, with the seed, by which images were held out from its training, and the fingerprint of the rest; None
-    if no images were. is_same: True if it was trained on this path; if the images have changed since, a warning is
-    logged. from_names: see custom.load. Raises UserError if the images can't be read.
+    if no images were. is_same: True if it was trained on this path: then the parts that it learned from are returned,
+    too; if the images have changed since, a warning is logged. from_names: see custom.load. Raises UserError if the
+    images can't be read.
     """
     log.info("reading the images of %s...", dataset)
     collection, title = custom.load(dataset, preparation, use_cache, from_names), title_of(dataset)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
-        return parts["test"], collection.classes
+        learned = (parts.get("train"), parts.get("val")) if is_same else ()
+        return Parts(parts["test"], *learned), collection.classes
     if held_out and {"train", held_out[0].test} <= parts.keys():
         config, fingerprint = held_out
         train, val, test = _divided(parts, config)
@@ -402,17 +429,17 @@ def load_user_test_images(
             log.info("%s: the network was trained on it; the %s images held out for test are scored", title, count)
             if data.fingerprint != fingerprint:
                 log.warning("%s has changed since, so among these may be some that were trained on", title)
-            return test, collection.classes
+            return Parts(test, *((train, val) if is_same else ())), collection.classes
     every = np.sort(np.concatenate(list(collection.indices.values())))
     what = f"all {len(every):,} images are scored, which must not have been trained on"
     log.warning("%s has no test/: %s", title, what)
-    return _images_of(collection, every), collection.classes
+    return Parts(_images_of(collection, every)), collection.classes
 
 
 def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTensors:
     chosen, labels = torch.from_numpy(indices), torch.from_numpy(collection.labels)
     images, pages = torch.from_numpy(collection.images), MappedPages(collection.images.base)
-    return ImageTensors(images, labels[chosen], indices=chosen, pages=pages)
+    return ImageTensors(images, labels[chosen], indices=chosen, pages=pages, names=collection.names)
 
 
 def _divided(

@@ -38,15 +38,19 @@ WHITE, DARK = (255, 255, 255), (64, 64, 64)
 AMBER, DARK_AMBER, DARK_GREEN = (60, 190, 255), (0, 90, 200), (60, 120, 0)
 
 
-def annotate_image(image: np.ndarray, predicted: str, probability: float, truth: str, scale: int = 1) -> np.ndarray:
+def annotate_image(
+    image: np.ndarray, predicted: str, probability: float, truth: str, scale: int = 1, caption: str = ""
+) -> np.ndarray:
     """Draw one image enlarged, with the predicted name and its probability below it.
 
-    image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1.
+    image: uint8 (H, W) or, in RGB, (H, W, 3). predicted, truth: names, any script. probability: 0 to 1. caption: a
+    third line, such as the name of a file.
     Returns uint8 BGR, scale * TILE_WIDTH wide. The text is green if right, and red with the truth below it if wrong.
     """
     right, predicted, truth = predicted == truth, shortened(predicted), shortened(truth)
     lines = [(f"{predicted}  {percent(probability)}", GREEN if right else RED)]
     lines.append(("" if right else f"truth: {truth}", GREY))
+    lines += [(caption, GREY)] if caption else []
     return np.vstack([fitted(image, scale * TILE_WIDTH), _text(lines, scale * TILE_WIDTH, scale)])
 
 

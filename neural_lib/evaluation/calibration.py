@@ -121,7 +121,8 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     outputs aren't finite. One rank can call it without the others.
     """
     model, normalise = saved.build_model().to(val.device), Normalisation(saved.mean, saved.std).to(val.device)
-    outputs, labels = _run(model, normalise, val, MAX_VAL)
+    val, train = val.evenly(MAX_VAL), train.evenly(MAX_TRAIN)
+    outputs, labels = run_on(model, normalise, val), val.labels.cpu()
     if not all(each.isfinite().all() for each in outputs):
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
@@ -131,7 +132,7 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         text = "pictures unlike the training images can't be marked ?: that needs %d validation images, there %s %d"
         log.info(text, MIN_VAL_IMAGES, "is" if len(labels) == 1 else "are", len(labels))
         return content
-    mean, directions = principal_directions(functional.normalize(_run(model, normalise, train, MAX_TRAIN)[0].features))
+    mean, directions = principal_directions(functional.normalize(run_on(model, normalise, train).features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
     if len(labels) < REFUSED:
@@ -142,14 +143,12 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     return content | {"threshold": distances.sort(descending=True).values[len(distances) // REFUSED].item()}
 
 
-def _run(model: nn.Module, normalise: Normalisation, images: ImageTensors, max_count: int) -> tuple[Outputs, Tensor]:
-    # Outputs and labels, on the CPU, for at most max_count images, which are spread evenly over all images.
-    count = min(len(images), max_count)
-    chosen = images.subset(torch.arange(count) * len(images) // count)
+@torch.inference_mode()
+def run_on(model: nn.Module, normalise: Normalisation, images: ImageTensors) -> Outputs:
+    """The outputs of a network in evaluation mode for images, of which there must be one; on the CPU."""
     size = eval_batch_size(images.image_size, images.device)
-    with torch.inference_mode():
-        batches = [outputs_of(model, normalise(chosen[first : first + size][0])) for first in range(0, count, size)]
-        return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True))), chosen.labels.cpu()
+    batches = [outputs_of(model, normalise(images[first : first + size][0])) for first in range(0, len(images), size)]
+    return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True)))
 
 
 def _spread(values: Tensor) -> list[float]:

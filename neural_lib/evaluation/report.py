@@ -1,5 +1,6 @@
 """The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page."""
 
+import csv
 import functools
 import io
 import itertools
@@ -8,25 +9,31 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import classification_report
-from torch import Tensor, nn
+from torch import nn
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig, format_value, format_values
 from neural_lib.data.catalog import DATASETS, title_of
-from neural_lib.data.images import ImagesOnCPU, ImageTensors, pixel_digest, pixels_of
+from neural_lib.data.custom import path_of, read_originals
+from neural_lib.data.images import ImageTensors, Normalisation, Parts, pixel_digest, pixels_of
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import MAX_VAL, expected_calibration_error
+from neural_lib.evaluation.copies import Copy
+from neural_lib.evaluation.data_check import LABELLED, DataCheck, Place, check_data
+from neural_lib.evaluation.gradcam import heat_maps
 from neural_lib.evaluation.html import base64_text, render
-from neural_lib.evaluation.report_files import REPORT_FORMAT, ReportFiles
+from neural_lib.evaluation.label_check import Suspect
+from neural_lib.evaluation.report_files import LABELS_COLUMNS, REPORT_FORMAT, ReportFiles
 from neural_lib.evaluation.scores import (
     Scores,
     confusion_matrix,
@@ -36,7 +43,7 @@ from neural_lib.evaluation.scores import (
     standard_error,
 )
 from neural_lib.records import TITLES, Records, figure_text, json_text
-from neural_lib.system.errors import UserError
+from neural_lib.system.errors import UserError, printable
 from neural_lib.system.files import Writer
 
 MAX_MISTAKES = 28  # tiles of mistakes.png: four full rows of seven
@@ -45,10 +52,14 @@ MAX_ROWS = 40  # rows of the table of runs on the terminal; results.csv has all
 GAP_WORTH_A_WARNING = 0.01  # difference of validation and test accuracy: one percentage point
 
 # The page.
+MAX_SUSPECTS = 50  # images with a doubtful label, on the page and in report.json
+SUSPECTS_IN_LOG = 10
+MAX_COPIES = 20  # pairs of near-copies
+MAX_ORIGINALS = 200  # test images that are shown as their files have them
 MAX_IMAGES = 20  # images of a cell of the confusion matrix
 MISTAKES_ON_PAGE = 20  # images shown before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
-IMAGE_BYTES = 2_800_000  # size of all images as base64; the whole page then stays below 4 MB
+IMAGE_BYTES = 2_000_000  # size of all test images as base64; the whole page then stays below 4 MB
 SVG_POINTS = 10_000  # a figure with more points, as for a grid of hundreds of runs, is a PNG
 MAX_RUNS = 200  # rows of the table of runs
 QUALITIES = (  # (encoding, number of images per cell): the first is used with which all images fit
@@ -58,7 +69,8 @@ QUALITIES = (  # (encoding, number of images per cell): the first is used with w
     ({"format": "WEBP", "quality": 50}, 2),
     ({"format": "WEBP", "quality": 50}, 0),
 )
-LONGEST_SIDE = 64  # pixels; larger images are reduced to it
+LONGEST_SIDE = 160  # pixels; larger images are reduced to it
+EXACT_SIDE = 64  # pixels; images with a longer side are lossy in the sections of their own
 FAINTEST = 0.15  # opacity of the lowest value on a colour scale; the highest has 1
 
 log = logging.getLogger(__name__)
@@ -67,8 +79,9 @@ log = logging.getLogger(__name__)
 class Report:
     """The figures, pictures and page of a network's scores on the test images of a data set.
 
-    images: the scored images, uint8 (N, C, H, W), in the scores' order: a tensor, or ImagesOnCPU. records: the
-    records of the command that trained the network; None: the page has no curves and no runs.
+    images: the scored images, in the scores' order. records: those of the command that trained the network; None: the
+    page has no curves and no runs. model: the network, on the images' device; None: the page doesn't show what decided.
+    check: of the data set that the network was trained on; None: the report says nothing of it.
     """
 
     def __init__(
@@ -76,10 +89,13 @@ class Report:
         saved: Checkpoint,
         dataset: str,
         scores: Scores,
-        images: Tensor | ImagesOnCPU,
+        images: ImageTensors,
         records: Records | None = None,
+        model: nn.Module | None = None,
+        check: DataCheck | None = None,
     ) -> None:
         self.saved, self.dataset, self.scores, self.images, self.records = saved, dataset, scores, images, records
+        self.model, self.check = model, check
         self.title, self.info = title_of(dataset), DATASETS.get(dataset)
         network = "" if dataset == saved.dataset else f" by a network for {title_of(saved.dataset)}"
         self.heading = f"{self.title}, test{network}"
@@ -114,7 +130,61 @@ class Report:
             "calibration": self._calibration(),
             "classes": classes,
             "confusion_matrix": self.matrix,
+            "mistakes": [
+                {
+                    "path": self.path(self.images, index),
+                    "label": saved.classes[int(scores.labels[index])],
+                    "predicted": saved.classes[int(scores.predictions[index])],
+                    "probability": round(float(scores.probabilities[index]), 6),
+                }
+                for index in self.mistakes
+            ],
+            "labels": self._labels(),
+            "copies": self._copies(),
         }
+
+    @functools.cached_property
+    def mistakes(self) -> list[int]:
+        """The indices of all wrong predictions, the most confident first."""
+        scores = self.scores
+        return most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, len(scores.labels))
+
+    def path(self, images: ImageTensors, index: int) -> str:
+        """The path of an image's file; of images in no file their place, such as test[17]."""
+        return path_of(self.dataset, images.name(index)) if images.names else f"[{index}]"
+
+    def path_at(self, place: Place) -> str:
+        """The path of an image of the check."""
+        return self.path(self.check.parts[place.part], place.index)
+
+    def _labels(self) -> dict | None:
+        # The images with labels worth a second look; None if the labels weren't checked.
+        if not self.check:
+            return None
+        images = sum(len(self.check.parts[part]) for part in LABELLED)
+        rows = [
+            {"part": place.part, **self._label_row(place, each), "suggested": each.suggested}
+            for place, each in self.suspects
+        ]
+        return {"images": images, "found": self.check.suspects, "suspects": rows}
+
+    @property
+    def suspects(self) -> list[tuple[Place, Suspect]]:
+        """The images with the labels that are most probably wrong; none if the labels weren't checked."""
+        return self.check.doubtful[: min(self.check.suspects, MAX_SUSPECTS)] if self.check else []
+
+    def _label_row(self, place: Place, suspect: Suspect) -> dict:
+        # A row of labels.csv.
+        classes = self.saved.classes
+        path = self.path_at(place)
+        values = (path, classes[suspect.label], classes[suspect.suggestion], suspect.probability)
+        return dict(zip(LABELS_COLUMNS, values, strict=True))
+
+    def _copies(self) -> list[dict] | None:
+        # Pairs of near-copies, the path of each image by its part; None if none were looked for.
+        if not self.check:
+            return None
+        return [{place.part: self.path_at(place) for place in _places(each)} for each in self.check.copies]
 
     @property
     def validation(self) -> dict | None:
@@ -191,7 +261,7 @@ class Report:
         """True if the scored images are all those of the part val/ that validated the network, wherever they lie."""
         training = self.saved.training
         has_count = len(self.images) == training.get("val_images")
-        return has_count and pixel_digest(self.images) == training.get("val_fingerprint")
+        return has_count and pixel_digest(self.images.on_cpu()) == training.get("val_fingerprint")
 
     # --- on the terminal ---
 
@@ -241,32 +311,101 @@ class Report:
             level = logging.INFO if self.is_gap_by_chance else logging.WARNING
             log.log(level, "validation accuracy %.4f, test %.4f, %.1f points apart: %s", *figures)
 
+    def log_check(self) -> None:
+        """Log the images with labels worth a second look, and how many near-copies are in several parts.
+
+        Copies with equal pixels were named when user images were read.
+        """
+        if not self.check:
+            return
+        found, classes = self._labels(), [annotate.shortened(name) for name in self.saved.classes]
+        of = f"of {found['images']:,} training and validation images" + self._share()
+        if not found["found"]:
+            log.info("labels worth a second look: none %s", of)
+        else:
+            lines = [
+                f"    {self._name_at(place)}: {classes[each.label]} ({each.probability:.1%}), looks like "
+                f"{classes[each.suggestion]} ({each.suggested:.1%})"
+                for place, each in self.suspects[:SUSPECTS_IN_LOG]
+            ]
+            if found["found"] > SUSPECTS_IN_LOG:
+                lines.append(f"    and {found['found'] - SUSPECTS_IN_LOG:,} more: labels.csv")
+            log.info("labels worth a second look: %s %s\n%s", f"{found['found']:,}", of, "\n".join(lines))
+        if copies := [each for each in self.check.copies if not each.is_equal]:
+            example = " and ".join(map(self._name_at, _places(copies[0])))
+            images = f"{len(copies):,} validation or test image" + ("s are" if len(copies) > 1 else " is")
+            log.warning("%s nearly equal to an image of an earlier part: %s", images, example)
+
+    def _name_at(self, place: Place) -> str:
+        return printable(self.check.parts[place.part].name(place.index))
+
+    def _share(self) -> str:
+        compared = sum(map(len, self.check.parts.values()))
+        return f", a share of {compared / self.check.total:.0%}" * (compared < self.check.total)
+
     # --- the files ---
 
     def write(self, files: ReportFiles, writer: Writer) -> None:
-        """Write the four files. If one fails, a warning is logged and the others are still written."""
+        """Write the files. If one fails, a warning is logged and the others are still written."""
         writer.write(files.json, lambda: json_text(**self.content).encode())
         writer.write(files.mistakes, lambda: annotate.encode(self._mistakes(), files.mistakes.suffix))
         writer.write(files.confusion, self._confusion)
+        if self.check:
+            writer.write(files.labels, self._labels_table)
         # A path on the page may contain bytes that are no UTF-8.
         writer.write(files.page, lambda: self.html().encode(errors="backslashreplace"))
 
     def _mistakes(self) -> np.ndarray:
         scores, saved = self.scores, self.saved
-        count = int((scores.predictions != scores.labels).sum())
-        shown = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MAX_MISTAKES)
+        count, shown = len(self.mistakes), self.mistakes[:MAX_MISTAKES]
         tiles = [
             annotate.annotate_image(
-                pixels_of(self.images[index]),
+                self.picture(self.images, index),
                 saved.display_name(int(scores.predictions[index])),
                 float(scores.probabilities[index]),
                 saved.display_name(int(scores.labels[index])),
+                caption=printable(self.images.name(index)),
             )
             for index in shown
         ]
         which = f"{count} mistake{'' if count == 1 else 's'}"
         mistakes = f"the {len(shown)} most confident of {count:,} mistakes" if count > len(shown) else which
         return annotate.titled_montage(tiles, f"{self.heading}: {mistakes} among {len(scores.labels):,} images")
+
+    @functools.cached_property
+    def _originals(self) -> dict[str, np.ndarray]:
+        # By name: the pictures of files, if these have more pixels than the network's images.
+        shown = [*self.mistakes[:MAX_MISTAKES], *itertools.chain(*self._cells.values())]
+        images = [(self.images, index) for index in dict.fromkeys(shown)][:MAX_ORIGINALS]
+        if self.check:
+            places = [place for place, _ in self.suspects]
+            places += itertools.chain(*map(_places, self.check.copies[:MAX_COPIES]))
+            images += [(self.check.parts[place.part], place.index) for place in places]
+        names = [name for part, index in images if (name := part.name(index))]
+        found = read_originals(self.dataset, names, annotate.TILE_WIDTH)
+        longest = min(self.saved.image_size, annotate.TILE_WIDTH - 1)
+        return {name: each for name, each in found.items() if max(each.shape[:2]) > longest}
+
+    def picture(self, images: ImageTensors, index: int) -> np.ndarray:
+        """What is shown of an image: its file's picture, whole, if that has more pixels, else the network's image.
+
+        Returns uint8 (H, W) or RGB (H, W, 3).
+        """
+        original = self._originals.get(images.name(index))
+        return pixels_of(images.on_cpu()[index]) if original is None else original
+
+    @functools.cached_property
+    def _cells(self) -> dict[tuple[int, int], list[int]]:
+        return images_of_cells(self.scores, len(self.matrix))
+
+    def _labels_table(self) -> bytes:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, LABELS_COLUMNS)
+        table.writeheader()
+        for place, suspect in self.check.doubtful:
+            row = self._label_row(place, suspect)
+            table.writerow(row | {"path": printable(row["path"]), "probability": f"{suspect.probability:.4f}"})
+        return text.getvalue().encode("utf-8-sig")  # with a byte order mark, for spreadsheets
 
     def _confusion(self) -> bytes:
         title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"
@@ -276,8 +415,9 @@ class Report:
     def html(self) -> str:
         """The content of report.html, which refers to no other file."""
         saved, scores, report, records, matrix = self.saved, self.scores, self.content, self.records, self.matrix
-        mistakes = most_confident_mistakes(scores.labels, scores.predictions, scores.probabilities, MISTAKES_ON_PAGE)
-        uris, cells = _as_uris(self.images, images_of_cells(scores, len(matrix)), mistakes)
+        mistakes = self.mistakes[:MISTAKES_ON_PAGE]
+        uris, cells = _as_uris(functools.partial(self.picture, self.images), self._cells, mistakes)
+        heat = self._heat(mistakes)
         number = {index: place for place, index in enumerate(uris)}
         names = [saved.display_name(label) for label in range(len(matrix))]
         shares, scales = plots.shares_and_scales(matrix)
@@ -312,16 +452,64 @@ class Report:
                     "truth": names[int(scores.labels[index])],
                     "predicted": names[int(scores.predictions[index])],
                     "probability": float(scores.probabilities[index]),
+                    "name": self.images.name(index),
+                    "heat": heat.get(index, ""),
                 }
                 for index in mistakes
             ],
-            pictures=[[uri, round(float(scores.probabilities[index]), 6)] for index, uri in uris.items()],
+            pictures=[
+                [uri, round(float(scores.probabilities[index]), 6), self.images.name(index)]
+                for index, uri in uris.items()
+            ],
+            is_photo=bool(self._originals) or saved.image_size > EXACT_SIDE,
+            folder=path_of(self.dataset, ""),
+            check=self.check and self._check_on_page(names),
+            share=self.check and self._share(),
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
             # If the data set's classes weren't matched by name, the page lists their names beside the network's.
             own_classes=saved.classes if not self.info or set(self.info.classes) <= saved.labels.keys()
             else self.info.classes,
         )  # fmt: skip
+
+    def _heat(self, indices: list[int]) -> dict[int, str]:
+        # What decided for the predicted class, drawn over the network's images, as URIs by index; {} for networks
+        # without such a map.
+        if self.model is None or not indices:
+            return {}
+        images = self.images.subset(torch.tensor(indices))[:][0]
+        classes = self.scores.predictions[indices].to(images.device)
+        maps = heat_maps(self.model, Normalisation(self.saved.mean, self.saved.std).to(images.device)(images), classes)
+        if maps is None:
+            return {}
+        drawn = (annotate.draw_heat(pixels_of(image), map) for image, map in zip(images, maps.cpu().numpy(), strict=True))
+        return {index: _own_uri(picture) for index, picture in zip(indices, drawn, strict=True)}
+
+    def _check_on_page(self, names: list[str]) -> dict:
+        # The sections on the data set that the network was trained on.
+        def shown(place: Place) -> dict:
+            images = self.check.parts[place.part]
+            picture = self.picture(images, place.index)
+            return {"uri": _own_uri(picture), "part": place.part, "name": images.name(place.index)}
+
+        samples, classes = self.check.samples[:]
+        found = self.content["labels"]
+        return {
+            "images": found["images"],
+            "found": found["found"],
+            "suspects": [
+                {**shown(place), "label": names[each.label], "suggestion": names[each.suggestion],
+                 "probability": each.probability, "suggested": each.suggested}
+                for place, each in self.suspects
+            ],
+            "samples": [
+                {"uri": _own_uri(pixels_of(image)), "label": names[label]}
+                for image, label in zip(samples, classes.tolist(), strict=True)
+            ],
+            "is_distorted": self.check.is_distorted,
+            "copies": [list(map(shown, _places(each))) for each in self.check.copies[:MAX_COPIES]],
+            "copies_found": len(self.check.copies),
+        }  # fmt: skip
 
 
 def report_results(
@@ -330,17 +518,20 @@ def report_results(
     records: Records,
     writer: Writer,
     saved: Checkpoint,
+    model: nn.Module,
     scores: Scores,
-    images: Tensor | ImagesOnCPU,
+    parts: Parts,
 ) -> None:
     """Log and write the report on the best network of a command, the table of its runs, and the learning curves.
 
-    plot: the file of the learning curves. images: see Report.
+    plot: the file of the learning curves. model: the network. parts: of the data set, on its device.
     """
-    best, report = records.best(), Report(saved, saved.dataset, scores, images, records)
+    best = records.best()
+    report = Report(saved, saved.dataset, scores, parts.test, records, model, _checked(saved, model, parts, writer))
     writer.attempt("the classification report", report.log)
     if records.count > 1:
         writer.attempt("the table of the runs", lambda: log_runs(records))
+    report.log_check()
     report.log_accuracy()
     report.write(files, writer)
     epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
@@ -351,8 +542,16 @@ def report_results(
     report.log_gap()
 
 
+def _checked(saved: Checkpoint, model: nn.Module, parts: Parts, writer: Writer) -> DataCheck | None:
+    # None if the images that the network was trained on aren't at hand, or the check fails, which is told.
+    checks: list[DataCheck] = []
+    if parts.train:
+        writer.attempt("the check of the labels", lambda: checks.append(check_data(saved, model, parts)))
+    return checks[0] if checks else None
+
+
 def evaluate_model(
-    saved: Checkpoint, model: nn.Module, dataset: str, images: ImageTensors, folder: Path, model_path: Path
+    saved: Checkpoint, model: nn.Module, dataset: str, parts: Parts, folder: Path, model_path: Path
 ) -> bool:
     """Score a saved network on test images and write its report to `folder`; returns True if all files were written.
 
@@ -361,8 +560,10 @@ def evaluate_model(
     suffix, other = ("", "") if dataset == saved.dataset else (f"-{os.path.basename(dataset)}", dataset)
     files = ReportFiles(folder, "--output", suffix, dataset=other)
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
-    writer, report = Writer(), Report(saved, dataset, score(saved, model, images), images.on_cpu(), records)
+    writer, scores = Writer(), score(saved, model, parts.test)
+    report = Report(saved, dataset, scores, parts.test, records, model, _checked(saved, model, parts, writer))
     report.log()
+    report.log_check()
     report.log_accuracy()
     report.write(files, writer)
     is_complete = writer.finish()
@@ -396,6 +597,10 @@ def records_of(saved: Checkpoint, folder: Path) -> Records | None:
 # --- the page's parts ---
 
 
+def _places(copy: Copy) -> tuple[Place, Place]:
+    return Place(copy.part, copy.index), Place(copy.other_part, copy.other_index)
+
+
 def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[int]]:
     """For each cell (true, predicted) that isn't empty: up to MAX_IMAGES indices, most confident first."""
     cells = (scores.labels * classes + scores.predictions).numpy()
@@ -405,21 +610,26 @@ def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[
 
 
 def _as_uris(
-    images: Tensor | ImagesOnCPU, cells: dict[tuple[int, int], list[int]], mistakes: list[int]
+    picture: Callable[[int], np.ndarray], cells: dict[tuple[int, int], list[int]], mistakes: list[int]
 ) -> tuple[dict[int, str], dict[tuple[int, int], list[int]]]:
     # Encoded images by index, and the indices that are shown for each cell. Images are exact if all of them fit into
-    # IMAGE_BYTES, otherwise lossy, and in the end fewer.
+    # IMAGE_BYTES, otherwise lossy, and in the end fewer. picture: see Report.picture.
     for encode, max_images in QUALITIES:
         shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
         uris, size = {}, 0
         for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
-            uris[index] = _as_uri(pixels_of(images[index]), **encode)
+            uris[index] = _as_uri(picture(index), **encode)
             size += len(uris[index])
             if size > IMAGE_BYTES and max_images:  # the last quality, without images of cells, is taken in any case
                 break
         else:
             break
     return uris, shown_of
+
+
+def _own_uri(pixels: np.ndarray) -> str:
+    # A picture of a section with few pictures: exact if it is small.
+    return _as_uri(pixels, **QUALITIES[max(pixels.shape[:2]) > EXACT_SIDE][0])
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:

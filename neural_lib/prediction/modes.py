@@ -22,7 +22,7 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.catalog import DATASETS, title_of
 from neural_lib.data.download import DownloadError, is_available
-from neural_lib.data.images import ImageTensors, load_images, load_user_test_images, pixels_of
+from neural_lib.data.images import ImageTensors, Parts, load_images, load_user_test_images, pixels_of
 from neural_lib.data.pictures import PictureFiles, listed
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
@@ -179,24 +179,31 @@ class AnswerTable:
 
 
 def load_test_images(
-    saved: Checkpoint, dataset: str, data_dir: str, use_cache: bool = True, from_names: bool = False
-) -> ImageTensors:
+    saved: Checkpoint,
+    dataset: str,
+    data_dir: str,
+    use_cache: bool = True,
+    from_names: bool = False,
+    with_train: bool = False,
+) -> Parts:
     """The test images of a data set, with the network's channels and size, labelled with the network's classes.
 
     The test images of a user data set are those in test/; or those held out when this network was trained on it; or all
-    images.
+    images. with_train: True to read what the network was trained and validated on, too, if it is of this data set.
     Raises UserError if the network lacks a class or the data set isn't found, and RunError if it can't be downloaded.
     """
     if dataset in DATASETS:
         new_labels = _labels_of(saved, dataset, list(DATASETS[dataset].classes))
         try:
-            images, labels = load_images(dataset, data_dir, train=False)
+            test = load_images(dataset, data_dir, train=False)
         except DownloadError as error:
             raise RunError(f"{title_of(dataset)} could not be loaded: {error}") from None
-        converted, changes = convert(images, len(saved.mean), saved.image_size)
+        converted, changes = convert(test.images, len(saved.mean), saved.image_size)
         if changes:
             log.warning("the images of %s are converted for this model: %s", dataset, ", ".join(changes))
-        return ImageTensors(converted, new_labels[labels])
+        test = ImageTensors(converted, new_labels[test.labels], names=test.names)
+        is_known = with_train and dataset == saved.dataset and not changes
+        return Parts(test, load_images(dataset, data_dir, train=True) if is_known else None)
     if not is_available(dataset, data_dir):
         raise UserError(f"{dataset}, which this network was trained on, is not there; name a data set with --dataset")
     held_out = None
@@ -204,10 +211,10 @@ def load_test_images(
         config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
         held_out = (config, saved.training["fingerprint"])
     from_names |= dataset == saved.dataset and saved.config.get("labels_from_names", False)
-    images, classes = load_user_test_images(
+    parts, classes = load_user_test_images(
         dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache, from_names
     )
-    return images.labelled(_labels_of(saved, dataset, classes)[images.labels])
+    return parts.labelled(_labels_of(saved, dataset, classes))
 
 
 def _labels_of(saved: Checkpoint, dataset: str, classes: list[str]) -> Tensor:
@@ -258,7 +265,7 @@ def export(recogniser: Recogniser, path: Path, data_dir: str, use_cache: bool = 
     saved, images = recogniser.saved, None
     try:
         if is_available(saved.dataset, data_dir):
-            images = load_test_images(saved, saved.dataset, data_dir, use_cache).on_cpu()
+            images = load_test_images(saved, saved.dataset, data_dir, use_cache).test.on_cpu()
     except UserError as error:
         if saved.dataset in DATASETS:
             raise

@@ -205,8 +205,8 @@ def test_the_images_held_out_from_converted_arrays_are_scored_again(tmp_path):
     config = TrainConfig(dataset=str(path))
     data = load_user_images(config)
     preparation = Preparation(20, 3, None)
-    test, classes = load_user_test_images(str(path), preparation, (config, data.fingerprint), False, True)
-    assert classes == list(data.info.classes) == ["1", "2", "10"] and len(test) == 18
+    (test, train, val), classes = load_user_test_images(str(path), preparation, (config, data.fingerprint), False, True)
+    assert classes == list(data.info.classes) == ["1", "2", "10"] and len(test) == 18 and train is val is None
     assert torch.equal(test.images, data.test.images)
     assert torch.equal(test.labels, data.test.labels)
 

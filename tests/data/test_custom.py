@@ -406,3 +406,40 @@ def test_a_cache_that_cannot_be_written_is_warned_of(photos, cache, caplog):
     cache.write_text("a file in the folder's place")
     assert len(load(photos).indices["train"]) == 10
     assert "the images can't be cached" in caplog.text and "so the next run decodes them again" in caplog.text
+
+
+# --- the pictures in the files ---
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "gztar", "table"])
+def test_the_original_of_each_image_is_its_whole_picture(tmp_path, photos, kind):
+    (photos / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    dataset = photos
+    if kind in ("zip", "gztar"):
+        dataset = Path(shutil.make_archive(str(tmp_path / "all"), kind, photos))
+    elif kind == "table":
+        dataset = photos / "table.csv"
+        files = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*"))
+        dataset.write_text("".join(f"{name},{name[:3]}\n" for name in files))
+    data = load(dataset)
+    names = [*data.names, "cat/missing.png"]
+    found = custom.read_originals(str(dataset), names, longest=40)
+    assert found.keys() == {*names} - {"cat/missing.png", "cat/broken.png"} and len(found) == 10
+    for name, original in found.items():
+        expected = read_picture(photos / name)
+        scale = min(1, 40 / max(expected.shape[:2]))
+        assert original.shape == (*(round(scale * side) for side in expected.shape[:2]), 3)
+        assert abs(original.mean() - expected.mean()) < 3
+        assert os.path.exists(custom.path_of(str(dataset), name)) or kind in ("zip", "gztar")
+    assert custom.read_originals(str(dataset), [], 40) == {}
+
+
+def test_images_in_no_file_have_no_original(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=picture(4, 28, 28), y_train=np.arange(4))
+    names = load(path).names
+    assert custom.read_originals(str(path), names, 40) == custom.read_originals("digits", ["test[3]"], 40) == {}
+    assert (
+        custom.path_of("digits", "test[3]") == "test[3]" and custom.path_of(str(path), names[0]) == f"{path}/{names[0]}"
+    )
+    assert custom.read_originals(str(tmp_path / "moved.zip"), ["cat/1.png"], 40) == {}

@@ -116,7 +116,7 @@ ALL_FILES = sorted(f"KMNIST/raw/{name}" for name in made_up.make_files(1, 1))
 
 def test_the_first_source_is_used(sources, files, monkeypatch, tmp_path):
     serve_codh(sources, files, monkeypatch)
-    images, _ = load_images("kmnist", tmp_path, train=True)
+    images, _ = load_images("kmnist", tmp_path, train=True)[:]
     assert len(images) == TRAIN_SIZE
     assert files_in(tmp_path) == ALL_FILES  # no archive, no temporary files
     requests = len(sources.requested)
@@ -127,7 +127,7 @@ def test_the_first_source_is_used(sources, files, monkeypatch, tmp_path):
 def test_the_second_source_is_used_after_the_first_failed(sources, files, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     serve_openml(sources, files)
-    images, labels = load_images("kmnist", tmp_path, train=False)
+    images, labels = load_images("kmnist", tmp_path, train=False)[:]
     expected_images, expected_labels = made_up.make_images(TEST_SIZE, seed=1)
     assert np.array_equal(images.squeeze(1), expected_images) and np.array_equal(labels, expected_labels)
     assert files_in(tmp_path) == ALL_FILES
@@ -231,7 +231,7 @@ def test_gzipped_files_are_read_in_place(folder, files, tmp_path, gzipped):
     before = files_in(tmp_path)
     assert download.is_available("kmnist", tmp_path)
     for train, size in ((True, TRAIN_SIZE), (False, TEST_SIZE)):
-        images, labels = load_images("kmnist", tmp_path, train)
+        images, labels = load_images("kmnist", tmp_path, train)[:]
         expected_images, expected_labels = made_up.make_images(size, seed=0 if train else 1)
         assert np.array_equal(images.squeeze(1), expected_images) and np.array_equal(labels, expected_labels)
     assert files_in(tmp_path) == before
@@ -254,7 +254,7 @@ def test_a_damaged_gzipped_file_is_named_and_not_replaced(folder, files, tmp_pat
 
 def test_of_a_file_and_its_archive_the_file_is_read(folder, tmp_path):
     (folder / f"{IMAGES}.gz").write_bytes(b"what a broken download left")
-    images, _ = load_images("kmnist", tmp_path, train=True)
+    images, _ = load_images("kmnist", tmp_path, train=True)[:]
     assert len(images) == TRAIN_SIZE
 
 
@@ -326,7 +326,7 @@ def test_files_of_each_format_give_the_images_upright_and_the_labels_from_0(othe
     assert download.is_available(name, tmp_path)
     info = catalog.DATASETS[name]
     for train, part in ((True, "train"), (False, "test")):
-        images, labels = load_images(name, tmp_path, train)
+        images, labels = load_images(name, tmp_path, train)[:]
         expected_images, expected_labels = parts[part]
         assert images.shape == (len(expected_labels), info.channels, info.image_size, info.image_size)
         assert images.dtype == torch.uint8 and labels.dtype == torch.int64 and images.is_contiguous()
@@ -345,7 +345,7 @@ def test_files_of_each_format_are_downloaded(server, other, tmp_path, monkeypatc
         server.pages |= files
         source = (kind, f"{server.url}/some/folder/", *files)
     change_dataset(monkeypatch, name, sources={"first.example": source})
-    images, _ = load_images(name, tmp_path, train=False)
+    images, _ = load_images(name, tmp_path, train=False)[:]
     assert len(images) == len(parts["test"][0])
     assert files_in(tmp_path) == sorted(f"{catalog.DATASETS[name].folder}/{file}" for file in files)
 
@@ -398,7 +398,7 @@ def archive(server, cifar_batches, monkeypatch) -> bytes:
 def test_an_archive_is_fetched_unpacked_and_removed(server, archive, cifar_batches, tmp_path, first_works):
     first, second = (f"/{host}/cifar.tar.gz" for host in catalog.DATASETS["cifar10"].sources)
     server.pages |= {first if first_works else second: archive}
-    images, _ = load_images("cifar10", tmp_path, train=False)
+    images, _ = load_images("cifar10", tmp_path, train=False)[:]
     assert len(images) == made_up.CIFAR_BATCH_SIZE
     assert files_in(tmp_path) == sorted(f"cifar-10-batches-py/{name}" for name in cifar_batches)
     assert (second in server.requested) is not first_works

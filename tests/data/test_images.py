@@ -48,9 +48,22 @@ def test_digits_need_no_files_and_have_a_fixed_test_part(tmp_path):
     assert torch.equal(load_images("digits", tmp_path, False).images, test.images)
 
 
+@pytest.mark.parametrize("as_a_whole", [True, False])
+def test_each_image_keeps_its_name(as_a_whole):
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(-1, 1, 20, 20)
+    named = ImageTensors(images, torch.arange(6), names=list("abcdef"))
+    part = named.subset(torch.tensor([4, 1, 3])).subset(torch.tensor([2, 0]))
+    for each in (part, part.labelled(torch.zeros(2)), part.evenly(5), part.to("meta", as_a_whole)):
+        assert [each.name(index) for index in range(len(each))] == ["d", "e"]
+    assert [named.evenly(3).name(index) for index in range(3)] == ["a", "c", "e"] and len(named.evenly(0)) == 0
+    assert ImageTensors(images, torch.arange(6)).name(0) == ""
+    test = load_images("digits", "nowhere", train=False)
+    assert (test.name(7), load_images("digits", "nowhere", train=True).name(0)) == ("test[7]", "train[0]")
+
+
 @pytest.mark.parametrize("train, count, seed", [(True, made_up.TRAIN_SIZE, 0), (False, made_up.TEST_SIZE, 1)])
 def test_idx_files_are_read_as_they_were_written(kmnist_dir, train, count, seed):
-    images, labels = load_images("kmnist", kmnist_dir, train)
+    images, labels = load_images("kmnist", kmnist_dir, train)[:]
     expected_images, expected_labels = made_up.make_images(count, seed)
     assert torch.equal(images.squeeze(1), torch.from_numpy(expected_images))
     assert torch.equal(labels, torch.from_numpy(expected_labels).long())
@@ -70,7 +83,7 @@ def test_cifars_batches_are_read_as_they_were_written(cifar_dir, train):
     seeds = range(5) if train else [5]
     expected = [made_up.make_colour_images(made_up.CIFAR_BATCH_SIZE, seed) for seed in seeds]
     with warnings.catch_warnings(action="error"):  # NumPy warns of pickles from 2009
-        images, labels = load_images("cifar10", cifar_dir, train)
+        images, labels = load_images("cifar10", cifar_dir, train)[:]
     assert images.dtype == torch.uint8 and labels.dtype == torch.int64
     assert torch.equal(images, torch.from_numpy(np.concatenate([pixels for pixels, _ in expected])))
     assert torch.equal(labels, torch.from_numpy(np.concatenate([each for _, each in expected])))

@@ -19,7 +19,7 @@ from neural_lib import checkpoint
 from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.download import READERS, idx_bytes, is_available
-from neural_lib.data.images import Data, Images, ImageTensors, load_images
+from neural_lib.data.images import Data, ImageTensors, load_images
 from neural_lib.data.page import find_characters
 from neural_lib.prediction import export
 from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
@@ -42,9 +42,9 @@ def folder_with(name: str) -> Path:
 
 
 @functools.cache
-def load(name: str, train: bool) -> Images:
-    """The images of a real data set; their official checksums are checked once in this process."""
-    return load_images(name, folder_with(name), train)
+def load(name: str, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images and labels of a real data set; their official checksums are checked once in this process."""
+    return load_images(name, folder_with(name), train)[:]
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -75,7 +75,7 @@ def test_the_statistics_are_the_published_ones(name):
 def test_the_training_images_have_the_catalogs_placement(name):
     # Measure the longer side of the bounding box, the centre and the stroke width, on every sixth image.
     info, size = DATASETS[name], DATASETS[name].image_size
-    images = load(name, train=True).images[:, 0].numpy()
+    images = load(name, train=True)[0][:, 0].numpy()
     images = images[::6] if len(images) > 10_000 else images
     seen = images > 255 * ink.SEEN_FROM
     rows, columns = seen.any(2), seen.any(1)
@@ -122,7 +122,7 @@ def test_kmnist_written_out_as_pictures_is_read_about_as_well(kmnist_recogniser,
 
 @pytest.mark.parametrize("name, max_difference", [("kmnist", 14), ("mnist", 8), ("fashion-mnist", 40)])
 def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, max_difference):
-    images = load(name, train=False).images[:300, 0].numpy()
+    images = load(name, train=False)[0][:300, 0].numpy()
     back = [ink.prepare(np.repeat(image[..., None], 3, 2), DATASETS[name].preparation)[0] for image in images]
     assert np.abs(np.stack(back).astype(float) - images).mean() < max_difference  # grey levels of 255
 
@@ -130,7 +130,7 @@ def test_an_image_that_is_prepared_as_a_picture_stays_nearly_the_same(name, max_
 @pytest.mark.slow
 def test_the_whole_test_set_is_the_same_in_onnx(kmnist_recogniser):
     recogniser = kmnist_recogniser[0]
-    images = load("kmnist", False).images
+    images = load("kmnist", False)[0]
     assert len(images) == 10_000 and export.verify(export.to_onnx(recogniser), recogniser, images) < 1e-5
 
 
@@ -148,7 +148,7 @@ def test_a_table_in_openmls_format_gives_the_real_files(server, monkeypatch, tmp
     serve_openml(server, files)
     source = (*DATASETS["kmnist"].sources["openml.org"][:-1], sizes["t10k"])
     change_kmnist(monkeypatch, sources={"openml.org": source}, sha256=made_up.sha256(files))
-    images, labels = load_images("kmnist", tmp_path, train=False)
+    images, labels = load_images("kmnist", tmp_path, train=False)[:]
     assert torch.equal(images, parts["t10k"].images[:500]) and torch.equal(labels, parts["t10k"].labels[:500])
     assert files_in(tmp_path) == sorted(f"KMNIST/raw/{name}" for name in files)
 

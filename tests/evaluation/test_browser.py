@@ -1,5 +1,6 @@
 """Tests of report.html in a real browser."""
 
+import time
 from dataclasses import replace
 
 import page_parts
@@ -28,10 +29,18 @@ def elements(browser, selector: str) -> list:
     return browser.find_elements("css selector", selector)
 
 
+def until(is_so) -> None:
+    """Wait, for 5 seconds at most, until a function returns True."""
+    end = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def shown_images(browser) -> list[int]:
     """The numbers of the images that are shown, read from their first two pixels."""
     return browser.execute_async_script("""
-        const done = arguments[0], images = [...document.querySelectorAll("#images img")];
+        const done = arguments[0], images = [...document.querySelectorAll("#images img:not(.heat)")];
         Promise.all(images.map((image) => image.decode())).then(() => done(images.map((image) => {
             const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
             context.drawImage(image, 0, 0);
@@ -57,7 +66,9 @@ def test_a_click_on_a_cell_shows_its_images_the_most_confident_first(opened, wri
         expected = sorted(inside.nonzero().flatten().tolist(), key=lambda index: -scores.probabilities[index])
         assert len(expected) == count and shown_images(opened) == expected[: report.MAX_IMAGES]
         captions = [element.text for element in elements(opened, "#images figcaption")]
-        assert captions == [f"{100 * scores.probabilities[index]:.1f} %" for index in expected[: report.MAX_IMAGES]]
+        assert captions == [
+            f'{100 * scores.probabilities[index]:.1f} %\n<i>"&{index}.png' for index in expected[: report.MAX_IMAGES]
+        ]
         heading, what = opened.find_element("id", "shown").text, f"{NAMES[truth]} read as {NAMES[predicted]}"
         what = f"{NAMES[truth]}, right" if truth == predicted else what
         assert heading == f"{what}: {count} of {sum(matrix[truth])}"
@@ -138,10 +149,49 @@ def test_the_keyboard_does_what_a_click_does(opened):
 
 
 def test_names_are_text_and_nothing_else(opened):
-    assert not elements(opened, "b") and len(elements(opened, "script")) == 3
+    assert not elements(opened, "b") and len(elements(opened, "script")) == 4
     assert [each.text for each in elements(opened, "#scores tbody th")] == NAMES
     assert all(each.get_attribute("alt") for each in elements(opened, "img"))
     assert all(each.get_attribute("scope") for each in elements(opened, "th"))
+
+
+def test_what_decided_is_shown_beside_each_mistake_once_it_is_asked_for(opened):
+    heat = elements(opened, "#images .heat")
+    assert len(heat) == report.MISTAKES_ON_PAGE and not any(each.is_displayed() for each in heat)
+    opened.find_element("css selector", "#decided input").send_keys(" ")
+    for each in heat:
+        picture, shown = each.find_element("xpath", "preceding-sibling::img").rect, each.rect
+        assert shown["x"] >= picture["x"] + picture["width"] and abs(shown["y"] - picture["y"]) < 2
+        assert shown["width"] == pytest.approx(picture["width"], abs=1) and each.get_attribute("alt")
+    elements(opened, "#matrix button")[0].click()  # the images of a cell have no such map
+    opened.find_element("id", "reset").click()
+    assert all(each.is_displayed() for each in elements(opened, "#images .heat"))
+    opened.find_element("css selector", "#decided input").click()
+    assert not any(each.is_displayed() for each in elements(opened, "#images .heat"))
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_click_on_a_file_copies_its_path(opened, is_allowed):
+    opened.execute_script("""
+        window.taken = [];
+        const clipboard = {writeText: async (text) => {
+            if (!arguments[0]) throw new Error("not allowed");
+            window.taken.push(text);
+        }};
+        Object.defineProperty(navigator, "clipboard", {value: clipboard, configurable: true});
+        document.execCommand = (command) => window.taken.push(document.activeElement.value);
+    """, is_allowed)  # fmt: skip
+    elements(opened, "#matrix button")[0].click()
+    status = opened.find_element("id", "copied")
+    files = [elements(opened, f"{place} .file")[0] for place in ("#images", ".suspects", ".pairs")]
+    for button in files:
+        opened.execute_script("document.getElementById('copied').textContent = ''")
+        button.send_keys("\ue007")  # Enter
+        until(lambda: status.text.startswith("copied: "))
+        assert status.text == f"copied: {button.text}"
+        assert opened.switch_to.active_element == button and status.get_attribute("role") == "status"
+    assert opened.execute_script("return window.taken") == [button.text for button in files]
+    assert files[1].text == '<i>"&7.png'
 
 
 @pytest.mark.parametrize("width", [400, 1400])

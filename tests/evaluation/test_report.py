@@ -1,6 +1,7 @@
 """The report's files and tables. test_browser.py opens report.html in a browser."""
 
 import base64
+import csv
 import html
 import json
 import logging
@@ -19,7 +20,7 @@ from page_parts import COUNT, NAMES
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import pixels_of
+from neural_lib.data.images import ImageTensors, pixels_of
 from neural_lib.evaluation import annotate, report
 from neural_lib.evaluation.report import MAX_ROWS, Report, runs_table, spreads_text
 from neural_lib.evaluation.report_files import ReportFiles
@@ -33,7 +34,15 @@ SAVED = Checkpoint(
     arch="lenet", arch_args={}, state_dict={}, dataset="kmnist", classes=list(INFO.classes), glyphs=list(INFO.glyphs),
     image_size=28, mean=[0.2], std=[0.3], config={}, metrics={"epoch": 3}, placement=INFO.placement._asdict(),
 )  # fmt: skip
-IMAGES = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def unlabelled(pixels: torch.Tensor) -> ImageTensors:
+    """Images whose labels don't matter, as the scores hold them."""
+    return ImageTensors(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+
+
+IMAGES = unlabelled(PIXELS)
 
 
 def make_scores(labels, predictions, probabilities) -> Scores:
@@ -142,13 +151,76 @@ def test_the_log_has_the_scores_of_every_class_and_the_most_frequent_confusions(
 def test_written_characters_are_read_and_other_things_are_taken_for_something(caplog, placement, words, other):
     caplog.set_level(logging.INFO)
     result = Report(replace(SAVED, placement=placement, classes=["a" * 40, *INFO.classes[1:]], glyphs=[]), "kmnist",
-                    make_scores([0, 1, 2], [1, 0, 2], [0.5, 0.6, 0.7]), IMAGES[:3])  # fmt: skip
+                    make_scores([0, 1, 2], [1, 0, 2], [0.5, 0.6, 0.7]), unlabelled(PIXELS[:3]))  # fmt: skip
     result.log()
     assert f"    {'a' * 7}...{'a' * 14} {words} ki: 1 of 1" in caplog.messages[1].splitlines()
     assert max(map(len, caplog.text.splitlines()[1:])) <= 80
     page = " ".join(result.html().split()).replace("What is taken for what", "")
     assert page.count(f"{'a' * 40} {words} ki") == 5  # list, cell (twice), picture and its caption
     assert other not in caplog.text + page and "su, right: 1 of 1" in page
+
+
+# --- the check of the data that the network was trained on ---
+
+
+def test_labels_worth_a_second_look_are_in_the_json_the_table_and_the_log(written, caplog):
+    folder, content, _ = written
+    assert content["labels"] == {"images": 300, "found": 2, "suspects": [
+        {"part": "training", "path": '<i>"&7.png', "label": NAMES[0], "suggestion": NAMES[1], "probability": 0.0123,
+         "suggested": 0.9},
+        {"part": "validation", "path": '<i>"&205.png', "label": NAMES[2], "suggestion": NAMES[3], "probability": 0.04,
+         "suggested": 0.8},
+    ]}  # fmt: skip
+    assert content["copies"] == [{"training": '<i>"&11.png', "test": '<i>"&304.png'}]
+    with (folder / "labels.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["path", "label", "suggestion", "probability"], ['<i>"&7.png', NAMES[0], NAMES[1], "0.0123"],
+        ['<i>"&205.png', NAMES[2], NAMES[3], "0.0400"], ['<i>"&9.png', NAMES[3], NAMES[4], "0.4000"],
+    ]  # fmt: skip
+    caplog.set_level(logging.INFO)
+    page_parts.make_report(Records.read(folder)).log_check()
+    suspects, copies = caplog.messages
+    assert suspects.splitlines() == [
+        "labels worth a second look: 2 of 300 training and validation images",
+        f'    <i>"&7.png: {annotate.shortened(NAMES[0])} (1.2%), looks like {NAMES[1]} (90.0%)',
+        f'    <i>"&205.png: {annotate.shortened(NAMES[2])} (4.0%), looks like {annotate.shortened(NAMES[3])} (80.0%)',
+    ]
+    assert copies == (
+        '1 validation or test image is nearly equal to an image of an earlier part: <i>"&11.png and <i>"&304.png'
+    )
+
+
+def test_the_json_names_the_files_of_all_mistakes_the_most_confident_first(written):
+    _, content, _ = written
+    scores = page_parts.scores()
+    wrong = (scores.labels != scores.predictions).nonzero().flatten().tolist()
+    wrong.sort(key=lambda index: -scores.probabilities[index])
+    assert [each["path"] for each in content["mistakes"]] == [f'<i>"&{index}.png' for index in wrong]
+    first = content["mistakes"][0]
+    labels = scores.labels[wrong[0]].item(), scores.predictions[wrong[0]].item()
+    assert (first["label"], first["predicted"]) == (NAMES[labels[0]], NAMES[labels[1]])
+    assert first["probability"] == pytest.approx(scores.probabilities[wrong[0]].item(), abs=1e-6)
+
+
+def test_a_share_of_the_images_and_more_suspects_than_shown_are_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(report, "SUSPECTS_IN_LOG", 1)
+    monkeypatch.setattr(report, "MAX_SUSPECTS", 1)
+    of = page_parts.make_report(page_parts.write_grid(tmp_path))
+    result = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, total=1600, copies=[]))
+    caplog.set_level(logging.INFO)
+    result.log_check()
+    (text,) = caplog.messages
+    assert "2 of 300 training and validation images, a share of 25%\n" in text and "    and 1 more: labels.csv" in text
+    assert result.content["labels"]["found"] == 2 and len(result.content["labels"]["suspects"]) == 1
+    page = " ".join(result.html().split())
+    assert "2 of 300 training and validation images, a share of 25% look" in page and "first 1 are shown" in page
+    assert page.count("an image labelled") == 1 and 'id="copies"' not in page
+    none = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, suspects=0))
+    caplog.clear()
+    none.log_check()
+    assert caplog.messages[0] == "labels worth a second look: none of 300 training and validation images"
+    assert "None of 300 training and validation images." in none.html()
 
 
 # --- which files may be written ---
@@ -181,9 +253,9 @@ def test_the_report_on_another_data_set_has_file_names_of_its_own(write, tmp_pat
 def test_each_mistake_is_drawn_with_prediction_probability_and_truth(write, tmp_path):
     write()
     expected = [
-        annotate.annotate_image(pixels_of(IMAGES[2]), "ha は", SOME.probabilities[2], "su す"),
-        annotate.annotate_image(pixels_of(IMAGES[4]), "wo を", SOME.probabilities[4], "na な"),
-        annotate.annotate_image(pixels_of(IMAGES[1]), "su す", SOME.probabilities[1], "ki き"),
+        annotate.annotate_image(pixels_of(PIXELS[2]), "ha は", SOME.probabilities[2], "su す"),
+        annotate.annotate_image(pixels_of(PIXELS[4]), "wo を", SOME.probabilities[4], "na な"),
+        annotate.annotate_image(pixels_of(PIXELS[1]), "su す", SOME.probabilities[1], "ki き"),
     ]
     drawn = cv2.imread(str(tmp_path / "mistakes.png"))
     assert np.array_equal(drawn, annotate.titled_montage(expected, "KMNIST, test: 3 mistakes among 5 images"))
@@ -191,9 +263,9 @@ def test_each_mistake_is_drawn_with_prediction_probability_and_truth(write, tmp_
 
 @pytest.mark.parametrize("labels, text", [([0, 0], "0 mistakes"), ([0, 1], "1 mistake")])
 def test_the_heading_counts_the_mistakes(write, tmp_path, labels, text):
-    write(make_scores(labels, [0, 0], [0.5, 0.5]), IMAGES[:2])
+    write(make_scores(labels, [0, 0], [0.5, 0.5]), unlabelled(PIXELS[:2]))
     drawn = cv2.imread(str(tmp_path / "mistakes.png"))
-    tiles = [annotate.annotate_image(pixels_of(IMAGES[1]), "o お", 0.5, "ki き")] * labels.count(1)
+    tiles = [annotate.annotate_image(pixels_of(PIXELS[1]), "o お", 0.5, "ki き")] * labels.count(1)
     assert np.array_equal(drawn, annotate.titled_montage(tiles, f"KMNIST, test: {text} among 2 images"))
 
 
@@ -232,7 +304,8 @@ def test_without_test_images_of_their_own_both_accuracies_are_logged_and_shown(c
     caplog.set_level(logging.INFO)
     training = {"parts": ["train", "val"], "val_images": 1530, "test_images": 40}
     saved = replace(SAVED, dataset="/photos", metrics={"epoch": 3, "val_accuracy": 0.9}, training=training)
-    scores, images = make_scores([0] * 40, [0] * 30 + [1] * 10, [1.0] * 40), IMAGES[:1].expand(40, -1, -1, -1)
+    scores = make_scores([0] * 40, [0] * 30 + [1] * 10, [1.0] * 40)
+    images = unlabelled(PIXELS[:1].expand(40, -1, -1, -1))
     result = Report(saved, "/photos", scores, images)
     result.log_accuracy()
     assert caplog.messages == [
@@ -406,11 +479,11 @@ def test_the_most_confident_images_of_each_cell_are_chosen():
 
 
 def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monkeypatch):
-    cells = report.images_of_cells(page_parts.scores(), len(NAMES))
+    cells, images = report.images_of_cells(page_parts.scores(), len(NAMES)), page_parts.images().images
 
     def encoded(limit: int) -> tuple[set, int, int]:
         monkeypatch.setattr(report, "IMAGE_BYTES", limit)
-        uris, shown = report._as_uris(page_parts.images(), cells, mistakes=[COUNT - 1])
+        uris, shown = report._as_uris(lambda index: pixels_of(images[index]), cells, mistakes=[COUNT - 1])
         assert COUNT - 1 in uris
         kinds = {re.match(r"data:image/(\w+);", uri)[1] for uri in uris.values()}
         return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
@@ -430,7 +503,7 @@ def test_the_page_of_the_worst_images_stays_below_4_mb():
     scores = SOME._replace(
         labels=labels, predictions=predictions, probabilities=torch.from_numpy(rng.random(4000, np.float32))
     )
-    page = Report(SAVED, "kmnist", scores, noise).html()
+    page = Report(SAVED, "kmnist", scores, unlabelled(noise)).html()
     assert 1_000_000 < len(page.encode()) < 4_000_000
 
 

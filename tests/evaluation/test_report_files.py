@@ -9,9 +9,11 @@ from neural_lib.system.errors import UserError
 
 def test_a_report_of_another_program_is_not_replaced(tmp_path):
     files = ReportFiles(tmp_path, "--model's report")
-    assert [path.name for path in files] == ["report.json", "confusion.png", "mistakes.png", "report.html"]
+    assert [path.name for path in files] == [
+        "report.json", "confusion.png", "mistakes.png", "labels.csv", "report.html",
+    ]  # fmt: skip
     assert ReportFiles(tmp_path, "--output", suffix="-mnist").json == tmp_path / "report-mnist.json"
-    for path in (files.json, files.page):
+    for path in (files.json, files.page, files.labels):
         path.write_text("mine")
         with pytest.raises(UserError, match=f"{path.name}: was not written by train.py; move it"):
             ReportFiles(tmp_path, "--model's report")

@@ -213,8 +213,8 @@ def test_test_images_of_another_number_of_classes_are_refused(monkeypatch):
 
 def test_test_images_get_the_networks_size(caplog):
     saved = replace(recogniser_of("digits").saved, image_size=32)
-    images = modes.load_test_images(saved, "digits", "nowhere")
-    assert images.images.shape == (297, 1, 32, 32) and images.labels.shape == (297,)
+    images = modes.load_test_images(saved, "digits", "nowhere").test
+    assert images.name(3) == "test[3]" and images.images.shape == (297, 1, 32, 32) and images.labels.shape == (297,)
     assert caplog.messages == ["the images of digits are converted for this model: 28x28 to 32x32 pixels"]
 
 

@@ -237,7 +237,7 @@ def test_a_new_command_has_its_files_beside_the_model(prepared):
     )
     assert {path.name for path in command.exports} == {
         "model.pth", "plot.png", "results.csv", "results.json", "report.json", "report.html", "confusion.png",
-        "mistakes.png",
+        "mistakes.png", "labels.csv",
     }  # fmt: skip
     assert (command.logdir, command.options["recipe"]) == (Path("runs"), "classic")
     assert command.data_options["data_dir"] == "data" and command.data_options["use_cache"] is True

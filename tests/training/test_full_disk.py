@@ -104,7 +104,7 @@ def test_a_state_that_cannot_be_written_is_named_and_costs_nothing_else(run_trai
 
 
 @pytest.mark.parametrize(
-    "name", ["plot.png", "confusion.png", "mistakes.png", "report.json", "report.html", "results.json"]
+    "name", ["plot.png", "confusion.png", "mistakes.png", "labels.csv", "report.json", "report.html", "results.json"]
 )
 def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole, name):
     full(name)
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     assert stderr.count("[ERROR]") == 1 and name not in stdout.split("wrote in")[1]
     assert checkpoint.load("output/model.pth").metrics == whole["metrics"]
     others = {"model.pth", "checkpoint.pth", "results.csv", "results.json", "plot.png"}
-    others |= {"report.json", "report.html", "confusion.png", "mistakes.png"}
+    others |= {"report.json", "report.html", "confusion.png", "mistakes.png", "labels.csv"}
     assert {*os.listdir("output")} == others - {name}
     full()
     assert run_train("--resume", "--quiet")[0] == 0

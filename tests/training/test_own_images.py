@@ -55,8 +55,8 @@ def run_predict(tmp_path, monkeypatch, capfd):
 
 def parts_of(dataset: str, data_dir: str, config: TrainConfig) -> dict[str, tuple]:
     """Images and labels of a data set's parts, as a run with this configuration divides it."""
-    train, val = split(ImageTensors(*load_images(dataset, data_dir, train=True)), config)
-    test = load_images(dataset, data_dir, train=False)
+    train, val = split(load_images(dataset, data_dir, train=True), config)
+    test = load_images(dataset, data_dir, train=False)[:]
     return {"train": (train.images, train.labels), "val": (val.images, val.labels), "test": test}
 
 
@@ -264,7 +264,7 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
     assert saved.training.items() >= {"val_images": val, "test_images": test, "test_seed": 3}.items()
     data = load_data(TrainConfig(**saved.config | {"seed": 3}), "nowhere")
     train_part, val_part = data.split(TrainConfig(**saved.config))
-    parts = [{data.names[index] for index in each.indices.tolist()} for each in (train_part, val_part, data.test)]
+    parts = [{each.name(index) for index in range(len(each))} for each in (train_part, val_part, data.test)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 38 and [*map(len, parts[1:])] == [val, test]
     assert {name.partition("/")[0] for name in parts[2]} == {"val"}
     assert all(len(part.labels.unique()) == 3 for part in (train_part, val_part, data.test))
@@ -331,7 +331,7 @@ def test_prediction_prepares_a_picture_as_training_did(run_train, photos, how):
     saved = checkpoint.load("output/model.pth")
     data = load_data(TrainConfig(**saved.config), "nowhere")
     reader = Recogniser.load("output/model.pth")
-    answers = reader.read([photos / name for name in data.names])
+    answers = reader.read([photos / name for name in data.train.names])
     for index, answer in enumerate(answers):
         assert np.array_equal(answer.seen.transpose(2, 0, 1), data.train.stored[index])
     assert all(answer.label in ("red", "green", "blue") for answer in answers)

@@ -193,7 +193,7 @@ def test_files_of_a_finished_run_stay_until_it_has_more_epochs(run_train, interr
     made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
     before = read_files("output")
     interrupted("--resume", "--epochs", 4, count=2)  # after the first step
-    kept = {"model.pth", "plot.png", "report.json", "report.html", "confusion.png", "mistakes.png"}
+    kept = {"model.pth", "plot.png", "report.json", "report.html", "confusion.png", "mistakes.png", "labels.csv"}
     assert {name: read_files("output")[name] for name in kept} == {name: before[name] for name in kept}
     assert run_train("--resume", "--quiet")[0] == 0
     assert outcome("output") == finished(run_train, *DIGITS[:-4], "--epochs", 4, "--batch-size", 32).outcome

@@ -1,0 +1,105 @@
+"""What a data set's images show beside a network that was trained on them.
+
+These are labels worth a second look, near-copies in several parts, and training images as the network got them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from neural_lib.checkpoint import Checkpoint
+from neural_lib.config import TrainConfig
+from neural_lib.data.augment import RandomDistortion
+from neural_lib.data.catalog import DATASETS
+from neural_lib.data.images import ImageTensors, Normalisation, Parts, split
+from neural_lib.evaluation.calibration import run_on
+from neural_lib.evaluation.copies import Copy, find_copies
+from neural_lib.evaluation.label_check import Suspect, cross_validated, find_suspects
+
+LABELLED = ("training", "validation")  # the parts whose labels are checked
+SAMPLES = 16  # training images that are shown
+# Floating-point operations of the features that are compared, which take about half a minute on 2 CPU cores. They are
+# enough for 70,000 images of 28x28 pixels through LeNet, and for 2,000 photos of 224x224 through EfficientNet-Lite0.
+MAX_OPERATIONS = 1.6e12
+MAX_IMAGES = 100_000  # compared: so many of each part with each other
+
+
+class Place(NamedTuple):
+    """An image of a DataCheck."""
+
+    part: str  # "training", "validation" or "test"
+    index: int  # in DataCheck.parts[part]
+
+
+@dataclass(frozen=True, eq=False)
+class DataCheck:
+    """The images of a data set that deserve a look."""
+
+    parts: Mapping[str, ImageTensors]  # the compared images of "training", "validation" and "test"
+    total: int  # images of all parts; more than were compared if these are a share
+    # Training and validation images for which another class is more probable than their label, in cross-validation; the
+    # least probable label, compared with that class, first.
+    doubtful: list[tuple[Place, Suspect]]
+    suspects: int  # images at the beginning of `doubtful` that are worth a second look
+    copies: list[Copy]  # near-copies in two parts
+    samples: ImageTensors  # some training images as the network got them, ordered by class
+    is_distorted: bool  # True if these are distorted
+
+
+def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
+    """Compare the images that a saved network was trained, validated and tested on, by their features.
+
+    model: the network, on the images' device. given: with the images that were trained on. Of many images, an equal
+    share of each part is compared.
+    """
+    config, train, val = TrainConfig(**saved.config), given.train, given.val
+    if val is None:
+        train, val = split(train, config, by_class=saved.dataset not in DATASETS)
+    parts = {"training": train, "validation": val, "test": given.test}
+    total = sum(map(len, parts.values()))
+    normalise = Normalisation(saved.mean, saved.std).to(train.device)
+    affordable = min(MAX_IMAGES, MAX_OPERATIONS / _operations(model, normalise(train[:1][0])))
+    share = min(1.0, affordable / total)
+    parts = {part: images.evenly(round(share * len(images)) or 1) for part, images in parts.items()}
+    features = {part: run_on(model, normalise, images).features for part, images in parts.items()}
+    labels = torch.cat([parts[part].labels.cpu() for part in LABELLED])
+    probabilities = cross_validated(torch.cat([features[part] for part in LABELLED]), labels, len(saved.classes))
+    places = [Place(part, index) for part in LABELLED for index in range(len(parts[part]))]
+    is_distorted = bool(config.epochs and config.distorts())
+    return DataCheck(
+        parts=parts,
+        total=total,
+        doubtful=[(places[each.index], each) for each in find_suspects(probabilities, labels, ratio=1)],
+        suspects=len(find_suspects(probabilities, labels)),
+        copies=find_copies({part: (features[part], images.on_cpu()) for part, images in parts.items()}),
+        samples=_samples(train, config, is_distorted),
+        is_distorted=is_distorted,
+    )
+
+
+def _operations(model: nn.Module, image: torch.Tensor) -> int:
+    # Floating-point operations for an image (1, C, H, W), normalised.
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return max(1, counter.get_total_flops())
+
+
+def _samples(train: ImageTensors, config: TrainConfig, is_distorted: bool) -> ImageTensors:
+    # SAMPLES training images, as many of each class as there is room for, drawn by the seed, and distorted by it.
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))
+    labels = train.labels.cpu()[order]
+    by_class = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    number = torch.empty_like(by_class)  # of each image among those of its class
+    number[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+    chosen = number.argsort(stable=True)[:SAMPLES]
+    chosen = train.subset(order[chosen[labels[chosen].argsort(stable=True)]])
+    images = chosen.on_cpu()[:]
+    if is_distorted:
+        images = RandomDistortion(config, train.image_size)(images).round().clamp(0, 255).to(torch.uint8)
+    names = [chosen.name(index) for index in range(len(chosen))]
+    return ImageTensors(images, chosen.labels.cpu(), names=names)
