@@ -107,7 +107,11 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         metavar="N",
         help="classes to list, the most probable first (default: %(default)s)",
     )
-    add("--show-input", action="store_true", help="show beside a single character the network's input")
+    add(
+        "--show-input",
+        action="store_true",
+        help="show beside a single character the network's input; beside a photo also a heat map of what decided",
+    )
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 

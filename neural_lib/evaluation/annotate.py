@@ -27,6 +27,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 TILE_WIDTH = 168  # pixels: 28 enlarged 6 times, so that each pixel of the image is a square
 PAGE_SIDE = 1600  # longest side of an annotated page that is not enlarged, pixels
 LEGIBLE = 60  # pixels; a page with smaller characters is enlarged
+MONTAGE_WIDTH = 1800  # pixels
 LINE_HEIGHT = 30  # height of a line of text, pixels
 FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
 LONGEST_NAME = 24  # columns of a class name in tables and pictures; a Hiragana takes two
@@ -60,22 +61,38 @@ def annotate_picture(
     probability: float,
     caption: str,
     seen: np.ndarray | None = None,
+    heat: np.ndarray | None = None,
     scale: int = 1,
     is_sure: bool = True,
 ) -> np.ndarray:
     """Draw a user's picture, with the predicted name, its probability and a caption below it.
 
     picture: uint8 RGB (H, W, 3), shown whole. probability: 0 to 1. seen: the network's input, uint8 (H, W) or, in RGB,
-    (H, W, 3), to be shown on the right. is_sure: False marks the answer.
-    Returns uint8 BGR, scale * TILE_WIDTH wide, or with `seen` twice that and a gap.
+    (H, W, 3), to be shown on the right. heat: map (h, w) of the places of `seen` that decided, 0 to 1, to be shown over
+    it, right of it. is_sure: False marks the answer.
+    Returns uint8 BGR, scale * TILE_WIDTH wide, and as wide again and a gap with each of `seen` and `heat`.
     """
     side = scale * TILE_WIDTH
     shown = fitted(picture, side)
-    if seen is not None:
-        gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
-        shown = np.hstack([shown, gap, fitted(seen, side)])
+    for panel in (seen, None if heat is None else draw_heat(seen, heat)):
+        if panel is not None:
+            gap = np.full((side, scale * MARGIN, 3), BACKGROUND, np.uint8)
+            shown = np.hstack([shown, gap, fitted(panel, side)])
     answer = (f"{shortened(name)}  {percent(probability, is_sure)}", WHITE if is_sure else AMBER)
     return np.vstack([shown, _text([answer, (caption, GREY)], shown.shape[1], scale)])
+
+
+def draw_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Draw a heat map over an image that becomes grey and half as bright, so that it can still be seen.
+
+    image: uint8 (H, W) or, in RGB, (H, W, 3). heat: (h, w), 0 to 1, spread over the whole image. Cold places stay dark;
+    the hotter, the brighter, from violet through orange to yellow. Returns uint8 RGB (H, W, 3).
+    """
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    smooth = cv2.resize(heat.astype(np.float32), grey.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    levels = np.round(255 * smooth.clip(0, 1)).astype(np.uint8)  # cubic interpolation leaves 0 to 1
+    colour = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), 0.5, colour, 0.5, 0)
 
 
 def annotate_page(
@@ -152,9 +169,12 @@ def fitted(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def montage(tiles: list[np.ndarray]) -> np.ndarray:
-    """Put tiles of one size on one canvas, about as wide as high, but with at least 5 tiles in the first row."""
+    """Put tiles of one size on one canvas, about as wide as high, but with at least 5 tiles in the first row.
+
+    Fewer, if 5 were wider than MONTAGE_WIDTH.
+    """
     height, width = tiles[0].shape[:2]
-    columns = min(len(tiles), max(5, math.ceil(math.sqrt(len(tiles) * height / width))))
+    columns = min(len(tiles), max(min(5, MONTAGE_WIDTH // width), math.ceil(math.sqrt(len(tiles) * height / width))))
     rows = math.ceil(len(tiles) / columns)
     framed = [cv2.copyMakeBorder(tile, 3, 3, 3, 3, cv2.BORDER_CONSTANT, value=(0, 0, 0)) for tile in tiles]
     return imutils.build_montages(framed, (width + 6, height + 6), (columns, rows))[0]

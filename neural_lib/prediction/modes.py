@@ -52,7 +52,8 @@ def recognise_pictures(
 ) -> None:
     """Print the answers to each picture, write the annotated pictures to `output`, and show them in a window.
 
-    invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character.
+    invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character, and
+    beside a photo also what decided, as a heat map.
     A picture that can't be read gets a warning. Raises RunError if no picture can be read.
     """
     for line in to_read.problems():
@@ -74,8 +75,9 @@ def recognise_pictures(
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
     are_sure, pictures, total = [], 0, len(refused)  # are_sure: of each answer
+    with_heat = show_input and not saved.placement and bool(montage or show)
     with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
-        for result in recogniser.read_files(files, invert, order, top):
+        for result in recogniser.read_files(files, invert, order, top, with_heat):
             total += 1
             if as_json or result.answers:
                 text = json.dumps(result.to_dict()) if as_json else table.format(result)
@@ -110,13 +112,14 @@ def recognise_pictures(
 
 def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input: bool) -> Callable[[int], np.ndarray]:
     # A function that draws a picture with its answers: at scale 1 for the montage, at scale 2 for a window.
-    # with_folder: the caption names the folder, too. show_input: show the network's input beside a single character.
+    # with_folder: the caption names the folder, too. show_input: see recognise_pictures.
     path, caption = reading.source.path, os.path.basename(reading.source.name)
     caption = printable(os.path.join(path.parent.name, caption) if with_folder else caption)
     names = [saved.display_name(each.top[0].index) for each in reading.answers]
     if len(names) == 1:
         (answer,) = reading.answers
-        tile = (reading.picture, names[0], answer.probability, caption, answer.seen if show_input else None)
+        seen = answer.seen if show_input else None
+        tile = (reading.picture, names[0], answer.probability, caption, seen, answer.heat)
         return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]

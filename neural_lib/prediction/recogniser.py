@@ -29,6 +29,7 @@ from neural_lib.data.pictures import (
 )
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
+from neural_lib.evaluation.gradcam import heat_maps
 from neural_lib.prediction import INVERT, ORDERS, default_min_probability
 from neural_lib.system.devices import select_device
 
@@ -62,6 +63,8 @@ class Answer:
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
     # False if it isn't probable enough, or the image is unlike those of training or too long for one character.
     is_sure: bool = True
+    # For read_files(..., with_heat=True): how much each place of `seen` speaks for the answer, (h, w), 0 to 1.
+    heat: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -208,10 +211,13 @@ class Recogniser:
             answers += result.answers
         return answers
 
-    def read_files(self, files: Iterable[Path], invert: str, order: str | None, top: int) -> Iterator[Reading]:
+    def read_files(
+        self, files: Iterable[Path], invert: str, order: str | None, top: int, with_heat: bool = False
+    ) -> Iterator[Reading]:
         """The reading of each page of each file, in the order of the files.
 
-        order: see read_page; None if each picture holds one character.
+        order: see read_page; None if each picture holds one character. with_heat: the answers get heat maps, if the
+        network has them (see gradcam.heat_maps).
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
@@ -219,10 +225,15 @@ class Recogniser:
                 pages = count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
 
-        return self._read_all(sources(), invert, order, top)
+        return self._read_all(sources(), invert, order, top, with_heat)
 
     def _read_all(
-        self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
+        self,
+        sources: Iterable[tuple[Source, Picture]],
+        invert: str,
+        order: str | None,
+        top: int,
+        with_heat: bool = False,
     ) -> Iterator[Reading]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
         waiting, load = [], 0
@@ -234,9 +245,9 @@ class Recogniser:
             count = len(waiting[-1].images)
             load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
-                yield from self._answer(waiting, invert, top)
+                yield from self._answer(waiting, invert, top, with_heat)
                 waiting, load = [], 0
-        yield from self._answer(waiting, invert, top)
+        yield from self._answer(waiting, invert, top, with_heat)
 
     def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> _Prepared:
         how, page = self.saved.preparation, max(source.page - 1, 0)
@@ -265,29 +276,38 @@ class Recogniser:
         may_be_one = is_plain and len(found) <= FEW and not any(each.is_long for each in found)
         return _Prepared(Reading(source, small, scale), images, boxes, cuts, may_be_one)
 
-    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
-        answers = iter(self._answers([image for each in waiting for image in each.images], top))
+    def _answer(self, waiting: list[_Prepared], invert: str, top: int, with_heat: bool) -> Iterator[Reading]:
+        answers = iter(self._answers([image for each in waiting for image in each.images], top, with_heat))
         for reading, _, boxes, cuts, may_be_one in waiting:
             path = reading.source.path
             parts = _without_touching([replace(next(answers), path=path, box=box) for box in boxes], cuts)
             if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
-                    (one,) = self._answers([whole], top)
+                    (one,) = self._answers([whole], top, with_heat)
                     parts = [replace(one, path=path)] if one.is_sure else parts
             reason = "" if parts else reading.reason or "no ink found"
             yield replace(reading, answers=parts, reason=reason)
 
-    def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
+    def _answers(self, images: Sequence[np.ndarray], top: int, with_heat: bool) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
         answers, size = [], min(BATCH_SIZE, eval_batch_size(self.saved.image_size, self.device))
         for first in range(0, len(images), size):
             batch = torch.from_numpy(np.stack(images[first : first + size]))
-            for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
-                candidates = self.candidates(probabilities, top)
-                is_sure = candidates[0].probability >= self.min_probability and not is_unlike
-                answers.append(Answer(candidates, pixels_of(image), is_sure=bool(is_sure)))
+            probabilities, is_unlike = self.answers_of(batch)
+            candidates = [self.candidates(each, top) for each in probabilities]
+            heat = self._heat_maps(batch, [each[0].index for each in candidates]) if with_heat else None
+            for number, (likely, image) in enumerate(zip(candidates, batch, strict=True)):
+                is_sure = likely[0].probability >= self.min_probability and not is_unlike[number]
+                own = None if heat is None else heat[number]
+                answers.append(Answer(likely, pixels_of(image), is_sure=bool(is_sure), heat=own))
         return answers
+
+    def _heat_maps(self, images: Tensor, classes: list[int]) -> np.ndarray | None:
+        # images (N, C, S, S), uint8 -> (N, h, w)
+        inputs = self.normalise(images.to(self.device))
+        maps = heat_maps(self.model, inputs, torch.tensor(classes, device=self.device))
+        return None if maps is None else maps.cpu().numpy()
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The at most `top` most probable classes; equally probable ones by index. probabilities: (classes,)."""

@@ -127,6 +127,39 @@ def test_the_networks_input_is_shown_beside_the_picture():
     assert annotate.annotate_picture(picture, "su す", 0.5, "scan.png", IMAGE, scale=2).shape == (2 * 228, 2 * 342, 3)
 
 
+def test_what_decided_is_shown_right_of_the_networks_input():
+    picture, heat = np.zeros((50, 50, 3), np.uint8), np.zeros((7, 7), np.float32)
+    heat[2, 5] = 1
+    tile = annotate.annotate_picture(picture, "bee", 0.5, "a.jpg", IMAGE, heat)
+    panel = annotate.TILE_WIDTH + annotate.MARGIN
+    assert tile.shape == (168 + 60, 2 * panel + 168, 3)
+    assert np.array_equal(tile[:168, panel:-panel], annotate.fitted(IMAGE, 168))
+    assert np.array_equal(tile[:168, -168:], annotate.fitted(annotate.draw_heat(IMAGE, heat), 168))
+    assert annotate.annotate_picture(picture, "bee", 0.5, "a.jpg", IMAGE, heat, scale=2).shape == (2 * 228, 2 * 516, 3)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3), (70, 56, 3)])
+def test_heat_is_drawn_in_its_place_over_a_darker_picture(shape):
+    image = np.full(shape, 200, np.uint8)
+    image[: shape[0] // 2] = 20
+    heat = np.zeros((7, 7), np.float32)
+    cold = annotate.draw_heat(image, heat).astype(int)
+    assert cold.shape == (*shape[:2], 3) and abs(2 * cold - np.broadcast_to(image.T, (3, *shape[1::-1])).T).max() < 9
+    heat[2, 5] = 1
+    warmer = annotate.draw_heat(image, heat).astype(int) - cold
+    height, width = shape[0] // 7, shape[1] // 7
+    row, column = np.unravel_index(warmer.sum(axis=2).argmax(), shape[:2])
+    assert (row // height, column // width) == (2, 5)
+    red, green, blue = warmer[row, column]
+    assert red > 100 and red > blue  # yellow: RGB
+    assert not warmer[:, : 3 * width].any() and not warmer[5 * height :].any()
+
+
+@pytest.mark.parametrize("count, columns", [(1, 1), (3, 3), (12, 3), (100, 7)])
+def test_wide_tiles_make_no_wider_montage(count, columns):
+    assert annotate.montage([np.zeros((228, 516, 3), np.uint8)] * count).shape[1] == columns * 522
+
+
 @pytest.mark.parametrize("count, columns, rows", [(1, 1, 1), (4, 4, 1), (12, 5, 3), (100, 12, 9)])
 def test_every_tile_is_on_the_montage(count, columns, rows):
     tiles = [np.full((228, 168, 3), 50 + value % 200, np.uint8) for value in range(count)]

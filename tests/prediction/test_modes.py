@@ -18,6 +18,7 @@ from neural_lib.data import pictures
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors
 from neural_lib.evaluation import annotate
+from neural_lib.evaluation.gradcam import heat_maps
 from neural_lib.prediction import modes
 from neural_lib.prediction.modes import AnswerTable
 from neural_lib.prediction.recogniser import Answer, Candidate, Reading, Recogniser, Source
@@ -199,6 +200,29 @@ def test_the_window_gets_the_first_page_of_pictures_enlarged(folder, monkeypatch
     recognise(["one.png"] * 4, "p.png", show_input=True, show=True)
     assert [tile.shape for tile in shown] == [(2 * 228, 2 * (2 * 168 + 6), 3)] * 3
     assert sorted(path.name for path in folder.glob("p*")) == ["p-page-1.png", "p-page-2.png"]
+
+
+@pytest.mark.parametrize("dataset, panels", [("digits", 2), ("cifar10", 3)])
+def test_only_a_photo_is_shown_with_what_decided(folder, capsys, monkeypatch, dataset, panels):
+    drawn, draw_heat = [], annotate.draw_heat
+    monkeypatch.setattr(annotate, "draw_heat", lambda *parts: drawn.append(parts) or draw_heat(*parts))
+    recognise(["one.png", "one.png"], "p.png", dataset, show_input=True, top=1)
+    width = panels * annotate.TILE_WIDTH + (panels - 1) * annotate.MARGIN
+    assert cv2.imread("p.png").shape == (234, 2 * (width + 6), 3)
+    recogniser = recogniser_of(dataset)
+    for seen, heat in drawn:
+        assert seen.shape == (32, 32, 3)
+        images = torch.from_numpy(seen).permute(2, 0, 1)[None]
+        predicted = recogniser.probabilities(images).argmax(dim=1)
+        expected = heat_maps(recogniser.model, recogniser.normalise(images), predicted)[0]
+        np.testing.assert_allclose(heat, expected, atol=1e-4)
+    assert len(drawn) == 2 * (panels == 3)
+    capsys.readouterr()
+    monkeypatch.setattr("neural_lib.prediction.recogniser.heat_maps", None)  # not called without a picture to draw
+    for shown in (True, False):
+        recognise(["one.png"], dataset=dataset, as_json=True, show_input=shown)
+    with_input, without = capsys.readouterr().out.splitlines()
+    assert with_input == without
 
 
 # --- test images ---
