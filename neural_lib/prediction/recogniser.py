@@ -208,15 +208,17 @@ class Recogniser:
             answers += result.answers
         return answers
 
-    def read_files(self, files: Iterable[Path], invert: str, order: str | None, top: int) -> Iterator[Reading]:
+    def read_files(
+        self, files: Iterable[Path], invert: str, order: str | None, top: int, first_page: bool = False
+    ) -> Iterator[Reading]:
         """The reading of each page of each file, in the order of the files.
 
-        order: see read_page; None if each picture holds one character.
+        order: see read_page; None if each picture holds one character. first_page: read no other page of a file.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
             for path in files:
-                pages = count_pages(path)
+                pages = 1 if first_page else count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
 
         return self._read_all(sources(), invert, order, top)
