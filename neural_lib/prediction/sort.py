@@ -21,7 +21,7 @@ from neural_lib.data.catalog import is_text
 from neural_lib.data.pictures import expanded
 from neural_lib.system.cli import failures_explained
 from neural_lib.system.errors import RunError, UserError, printable
-from neural_lib.system.files import check_output, check_output_folder, locked, make_folder, remove_abandoned, write_file
+from neural_lib.system.files import check_output, check_output_folder, locked, make_folder, write_file
 
 if TYPE_CHECKING:
     from neural_lib.prediction.recogniser import Reading
@@ -68,7 +68,6 @@ def check(folder: str, given: Iterable[str], files: Iterable[Path]) -> None:
     if answers.is_symlink():
         raise UserError(f"{OPTION} {printable(answers)}: is a link; remove it, or {OTHER_PLACE}")
     check_output(answers, OPTION, (".csv",))
-    remove_abandoned(answers)
     _read(answers)
 
 
@@ -153,9 +152,7 @@ class Sorting:
             if path.is_symlink() or path.exists() and not path.is_dir():  # a link may lead into the folder of pictures
                 kind = "a link" if path.is_symlink() else "a file"
                 raise UserError(f"{OPTION} {printable(path)}: is {kind}, not the folder of a class; {OTHER_PLACE}")
-        self.rows: dict[str, Row] = {}  # by the copy, or by the path if there is none
-        for row in _read(self.answers):
-            self._put(row)
+        self.rows = {row.copy or row.path: row for row in _read(self.answers)}  # a later row replaces an earlier one
         self.earlier = 0  # pictures that are skipped, because an earlier command has sorted them
         self.failed = 0  # pictures without an answer
         self.counts: Counter[str] = Counter()  # pictures sorted into each folder
@@ -227,14 +224,9 @@ class Sorting:
         self._append(Row(_text(path), reason=reason))
 
     def _append(self, row: Row) -> None:
-        self._put(row)
+        self.rows[row.copy or row.path] = row
         with self.answers.open("ab") as file:
             file.write(_csv([row]))
-
-    def _put(self, row: Row) -> None:
-        if row.copy:
-            self.rows.pop(row.path, None)  # an earlier failure
-        self.rows[row.copy or row.path] = row
 
     def _tidy(self) -> None:
         # write answers.csv anew if it is missing, ends in a part of a row, or has rows that later ones replace

@@ -15,7 +15,7 @@ from conftest import change_dataset
 from PIL import Image
 
 import predict
-from neural_lib.prediction import sort
+from neural_lib.prediction import command, sort
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.prediction.sort import Row, class_folders, portable
 from neural_lib.system import cli
@@ -89,7 +89,8 @@ def copies_in(folder: str = "sorted") -> dict[str, tuple[bytes, int]]:
 WHOLE = ["ants/a.png", "ants/b.png", "bees/c.png", "ants/d.png", "unsure/e.png", "ants/f.png"]
 
 
-def test_each_picture_is_copied_into_the_folder_of_its_class(inbox, run):
+def test_each_picture_is_copied_into_the_folder_of_its_class(inbox, run, monkeypatch):
+    monkeypatch.setattr(command, "is_display_available", lambda: True)  # no window is opened there
     before = files_in(inbox)
     status, stdout, stderr = run("inbox/", "--sort-into", "new/sorted")
     assert (status, stderr) == (0, "")
@@ -173,12 +174,16 @@ def test_what_is_no_longer_as_it_was_is_sorted_again(inbox, sort_again, run):
     os.remove("sorted/ants/a.png")  # a copy
     assert "sorted 1 picture into sorted: 1 ants; 5 had" in sort_again()
     os.utime("inbox/b.png", ns=(10**18, 10**18 + 99))  # a picture's time; its content is that of the copy
+    copy = os.stat("sorted/ants/b.png").st_ino
     assert "sorted 1 picture into sorted: 1 ants; 5 had" in sort_again()
+    assert os.stat("sorted/ants/b.png").st_ino == copy
     put("inbox/a.png", GREEN)  # another picture of the same name
     put("inbox/d.png", YELLOW)
+    put("inbox/f.png", GREEN)
+    os.remove("sorted/ants/f.png")  # its row goes, too
     earlier = copies_in()
-    assert "sorted 2 pictures into sorted: 1 bees, 1 unsure; 4 had" in run(inbox, "--sort-into", "sorted")[1]
-    new = {f"{folder}.png": files_in(inbox)[f"{folder[-1]}.png"] for folder in ("bees/a", "unsure/d")}
+    assert "sorted 3 pictures into sorted: 2 bees, 1 unsure; 3 had" in run(inbox, "--sort-into", "sorted")[1]
+    new = {copy: files_in(inbox)[copy.split("/")[1]] for copy in ("bees/a.png", "unsure/d.png", "bees/f.png")}
     assert copies_in() == earlier | new
     assert sorted(row.copy for row in rows_of()) == sorted([*earlier, *new])
 
@@ -274,8 +279,8 @@ def test_odd_names_are_copied_under_safe_ones_and_found_again(colours, run):
     (["con", "Lpt1.x", "console"], ["_con", "_Lpt1.x", "console"]),
     (["unsure", "Unsure", "answers.csv"], ["unsure-1", "Unsure-2", "answers-1.csv"]),
     (["Ant", "ant", "ANT", "ant-1"], ["Ant", "ant-1", "ANT-2", "ant-1-1"]),
-    (["e\u0301", "\u00e9"], ["e\u0301", "\u00e9-1"]),
-    (["か" * 100, "か" * 101], ["か" * 66, "か" * 66 + "-1"]),
+    (["\u00e9", "e\u0301"], ["\u00e9", "e\u0301-1"]),
+    (["か" * 100, "か" * 101, f"a.{'b' * 300}"], ["か" * 66, "か" * 66 + "-1", f"a.{'b' * 198}"]),
 ])  # fmt: skip
 def test_each_class_has_a_folder_with_a_safe_name(classes, folders):
     assert class_folders(classes) == folders
@@ -295,12 +300,14 @@ def test_classes_with_odd_names_stay_in_the_folder(inbox, run, monkeypatch):
     (["inbox/", "--sort-into", "inbox"], "--sort-into inbox: is in inbox, which is to be sorted"),
     (["link", "--sort-into", "inbox/new"], "--sort-into inbox/new: is in link, which is to be sorted"),
     (["inbox", "--sort-into", "link/new/sorted"], "--sort-into link/new/sorted: is in inbox, which is to be sorted"),
+    (["inbox", "--sort-into", "deep/x"], "--sort-into deep/x: is in inbox, which is to be sorted"),
     (["in*", "--sort-into", "link/sorted"], "--sort-into link/sorted: is in inbox, which is to be sorted"),
     (["inbox", "--sort-into", "."], "--sort-into .: holds inbox, which is to be sorted"),
     (["inbox/a.png", "--sort-into", "link"], "--sort-into link: holds pictures that are to be sorted, in inbox"),
     (["inbox", "--sort-into", "file"], "--sort-into file: is a file; give the name of a folder"),
     (["inbox", "--sort-into", ""], "--sort-into needs the name of a folder"),
     (["inbox", "--sort-into", "foreign"], "answers.csv: was not written by predict.py --sort-into, or has been change"),
+    (["inbox", "--sort-into", "holder"], "answers.csv: is a folder; give the name of a file"),
     (["inbox", "--sort-into", "linked"], "answers.csv: is a link; remove it"),
     (["inbox", "--sort-into", "into"], "ants: is a link, not the folder of a class; choose another folder"),
     (["inbox", "--sort-into", "blocked"], "unsure: is a file, not the folder of a class; choose another folder"),
@@ -312,10 +319,15 @@ def test_classes_with_odd_names_stay_in_the_folder(inbox, run, monkeypatch):
 def test_what_cannot_be_sorted_is_refused_in_one_line_and_changes_nothing(inbox, run, arguments, message):
     for path in ("file", "foreign/answers.csv", "blocked/unsure"):
         Path(path).parent.mkdir(exist_ok=True)
-        Path(path).write_text("path,label\r\n")
-    for link, target in {"link": "inbox", "into/ants": "inbox", "linked/answers.csv": "foreign/answers.csv"}.items():
+        Path(path).write_bytes("path,Größe\r\n".encode("latin-1"))
+    os.makedirs("inbox/folder/in it")
+    os.makedirs("holder/answers.csv")
+    links = {"link": "inbox", "deep": "inbox/folder", "into/ants": "inbox", "linked/answers.csv": "foreign/answers.csv"}
+    for link, target in links.items():
         Path(link).parent.mkdir(exist_ok=True)
         Path(link).symlink_to(Path(target).absolute())
+    if "the folder of a class" not in message:
+        Path("model.pth").write_bytes(b"")  # is refused, too, but later
     before = sorted(Path().rglob("*")), files_in(".")
     status, _, stderr = run(*arguments)
     assert status == 2 and stderr.count("\n") == 1
@@ -328,6 +340,10 @@ def test_pictures_beside_the_folder_are_sorted_into_it(inbox, run):
     os.rename("../model.pth", "model.pth")
     assert run("a.png", "c.png", "--sort-into", "sorted")[0] == 0
     assert sorted(copies_in()) == ["ants/a.png", "bees/c.png"]
+
+
+def test_each_picture_is_one_thing_to_sort():
+    assert predict.parse_args(["page.png", "--sort-into", "sorted"]).single
 
 
 def test_two_commands_do_not_sort_into_one_folder_at_once(inbox, run):
