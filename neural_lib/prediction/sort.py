@@ -83,10 +83,14 @@ def _is_inside(path: str | Path, folder: str | Path) -> bool:
 def _read(answers: Path) -> list[Row]:
     # The rows of answers.csv without a last one that was cut off. Raises UserError if predict.py did not write it.
     try:
-        text = answers.read_bytes().decode(errors="replace") if answers.exists() else ""
-        titles, *rows = [*csv.reader(io.StringIO(text, newline=""))] or [Row._fields]
+        with answers.open("r+b") as file:  # rows will be written to it, too
+            text = io.StringIO(file.read().decode(errors="replace"), newline="")
+        titles, *rows = [*csv.reader(text)] or [Row._fields]
+    except FileNotFoundError:
+        return []
     except (OSError, csv.Error) as error:
-        raise UserError(f"{OPTION} {printable(answers)}: can't be read ({error}); {OTHER_PLACE}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{OPTION} {printable(answers)}: can't be used ({reason}); {OTHER_PLACE}") from None
     if tuple(titles) != Row._fields:
         why = "was not written by predict.py --sort-into, or has been changed"
         raise UserError(f"{OPTION} {printable(answers)}: {why}; move it, or {OTHER_PLACE}")
@@ -96,7 +100,7 @@ def _read(answers: Path) -> list[Row]:
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)  # RFC 4180
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def portable(name: str) -> str:
@@ -160,7 +164,7 @@ class Sorting:
     def begin(self, files: Iterable[Path], refused: Mapping[Path, str]) -> list[Path]:
         """The files that are still to be sorted, each once. refused: files that won't be read, and why."""
         paths = {_text(path): path for path in files}
-        left = {path: file for path, file in paths.items()}
+        left = dict(paths)
         for row in list(self.rows.values()):
             if row.copy and (self.folder / row.copy).is_file():
                 if row.path in paths and (row.size, row.modified) == _state(paths[row.path]):
@@ -206,9 +210,12 @@ class Sorting:
     def _copy(self, path: Path, content: bytes, folder: str) -> str:
         # Copy a picture to a free name. A copy that answers.csv lacks, because a command ended before writing the row,
         # is taken for this picture's if it is equal.
+        text = _text(path)
+
         def is_usable(copy: str) -> bool:
-            target, is_others = self.folder / copy, copy in self.rows and self.rows[copy].path != _text(path)
-            return not is_others and (not os.path.lexists(target) or _holds(target, content))
+            if copy in self.rows and self.rows[copy].path != text:
+                return False
+            return not os.path.lexists(self.folder / copy) or _holds(self.folder / copy, content)
 
         copy = next(filter(is_usable, (f"{folder}/{name}" for name in _numbered(portable(path.name)))))
         target = self.folder / copy
