@@ -1,6 +1,7 @@
 """Show a trained network's answers to your pictures, or to test images.
 
     python predict.py page.jpg scan.tif folder/     # your pages, pictures
+    python predict.py inbox/ --sort-into sorted/    # copies, a folder per class
     python predict.py --draw                        # draw in your browser
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all test images: report
@@ -11,6 +12,7 @@ Network, class names and data set are read from the model file.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -32,7 +34,7 @@ GOES_WITH = {
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
     "--min-probability": ("pictures", "--export", "--draw"),
     "--title": ("--export", "--draw"),
-    **dict.fromkeys(("--invert", "--json", "--order", "--single"), ("pictures",)),
+    **dict.fromkeys(("--invert", "--json", "--order", "--single", "--sort-into"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")
@@ -47,8 +49,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add(
         "-o",
         "--output",
-        help="annotated picture to write (default: output/predictions.png; none with --json); with --evaluate the "
-        "folder of the report (default: the model's), with --draw that of draw.html (default: output)",
+        help="annotated picture to write (default: output/predictions.png; none with --json and --sort-into); with "
+        "--evaluate the folder of the report (default: the model's), with --draw that of draw.html (default: output)",
     )
     add(
         "--show",
@@ -113,6 +115,12 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         help="show beside a single character the network's input; beside a photo also a heat map of what decided",
     )
     add("--json", action="store_true", help="one JSON object per picture on stdout, the log on stderr")
+    add(
+        "--sort-into",
+        metavar="DIR",
+        help="copy each picture into a folder of its class there, an unsure one into unsure/, and list them in "
+        "answers.csv; begun again, it sorts the rest; implies --single",
+    )
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
 
@@ -149,6 +157,12 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         parser.error(f"--seed must be 0 or more, not {args.seed}")
     if args.min_probability is not None and not 0 <= args.min_probability <= 1:
         parser.error(f"--min-probability must be from 0 to 1, not {args.min_probability}")
+    if args.sort_into is not None:
+        if args.output or args.show or args.show_input:
+            parser.error("--output, --show and --show-input don't go with --sort-into, which draws no picture")
+        if args.order != parser.get_default("order"):
+            parser.error("--order doesn't go with --sort-into, which takes each picture as one thing")
+        args.single = True
     if args.single and args.order != parser.get_default("order"):
         parser.error("--order doesn't go with --single, for a single character has no order")
     if args.top < 1:
@@ -169,6 +183,7 @@ def main(argv=None) -> int:
     from neural_lib.data.download import is_available
     from neural_lib.prediction import modes
     from neural_lib.prediction.recogniser import Recogniser
+    from neural_lib.prediction.sort import sorting
     from neural_lib.system import devices
 
     # ---- model: everything about the network comes from its file
@@ -182,10 +197,12 @@ def main(argv=None) -> int:
 
     # ---- run the mode
     if args.mode == "pictures":
-        modes.recognise_pictures(
-            recogniser, to_read, output, invert=args.invert, order=None if args.single else args.order, top=args.top,
-            as_json=args.json, show_input=args.show_input, show=show,
-        )  # fmt: skip
+        is_sorting = args.sort_into is not None
+        with sorting(args.sort_into, saved.classes) if is_sorting else contextlib.nullcontext() as into:
+            modes.recognise_pictures(
+                recogniser, to_read, output, invert=args.invert, order=None if args.single else args.order,
+                top=args.top, as_json=args.json, show_input=args.show_input, show=show, into=into,
+            )  # fmt: skip
         return 0
 
     dataset = saved.dataset if args.dataset is None else identify(args.dataset)

@@ -123,7 +123,7 @@ def find(
     skipped in folders, as those that predict.py wrote.
     """
     result = PictureFiles([], {}, {}, {})
-    for path in [path for each in given for path in _expanded(each)]:
+    for path in [path for each in given for path in expanded(each)]:
         if not os.path.isdir(path):
             result.files.append(path)
             continue
@@ -161,8 +161,11 @@ def _kind(head: bytes) -> str:
     return match.lastgroup if match else ""
 
 
-def _expanded(given: str | Path) -> list[Path]:
-    # Expand a pattern that the shell has not expanded (Windows' shells don't), unless a file has exactly this name.
+def expanded(given: str | Path) -> list[Path]:
+    """The paths that match a pattern; a path that exists, or that nothing matches, is itself the only one.
+
+    Windows' shells expand no patterns.
+    """
     matches = [] if os.path.lexists(given) else sorted(glob.glob(str(given), recursive=True), key=natural_key)
     return [Path(each) for each in matches or [given]]
 

@@ -9,6 +9,7 @@ from neural_lib.data import pictures
 from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
+from neural_lib.prediction import sort
 from neural_lib.prediction.window import is_display_available
 from neural_lib.records import is_kept, owner_of
 from neural_lib.system.errors import UserError
@@ -30,6 +31,8 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.PictureFile
     show = _check_display(args)
     output = _check_output(args)
     to_read = pictures.find(args.pictures, args.recursive, is_excluded=annotate.is_montage)
+    if args.sort_into is not None:
+        sort.check(args.sort_into, args.pictures, to_read.files)
     for each in to_read.files if output else []:
         if annotate.is_output(Path(os.path.realpath(each)), Path(os.path.realpath(output))):
             raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
@@ -51,7 +54,7 @@ def _check_output(args: argparse.Namespace) -> Path | None:
         path, suffixes = check_output_folder(args.output or "output", option) / DRAW_PAGE, EXPORT_SUFFIXES
     elif args.export:
         option, path, suffixes = "--export", args.export, EXPORT_SUFFIXES
-    elif args.json and not args.output:
+    elif args.sort_into is not None or args.json and not args.output:
         return None
     path = check_output(path, option, suffixes)
     if path in ReportFiles.of_all_data_sets(path.parent):
@@ -67,7 +70,9 @@ def _check_display(args: argparse.Namespace) -> bool:
     """True to open windows, or a browser. Raises UserError if --show is given and there is no display for windows."""
     if args.draw:
         return args.show is not False
-    if args.mode not in ("test images", "pictures") or args.show is False or args.json and not args.show:
+    if args.mode not in ("test images", "pictures") or args.show is False:
+        return False
+    if not args.show and (args.json or args.sort_into is not None):
         return False
     show = is_display_available()
     if args.show and not show:

@@ -27,6 +27,7 @@ from neural_lib.data.pictures import PictureFiles, listed
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.export import export_network
 from neural_lib.prediction.recogniser import Reading, Recogniser, Source, convert
+from neural_lib.prediction.sort import Sorting
 from neural_lib.prediction.webpage import export_page
 from neural_lib.prediction.window import show_one_by_one
 from neural_lib.system.errors import RunError, UserError, printable
@@ -49,11 +50,13 @@ def recognise_pictures(
     as_json: bool,
     show_input: bool,
     show: bool,
+    into: Sorting | None = None,
 ) -> None:
     """Print the answers to each picture, write the annotated pictures to `output`, and show them in a window.
 
     invert, order, top: see Recogniser.read_files. show_input: show the network's input beside a single character, and
-    beside a photo also what decided, as a heat map.
+    beside a photo also what decided, as a heat map. into: copies each picture, of which only the first page is read,
+    into the folder of its class.
     A picture that can't be read gets a warning. Raises RunError if no picture can be read.
     """
     for line in to_read.problems():
@@ -61,6 +64,7 @@ def recognise_pictures(
     refused = to_read.refused()
     for path, why in refused.items() if as_json else ():
         print(json.dumps(Reading(Source(path), reason=why).to_dict()), flush=True)
+    files = into.begin(to_read.files, refused) if into else to_read.files
     if not to_read.files:
         raise RunError("there is no picture to recognise; name files, or folders that hold pictures")
     saved = recogniser.saved
@@ -69,15 +73,16 @@ def recognise_pictures(
         title = title_of(saved.dataset)
         log.warning("--invert %s changes nothing: for %s pictures are taken as they are", invert, title)
     has_pages = order is not None and recogniser.reads_pages
-    table = AnswerTable(saved, to_read.files, top, shutil.get_terminal_size().columns, has_pages)
-    names = Counter(path.name for path in to_read.files)
+    table = AnswerTable(saved, files, top, shutil.get_terminal_size().columns, has_pages)
+    names = Counter(path.name for path in files)
     montage = annotate.Montage(output) if output else None
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
     are_sure, pictures, total = [], 0, len(refused)  # are_sure: of each answer
     with_heat = show_input and not saved.placement and bool(montage or show)
-    with tqdm(to_read.files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as files:
-        for result in recogniser.read_files(files, invert, order, top, with_heat):
+    with tqdm(files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as progress:
+        readings = recogniser.read_files(progress, invert, order, top, with_heat, first_page=into is not None)
+        for result in into.sort(readings) if into else readings:
             total += 1
             if as_json or result.answers:
                 text = json.dumps(result.to_dict()) if as_json else table.format(result)
@@ -95,7 +100,7 @@ def recognise_pictures(
             if room > 0:
                 kept.append(draw_at)
                 room -= 5 if is_page else 1  # a page takes more memory
-    if not pictures:
+    if not pictures and not (into and into.earlier):
         raise RunError(f"no picture was {recognised}; see the warnings above")
     if montage:
         first, *others = montage.finish()
@@ -105,7 +110,10 @@ def recognise_pictures(
     reasons += ["unlike the training images"] * recogniser.calibration.has_distance + ["too long for one"] * has_pages
     why = ", ".join([*reasons[:-1], "or " * (len(reasons) > 1) + reasons[-1]])
     unsure = f", {are_sure.count(False):,} unsure (?: {why})" * (False in are_sure)
-    log.info("%s %s%d of %d picture%s%s", recognised, counts, pictures, total, "s" if total > 1 else "", unsure)
+    if total:
+        log.info("%s %s%d of %d picture%s%s", recognised, counts, pictures, total, "s" if total > 1 else "", unsure)
+    if into:
+        log.info("%s", into.summary())
     if kept:
         show_one_by_one((draw_at(2) for draw_at in kept), recognised)
 

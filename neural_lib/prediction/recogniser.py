@@ -212,17 +212,23 @@ class Recogniser:
         return answers
 
     def read_files(
-        self, files: Iterable[Path], invert: str, order: str | None, top: int, with_heat: bool = False
+        self,
+        files: Iterable[Path],
+        invert: str,
+        order: str | None,
+        top: int,
+        with_heat: bool = False,
+        first_page: bool = False,
     ) -> Iterator[Reading]:
         """The reading of each page of each file, in the order of the files.
 
         order: see read_page; None if each picture holds one character. with_heat: the answers get heat maps, if the
-        network has them (see gradcam.heat_maps).
+        network has them (see gradcam.heat_maps). first_page: read no other page of a file.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
             for path in files:
-                pages = count_pages(path)
+                pages = 1 if first_page else count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
 
         return self._read_all(sources(), invert, order, top, with_heat)
