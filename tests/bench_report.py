@@ -2,9 +2,9 @@
 
     python tests/bench_report.py --model output/model.pth --data data
 
-Heat maps are those of gradcam.heat_maps for 20 images, measured in turn with a forward pass of the same images, with the
-check of the data set that the network was trained on, and with the whole report, as predict.py --evaluate writes it. The
-imports of matplotlib, scikit-learn and Jinja2 are not counted.
+Heat maps are those of gradcam.heat_maps for 20 images, measured in turn with a forward pass of the same images, with
+the check of the data set that the network was trained on, and with the whole report, as predict.py --evaluate writes
+it. The imports of matplotlib, scikit-learn and Jinja2 are not counted.
 """
 
 import argparse

@@ -482,8 +482,10 @@ class Report:
         maps = heat_maps(self.model, Normalisation(self.saved.mean, self.saved.std).to(images.device)(images), classes)
         if maps is None:
             return {}
-        drawn = (annotate.draw_heat(pixels_of(image), map) for image, map in zip(images, maps.cpu().numpy(), strict=True))
-        return {index: _own_uri(picture) for index, picture in zip(indices, drawn, strict=True)}
+        return {
+            index: _own_uri(annotate.draw_heat(pixels_of(image), heat))
+            for index, image, heat in zip(indices, images, maps.cpu().numpy(), strict=True)
+        }
 
     def _check_on_page(self, names: list[str]) -> dict:
         # The sections on the data set that the network was trained on.

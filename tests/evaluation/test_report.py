@@ -214,7 +214,7 @@ def test_a_share_of_the_images_and_more_suspects_than_shown_are_said(tmp_path, m
     assert "2 of 300 training and validation images, a share of 25%\n" in text and "    and 1 more: labels.csv" in text
     assert result.content["labels"]["found"] == 2 and len(result.content["labels"]["suspects"]) == 1
     page = " ".join(result.html().split())
-    assert "2 of 300 training and validation images, a share of 25% look" in page and "first 1 are shown" in page
+    assert "2 of 300 training and validation images, a share of 25% look" in page and "label first; 1 are shown" in page
     assert page.count("an image labelled") == 1 and 'id="copies"' not in page
     none = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, suspects=0))
     caplog.clear()
