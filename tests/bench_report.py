@@ -1,4 +1,4 @@
-"""Seconds that report.html takes, from a trained model and its test images; milliseconds of its parts.
+"""Seconds that report.html takes, from a trained model and its test images; CPU time of its parts.
 
     python tests/bench_report.py --model output/model.pth --data data
 
@@ -34,12 +34,12 @@ def print_in_turn(ways: dict[str, Callable[[], object]], rounds: int) -> None:
     seconds = {name: [] for name in ways}
     for number in range(rounds + 1):  # the first doesn't count
         for name, function in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            seconds[name] += [time.perf_counter() - start] * (number > 0)
+            seconds[name] += [time.process_time() - start] * (number > 0)
     for name, values in seconds.items():
         low, middle, high = (1000 * each for each in (min(values), statistics.median(values), max(values)))
-        print(f"{name}: {middle:,.1f} ms ({low:,.1f} to {high:,.1f}; n = {rounds})")
+        print(f"{name}: {middle:,.1f} ms of the CPU ({low:,.1f} to {high:,.1f}; n = {rounds})")
 
 
 def print_parts(saved: checkpoint.Checkpoint, parts: Parts, path: Path, rounds: int) -> None:

@@ -2,7 +2,8 @@
 
 Grad-CAM weights each feature with the mean of its gradients over all places. Here each place is weighted with its own
 gradient (HiResCAM: Draelos and Carin 2020, arXiv:2011.08891). Where a network ends in the mean over all places and a
-linear layer, as EfficientNet-Lite0 and ResNets do, both give the same map; tests/README.md compares them for LeNet.
+linear layer, as EfficientNet-Lite0 and ResNets do, both give the same map. LeNet pools and rectifies the features of
+its last convolution; weighted with mean gradients, most of its maps would be empty.
 """
 
 import threading
