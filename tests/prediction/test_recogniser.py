@@ -101,7 +101,9 @@ def test_uploads_give_the_same_answer_as_the_file(recogniser, seven):
     with open(seven, "rb") as file, Image.open(seven) as image:
         uploads = [content, file, io.BytesIO(content), image, tensor, tensor / 255]
         for answer in (*map(recogniser.read, uploads), *recogniser.read(uploads)):
-            assert answer.path is None and answer.top == by_file.top and np.array_equal(answer.seen, by_file.seen)
+            assert answer.path is None and np.array_equal(answer.seen, by_file.seen)
+            for one, other in zip(answer.top, by_file.top, strict=True):  # a batch may be summed in another order
+                assert one == other._replace(probability=pytest.approx(other.probability, abs=1e-6))
         assert not file.closed
 
 
