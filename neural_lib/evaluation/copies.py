@@ -42,16 +42,19 @@ class Copy(NamedTuple):
     is_equal: bool  # True if all pixels are equal
 
 
-def find_copies(parts: Mapping[str, tuple[Tensor, Tensor | ImagesOnCPU]]) -> list[Copy]:
+def find_copies(
+    parts: Mapping[str, tuple[Tensor, Tensor | ImagesOnCPU]], answers: Mapping[str, Tensor] | None = None
+) -> list[Copy]:
     """The images of later parts that are near-identical to one of an earlier part, each with the most similar one.
 
     parts: in the order training, validation, test; of each the features (N, F) of its images, which are the inputs of
-    a network's last layer, and the images, uint8 (N, C, H, W), of which single ones are read. Found are copies that
+    a network's last layer, and the images, uint8 (N, C, H, W), of which single ones are read. answers: the network's
+    (N,) for each part; images with different answers aren't compared, which saves most of the time. Found are copies that
     were saved again, reduced or changed in brightness; of photos (above MAX_SMALL_SIZE pixels) also mirrored or
     cropped ones. Blank images and those whose features aren't finite are no copies. In the order of the later part.
     """
     copies = []
-    for part, index, other_part, other_index in _candidates({part: each[0] for part, each in parts.items()}):
+    for part, index, other_part, other_index in _candidates({part: each[0] for part, each in parts.items()}, answers):
         image, other = parts[part][1][index], parts[other_part][1][other_index]
         if _is_copy(image, other):
             copies.append(Copy(part, index, other_part, other_index, torch.equal(image, other)))
@@ -61,18 +64,27 @@ def find_copies(parts: Mapping[str, tuple[Tensor, Tensor | ImagesOnCPU]]) -> lis
 # --- candidates, by features ---
 
 
-def _candidates(features: Mapping[str, Tensor]) -> Iterator[tuple[str, int, str, int]]:
-    # For each image of a later part, the image of an earlier part with the most similar features.
+def _candidates(
+    features: Mapping[str, Tensor], answers: Mapping[str, Tensor] | None
+) -> Iterator[tuple[str, int, str, int]]:
+    # For each image of a later part, the image of an earlier part with the most similar features among those with the
+    # same answer.
     finite = {part: each.isfinite().all(dim=1).nonzero().flatten() for part, each in features.items()}
     rows = [(part, index) for part, indices in finite.items() for index in indices.tolist()]
     sizes = [len(indices) for indices in finite.values()]
     if not rows:
         return
     vectors = _comparable([each[finite[part]].float().cpu() for part, each in features.items()])
+    group_of = torch.cat([answers[part][finite[part]] for part in features]) if answers else torch.zeros(len(rows))
     first = 0  # row of the later part's first image
     for size in sizes:
-        nearest = _nearest(vectors[:first], vectors[first : first + size])
-        for row, index in enumerate(nearest, start=first):
+        pairs = []
+        for group in group_of[first : first + size].unique():
+            earlier = (group_of[:first] == group).nonzero().flatten()
+            later = first + (group_of[first : first + size] == group).nonzero().flatten()
+            nearest = _nearest(vectors[earlier], vectors[later])
+            pairs += zip(later.tolist(), earlier[nearest].tolist(), strict=False)  # none if there is no earlier one
+        for row, index in sorted(pairs):
             yield *rows[index], *rows[row]
         first += size
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
@@ -65,9 +64,11 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
     affordable = min(MAX_IMAGES, MAX_OPERATIONS / _operations(model, normalise(train[:1][0])))
     share = min(1.0, affordable / total)
     parts = {part: images.evenly(round(share * len(images)) or 1) for part, images in parts.items()}
-    features = {part: run_on(model, normalise, images).features for part, images in parts.items()}
+    outputs = {part: run_on(model, normalise, images) for part, images in parts.items()}
     labels = torch.cat([parts[part].labels.cpu() for part in LABELLED])
-    probabilities = cross_validated(torch.cat([features[part] for part in LABELLED]), labels, len(saved.classes))
+    probabilities = cross_validated(
+        torch.cat([outputs[part].features for part in LABELLED]), labels, len(saved.classes)
+    )
     places = [Place(part, index) for part in LABELLED for index in range(len(parts[part]))]
     is_distorted = bool(config.epochs and config.distorts())
     return DataCheck(
@@ -75,17 +76,31 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
         total=total,
         doubtful=[(places[each.index], each) for each in find_suspects(probabilities, labels, ratio=1)],
         suspects=len(find_suspects(probabilities, labels)),
-        copies=find_copies({part: (features[part], images.on_cpu()) for part, images in parts.items()}),
+        copies=find_copies(
+            {part: (outputs[part].features, images.on_cpu()) for part, images in parts.items()},
+            {part: each.log_probs.argmax(dim=1) for part, each in outputs.items()},
+        ),
         samples=_samples(train, config, is_distorted),
         is_distorted=is_distorted,
     )
 
 
 def _operations(model: nn.Module, image: torch.Tensor) -> int:
-    # Floating-point operations for an image (1, C, H, W), normalised.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    return max(1, counter.get_total_flops())
+    # Floating-point operations of the convolutions and linear layers for an image (1, C, H, W), normalised. torch's
+    # FlopCounterMode counts the same, but takes a second to import what it needs.
+    counts = []
+
+    def count(layer: nn.Module, _: tuple, output: torch.Tensor) -> None:
+        counts.append(2 * layer.weight.numel() * (output.numel() // len(layer.weight)))
+
+    hooks = [each.register_forward_hook(count) for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    try:
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts)
 
 
 def _samples(train: ImageTensors, config: TrainConfig, is_distorted: bool) -> ImageTensors:

@@ -20,9 +20,9 @@ FOLDS = 5  # parts of the images; each gets its probabilities from a fit to the 
 # features as for few, so that one RATIO fits all, and the fit doesn't follow single wrong labels.
 C_TIMES_SIZE = 250
 RATIO = 0.5  # a suspect's label is less than half as probable as another class
-# Limits of a fit: images, and images times features times classes. With 500 features these are 10,000 images of up to
-# 40 classes and 4,000 of 100; with 1,280 features 1,560 of 100.
-MAX_IMAGES, MAX_PRODUCT = 10_000, 200_000_000
+# Limits of a fit: images, and images times features times classes. With 500 features these are 5,000 images of up to
+# 80 classes and 4,000 of 100; with 1,280 features 1,560 of 100.
+MAX_IMAGES, MAX_PRODUCT = 5_000, 200_000_000
 MIN_OF_CLASS = 2  # images of each class, on average, that a fit needs within these limits
 MAX_FEATURE = 1e15  # absolute value; the square of a larger one may overflow
 

@@ -129,3 +129,13 @@ def test_parts_may_be_empty(small):
     assert find_copies({}) == []
     middle = {"training": (vectors, small), "validation": (vectors[:0], small[:0]), "test": (vectors[:1], small[:1])}
     assert find_copies(middle) == [Copy("training", 0, "test", 0, True)]
+
+
+def test_images_with_different_answers_are_not_compared(small):
+    vectors, answers = features(60), torch.arange(60) % 7
+    parts = {"training": (vectors[:40], small[:40]), "validation": (vectors[40:], small[40:]), "test": (vectors, small)}
+    found = find_copies(parts, {"training": answers[:40], "validation": answers[40:], "test": answers})
+    origins = [("training", index) for index in range(40)] + [("validation", index) for index in range(20)]
+    assert found == find_copies(parts) == [Copy(*origin, "test", index, True) for index, origin in enumerate(origins)]
+    others = {"training": answers[:40], "validation": answers[40:], "test": torch.where(answers == 3, 9, answers)}
+    assert [each.other_index for each in find_copies(parts, others)] == [i for i in range(60) if answers[i] != 3]

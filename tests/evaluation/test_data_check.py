@@ -5,6 +5,7 @@ from dataclasses import replace
 import made_up
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
@@ -12,6 +13,7 @@ from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.images import ImageTensors, Parts, split
 from neural_lib.evaluation import data_check
 from neural_lib.evaluation.data_check import SAMPLES, DataCheck, check_data
+from neural_lib.networks import build_network
 
 CLASSES = 4
 
@@ -84,6 +86,16 @@ def test_of_many_images_a_share_is_compared_and_named_right(monkeypatch):
     assert [len(each) for each in check.parts.values()] == [80, 20, 20] and check.total == 240
     found = names(check, [place for place, _ in check.doubtful[: check.suspects]])
     assert set(found) == {"0-2.png", "0-36.png", "0-100.png"}  # each second image, so not 71
+
+
+@pytest.mark.parametrize("arch, size", [("lenet", 28), ("resnet18", 28), ("efficientnet-lite0", 64)])
+def test_the_operations_are_those_that_torch_counts(arch, size):
+    model = build_network(arch, numChannels=3, classes=5, image_size=size).eval()
+    image = torch.zeros(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    assert data_check._operations(model, image) == counter.get_total_flops()
+    assert not any(each._forward_hooks for each in model.modules())
 
 
 @pytest.mark.parametrize("classes, expected", [(1, [16]), (2, [8, 8]), (3, [6, 5, 5]), (10, [2] * 6 + [1] * 4)])
