@@ -21,6 +21,12 @@ function prepare({width, height, data}, {placement, channels, image_size: size, 
   return ink && join(Array(channels).fill(place(ink, placement, size)));
 }
 
+/* A network's answer to a picture, see prepare, with its input as `pixels`; null if the picture shows no ink. */
+function answerTo(picture, network, invert) {
+  const pixels = prepare(picture, network.model, invert);
+  return pixels && {...network.answer(pixels), pixels: Uint8ClampedArray.from(pixels)};
+}
+
 /* The ink of a picture, cut out; null if nothing stands out. */
 function findInk(grey, invert, onPaper) {
   const smoothGrey = smooth(grey), even = median(border(smoothGrey));
