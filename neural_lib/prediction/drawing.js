@@ -63,7 +63,10 @@ function clear() {
 
 /* Draw the strokes or the picture on a canvas, `side` pixels wide and high. */
 function paint(canvas, to, side) {
-  paintPicture(canvas, to, side, state.picture);
+  [canvas.width, canvas.height] = [side, side];
+  to.fillStyle = "#fff";
+  to.fillRect(0, 0, side, side);
+  if (state.picture) paintPicture(to, side, state.picture);
   to.scale(side / SIDE, side / SIDE);
   [to.lineWidth, to.lineCap, to.lineJoin] = [PEN, "round", "round"];
   for (const points of state.strokes) {

@@ -1,6 +1,8 @@
 /* The page of a network for photos: pictures in, and a list of answers out, one after the other. */
 "use strict";
 
+const THUMBNAIL = 112;  // pixels, in height and width
+
 /* In the order in which they were given: {file, item, picture, answer, problem}. item: its part of the list; picture: a
    promise, see decode, kept only while it is needed; answer: see answerTo; problem: why there is none. */
 let photos = [];
@@ -33,7 +35,7 @@ async function look() {
   for (let photo; photo = isOpen(shown) ? shown : photos.find(isOpen);) {
     try {
       const picture = await pictureOf(photo), thumbnail = photo.item.querySelector("canvas");
-      paintPicture(thumbnail, thumbnail.getContext("2d"), 112, picture);
+      paintPicture(thumbnail.getContext("2d"), THUMBNAIL, picture);
       photo.answer = await answer(picture);
     } catch (error) {
       photo.problem = error.message;
@@ -131,20 +133,22 @@ function say(id, text) {
 }
 
 async function repaint() {
-  const photo = shown, context = sheet.getContext("2d");
+  const photo = shown, side = sideOf(sheet);
   let picture = null;
   try {
     picture = photo && await pictureOf(photo);
   } catch {
     // update says so
   }
-  if (photo === shown) paintPicture(sheet, context, sideOf(sheet), picture);
+  if (photo !== shown) return;
+  [sheet.width, sheet.height] = [side, side];
+  if (picture) paintPicture(sheet.getContext("2d"), side, picture);
 }
 
 /* A photo's part of the list: a button with thumbnail, file name, and its answer later. */
 function itemOf(photo) {
   const item = document.createElement("li"), button = document.createElement("button"), image = document.createElement("canvas");
-  [image.width, image.height] = [112, 112];
+  [image.width, image.height] = [THUMBNAIL, THUMBNAIL];
   image.setAttribute("aria-hidden", "true");
   const parts = [["file", photo.file.name], ["label", "…"]].map(([name, text]) => {
     const part = document.createElement("span");

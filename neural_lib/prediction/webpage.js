@@ -31,12 +31,8 @@ async function decode(file) {
   return {canvas, data, width, height};
 }
 
-/* Draw a picture, or nothing, in the middle of a white canvas, `side` pixels wide and high. */
-function paintPicture(canvas, to, side, picture) {
-  [canvas.width, canvas.height] = [side, side];
-  to.fillStyle = "#fff";
-  to.fillRect(0, 0, side, side);
-  if (!picture) return;
+/* Draw a picture in the middle of a canvas that is `side` pixels wide and high. */
+function paintPicture(to, side, picture) {
   const scale = side / Math.max(picture.width, picture.height);
   const [width, height] = [picture.width * scale, picture.height * scale];
   to.imageSmoothingEnabled = scale < 4;  // enlarged further, its pixels are shown as squares
