@@ -250,7 +250,9 @@ function cut({width, data}, left, top, right, bottom) {
 
 /* Planes of one size -> (C, H, W) */
 function join(planes) {
-  return Float32Array.from(planes.flatMap(({data}) => Array.from(data)));
+  const area = planes[0].data.length, result = new Float32Array(planes.length * area);
+  planes.forEach(({data}, channel) => result.set(data, channel * area));
+  return result;
 }
 
 /* Grey from red, green and blue, by ITU-R BT.601-7, section 2.5.1 */

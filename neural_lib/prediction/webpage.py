@@ -123,8 +123,8 @@ def _encoded(tensors: list[Tensor], bits: int) -> dict[str, str]:
             weights.append(each)
         else:
             rows = each.flatten(1)
-            scales = (rows.abs().amax(dim=1) / 32767).clamp(min=torch.finfo(torch.float32).tiny)
-            weights.append((rows / scales[:, None]).round().to(torch.int16))
+            scales = rows.abs().amax(dim=1) / 32767
+            weights.append((rows / scales[:, None]).nan_to_num().round().to(torch.int16))  # 0 / 0 in a row of zeros
             vectors.append(scales)
     kinds = {"weights": (weights, "<i2" if bits == 16 else "<f4"), "vectors": (vectors, "<f4")}
     return {
