@@ -277,6 +277,7 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> float | None:
     """
     if not (node := shutil.which("node") or shutil.which("nodejs")):
         return None
+    log.info("running the page's network in Node.js on %d images...", len(images))
     parts = images.split(max(MIN_PART, math.ceil(len(images) / usable_cores())))
     with ThreadPoolExecutor(len(parts)) as pool:  # each waits for a process
         answers = [answer for part in pool.map(lambda part: _answers_in(node, model, part), parts) for answer in part]

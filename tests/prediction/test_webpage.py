@@ -523,11 +523,19 @@ def test_a_network_that_is_too_large_is_refused_with_its_size(export_to, tmp_pat
 
 @needs_node
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "channels", "size"), [("resnet18", 1, 28), ("efficientnet-lite0", 3, 224)])
-def test_the_largest_networks_become_a_page(export_to, caplog, arch, channels, size):
+def test_the_largest_network_becomes_a_page(export_to, caplog):
     caplog.set_level(logging.INFO)
-    assert export_to(recogniser_of(arch, channels, size=size)).stat().st_size < webpage.PAGE_LIMIT
-    assert "in Node.js for 200 images of noise" in caplog.text
+    recogniser = recogniser_of("resnet18")
+    assert export_to(recogniser, noise(recogniser.saved, 20)).stat().st_size < webpage.PAGE_LIMIT
+    assert "in Node.js for 20 test images" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_page_for_photos_has_at_most_14_mb_and_is_compared_on_200_images():
+    recogniser = recogniser_of("efficientnet-lite0", 3, size=224)
+    model = webpage.model_of(recogniser)
+    assert len(webpage.to_html(recogniser, model).encode()) < 14e6
+    assert webpage.images_checked(model) == 200
 
 
 @pytest.mark.parametrize(("filters", "count"), [(1, 200), (1400, 165), (20_000, 20)])

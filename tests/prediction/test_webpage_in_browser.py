@@ -423,12 +423,16 @@ def shown_of(browser) -> list[list[str]]:
     )
 
 
-@pytest.mark.parametrize("where", ["in a worker", "on the page"])
-def test_photos_are_read_as_predict_py_reads_them(opened_photos, photos, where):
-    if where == "in a worker":
-        opened_photos.execute_script("Network.prototype.answer = () => { throw new Error('this is the page'); }")
-    else:
-        opened_photos.execute_script("worker.dispatchEvent(new Event('error'))")
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("Network.prototype.answer = () => { throw new Error('this is the page'); }", id="worker"),
+        pytest.param("worker.dispatchEvent(new Event('error'))", id="no worker"),
+        pytest.param("worker = {postMessage() { this.onerror(); }}", id="a worker that fails"),
+    ],
+)
+def test_photos_are_read_as_predict_py_reads_them(opened_photos, photos, script):
+    opened_photos.execute_script(script)
     for number, pixels in enumerate(made_up_photos(3)):
         opened_photos.execute_script("clear()")
         drop(opened_photos, (f"{number}.png", png(pixels)))
@@ -483,6 +487,7 @@ def test_later_photos_join_the_list(opened_photos):
     for number, pixels in enumerate(made_up_photos(3)):
         drop(opened_photos, (f"{number}.png", png(pixels)))
     assert [name for name, _ in shown_of(opened_photos)] == ["0.png", "1.png", "2.png"]
+    assert opened_photos.find_element("id", "status").text == "3 of 3 photos read"
     assert answer_of(opened_photos) == shown_of(opened_photos)[2][1]
 
 
@@ -507,6 +512,19 @@ def test_it_shows_that_it_is_working(opened_photos):
         assert opened_photos.execute_script(animation) == "none"
     finally:
         opened_photos.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_photo_that_is_seen_is_looked_at_next(opened_photos):
+    given = made_up_photos(3)
+    opened_photos.execute_script(
+        "globalThis.asked = []; worker = {postMessage: (picture) => asked.push(picture.height)}"
+    )
+    drop(opened_photos, *((f"{number}.png", png(pixels)) for number, pixels in enumerate(given)))
+    asked = "return asked"
+    wait_until(lambda: opened_photos.execute_script(asked) == [len(given[0])])
+    opened_photos.find_elements("css selector", "#list button")[2].click()
+    opened_photos.execute_script("worker.onmessage({data: {problem: 'never mind'}})")
+    wait_until(lambda: opened_photos.execute_script(asked) == [len(given[0]), len(given[2])])
 
 
 def test_a_phone_has_a_button_for_its_camera(opened_photos, tmp_path):
