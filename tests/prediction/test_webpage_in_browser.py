@@ -514,6 +514,17 @@ def test_it_shows_that_it_is_working(opened_photos):
         opened_photos.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def test_a_list_fits_a_phone(opened_photos):
+    metrics = {"width": 390, "height": 664, "deviceScaleFactor": 1, "mobile": True}
+    opened_photos.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        drop(opened_photos, ("long" * 40 + ".png", png(made_up_photos(1)[0])), ("x" * 200, b"no picture"))
+        assert len(shown_of(opened_photos)) == 2
+        assert opened_photos.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        opened_photos.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_photo_that_is_seen_is_looked_at_next(opened_photos):
     given = made_up_photos(3)
     opened_photos.execute_script(
