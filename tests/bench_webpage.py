@@ -1,9 +1,9 @@
-"""Seconds that the page of predict.py --export takes to read a drawing, in headless Chromium.
+"""Size of the page of predict.py --export, and milliseconds that it takes to answer, in headless Chromium.
 
     python tests/bench_webpage.py --model output/model.pth
 
-Prepare: from the sheet's pixels to the network's input. Network: one forward pass. The first is with code that the
-browser has not compiled yet.
+Prepare: from the pixels of the sheet, or of a photo of 1,024 x 768, to the network's input. Network: one forward pass.
+Worker: both together, as the page for photos has them computed. The first is with code that is not compiled yet.
 """
 
 import argparse
@@ -21,14 +21,26 @@ from selenium import webdriver
 from neural_lib.prediction import Recogniser, webpage
 
 MEASURE = """
-context.lineWidth = PEN;
-context.stroke(new Path2D("M60 60 C 250 20, 260 200, 90 230 M60 130 L 200 140"));
-const image = context.getImageData(0, 0, SIDE, SIDE), times = {prepare: [], network: []};
+let picture;
+if (model.placement) {
+  context.lineWidth = PEN;
+  context.stroke(new Path2D("M60 60 C 250 20, 260 200, 90 230 M60 130 L 200 140"));
+  picture = context.getImageData(0, 0, SIDE, SIDE);
+} else {
+  const noise = Uint8ClampedArray.from({length: 4 * 1024 * 768}, (_, i) => 256 * Math.abs(Math.sin(i)));
+  picture = new ImageData(noise, 1024, 768);
+}
+const here = new Network(model), times = {prepare: [], network: []};
+if (!model.placement) times.worker = [];
 for (let i = 0; i < arguments[0]; i++) {
-  const start = performance.now(), pixels = prepare(image, model, "yes"), middle = performance.now();
-  network.answer(pixels);
+  const start = performance.now(), pixels = prepare(picture, model, "yes"), middle = performance.now();
+  here.answer(pixels);
   times.prepare.push(middle - start);
   times.network.push(performance.now() - middle);
+  if (!times.worker) continue;
+  const again = performance.now();
+  await answer(picture);
+  times.worker.push(performance.now() - again);
 }
 return times;
 """
@@ -40,17 +52,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
     recogniser, options = Recogniser.load(args.model, "cpu"), webdriver.ChromeOptions()
+    content = webpage.to_html(recogniser, webpage.model_of(recogniser)).encode()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = Path(folder, "page.html")
-        page.write_text(webpage.to_html(recogniser, webpage.model_of(recogniser)), encoding="utf-8")
+        page.write_bytes(content)
         for flag in (*BROWSER_FLAGS, f"--user-data-dir={folder}/user"):
             options.add_argument(flag)
         driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        driver.set_script_timeout(3600)
         driver.get(page.as_uri())
         times = driver.execute_script(MEASURE, args.rounds)
         version = driver.capabilities["browserVersion"]
         driver.quit()
-    print(f"{recogniser.saved.arch} {recogniser.saved.arch_args}, Chromium {version}, {platform.machine()}, ms")
+    saved = recogniser.saved
+    print(f"{saved.arch} {saved.arch_args}, Chromium {version}, {platform.machine()}, {len(content) / 1e6:.1f} MB, ms")
     for what, each in times.items():
         ordered = sorted(each)
         median, high = ordered[len(ordered) // 2], ordered[int(0.95 * len(ordered))]

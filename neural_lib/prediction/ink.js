@@ -21,6 +21,12 @@ function prepare({width, height, data}, {placement, channels, image_size: size, 
   return ink && join(Array(channels).fill(place(ink, placement, size)));
 }
 
+/* A network's answer to a picture, see prepare, with its input as `pixels`; null if the picture shows no ink. */
+function answerTo(picture, network, invert) {
+  const pixels = prepare(picture, network.model, invert);
+  return pixels && {...network.answer(pixels), pixels: Uint8ClampedArray.from(pixels)};
+}
+
 /* The ink of a picture, cut out; null if nothing stands out. */
 function findInk(grey, invert, onPaper) {
   const smoothGrey = smooth(grey), even = median(border(smoothGrey));
@@ -244,7 +250,9 @@ function cut({width, data}, left, top, right, bottom) {
 
 /* Planes of one size -> (C, H, W) */
 function join(planes) {
-  return Float32Array.from(planes.flatMap(({data}) => Array.from(data)));
+  const area = planes[0].data.length, result = new Float32Array(planes.length * area);
+  planes.forEach(({data}, channel) => result.set(data, channel * area));
+  return result;
 }
 
 /* Grey from red, green and blue, by ITU-R BT.601-7, section 2.5.1 */

@@ -2,10 +2,11 @@
 
 Everything is a Float32Array: an image or a layer's output (C, H, W) is C planes of H rows of W numbers, a vector (F) is
 F numbers. webpage.py writes `model`: its steps in order, each {op, inputs, shape, ...} with the numbers of its input
-values (0 is the image, n the output of the nth step) and the shape of its output; and all weights in base64, of 16 or 32
-bits, in the steps' order: conv2d (out, in, k, k) and (out), depthwise (C, k, k) and (C), linear (out, in) and (out);
-last, if `distance` is given, the mean (F) and the directions (k, F) of the features, which show whether an image is unlike
-the training images. Batch normalisation is part of the convolutions' weights.
+values (0 is the image, n the output of the nth step) and the shape of its output; and in base64, in the steps' order,
+`weights`: conv2d (out, in, k, k), depthwise (C, k, k), linear (out, in); and `vectors`, each step's bias (out).
+Last, if `distance` is given, the directions (k, F) and the mean (F) of the features, which show whether an image is unlike
+the training images. Batch normalisation is part of the convolutions' weights. With 16 bits a weight is an integer times
+the scale of its row: of the numbers for one output. `vectors` has the scales (out) before the bias.
 */
 "use strict";
 
@@ -13,21 +14,26 @@ const OPERATIONS = {conv2d, depthwise, pad, linear, relu, clamp, max_pool2d, glo
 
 class Network {
   constructor(model) {
-    const weights = floats(model.weights, model.bits);
-    let used = 0;
-    const take = (count) => weights.subarray(used, used += count);
+    const weights = numbers(model.weights, model.bits === 16 ? Int16Array : Float32Array);
+    const vectors = numbers(model.vectors, Float32Array);
+    let weightsUsed = 0, vectorsUsed = 0;
+    const vector = (count) => vectors.subarray(vectorsUsed, vectorsUsed += count);
+    const matrix = (rows, columns) => {
+      const values = weights.subarray(weightsUsed, weightsUsed += rows * columns);
+      return model.bits === 16 ? scaled(values, vector(rows), columns) : values;
+    };
     this.model = model;
     this.shapes = [[model.channels, model.image_size, model.image_size], ...model.steps.map((step) => step.shape)];
     this.steps = model.steps.map((step) => {
       const inputs = this.shapes[step.inputs[0]][0];  // channels or features
       const count = {conv2d: step.kernel ** 2 * inputs, depthwise: step.kernel ** 2, linear: inputs}[step.op];
-      return count ? {...step, weight: take(step.shape[0] * count), bias: take(step.shape[0])} : step;
+      return count ? {...step, weight: matrix(step.shape[0], count), bias: vector(step.shape[0])} : step;
     });
     this.lastUse = [];  // of each value: the last step with this input
     for (const [n, step] of this.steps.entries()) for (const number of step.inputs) this.lastUse[number] = n;
     if (model.distance) {
-      this.mean = take(model.distance.features);
-      this.directions = take(model.distance.features * model.distance.directions);
+      this.directions = matrix(model.distance.directions, model.distance.features);
+      this.mean = vector(model.distance.features);
     }
   }
 
@@ -63,28 +69,35 @@ class Network {
 }
 
 /* (C, H, W) -> (out, H', W'): each output is the product of the filter and the pixels under it */
-function conv2d({shape: [out, rows, columns], kernel, stride, padding, weight, bias}, [image], [[channels, height, width]]) {
-  const length = channels * kernel * kernel, area = rows * columns;
-  const patches = new Float32Array(area * length);  // (H' * W', in * k * k)
-  for (let channel = 0; channel < channels; channel++) {
-    const plane = padded(image.subarray(channel * height * width, (channel + 1) * height * width), height, width, padding);
-    for (let row = 0, at = channel * kernel * kernel; row < rows; row++) {
-      for (let column = 0; column < columns; column++, at += length) {
-        for (let y = 0, to = at; y < kernel; y++) {
-          const first = (row * stride + y) * (width + 2 * padding) + column * stride;
-          for (let x = first; x < first + kernel; x++) patches[to++] = plane[x];
+function conv2d(step, [image], [shape]) {
+  const {shape: [out, rows, columns], kernel, stride, padding, weight, bias} = step;
+  const isPointwise = kernel === 1 && stride === 1 && !padding;  // then the pixels under a filter are the image itself
+  return product(weight, bias, isPointwise ? image : patches(step, image, shape), out, rows * columns);
+}
+
+/* (C, H, W) -> (C * k * k, H' * W'): for each number of a filter, the pixels that it is multiplied with */
+function patches({shape: [, rows, columns], kernel, stride, padding}, image, [channels, height, width]) {
+  const result = new Float32Array(channels * kernel * kernel * rows * columns), across = width + 2 * padding;
+  for (let channel = 0, at = 0; channel < channels; channel++) {
+    const plane = padded(image, channel, height, width, padding);
+    for (let y = 0; y < kernel; y++) {
+      for (let x = 0; x < kernel; x++) {
+        for (let row = 0; row < rows; row++) {
+          for (let column = 0, from = (row * stride + y) * across + x; column < columns; column++, from += stride) {
+            result[at++] = plane[from];
+          }
         }
       }
     }
   }
-  return product(weight, bias, patches, out, area, length);
+  return result;
 }
 
 /* (C, H, W) -> (C, H', W'): as conv2d, but each channel has a filter, and an output channel of its own */
 function depthwise({shape: [channels, rows, columns], kernel, stride, padding, weight, bias}, [image], [[, height, width]]) {
   const result = new Float32Array(channels * rows * columns), across = width + 2 * padding;
   for (let channel = 0; channel < channels; channel++) {
-    const plane = padded(image.subarray(channel * height * width, (channel + 1) * height * width), height, width, padding);
+    const plane = padded(image, channel, height, width, padding);
     const filter = weight.subarray(channel * kernel * kernel, (channel + 1) * kernel * kernel);
     for (let row = 0, at = channel * rows * columns; row < rows; row++) {
       for (let column = 0; column < columns; column++, at++) {
@@ -112,55 +125,53 @@ function pad({shape: [channels, rows, columns], left, top}, [image], [[, height,
   return result;
 }
 
-/* (H, W) -> (H + 2 * padding, W + 2 * padding) with zeros around it */
-function padded(plane, height, width, padding) {
+/* (C, H, W) -> (H + 2 * padding, W + 2 * padding): one channel, with zeros around it */
+function padded(image, channel, height, width, padding) {
+  const plane = image.subarray(channel * height * width, (channel + 1) * height * width);
   const shape = [1, height + 2 * padding, width + 2 * padding];
   return padding ? pad({shape, left: padding, top: padding}, [plane], [[1, height, width]]) : plane;
 }
 
 /* (in) -> (out) */
-function linear({shape: [out], weight, bias}, [vector]) {
-  return product(weight, bias, vector, out, 1, vector.length);
+function linear({weight, bias}, [vector]) {
+  return bias.map((value, i) => value + dot(vector, weight, i * vector.length));
 }
 
-/* weight (M, K), bias (M), columns (P, K) -> (M, P): four rows times two columns at once, so that each number is read less
-   often; `ap` is row a times column p */
-function product(weight, bias, columns, M, P, K) {
-  const result = new Float32Array(M * P);
+/* weight (M, K), bias (M), values (K, P) -> (M, P): four rows of the result and four of the values at once, so that each
+   number is read and written less often. `au` is the weight of row u of the values for row a of the result. */
+function product(weight, bias, values, M, P) {
+  const K = weight.length / M, result = new Float32Array(Math.ceil(M / 4) * 4 * P);  // what exceeds M is ignored
+  for (let m = 0; m < M; m++) result.fill(bias[m], m * P, (m + 1) * P);
+  const weightAt = (m, k) => m < M && k < K ? weight[m * K + k] : 0;
   for (let m = 0; m < M; m += 4) {
-    const [a, b, c, d] = [0, 1, 2, 3].map((more) => Math.min(m + more, M - 1));
-    for (let p = 0; p < P; p += 2) {
-      const q = Math.min(p + 1, P - 1);
-      let ap = 0, bp = 0, cp = 0, dp = 0, aq = 0, bq = 0, cq = 0, dq = 0;
-      for (let k = 0, i = a * K, j = b * K, n = c * K, o = d * K, x = p * K, y = q * K; k < K; k++) {
-        const left = columns[x + k], right = columns[y + k];
-        const first = weight[i + k], second = weight[j + k], third = weight[n + k], fourth = weight[o + k];
-        ap += first * left;
-        bp += second * left;
-        cp += third * left;
-        dp += fourth * left;
-        aq += first * right;
-        bq += second * right;
-        cq += third * right;
-        dq += fourth * right;
-      }
-      for (const [row, left, right] of [[a, ap, aq], [b, bp, bq], [c, cp, cq], [d, dp, dq]]) {
-        result[row * P + p] = left + bias[row];
-        result[row * P + q] = right + bias[row];
+    for (let k = 0; k < K; k += 4) {
+      const au = weightAt(m, k), av = weightAt(m, k + 1), aw = weightAt(m, k + 2), ax = weightAt(m, k + 3);
+      const bu = weightAt(m + 1, k), bv = weightAt(m + 1, k + 1), bw = weightAt(m + 1, k + 2), bx = weightAt(m + 1, k + 3);
+      const cu = weightAt(m + 2, k), cv = weightAt(m + 2, k + 1), cw = weightAt(m + 2, k + 2), cx = weightAt(m + 2, k + 3);
+      const du = weightAt(m + 3, k), dv = weightAt(m + 3, k + 1), dw = weightAt(m + 3, k + 2), dx = weightAt(m + 3, k + 3);
+      const u = k * P, v = Math.min(k + 1, K - 1) * P, w = Math.min(k + 2, K - 1) * P, x = Math.min(k + 3, K - 1) * P;
+      for (let p = 0, a = m * P, b = a + P, c = b + P, d = c + P; p < P; p++) {
+        const first = values[u + p], second = values[v + p], third = values[w + p], fourth = values[x + p];
+        result[a + p] += au * first + av * second + aw * third + ax * fourth;
+        result[b + p] += bu * first + bv * second + bw * third + bx * fourth;
+        result[c + p] += cu * first + cv * second + cw * third + cx * fourth;
+        result[d + p] += du * first + dv * second + dw * third + dx * fourth;
       }
     }
   }
-  return result;
+  return result.subarray(0, M * P);
 }
 
 /* any shape -> the same */
 function clamp({min, max}, [values]) {
-  return values.map((value) => value < min ? min : value > max ? max : value);
+  const result = new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) result[i] = Math.min(Math.max(values[i], min), max);
+  return result;
 }
 
 /* any shape -> the same */
-function relu(step, [values]) {
-  return values.map((value) => value < 0 ? 0 : value);
+function relu(step, values) {
+  return clamp({min: 0, max: Infinity}, values);
 }
 
 /* (C, H, W) -> (C, H', W') */
@@ -217,19 +228,16 @@ function dot(a, b, first) {
   return sum;
 }
 
-/* IEEE 754 numbers of 16 or 32 bits, little-endian, in base64 -> Float32Array */
-function floats(base64, bits) {
-  const text = atob(base64), bytes = new DataView(new ArrayBuffer(text.length));
-  for (let i = 0; i < text.length; i++) bytes.setUint8(i, text.charCodeAt(i));
-  const count = text.length * 8 / bits, result = new Float32Array(count);
-  const values = bits === 16 ? Float32Array.from({length: 65536}, (_, i) => float16(i)) : null;  // of all patterns
-  for (let i = 0; i < count; i++) result[i] = values ? values[bytes.getUint16(2 * i, true)] : bytes.getFloat32(4 * i, true);
-  return result;
+/* base64 -> an array of the type, Int16Array or Float32Array; little-endian, as all browsers' machines are */
+function numbers(base64, Type) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Type(bytes.buffer);
 }
 
-function float16(bits) {
-  const exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const size = exponent === 31 ? (fraction ? NaN : Infinity) :
-    exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
-  return bits & 0x8000 ? -size : size;
+/* integers (rows, columns) times the scale of each row (rows) -> the same shape */
+function scaled(integers, scales, columns) {
+  const result = new Float32Array(integers.length);
+  for (let i = 0; i < result.length; i++) result[i] = integers[i] * scales[i / columns | 0];
+  return result;
 }

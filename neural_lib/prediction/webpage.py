@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,15 +22,16 @@ from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.scores import standard_error
 from neural_lib.prediction.export import DifferenceError, check_same, images_to_check
 from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.system.environment import usable_cores
 from neural_lib.system.errors import RunError, UserError
 from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("network.js", "ink.js", "webpage.js")  # in the order of the page
+ENGINE = ("network.js", "ink.js")  # the scripts that compute, in the page or in a worker
 MIN_CHECKED, MAX_CHECKED = 20, 200  # images that the page's answers are compared on
-CHECK_COST = 1e10  # multiplications that decide how many: they take 10 to 20 s in Node.js
-TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: the weights are in float16
-FLOATS = {16: torch.float16, 32: torch.float32}  # by bits
+CHECK_COST = 1e11  # multiplications that decide how many: they take about a minute in Node.js on one core
+MIN_PART = 50  # of those images for each process of Node.js: one takes a second to start with a large network
+TOLERANCE = 2e-3  # the largest difference of a probability, 0 to 1: most weights have 16 bits
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
     steps, weights = steps_of(recogniser.model, image)
     distance = None
     if calibration.has_distance:
-        weights += [calibration.mean, calibration.directions]
+        weights += [calibration.directions, calibration.mean]
         distance = {
             "features": len(calibration.mean),
             "directions": len(calibration.directions),
@@ -106,9 +108,28 @@ def model_of(recogniser: Recogniser, bits: int = 16) -> dict:
         "distance": distance,
         "steps": steps,
         "bits": bits,
-        "weights": base64_text(
-            b"".join(each.to(FLOATS[bits]).numpy().astype(f"<f{bits // 8}").tobytes() for each in weights)
-        ),
+        **_encoded(weights, bits),
+    }
+
+
+def _encoded(tensors: list[Tensor], bits: int) -> dict[str, str]:
+    # Weights (rows, ...) and vectors in base64; see network.js. With 16 bits a row of weights is integers up to 32767
+    # and a scale: EfficientNet-Lite0's probabilities are off by a tenth of what they are with float16.
+    weights, vectors = [], []
+    for each in tensors:
+        if each.dim() == 1:
+            vectors.append(each)
+        elif bits == 32:
+            weights.append(each)
+        else:
+            rows = each.flatten(1)
+            scales = rows.abs().amax(dim=1) / 32767
+            weights.append((rows / scales[:, None]).nan_to_num().round().to(torch.int16))  # 0 / 0 in a row of zeros
+            vectors.append(scales)
+    kinds = {"weights": (weights, "<i2" if bits == 16 else "<f4"), "vectors": (vectors, "<f4")}
+    return {
+        name: base64_text(b"".join(each.numpy().astype(kind).tobytes() for each in given))
+        for name, (given, kind) in kinds.items()
     }
 
 
@@ -230,12 +251,13 @@ def to_html(recogniser: Recogniser, model: dict, title: str = "") -> str:
         standard_error=standard_error,
         parameters=sum(each.numel() for each in recogniser.model.parameters()),
         model=model,
-        script=_script(),
+        engine=_script(*ENGINE),
+        script=_script("webpage.js", "drawing.js" if saved.placement else "photos.js"),
         csp_hash=_hash,
     )
 
 
-def _script(names: tuple[str, ...] = SCRIPTS) -> str:
+def _script(*names: str) -> str:
     return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
 
 
@@ -255,7 +277,16 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> float | None:
     """
     if not (node := shutil.which("node") or shutil.which("nodejs")):
         return None
-    script = f"""{_script(SCRIPTS[:1])}
+    log.info("running the page's network in Node.js on %d images...", len(images))
+    parts = images.split(max(MIN_PART, math.ceil(len(images) / usable_cores())))
+    with ThreadPoolExecutor(len(parts)) as pool:  # each waits for a process
+        answers = [answer for part in pool.map(lambda part: _answers_in(node, model, part), parts) for answer in part]
+    return check_same("Node.js", recogniser.probabilities(images), torch.tensor(answers), TOLERANCE)
+
+
+def _answers_in(node: str, model: dict, images: Tensor) -> list[list[float]]:
+    # The probabilities (N, classes) that network.js gives in Node.js; a number that JSON lacks is NaN.
+    script = f"""{_script("network.js")}
         const network = new Network({json.dumps(model)}), size = {images[0].numel()};
         const bytes = Buffer.from("{base64_text(images.contiguous().numpy().tobytes())}", "base64");
         const answers = Array.from({{length: {len(images)}}}, (_, i) =>
@@ -264,9 +295,8 @@ def verify(recogniser: Recogniser, model: dict, images: Tensor) -> float | None:
     """
     done = subprocess.run([node, "-"], input=script, capture_output=True, encoding="utf-8")
     try:
-        answers = [[math.nan if each is None else each for each in answer] for answer in json.loads(done.stdout)]
+        return [[math.nan if each is None else each for each in answer] for answer in json.loads(done.stdout)]
     except ValueError:
         error = re.search(r"^\w*Error.*", done.stderr, re.MULTILINE)
         reason = error[0] if error else done.stdout.strip()[:200] or f"exit status {done.returncode}"
         raise RunError(f"Node.js can't run the page's script ({reason}); nothing written") from None
-    return check_same("Node.js", recogniser.probabilities(images), torch.tensor(answers), TOLERANCE)

@@ -77,15 +77,17 @@ def draw(browser, strokes: list[list[tuple[int, int]]], kind: str = "mouse", lif
     builder.perform()
 
 
-def drop(browser, name: str, content: bytes, copies: int = 1) -> None:
-    """Drop a file, or several copies of it, on the page."""
+def drop(browser, *files: tuple[str, bytes]) -> None:
+    """Drop files, name and content, on the page."""
     browser.execute_script(
-        """const bytes = Uint8Array.from(atob(arguments[1]), (byte) => byte.charCodeAt(0));
-        const dataTransfer = new DataTransfer();
-        for (let i = 0; i < arguments[2]; i++) dataTransfer.items.add(new File([bytes], arguments[0]));
+        """const dataTransfer = new DataTransfer();
+        for (const [name, content] of arguments[0]) {
+            const bytes = Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0));
+            dataTransfer.items.add(new File([bytes], name));
+        }
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));""",
-        name, base64.b64encode(content).decode(), copies,
-    )  # fmt: skip
+        [(name, base64.b64encode(content).decode()) for name, content in files],
+    )
 
 
 def wait_until(is_so) -> None:
@@ -99,7 +101,7 @@ def wait_until(is_so) -> None:
 def answer_of(browser) -> str:
     """The answer, once there is one."""
     answer = browser.find_element("id", "answer")
-    wait_until(lambda: answer.text)
+    wait_until(lambda: answer.text and answer.text != "looking …")
     return answer.text
 
 
@@ -158,7 +160,7 @@ def test_it_fits_the_screen(opened, width):
 def test_names_are_text_and_nothing_else(open_page, photos, tmp_path):
     browser = open_page(export(photos, tmp_path / "photos.html"))
     assert not browser.find_elements("css selector", "b, i") and "own <i>set" in browser.title
-    drop(browser, "any.png", png(np.zeros((40, 50, 3), np.uint8)))
+    drop(browser, ("any.png", png(np.zeros((40, 50, 3), np.uint8))))
     answer_of(browser)
     assert {name for name, _ in bars_of(browser)} < set(NAMES) and len(bars_of(browser)) == 5
 
@@ -211,7 +213,7 @@ def test_undo_brings_back_what_a_picture_or_clear_took_away(opened):
     opened.find_element("id", "clear").click()
     opened.find_element("id", "undo").click()
     assert np.array_equal(drawing_of(opened), before)
-    drop(opened, "any.png", png(np.zeros((40, 50, 3), np.uint8)))
+    drop(opened, ("any.png", png(np.zeros((40, 50, 3), np.uint8))))
     wait_until(lambda: not np.array_equal(drawing_of(opened), before))
     opened.find_element("id", "undo").click()
     assert np.array_equal(drawing_of(opened), before)
@@ -289,7 +291,7 @@ def test_dropped_test_images_are_read_as_predict_py_reads_them(opened, digits):
     right = 0
     for number, image in enumerate(images):
         opened.execute_script("clear()")
-        drop(opened, f"{number}.png", png(image))
+        drop(opened, (f"{number}.png", png(image)))
         text = answer_of(opened)
         right += agrees(text, digits.read(image))
     assert right >= 49
@@ -315,18 +317,6 @@ def test_a_picture_is_read_as_predict_py_reads_it(opened, digits, tmp_path, name
     assert agrees(answer_of(opened), digits.read(path))
 
 
-def test_photos_are_read_as_predict_py_reads_them(open_page, photos, tmp_path):
-    browser = open_page(export(photos, tmp_path / "photos.html"))
-    assert not browser.find_element("id", "undo").is_displayed()
-    generator = np.random.default_rng(0)
-    for height, width in ((32, 32), (90, 60), (20, 45)):
-        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        drop(browser, "photo.png", png(pixels))
-        text = answer_of(browser)
-        answer = photos.read(pixels)
-        assert text.startswith(f"{answer.label}, {100 * answer.probability:.1f} %"[:-4])
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("classes", [2, 49])
 @pytest.mark.parametrize("arch", ["lenet", "lenet-slim", "vgg-small"])
@@ -336,21 +326,21 @@ def test_every_network_reads_pictures(open_page, tmp_path, arch, classes, channe
     browser = open_page(export(recogniser, tmp_path / "page.html"))
     image = load_images("digits", "", train=False).images[5, 0].numpy()
     pixels = np.stack([image, image // 2, 255 - image], axis=-1) if channels == 3 else image
-    drop(browser, "picture.png", png(pixels))
+    drop(browser, ("picture.png", png(pixels)))
     assert agrees(answer_of(browser), recogniser.read(pixels)) and len(bars_of(browser)) == min(classes, 5)
 
 
 def test_a_file_that_is_no_picture_is_named(opened):
     draw(opened, ONE)
     answer_of(opened)
-    drop(opened, "notes.txt", b"no picture")
+    drop(opened, ("notes.txt", b"no picture"))
     message = "notes.txt: no picture that this browser can read; try PNG or JPEG"
     wait_until(lambda: opened.find_element("id", "message").text == message)
     assert len(bars_of(opened)) == 5  # the drawing stays
 
 
 def test_one_of_several_pictures_is_read_and_that_is_said(opened):
-    drop(opened, "first.png", png(load_images("digits", "", train=False).images[0, 0].numpy()), copies=2)
+    drop(opened, *[("first.png", png(load_images("digits", "", train=False).images[0, 0].numpy()))] * 2)
     wait_until(lambda: opened.find_element("id", "message").text == "only first.png is read: one picture at a time")
     answer_of(opened)
 
@@ -378,7 +368,7 @@ def test_a_picture_is_pasted(opened, digits):
 def test_a_picture_of_many_specks_is_read(opened):
     pixels = np.full((1024, 1024), 255, np.uint8)
     pixels[::2, ::2] = 0
-    drop(opened, "halftone.png", png(pixels))
+    drop(opened, ("halftone.png", png(pixels)))
     answer_of(opened)
     assert not opened.find_element("id", "message").text
 
@@ -394,13 +384,177 @@ def test_without_javascript_it_says_what_to_do(browser, digits_page):
 
 
 def test_a_blank_picture_shows_no_ink(opened):
-    drop(opened, "blank.png", png(np.full((50, 60, 3), 200, np.uint8)))
+    drop(opened, ("blank.png", png(np.full((50, 60, 3), 200, np.uint8))))
     assert answer_of(opened).startswith("no ink found; ") and not bars_of(opened)
 
 
 def test_a_stroke_after_a_picture_begins_a_new_sheet(opened, digits):
-    drop(opened, "0.png", png(load_images("digits", "", train=False).images[0, 0].numpy()))
+    drop(opened, ("0.png", png(load_images("digits", "", train=False).images[0, 0].numpy())))
     answer_of(opened)
     draw(opened, SEVEN)
     assert agrees(answer_of(opened), digits.read(drawing_of(opened)))
     assert drawing_of(opened).shape[0] == 280
+
+
+# --- photos ---
+
+
+@pytest.fixture(scope="module")
+def photos_page(photos, tmp_path_factory) -> Path:
+    return export(photos, tmp_path_factory.mktemp("page") / "photos.html")
+
+
+@pytest.fixture
+def opened_photos(open_page, photos_page):
+    """The browser with the page for photos."""
+    return open_page(photos_page)
+
+
+def made_up_photos(count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (20 + 35 * number, 45, 3), dtype=np.uint8) for number in range(count)]
+
+
+def shown_of(browser) -> list[list[str]]:
+    """File name and answer of each photo of the list, once all are there."""
+    wait_until(lambda: not browser.execute_script("return isLooking"))
+    return browser.execute_script(
+        "return [...list.children].map((item) => [...item.querySelectorAll('span')].map((part) => part.textContent))"
+    )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("Network.prototype.answer = () => { throw new Error('this is the page'); }", id="worker"),
+        pytest.param("worker.dispatchEvent(new Event('error'))", id="no worker"),
+        pytest.param("worker = {postMessage() { this.onerror(); }}", id="a worker that fails"),
+    ],
+)
+def test_photos_are_read_as_predict_py_reads_them(opened_photos, photos, script):
+    opened_photos.execute_script(script)
+    for number, pixels in enumerate(made_up_photos(3)):
+        opened_photos.execute_script("clear()")
+        drop(opened_photos, (f"{number}.png", png(pixels)))
+        wait_until(lambda: bars_of(opened_photos))
+        assert agrees(answer_of(opened_photos), photos.read(pixels))
+
+
+def test_a_page_for_photos_opens_without_a_request(opened_photos, photos_page):
+    drop(opened_photos, ("photo.png", png(made_up_photos(1)[0])))
+    wait_until(lambda: bars_of(opened_photos))
+    assert [url for url in requests_of(opened_photos, photos_page) if not url.startswith("blob:")] == []
+    assert not opened_photos.find_element("id", "photos").is_displayed()  # one photo is no list
+
+
+def test_several_photos_become_a_list(opened_photos, photos):
+    given = {f"<b>&{number}.png": pixels for number, pixels in enumerate(made_up_photos(3))}
+    drop(opened_photos, *((name, png(pixels)) for name, pixels in given.items()), ("notes.txt", b"no picture"))
+    *read, unread = shown_of(opened_photos)
+    assert [name for name, _ in read] == list(given)
+    assert all(agrees(text, photos.read(pixels)) for (_, text), pixels in zip(read, given.values(), strict=True))
+    assert unread == ["notes.txt", "no picture that this browser can read; try PNG or JPEG"]
+    status = opened_photos.find_element("id", "status")
+    assert status.text == "3 of 4 photos read" and status.get_attribute("role") == "status"
+    assert not opened_photos.find_elements("css selector", "b")
+
+
+def test_a_photo_of_the_list_is_seen_large_by_mouse_and_keyboard(opened_photos):
+    from selenium.webdriver.common.keys import Keys
+
+    drop(opened_photos, *((f"{number}.png", png(pixels)) for number, pixels in enumerate(made_up_photos(4))))
+    texts = [text for _, text in shown_of(opened_photos)]
+    buttons = opened_photos.find_elements("css selector", "#list button")
+    chosen = (lambda: None, buttons[1].click, *(lambda at=at, key=key: buttons[at].send_keys(key)
+              for at, key in ((2, Keys.ENTER), (3, Keys.SPACE))))  # fmt: skip
+    sheets = set()
+    for number, choose in enumerate(chosen):
+        choose()
+        assert answer_of(opened_photos) == texts[number]
+        assert bars_of(opened_photos)[0][0] in texts[number]
+        assert [each.get_attribute("aria-current") for each in buttons].index("true") == number
+        shape = opened_photos.execute_script(
+            "await new Promise((resolve) => setTimeout(resolve, 200)); return sheet.toDataURL()"
+        )
+        sheets.add(shape)
+    assert len(sheets) == 4
+    opened_photos.find_element("id", "clear").click()
+    assert not opened_photos.find_elements("css selector", "#list li") and not bars_of(opened_photos)
+    assert not opened_photos.find_element("id", "answer").text
+
+
+def test_later_photos_join_the_list(opened_photos):
+    for number, pixels in enumerate(made_up_photos(3)):
+        drop(opened_photos, (f"{number}.png", png(pixels)))
+    assert [name for name, _ in shown_of(opened_photos)] == ["0.png", "1.png", "2.png"]
+    assert opened_photos.find_element("id", "status").text == "3 of 3 photos read"
+    assert answer_of(opened_photos) == shown_of(opened_photos)[2][1]
+
+
+def test_photos_that_are_cleared_while_they_are_looked_at_stay_away(opened_photos):
+    drop(opened_photos, *((f"{number}.png", png(pixels)) for number, pixels in enumerate(made_up_photos(4))))
+    opened_photos.find_element("id", "clear").click()
+    assert shown_of(opened_photos) == [] and not bars_of(opened_photos)
+    assert not opened_photos.find_element("id", "answer").text and not opened_photos.find_element("id", "status").text
+
+
+def test_it_shows_that_it_is_working(opened_photos):
+    opened_photos.execute_script("worker = {postMessage() {}}")  # one that never answers
+    drop(opened_photos, *((f"{number}.png", png(pixels)) for number, pixels in enumerate(made_up_photos(2))))
+    assert opened_photos.find_element("id", "answer").text == "looking …"
+    assert opened_photos.find_element("id", "status").text == "looking at 2 photos"
+    assert opened_photos.find_element("id", "done").is_displayed()
+    animation = "return getComputedStyle(answers.querySelector('#answer'), '::before').animationName"
+    assert opened_photos.execute_script(animation) == "turn"
+    features = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    opened_photos.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        assert opened_photos.execute_script(animation) == "none"
+    finally:
+        opened_photos.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_list_fits_a_phone(opened_photos):
+    metrics = {"width": 390, "height": 664, "deviceScaleFactor": 1, "mobile": True}
+    opened_photos.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        drop(opened_photos, ("long" * 40 + ".png", png(made_up_photos(1)[0])), ("x" * 200, b"no picture"))
+        assert len(shown_of(opened_photos)) == 2
+        assert opened_photos.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        opened_photos.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_photo_that_is_seen_is_looked_at_next(opened_photos):
+    given = made_up_photos(3)
+    opened_photos.execute_script(
+        "globalThis.asked = []; worker = {postMessage: (picture) => asked.push(picture.height)}"
+    )
+    drop(opened_photos, *((f"{number}.png", png(pixels)) for number, pixels in enumerate(given)))
+    asked = "return asked"
+    wait_until(lambda: opened_photos.execute_script(asked) == [len(given[0])])
+    opened_photos.find_elements("css selector", "#list button")[2].click()
+    opened_photos.execute_script("worker.onmessage({data: {problem: 'never mind'}})")
+    wait_until(lambda: opened_photos.execute_script(asked) == [len(given[0]), len(given[2])])
+
+
+def test_a_phone_has_a_button_for_its_camera(opened_photos, tmp_path):
+    take, camera = (opened_photos.find_element("id", name) for name in ("take", "camera"))
+    assert not take.is_displayed()  # with a mouse
+    assert (camera.get_attribute("accept"), camera.get_attribute("capture")) == ("image/*", "environment")
+    (tmp_path / "taken.png").write_bytes(png(made_up_photos(1)[0]))
+    opened_photos.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        wait_until(take.is_displayed)
+        opened_photos.execute_script("camera.onclick = () => { document.title = 'taking'; return false; }")
+        take.click()
+        assert opened_photos.title == "taking"
+    finally:
+        opened_photos.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    camera.send_keys(str(tmp_path / "taken.png"))
+    wait_until(lambda: bars_of(opened_photos))
+
+
+def test_a_drawn_page_has_no_camera_and_no_list(opened):
+    assert not opened.find_elements("css selector", "#take, #camera, #photos")
+    assert opened.execute_script("return typeof worker") == "undefined"
