@@ -49,8 +49,8 @@ def find_copies(
 
     parts: in the order training, validation, test; of each the features (N, F) of its images, which are the inputs of
     a network's last layer, and the images, uint8 (N, C, H, W), of which single ones are read. answers: the network's
-    (N,) for each part; images with different answers aren't compared, which saves most of the time. Found are copies that
-    were saved again, reduced or changed in brightness; of photos (above MAX_SMALL_SIZE pixels) also mirrored or
+    (N,) for each part; images with different answers aren't compared, which saves most of the time. Found are copies
+    that were saved again, reduced or changed in brightness; of photos (above MAX_SMALL_SIZE pixels) also mirrored or
     cropped ones. Blank images and those whose features aren't finite are no copies. In the order of the later part.
     """
     copies = []
