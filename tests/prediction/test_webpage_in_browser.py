@@ -457,6 +457,9 @@ def test_several_photos_become_a_list(opened_photos, photos):
     status = opened_photos.find_element("id", "status")
     assert status.text == "3 of 4 photos read" and status.get_attribute("role") == "status"
     assert not opened_photos.find_elements("css selector", "b")
+    opened_photos.find_elements("css selector", "#list button")[3].click()
+    assert opened_photos.find_element("id", "message").text == ": ".join(unread)
+    assert not bars_of(opened_photos)
 
 
 def test_a_photo_of_the_list_is_seen_large_by_mouse_and_keyboard(opened_photos):
