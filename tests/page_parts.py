@@ -51,8 +51,9 @@ def make_check() -> DataCheck:
         (Place("training", 9), Suspect(9, 3, 4, 0.4, 0.5)),
     ]  # fmt: skip
     return DataCheck(
-        parts=parts | {"test": images().subset(torch.arange(300, 400))}, total=COUNT, doubtful=doubtful, suspects=2,
-        copies=[Copy("training", 11, "test", 4, False)], samples=images().subset(torch.arange(16)), is_distorted=True,
+        parts=parts | {"test": images().subset(torch.arange(300, 400))}, total=COUNT, checked=300, doubtful=doubtful,
+        suspects=2, copies=[Copy("training", 11, "test", 4, False)], samples=images().subset(torch.arange(16)),
+        is_distorted=True,
     )  # fmt: skip
 
 

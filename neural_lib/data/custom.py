@@ -61,6 +61,7 @@ BATCH_BYTES = 1 << 25  # of the files of a task that are read from an archive
 # Measured with 20,000 files: 2.0 s with one thread, 4.5 s with two.
 SMALL_FILE = 10_000
 GREY_TOLERANCE = 8  # largest difference of a grey picture's channels, levels of 255; lossy WebP has no exact grey
+MAX_CLASSES = 2000  # the confusion matrix of more is too large for the report's files
 UNEQUAL_FROM = 3  # times as many images of one class as of another are worth a hint
 CACHE_FORMAT = 5  # increase it when a change of the code makes the same files decode to other pixels
 LENGTH_BYTES = 8  # at the end of a cache file: the length of its header
@@ -142,6 +143,9 @@ def _check_trainable(
 ) -> None:
     if isinstance(how, Request) and "train" not in parts:
         raise dataset_error(path, f"has images for {' and '.join(parts)} alone, and none to train on")
+    if isinstance(how, Request) and len(classes) > MAX_CLASSES:
+        why = f"has {len(classes):,} classes, and {MAX_CLASSES:,} is the limit; is each folder a class?"
+        raise dataset_error(path, why)
     if isinstance(how, Request) and len(classes) < 2:
         why = f"{printable(classes[0])} is the only class, and there must be two or more; {hint or LAYOUT}"
         raise dataset_error(path, why)

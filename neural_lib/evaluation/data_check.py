@@ -40,6 +40,7 @@ class DataCheck:
 
     parts: Mapping[str, ImageTensors]  # the compared images of "training", "validation" and "test"
     total: int  # images of all parts; more than were compared if these are a share
+    checked: int  # images whose labels were checked; fewer than training and validation images if nothing can be said
     # Training and validation images for which another class is more probable than their label, in cross-validation; the
     # least probable label, compared with that class, first.
     doubtful: list[tuple[Place, Suspect]]
@@ -74,6 +75,7 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
     return DataCheck(
         parts=parts,
         total=total,
+        checked=int(probabilities.isfinite().all(dim=1).sum()),
         doubtful=[(places[each.index], each) for each in find_suspects(probabilities, labels, ratio=1)],
         suspects=len(find_suspects(probabilities, labels)),
         copies=find_copies(

@@ -1,6 +1,7 @@
 """Results as matplotlib figures."""
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -164,12 +165,13 @@ def plot_confusion(
 
     The diagonal and the other cells have separate colour scales, so that a few confusions are seen beside many hits.
     classes: their names, in any script; long ones are shortened. glyphs: the written character of each class, which is
-    drawn beside its name; empty: none.
+    drawn beside its name; empty: none. Of more than MAX_WITH_COUNTS classes, some names are left out.
     """
     counts, names = np.asarray(matrix), [shortened(name) for name in classes]
     shares, scales = shares_and_scales(matrix)
     has_shares, has_counts = (len(counts) <= most for most in (MAX_WITH_SHARES, MAX_WITH_COUNTS))
-    side = max(6.0, len(counts) * (0.6 if has_shares else 0.35))  # inches
+    side = max(6.0, min(len(counts), MAX_WITH_COUNTS) * (0.6 if has_shares else 0.35))  # inches
+    named = range(0, len(counts), math.ceil(len(counts) / MAX_WITH_COUNTS))  # classes whose names have room
     figure = Figure(figsize=(side + 3, side + 1.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     is_right = np.eye(len(counts), dtype=bool)
@@ -186,11 +188,11 @@ def plot_confusion(
             size = 8 if has_shares else 7
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size, in_layout=False)
     slant = SLANT if max(map(cell_len, names)) > MAX_UPRIGHT or len(names) > MAX_WITH_SHARES else 0
-    texts = [name if can_draw(name) else "" for name in names]
-    axes.set_xticks(range(len(names)), texts, rotation=slant, ha="right" if slant else "center", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), texts)
-    pictures = glyphs or ["" if text else name for text, name in zip(texts, names, strict=True)]
-    _add_pictures(axes, pictures, 0 if glyphs else slant)
+    texts = [names[label] if can_draw(names[label]) else "" for label in named]
+    axes.set_xticks(named, texts, rotation=slant, ha="right" if slant else "center", rotation_mode="anchor")
+    axes.set_yticks(named, texts)
+    pictures = {label: "" if text else names[label] for label, text in zip(named, texts, strict=True)}
+    _add_pictures(axes, {label: glyphs[label] for label in named} if glyphs else pictures, 0 if glyphs else slant)
     if glyphs:
         axes.tick_params(pad=GLYPH_ROOM)  # they stand between the axes and the names
     axes.set_xlabel("predicted")
@@ -220,9 +222,9 @@ def can_draw(text: str) -> bool:
     return all(font.get_char_index(ord(each)) for each in text)
 
 
-def _add_pictures(axes: Axes, texts: Sequence[str], slant: float) -> None:
-    # Draw a text for each class beside the axes. slant: of those below the axes, degrees.
-    for label, text in enumerate(texts):
+def _add_pictures(axes: Axes, texts: Mapping[int, str], slant: float) -> None:
+    # Draw a text for each class, by its label, beside the axes. slant: of those below the axes, degrees.
+    for label, text in texts.items():
         if text:
             below, beside = (1 if slant else 0.5, 1), (1, 0.5)  # the corner or edge that stands at the tick
             for xy, offset, coordinates, alignment, angle in (

@@ -29,7 +29,7 @@ from neural_lib.data.images import ImageTensors, Normalisation, Parts, pixel_dig
 from neural_lib.evaluation import annotate, plots
 from neural_lib.evaluation.calibration import MAX_VAL, expected_calibration_error
 from neural_lib.evaluation.copies import Copy
-from neural_lib.evaluation.data_check import LABELLED, DataCheck, Place, check_data
+from neural_lib.evaluation.data_check import DataCheck, Place, check_data
 from neural_lib.evaluation.gradcam import heat_maps
 from neural_lib.evaluation.html import base64_text, render
 from neural_lib.evaluation.label_check import Suspect
@@ -62,6 +62,7 @@ CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
 IMAGE_BYTES = 2_000_000  # size of all test images as base64; the whole page then stays below 4 MB
 SVG_POINTS = 10_000  # a figure with more points, as for a grid of hundreds of runs, is a PNG
 MAX_RUNS = 200  # rows of the table of runs
+MAX_MATRIX = 200  # classes whose confusion matrix is on the page
 QUALITIES = (  # (encoding, number of images per cell): the first is used with which all images fit
     ({"format": "PNG"}, MAX_IMAGES),
     ({"format": "WEBP", "quality": 80}, MAX_IMAGES),
@@ -161,12 +162,11 @@ class Report:
         # The images with labels worth a second look; None if the labels weren't checked.
         if not self.check:
             return None
-        images = sum(len(self.check.parts[part]) for part in LABELLED)
         rows = [
             {"part": place.part, **self._label_row(place, each), "suggested": each.suggested}
             for place, each in self.suspects
         ]
-        return {"images": images, "found": self.check.suspects, "suspects": rows}
+        return {"images": self.check.checked, "found": self.check.suspects, "suspects": rows}
 
     @property
     def suspects(self) -> list[tuple[Place, Suspect]]:
@@ -320,7 +320,9 @@ class Report:
             return
         found, classes = self._labels(), [annotate.shortened(name) for name in self.saved.classes]
         of = f"of {found['images']:,} training and validation images" + self._share()
-        if not found["found"]:
+        if not found["images"]:
+            log.info("the labels could not be checked: too few images of each class, or features that don't vary")
+        elif not found["found"]:
             log.info("labels worth a second look: none %s", of)
         else:
             lines = [
@@ -396,7 +398,8 @@ class Report:
 
     @functools.cached_property
     def _cells(self) -> dict[tuple[int, int], list[int]]:
-        return images_of_cells(self.scores, len(self.matrix))
+        # The images of each cell of the confusion matrix on the page.
+        return images_of_cells(self.scores, len(self.matrix)) if len(self.matrix) <= MAX_MATRIX else {}
 
     def _labels_table(self) -> bytes:
         text = io.StringIO(newline="")

@@ -408,6 +408,18 @@ def test_a_cache_that_cannot_be_written_is_warned_of(photos, cache, caplog):
     assert "the images can't be cached" in caplog.text and "so the next run decodes them again" in caplog.text
 
 
+# --- too many classes ---
+
+
+def test_more_classes_than_a_report_can_show_are_refused(photos, monkeypatch):
+    monkeypatch.setattr(custom, "MAX_CLASSES", 2)
+    assert len(load(photos).classes) == 2
+    monkeypatch.setattr(custom, "MAX_CLASSES", 1)
+    with pytest.raises(UserError, match="has 2 classes, and 1 is the limit; is each folder a class?"):
+        load(photos)
+    assert len(custom.load(str(photos), Preparation(28, 3, None)).classes) == 2  # to be scored
+
+
 # --- the pictures in the files ---
 
 

@@ -52,6 +52,7 @@ def test_wrong_labels_of_training_and_validation_are_named_and_no_others():
     parts = Parts(flipped(bars(40, 2), 3), flipped(bars(80, 0), 5, 30), flipped(bars(40, 1), 7))
     check = checked(parts)
     suspects = check.doubtful[: check.suspects]
+    assert check.checked == 120
     assert set(names(check, [place for place, _ in suspects])) == {"0-5.png", "0-30.png", "1-7.png"}
     for place, each in suspects:
         assert each.suggestion == (each.label - 1) % CLASSES and each.probability < each.suggested
@@ -134,4 +135,4 @@ def test_where_nothing_can_be_said_nothing_is(change):
     else:
         train, val = train.subset(torch.tensor([0])), val.subset(torch.tensor([1]))
     check = checked(Parts(test, train, val))
-    assert check.suspects == len(check.doubtful) == len(check.copies) == 0
+    assert check.checked == check.suspects == len(check.doubtful) == len(check.copies) == 0

@@ -264,3 +264,14 @@ def test_one_run_has_its_own_curves_and_a_grid_has_those_of_all_runs():
     assert [line.get_label() for line in alone.axes[0].get_lines()] == ["train_loss", "val_loss", "saved: epoch 1"]
     grid = plot_results(make_records([{"lr": 0.1}, {"lr": 0.2}], [0.5, 0.7]), "")
     assert [text.get_text() for text in grid.legends[0].get_texts()] == ["run 1: lr=0.1", "run 2: lr=0.2 (best)"]
+
+
+def test_of_very_many_classes_the_figure_stays_of_bounded_size_and_names_some():
+    names = [f"class {number}" for number in range(1001)]
+    figure = plot_confusion(np.eye(1001, dtype=int), names, "")
+    assert max(figure.get_size_inches()) < 50
+    axes = figure.axes[0]
+    for labels, ticks in ((axes.get_xticklabels(), axes.get_xticks()), (axes.get_yticklabels(), axes.get_yticks())):
+        assert [label.get_text() for label in labels] == [names[int(tick)] for tick in ticks]
+        assert 80 <= len(ticks) <= 100 and ticks[0] == 0
+    assert not axes.texts

@@ -221,6 +221,11 @@ def test_a_share_of_the_images_and_more_suspects_than_shown_are_said(tmp_path, m
     none.log_check()
     assert caplog.messages[0] == "labels worth a second look: none of 300 training and validation images"
     assert "None of 300 training and validation images." in none.html()
+    unchecked = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, suspects=0, checked=0))
+    caplog.clear()
+    unchecked.log_check()
+    assert caplog.messages[0].startswith("the labels could not be checked: too few images")
+    assert "The labels could not be checked" in unchecked.html() and "None of" not in unchecked.html()
 
 
 # --- which files may be written ---
@@ -493,6 +498,19 @@ def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monk
     for limit, expected in ((size - 1, 20), (size // 3, 8), (size // 8, 2), (10_000, 0)):
         kinds, max_images, size_now = encoded(limit)
         assert (kinds, max_images) == ({"webp"}, expected) and size_now <= limit + 2000  # one image above the limit
+
+
+def test_the_page_of_very_many_classes_has_no_matrix(write, tmp_path):
+    classes = [f"c{number}" for number in range(300)]
+    labels = [*range(5)]
+    saved = replace(SAVED, classes=classes, glyphs=[])
+    written = write(make_scores(labels, [0, 2, 1, 3, 299], [0.9] * 5), saved=saved)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (
+        'id="matrix"' not in page and "data-cell=" not in page and "of 300 classes is too large for this page" in page
+    )
+    assert "c4 read as c299: 1 of 1" in page and page.count("<figure>") == 3 and len(written["confusion_matrix"]) == 300
+    assert len(page) < 200_000
 
 
 @pytest.mark.slow  # noise hardly compresses, and 2,000 images of it take long
