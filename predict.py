@@ -34,7 +34,7 @@ GOES_WITH = {
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
     "--min-probability": ("pictures", "--export", "--draw"),
     "--title": ("--export", "--draw"),
-    **dict.fromkeys(("--invert", "--json", "--order", "--single", "--sort-into"), ("pictures",)),
+    **dict.fromkeys(("--invert", "--json", "--order", "--show-input", "--single", "--sort-into"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")

@@ -23,9 +23,9 @@ from torch import Tensor
 from neural_lib import checkpoint
 from neural_lib.data import custom
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import Normalisation, load_images
-from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.data.images import ImageTensors, Normalisation, load_images
 from neural_lib.evaluation.copies import Copy, find_copies
+from neural_lib.evaluation.data_check import features_and_answers
 
 SHOWN = 48  # pairs on the sheet
 
@@ -63,10 +63,10 @@ def altered(image: Tensor, change: Callable[[np.ndarray], np.ndarray]) -> Tensor
     return torch.from_numpy(changed.reshape(*changed.shape[:2], -1).transpose(2, 0, 1).copy())
 
 
-def features_of(saved: checkpoint.Checkpoint, images: Tensor) -> Tensor:
-    model, normalise = saved.build_model().eval(), Normalisation(saved.mean, saved.std)
-    with torch.inference_mode():
-        return torch.cat([outputs_of(model, normalise(batch)).features for batch in images.split(100)])
+def compared(saved: checkpoint.Checkpoint, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and answers, as the report has them."""
+    dataset = ImageTensors(images, torch.zeros(len(images)))
+    return features_and_answers(saved.build_model(), Normalisation(saved.mean, saved.std), dataset)
 
 
 def images_of(saved: checkpoint.Checkpoint, data_dir: str) -> tuple[Tensor, Tensor]:
@@ -96,21 +96,24 @@ def main() -> None:
     parser.add_argument("--sheet", help="picture to draw of the pairs of the real parts")
     args = parser.parse_args()
     saved = checkpoint.load(args.model)
-    train, test = ((features_of(saved, images), images) for images in images_of(saved, args.data))
+    train, test = images_of(saved, args.data)
+    (train_features, train_answers), (test_features, test_answers) = (compared(saved, each) for each in (train, test))
 
-    count = min(args.count, len(train[1]))
-    chosen = (torch.arange(count) * len(train[1]) // count).tolist()
+    count = min(args.count, len(train))
+    chosen = (torch.arange(count) * len(train) // count).tolist()
     for name, change in ALTERED.items():
-        images = torch.stack([altered(train[1][index], change) for index in chosen])
-        copies = find_copies({"training": train, "test": (features_of(saved, images), images)})
+        images = torch.stack([altered(train[index], change) for index in chosen])
+        features, answers = compared(saved, images)
+        parts = {"training": (train_features, train), "test": (features, images)}
+        copies = find_copies(parts, {"training": train_answers, "test": answers})
         right = sum(copy.index == chosen[copy.other_index] for copy in copies)
         print(f"{name:32}{right:5} of {count} found ({right / count:.0%}), {len(copies) - right} with another image")
 
-    parts = {"training": train, "test": test}
+    parts = {"training": (train_features, train), "test": (test_features, test)}
     start, cpu = time.perf_counter(), time.process_time()
-    copies = find_copies(parts)
+    copies = find_copies(parts, {"training": train_answers, "test": test_answers})
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    sizes = f"{len(train[1]):,} and {len(test[1]):,} images, {train[0].shape[1]:,} features"
+    sizes = f"{len(train):,} and {len(test):,} images, {train_features.shape[1]:,} features"
     equal = sum(copy.is_equal for copy in copies)
     print(
         f"{saved.dataset}: {len(copies)} pairs, {equal} of equal pixels; {sizes}, {seconds:.1f} s ({cpu:.1f} s of CPU)"

@@ -232,7 +232,7 @@ def test_pictures_as_json(page, recognise):
 def test_an_option_of_another_mode_that_does_no_harm_is_ignored(page, recognise):
     status, stdout, _ = recognise("scans/one.png", "--data", "nowhere", "--samples", 3, "--seed", 5)
     assert status == 0 and "recognised 1 of 1 picture" in stdout
-    assert recognise("--evaluate", "-d", "digits", "-o", "here", "--top", 5, "--show", "-r", "--show-input")[0] == 0
+    assert recognise("--evaluate", "-d", "digits", "-o", "here", "--top", 5, "--show", "-r")[0] == 0
 
 
 def test_a_pattern_is_expanded(page, recognise):

@@ -282,10 +282,13 @@ def shows_photos(path: str, from_names: bool = False) -> bool:
 
 
 def _sizes_in(folder: str) -> Iterator[tuple[int, int]]:
-    # Width and height of the pictures in a folder and its folders, pixels.
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if not is_hidden(name) and (size := size_of(os.path.join(parent, name))):
+    # Width and height of the pictures in a folder and its folders, pixels: of a few in each, which don't depend on the
+    # order in which the file system lists them.
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        visible = sorted(name for name in names if not is_hidden(name))
+        for name in visible[:: -(-len(visible) // SAMPLE) or 1]:
+            if size := size_of(os.path.join(parent, name)):
                 yield size
 
 
@@ -416,6 +419,10 @@ def _is_grey(pictures: np.ndarray, tolerance: int = 0) -> bool:
     return bool((cv2.absdiff(pictures[..., :2], pictures[..., 1:]) <= tolerance).all())
 
 
+def _is_table(dataset: str) -> bool:
+    return dataset.lower().endswith(TABLES) and not os.path.isdir(dataset)
+
+
 def path_of(dataset: str, name: str) -> str:
     """The path of an image of a data set: of its file, or its place in an archive or a file of arrays.
 
@@ -423,7 +430,7 @@ def path_of(dataset: str, name: str) -> str:
     """
     if dataset in DATASETS:
         return name
-    return os.path.join(os.path.dirname(dataset) if dataset.lower().endswith(TABLES) else dataset, name)
+    return os.path.join(os.path.dirname(dataset) if _is_table(dataset) else dataset, name)
 
 
 def read_originals(dataset: str, names: Sequence[str], longest: int) -> dict[str, np.ndarray]:
@@ -435,7 +442,7 @@ def read_originals(dataset: str, names: Sequence[str], longest: int) -> dict[str
         sources: dict[str, Source] = {}
         if not names or dataset in DATASETS or os.path.isfile(dataset) and (is_npz(dataset) or is_pixel_table(dataset)):
             return {}
-        if os.path.isdir(dataset) or dataset.lower().endswith(TABLES):
+        if os.path.isdir(dataset) or _is_table(dataset):
             sources = {name: path for name in names if os.path.isfile(path := path_of(dataset, name))}
         else:
             with contextlib.suppress(UserError):
@@ -449,10 +456,12 @@ def read_originals(dataset: str, names: Sequence[str], longest: int) -> dict[str
                     return name, reduced(read_picture(content, min_side=longest), longest)
             return name, None
 
-        ordered = sorted(sources, key=lambda name: getattr(sources[name], "position", 0))
-        with ThreadPoolExecutor(usable_cores()) as pool:  # files of an archive are read by one thread
-            pictures = pool.map(read, ordered, (_content(sources[name]) for name in ordered))
-            return {name: picture for name, picture in pictures if picture is not None}
+        read_names, found = list(sources), {}
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for batch in _batches(list(sources.values())):  # files of an archive are read by one thread
+                contents = [_content(sources[read_names[index]]) for index in batch]
+                found |= pool.map(read, [read_names[index] for index in batch], contents)
+        return {name: picture for name, picture in found.items() if picture is not None}
 
 
 # --- the cache: each file is the images' bytes, the header (JSON), and the header's length ---

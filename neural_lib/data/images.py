@@ -188,6 +188,10 @@ class Parts(NamedTuple):
         """The same parts with other labels; labels: (classes,), the new one of each class."""
         return Parts(*(each and each.labelled(labels[each.labels]) for each in self))
 
+    def split(self, config: TrainConfig, by_class: bool) -> tuple[ImageTensors, ImageTensors]:
+        """The images for training and for validation: the given parts, or a random split by the config's seed."""
+        return (self.train, self.val) if self.val else split(self.train, config, by_class)
+
     def to(self, device: torch.device) -> "Parts":
         """The same parts on another device."""
         return Parts(*(each and each.to(device) for each in self))
@@ -270,8 +274,8 @@ class Data:
         return replace(config, train_split=round(1 - share, 4))
 
     def split(self, config: TrainConfig) -> tuple[ImageTensors, ImageTensors]:
-        """The images for training and for validation: the given parts, or a random split by the config's seed."""
-        return (self.train, self.val) if self.val else split(self.train, config, by_class=self.has_user_images)
+        """The images for training and for validation; see Parts.split."""
+        return self.given.split(config, by_class=self.has_user_images)
 
 
 def pixel_digest(images: Tensor | ImagesOnCPU) -> str:

@@ -13,6 +13,7 @@ arXiv:1911.11132). tests/README.md compares this distance with others.
 import logging
 import math
 import threading
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -122,7 +123,7 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     """
     model, normalise = saved.build_model().to(val.device), Normalisation(saved.mean, saved.std).to(val.device)
     val, train = val.evenly(MAX_VAL), train.evenly(MAX_TRAIN)
-    outputs, labels = run_on(model, normalise, val), val.labels.cpu()
+    outputs, labels = _joined(run_on(model, normalise, val)), val.labels.cpu()
     if not all(each.isfinite().all() for each in outputs):
         log.warning("the network's outputs aren't finite, so its probabilities are not calibrated")
         return {}
@@ -132,7 +133,7 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
         text = "pictures unlike the training images can't be marked ?: that needs %d validation images, there %s %d"
         log.info(text, MIN_VAL_IMAGES, "is" if len(labels) == 1 else "are", len(labels))
         return content
-    mean, directions = principal_directions(functional.normalize(run_on(model, normalise, train).features))
+    mean, directions = principal_directions(functional.normalize(_joined(run_on(model, normalise, train)).features))
     rest, highest = outside(outputs.features, mean, directions), outputs.logits.amax(dim=1)
     content |= {"mean": mean, "directions": directions, "outside": _spread(rest), "highest": _spread(highest)}
     if len(labels) < REFUSED:
@@ -143,11 +144,17 @@ def calibrate(saved: Checkpoint, train: ImageTensors, val: ImageTensors) -> dict
     return content | {"threshold": distances.sort(descending=True).values[len(distances) // REFUSED].item()}
 
 
-@torch.inference_mode()
-def run_on(model: nn.Module, normalise: Normalisation, images: ImageTensors) -> Outputs:
-    """The outputs of a network in evaluation mode for images, of which there must be one; on the CPU."""
+def run_on(model: nn.Module, normalise: Normalisation, images: ImageTensors) -> Iterator[Outputs]:
+    """The outputs of a network in evaluation mode for each batch of images."""
     size = eval_batch_size(images.image_size, images.device)
-    batches = [outputs_of(model, normalise(images[first : first + size][0])) for first in range(0, len(images), size)]
+    for first in range(0, len(images), size):
+        with torch.inference_mode():
+            outputs = outputs_of(model, normalise(images[first : first + size][0]))
+        yield outputs
+
+
+def _joined(batches: Iterable[Outputs]) -> Outputs:
+    # On the CPU.
     return Outputs(*(torch.cat(each).cpu() for each in zip(*batches, strict=True)))
 
 

@@ -14,7 +14,7 @@ from neural_lib.checkpoint import Checkpoint
 from neural_lib.config import TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import ImageTensors, Normalisation, Parts, split
+from neural_lib.data.images import ImageTensors, Normalisation, Parts
 from neural_lib.evaluation.calibration import run_on
 from neural_lib.evaluation.copies import Copy, find_copies
 from neural_lib.evaluation.label_check import Suspect, cross_validated, find_suspects
@@ -56,40 +56,50 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
     model: the network, on the images' device. given: with the images that were trained on. Of many images, an equal
     share of each part is compared.
     """
-    config, train, val = TrainConfig(**saved.config), given.train, given.val
-    if val is None:
-        train, val = split(train, config, by_class=saved.dataset not in DATASETS)
+    config = TrainConfig(**saved.config)
+    train, val = given.split(config, by_class=saved.dataset not in DATASETS)
     parts = {"training": train, "validation": val, "test": given.test}
     total = sum(map(len, parts.values()))
     normalise = Normalisation(saved.mean, saved.std).to(train.device)
     affordable = min(MAX_IMAGES, MAX_OPERATIONS / _operations(model, normalise(train[:1][0])))
     share = min(1.0, affordable / total)
     parts = {part: images.evenly(round(share * len(images)) or 1) for part, images in parts.items()}
-    outputs = {part: run_on(model, normalise, images) for part, images in parts.items()}
+    compared = {part: features_and_answers(model, normalise, images) for part, images in parts.items()}
     labels = torch.cat([parts[part].labels.cpu() for part in LABELLED])
-    probabilities = cross_validated(
-        torch.cat([outputs[part].features for part in LABELLED]), labels, len(saved.classes)
-    )
+    probabilities = cross_validated(torch.cat([compared[part][0] for part in LABELLED]), labels, len(saved.classes))
     places = [Place(part, index) for part in LABELLED for index in range(len(parts[part]))]
     is_distorted = bool(config.epochs and config.distorts())
     return DataCheck(
         parts=parts,
         total=total,
         checked=int(probabilities.isfinite().all(dim=1).sum()),
-        doubtful=[(places[each.index], each) for each in find_suspects(probabilities, labels, ratio=1)],
+        doubtful=[
+            (place := places[each.index], each._replace(index=place.index))
+            for each in find_suspects(probabilities, labels, ratio=1)
+        ],
         suspects=len(find_suspects(probabilities, labels)),
         copies=find_copies(
-            {part: (outputs[part].features, images.on_cpu()) for part, images in parts.items()},
-            {part: each.log_probs.argmax(dim=1) for part, each in outputs.items()},
+            {part: (compared[part][0], images.on_cpu()) for part, images in parts.items()},
+            {part: answers for part, (_, answers) in compared.items()},
         ),
         samples=_samples(train, config, is_distorted),
         is_distorted=is_distorted,
     )
 
 
+def features_and_answers(
+    model: nn.Module, normalise: Normalisation, images: ImageTensors
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The features (N, F), inputs of the last layer, and the most probable class (N,) of each image, on the CPU."""
+    batches = [
+        (outputs.features.cpu(), outputs.log_probs.argmax(dim=1).cpu()) for outputs in run_on(model, normalise, images)
+    ]
+    return tuple(map(torch.cat, zip(*batches, strict=True)))
+
+
 def _operations(model: nn.Module, image: torch.Tensor) -> int:
-    # Floating-point operations of the convolutions and linear layers for an image (1, C, H, W), normalised. torch's
-    # FlopCounterMode counts the same, but takes a second to import what it needs.
+    # Floating-point operations of the convolutions and linear layers, which are nearly all but for attention, for an
+    # image (1, C, H, W), normalised. torch's FlopCounterMode takes a second to import what it needs.
     counts = []
 
     def count(layer: nn.Module, _: tuple, output: torch.Tensor) -> None:

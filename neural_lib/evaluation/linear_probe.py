@@ -30,13 +30,13 @@ def fit(features: Tensor, labels: Tensor, classes: int, balanced: bool = False, 
     strength of the L2 penalty. Features are standardised for the fit; weight and bias take them as they are. A feature
     that hardly varies among a few training images is not enlarged as far, because it may be large for other images.
     """
-    from sklearn.exceptions import ConvergenceWarning  # a second to import
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # a second to import
 
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = std.clamp(min=max(MIN_DEVIATION * std.square().mean().sqrt().item(), 1e-6))
     model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # near enough to the optimum
+    # It warns if it ends near the optimum, which is near enough, and of many classes, which may be so.
+    with warnings.catch_warnings(action="ignore"):
         model.fit((features - mean).div_(std).numpy(), labels.numpy())
     weight, bias = (torch.from_numpy(each).to(features.dtype) for each in (model.coef_, model.intercept_))
     if classes == 2:  # one row, for the difference of the two logits

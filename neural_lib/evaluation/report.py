@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ MAX_ORIGINALS = 200  # test images that are shown as their files have them
 MAX_IMAGES = 20  # images of a cell of the confusion matrix
 MISTAKES_ON_PAGE = 20  # images shown before anything is clicked
 CONFUSIONS_ON_PAGE = 10  # pairs of classes in the list
-IMAGE_BYTES = 2_000_000  # size of all test images as base64; the whole page then stays below 4 MB
+IMAGE_BYTES = 2_800_000  # size of all images as base64; the whole page then stays below 4 MB
 SVG_POINTS = 10_000  # a figure with more points, as for a grid of hundreds of runs, is a PNG
 MAX_RUNS = 200  # rows of the table of runs
 MAX_MATRIX = 200  # classes whose confusion matrix is on the page
@@ -152,7 +152,7 @@ class Report:
 
     def path(self, images: ImageTensors, index: int) -> str:
         """The path of an image's file; of images in no file their place, such as test[17]."""
-        return path_of(self.dataset, images.name(index)) if images.names else f"[{index}]"
+        return path_of(self.dataset, images.name(index))
 
     def path_at(self, place: Place) -> str:
         """The path of an image of the check."""
@@ -233,8 +233,9 @@ class Report:
             return difference, f"may be chance (standard errors {100 * val_error:.1f} and {100 * error:.1f} points)"
         if self.info and self.info.shift_note and difference > 0:
             return difference, self.info.shift_note
-        harder = "the epoch was chosen on it, or the test is harder"
-        return difference, f"hardly chance; {harder if difference > 0 else 'the test images are easier'}"
+        if difference > 0:
+            return difference, "hardly chance; the epoch was chosen on it, or the test is harder"
+        return difference, "hardly chance; the test images are easier, or labels are wrong"
 
     @property
     def is_gap_by_chance(self) -> bool:
@@ -336,7 +337,7 @@ class Report:
         if copies := [each for each in self.check.copies if not each.is_equal]:
             example = " and ".join(map(self._name_at, _places(copies[0])))
             images = f"{len(copies):,} validation or test image" + ("s are" if len(copies) > 1 else " is")
-            log.warning("%s nearly equal to an image of an earlier part: %s", images, example)
+            log.warning("%s nearly equal to an image of an earlier part: %s; report.html shows them", images, example)
 
     def _name_at(self, place: Place) -> str:
         return printable(self.check.parts[place.part].name(place.index))
@@ -418,11 +419,12 @@ class Report:
     def html(self) -> str:
         """The content of report.html, which refers to no other file."""
         saved, scores, report, records, matrix = self.saved, self.scores, self.content, self.records, self.matrix
-        mistakes = self.mistakes[:MISTAKES_ON_PAGE]
-        uris, cells = _as_uris(functools.partial(self.picture, self.images), self._cells, mistakes)
-        heat = self._heat(mistakes)
-        number = {index: place for place, index in enumerate(uris)}
         names = [saved.display_name(label) for label in range(len(matrix))]
+        mistakes = self.mistakes[:MISTAKES_ON_PAGE]
+        heat, check = self._heat(mistakes), self.check and self._check_on_page(names)
+        room = IMAGE_BYTES - sum(map(len, (*heat.values(), *_uris_of(check))))
+        uris, cells = _as_uris(functools.partial(self.picture, self.images), self._cells, mistakes, room)
+        number = {index: place for place, index in enumerate(uris)}
         shares, scales = plots.shares_and_scales(matrix)
         gap, meaning = self.gap
         return render(
@@ -466,7 +468,7 @@ class Report:
             ],
             is_photo=bool(self._originals) or saved.image_size > EXACT_SIDE,
             folder=path_of(self.dataset, ""),
-            check=self.check and self._check_on_page(names),
+            check=check,
             share=self.check and self._share(),
             cells={f"{truth},{predicted}": [number[index] for index in indices]
                    for (truth, predicted), indices in cells.items()},
@@ -482,7 +484,12 @@ class Report:
             return {}
         images = self.images.subset(torch.tensor(indices))[:][0]
         classes = self.scores.predictions[indices].to(images.device)
-        maps = heat_maps(self.model, Normalisation(self.saved.mean, self.saved.std).to(images.device)(images), classes)
+        normalise = Normalisation(self.saved.mean, self.saved.std).to(images.device)
+        try:
+            maps = heat_maps(self.model, normalise(images), classes)
+        except RuntimeError as error:  # such as too little memory: the page is worth more
+            log.warning("the report can't show what decided: %s", " ".join(str(error).split()))
+            return {}
         if maps is None:
             return {}
         return {
@@ -495,7 +502,8 @@ class Report:
         def shown(place: Place) -> dict:
             images = self.check.parts[place.part]
             picture = self.picture(images, place.index)
-            return {"uri": _own_uri(picture), "part": place.part, "name": images.name(place.index)}
+            label = names[int(images.labels[place.index])]
+            return {"uri": _own_uri(picture), "part": place.part, "name": images.name(place.index), "label": label}
 
         samples, classes = self.check.samples[:]
         found = self.content["labels"]
@@ -503,7 +511,7 @@ class Report:
             "images": found["images"],
             "found": found["found"],
             "suspects": [
-                {**shown(place), "label": names[each.label], "suggestion": names[each.suggestion],
+                {**shown(place), "suggestion": names[each.suggestion],
                  "probability": each.probability, "suggested": each.suggested}
                 for place, each in self.suspects
             ],
@@ -531,14 +539,12 @@ def report_results(
 
     plot: the file of the learning curves. model: the network. parts: of the data set, on its device.
     """
-    best = records.best()
-    report = Report(saved, saved.dataset, scores, parts.test, records, model, _checked(saved, model, parts, writer))
+    best, report = records.best(), Report(saved, saved.dataset, scores, parts.test, records, model)
     writer.attempt("the classification report", report.log)
     if records.count > 1:
         writer.attempt("the table of the runs", lambda: log_runs(records))
-    report.log_check()
     report.log_accuracy()
-    report.write(files, writer)
+    write_checked(report, parts, files, writer)
     epoch = f"run {best['run']}, epoch {best['epoch']}" if records.count > 1 else f"epoch {best['epoch']}"
     title = f"{saved.arch} on {report.title}: test accuracy {scores.accuracy:.2%} ({epoch})"
     if regularisation := TrainConfig(**saved.config).regularisation():
@@ -547,12 +553,22 @@ def report_results(
     report.log_gap()
 
 
-def _checked(saved: Checkpoint, model: nn.Module, parts: Parts, writer: Writer) -> DataCheck | None:
-    # None if the images that the network was trained on aren't at hand, or the check fails, which is told.
-    checks: list[DataCheck] = []
-    if parts.train:
-        writer.attempt("the check of the labels", lambda: checks.append(check_data(saved, model, parts)))
-    return checks[0] if checks else None
+def write_checked(report: Report, parts: Parts, files: ReportFiles, writer: Writer) -> None:
+    """Check the images that the network was trained on, if they are at hand, and write the report, with or without it.
+
+    A check that fails is tried again when the writer tries again what failed; then the report is written once more.
+    """
+
+    def check() -> None:
+        check = check_data(report.saved, report.model, parts)
+        checked = Report(
+            report.saved, report.dataset, report.scores, report.images, report.records, report.model, check
+        )
+        checked.log_check()
+        checked.write(files, writer)
+
+    if not (parts.train and writer.attempt("the check of the labels", check)):
+        report.write(files, writer)
 
 
 def evaluate_model(
@@ -566,11 +582,10 @@ def evaluate_model(
     files = ReportFiles(folder, "--output", suffix, dataset=other)
     records = records_of(saved, Path(os.path.realpath(model_path)).parent)
     writer, scores = Writer(), score(saved, model, parts.test)
-    report = Report(saved, dataset, scores, parts.test, records, model, _checked(saved, model, parts, writer))
+    report = Report(saved, dataset, scores, parts.test, records, model)
     report.log()
-    report.log_check()
     report.log_accuracy()
-    report.write(files, writer)
+    write_checked(report, parts, files, writer)
     is_complete = writer.finish()
     log_written([path for path in files if writer.is_written(path)])
     return is_complete
@@ -615,21 +630,30 @@ def images_of_cells(scores: Scores, classes: int) -> dict[tuple[int, int], list[
 
 
 def _as_uris(
-    picture: Callable[[int], np.ndarray], cells: dict[tuple[int, int], list[int]], mistakes: list[int]
+    picture: Callable[[int], np.ndarray], cells: dict[tuple[int, int], list[int]], mistakes: list[int], room: int
 ) -> tuple[dict[int, str], dict[tuple[int, int], list[int]]]:
     # Encoded images by index, and the indices that are shown for each cell. Images are exact if all of them fit into
-    # IMAGE_BYTES, otherwise lossy, and in the end fewer. picture: see Report.picture.
+    # `room` bytes, otherwise lossy, and in the end fewer. picture: see Report.picture.
     for encode, max_images in QUALITIES:
         shown_of = {cell: indices[:max_images] for cell, indices in cells.items()}
         uris, size = {}, 0
         for index in dict.fromkeys([*mistakes, *itertools.chain(*shown_of.values())]):
             uris[index] = _as_uri(picture(index), **encode)
             size += len(uris[index])
-            if size > IMAGE_BYTES and max_images:  # the last quality, without images of cells, is taken in any case
+            if size > room and max_images:  # the last quality, without images of cells, is taken in any case
                 break
         else:
             break
     return uris, shown_of
+
+
+def _uris_of(values: object) -> Iterator[str]:
+    # The encoded images in nested lists and dicts.
+    if isinstance(values, str):
+        yield from [values] if values.startswith("data:") else []
+    elif isinstance(values, dict | list):
+        for each in values.values() if isinstance(values, dict) else values:
+            yield from _uris_of(each)
 
 
 def _own_uri(pixels: np.ndarray) -> str:

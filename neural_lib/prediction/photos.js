@@ -38,7 +38,7 @@ async function look() {
       paintPicture(thumbnail.getContext("2d"), THUMBNAIL, picture);
       photo.answer = await answer(picture);
     } catch (error) {
-      photo.problem = error.message;
+      photo.problem = error.message || "it can't be read";
     }
     if (photo !== shown) photo.picture = null;
     label(photo);

@@ -56,6 +56,7 @@ def test_wrong_labels_of_training_and_validation_are_named_and_no_others():
     assert set(names(check, [place for place, _ in suspects])) == {"0-5.png", "0-30.png", "1-7.png"}
     for place, each in suspects:
         assert each.suggestion == (each.label - 1) % CLASSES and each.probability < each.suggested
+        assert each.index == place.index
         assert each.label == check.parts[place.part].labels[place.index]
     assert [check.suspects <= len(check.doubtful), check.total] == [True, 160]
 
@@ -89,6 +90,12 @@ def test_of_many_images_a_share_is_compared_and_named_right(monkeypatch):
     assert set(found) == {"0-2.png", "0-36.png", "0-100.png"}  # each second image, so not 71
 
 
+def test_each_part_keeps_an_image_and_all_parts_a_limited_number(monkeypatch):
+    monkeypatch.setattr(data_check, "MAX_IMAGES", 40)
+    check = checked(Parts(bars(40, 2), bars(400, 0), bars(3, 1)))
+    assert [len(each) for each in check.parts.values()] == [36, 1, 4] and check.total == 443
+
+
 @pytest.mark.parametrize("arch, size", [("lenet", 28), ("resnet18", 28), ("efficientnet-lite0", 64)])
 def test_the_operations_are_those_that_torch_counts(arch, size):
     model = build_network(arch, numChannels=3, classes=5, image_size=size).eval()
@@ -104,6 +111,8 @@ def test_the_samples_show_as_many_of_each_class_as_there_is_room_for(classes, ex
     train = bars(60, 0)
     train = train.labelled(torch.arange(60) % classes)
     samples = checked(Parts(bars(40, 2), train, bars(40, 1)), seed=3).samples
+    other = checked(Parts(bars(40, 2), train, bars(40, 1)), seed=4).samples
+    assert [samples.name(i) for i in range(SAMPLES)] != [other.name(i) for i in range(SAMPLES)]
     counts = torch.bincount(samples.labels)
     assert sorted(counts.tolist(), reverse=True) == expected and len(samples) == SAMPLES
     assert samples.labels.tolist() == sorted(samples.labels.tolist())

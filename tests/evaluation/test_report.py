@@ -20,11 +20,15 @@ from page_parts import COUNT, NAMES
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.catalog import DATASETS
-from neural_lib.data.images import ImageTensors, pixels_of
+from neural_lib.data.images import ImageTensors, Parts, pixels_of
 from neural_lib.evaluation import annotate, report
+from neural_lib.evaluation.copies import Copy
+from neural_lib.evaluation.data_check import DataCheck, Place
+from neural_lib.evaluation.label_check import Suspect
 from neural_lib.evaluation.report import MAX_ROWS, Report, runs_table, spreads_text
 from neural_lib.evaluation.report_files import ReportFiles
 from neural_lib.evaluation.scores import Scores
+from neural_lib.lenet import LeNet
 from neural_lib.records import MEASURES, Records
 from neural_lib.system.errors import UserError
 from neural_lib.system.files import Writer
@@ -188,7 +192,74 @@ def test_labels_worth_a_second_look_are_in_the_json_the_table_and_the_log(writte
     ]
     assert copies == (
         '1 validation or test image is nearly equal to an image of an earlier part: <i>"&11.png and <i>"&304.png'
+        "; report.html shows them"
     )
+
+
+def test_suspects_and_copies_are_shown_with_their_own_pixels(tmp_path):
+    of = page_parts.make_report(page_parts.write_grid(tmp_path))
+    check = replace(of.check, parts=of.check.parts | {"test": page_parts.images().subset(torch.arange(300, 400))})
+    shown = Report(of.saved, "digits", of.scores, of.images, check=check)._check_on_page(NAMES)
+
+    def number(image: dict) -> int:
+        content = base64.b64decode(image["uri"].partition(",")[2])
+        high, low = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)[0, :2].tolist()
+        assert image["name"] == f'<i>"&{256 * high + low}.png'
+        return 256 * high + low
+
+    assert [number(each) for each in shown["suspects"]] == [7, 205]
+    assert [[number(each) for each in pair] for pair in shown["copies"]] == [[11, 304]]
+
+
+def test_of_many_copies_some_are_shown_and_those_of_equal_pixels_are_not_warned_of_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(report, "MAX_COPIES", 2)
+    of = page_parts.make_report(page_parts.write_grid(tmp_path))
+    copies = [Copy("training", index, "test", index, index != 2) for index in range(5)]
+    result = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, copies=copies))
+    page = " ".join(result.html().split())
+    assert page.count('alt="training image"') == 2 and "5 validation or test images are near-copies" in page
+    assert "; 2 are shown" in page and len(result.content["copies"]) == 5
+    result.log_check()
+    assert caplog.messages == [
+        '1 validation or test image is nearly equal to an image of an earlier part: <i>"&2.png and <i>"&302.png'
+        "; report.html shows them"
+    ]
+
+
+def test_a_check_that_fails_is_tried_again_and_the_report_written_once_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(b"not drawn"))
+    of, files, writer, calls = page_parts.make_report(), ReportFiles(tmp_path, "--model"), Writer(), []
+
+    def check(*_) -> DataCheck:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise RuntimeError("too little memory")
+        return page_parts.make_check()
+
+    monkeypatch.setattr(report, "check_data", check)
+    report.write_checked(of, Parts(of.images, of.images), files, writer)
+    assert json.loads(files.json.read_text())["labels"] is None and not files.labels.exists()
+    assert "the check of the labels: RuntimeError: too little memory; trying again later" in caplog.text
+    assert writer.finish() and len(calls) == 2
+    assert json.loads(files.json.read_text())["labels"]["found"] == 2 and files.labels.exists()
+    assert "Labels worth a second look" in files.page.read_text(encoding="utf-8")
+
+
+def test_without_the_training_images_nothing_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "check_data", pytest.fail)
+    of, files, writer = page_parts.make_report(), ReportFiles(tmp_path, "--model"), Writer()
+    report.write_checked(of, Parts(of.images), files, writer)
+    assert writer.finish() and files.page.exists() and not files.labels.exists()
+
+
+def test_a_page_without_what_decided_is_better_than_none(monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("CUDA out of\nmemory")
+
+    monkeypatch.setattr(report, "heat_maps", fail)
+    page = page_parts.make_report().html()
+    assert 'class="heat" src' not in page and "<label id" not in page
+    assert caplog.messages == ["the report can't show what decided: CUDA out of memory"]
 
 
 def test_the_json_names_the_files_of_all_mistakes_the_most_confident_first(written):
@@ -212,10 +283,12 @@ def test_a_share_of_the_images_and_more_suspects_than_shown_are_said(tmp_path, m
     result.log_check()
     (text,) = caplog.messages
     assert "2 of 300 training and validation images, a share of 25%\n" in text and "    and 1 more: labels.csv" in text
+    assert text.count("looks like") == 1
     assert result.content["labels"]["found"] == 2 and len(result.content["labels"]["suspects"]) == 1
     page = " ".join(result.html().split())
-    assert "2 of 300 training and validation images, a share of 25% look" in page and "label first; 1 are shown" in page
-    assert page.count("an image labelled") == 1 and 'id="copies"' not in page
+    assert "2 of 300 training and validation images, a share of 25% look" in page
+    assert "most doubtful first; 1 are shown" in page
+    assert page.count("an image labelled") == 1 and "No validation or test image was found" in page
     none = Report(of.saved, "digits", of.scores, of.images, check=replace(of.check, suspects=0))
     caplog.clear()
     none.log_check()
@@ -280,9 +353,9 @@ def test_the_heading_counts_the_mistakes(write, tmp_path, labels, text):
 @pytest.mark.parametrize("validation, right, count, dataset, meaning", [
     (0.94, 270, 300, "digits", "may be chance (standard errors 1.4 and 1.8 points)"),
     (0.98, 270, 300, "digits", "hardly chance; the epoch was chosen on it, or the test is harder"),
-    (0.80, 270, 300, "digits", "hardly chance; the test images are easier"),
+    (0.80, 270, 300, "digits", "hardly chance; the test images are easier, or labels are wrong"),
     (0.98, 9000, 10000, "kmnist", "KMNIST's test images differ from those of training"),
-    (0.80, 9000, 10000, "kmnist", "hardly chance; the test images are easier"),
+    (0.80, 9000, 10000, "kmnist", "hardly chance; the test images are easier, or labels are wrong"),
 ])  # fmt: skip
 def test_a_gap_between_validation_and_test_is_explained(caplog, validation, right, count, dataset, meaning):
     scores = make_scores([0] * count, [0] * right + [1] * (count - right), [1.0] * count)
@@ -483,12 +556,11 @@ def test_the_most_confident_images_of_each_cell_are_chosen():
     assert 0 < small < len(cells)  # some cells have fewer images, some more
 
 
-def test_images_that_take_too_much_room_are_compressed_and_finally_left_out(monkeypatch):
+def test_images_that_take_too_much_room_are_compressed_and_finally_left_out():
     cells, images = report.images_of_cells(page_parts.scores(), len(NAMES)), page_parts.images().images
 
     def encoded(limit: int) -> tuple[set, int, int]:
-        monkeypatch.setattr(report, "IMAGE_BYTES", limit)
-        uris, shown = report._as_uris(lambda index: pixels_of(images[index]), cells, mistakes=[COUNT - 1])
+        uris, shown = report._as_uris(lambda index: pixels_of(images[index]), cells, [COUNT - 1], limit)
         assert COUNT - 1 in uris
         kinds = {re.match(r"data:image/(\w+);", uri)[1] for uri in uris.values()}
         return kinds, max(map(len, shown.values())), sum(map(len, uris.values()))
@@ -522,6 +594,20 @@ def test_the_page_of_the_worst_images_stays_below_4_mb():
     )
     page = Report(SAVED, "kmnist", scores, unlabelled(noise)).html()
     assert 1_000_000 < len(page.encode()) < 4_000_000
+
+    photos = unlabelled(torch.from_numpy(rng.integers(0, 256, (200, 3, 160, 160), dtype=np.uint8)))
+    places = [Place("training", index) for index in range(60)]
+    check = DataCheck(
+        parts=dict.fromkeys(("training", "validation", "test"), photos), total=600, checked=400, suspects=60,
+        doubtful=[(place, Suspect(place.index, 0, 1, 0.1, 0.5)) for place in places],
+        copies=[Copy("training", index, "test", index, False) for index in range(30)],
+        samples=photos.subset(torch.arange(16)), is_distorted=False,
+    )  # fmt: skip
+    few = scores._replace(labels=labels[:200], predictions=predictions[:200], probabilities=scores.probabilities[:200])
+    saved = replace(SAVED, image_size=160, placement={}, mean=[0.5] * 3, std=[0.2] * 3)
+    model = LeNet(3, 10, image_size=160).eval()
+    page = Report(saved, "kmnist", few, photos, None, model, check).html()
+    assert 2_500_000 < len(page.encode()) < 4_000_000 and page.count('class="heat" src') == report.MISTAKES_ON_PAGE
 
 
 # --- the runs as a table on the terminal ---

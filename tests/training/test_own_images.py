@@ -271,8 +271,10 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
     log, again, _ = evaluated(run_predict)
     assert again == report and f"the {test} images held out for test are scored" in log and "chose" not in log
     rewrite(Path("output/model.pth"), {"config": saved.config | {"seed": 4}})  # as if the second run were the best
+    assert report["labels"]["images"] > 0
     divided.rename("moved")
     log, again, _ = evaluated(run_predict, "--dataset", "moved")
+    assert again["labels"] is again["copies"] is None  # what it was trained on is in another place now
     assert again["confusion_matrix"] == report["confusion_matrix"] and f"the {test} images held out" in log
     shutil.rmtree("moved/val")
     log, again, _ = evaluated(run_predict, "--dataset", "moved")

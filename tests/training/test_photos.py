@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from outcomes import outcome
+from PIL import Image
 
 import predict
 import train
@@ -249,3 +250,15 @@ def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
 def test_what_does_not_fit_is_refused_in_one_line(run_train, photos, given, message):
     status, _, stderr = run_train("-d", photos, "--device", "cpu", *given)
     assert status == 2 and message in stderr and stderr.count("\n") == 1 and not os.path.exists("output")
+
+
+def test_photos_among_small_pictures_are_found_in_any_order_of_the_folder(tmp_path, monkeypatch):
+    """Of 30 pictures 12 are small, and the file system lists these first."""
+    for number in range(30):
+        side = 28 if number % 5 < 2 else 100
+        path = tmp_path / "d" / "cat" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side)).save(path)
+    order = sorted(range(30), key=lambda number: (number % 5 >= 2, number))
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(path.parent), [], [f"{n:02}.png" for n in order])])
+    assert shows_photos(str(tmp_path / "d"))
