@@ -19,7 +19,8 @@ from neural_lib.prediction import command, sort
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.prediction.sort import Row, class_folders, portable
 from neural_lib.system import cli
-from neural_lib.system.files import locked, write_file
+from neural_lib.system.errors import escaped
+from neural_lib.system.files import csv_bytes, csv_rows, locked, write_file
 
 RED, GREEN, YELLOW = (200, 0, 0), (0, 200, 0), (100, 100, 0)  # ants, bees, unsure
 
@@ -352,3 +353,25 @@ def test_two_commands_do_not_sort_into_one_folder_at_once(inbox, run):
     with locked(Path("sorted/answers.csv"), "--sort-into"):
         status, _, stderr = run("inbox", "--sort-into", "sorted")
     assert status == 2 and "another run is writing there" in stderr and copies_in() == {}
+
+
+def test_no_cell_is_a_formula_in_a_spreadsheet_and_each_is_read_back():
+    risky = ["=1+1", "+1", "-1/a.png", "@x", "\tx", "\r=x", "\n=x", "\uff1d1", "'=1", "''-1"]
+    plain = ["", "'", "'a", "a=1", " ", "か", '"a", b', "a\n=b", "1", "\ufeffa"]
+    content = csv_bytes([risky, plain])
+    assert content.startswith(b"\xef\xbb\xbf'=1+1,'+1,")
+    rows = [*csv.reader(content.decode("utf-8-sig").splitlines(keepends=True))]
+    assert rows == [[f"'{cell}" for cell in risky], plain]
+    assert csv_rows(content) == csv_rows(content[3:]) == [risky, plain]
+    assert csv_bytes([[1, os.fsdecode(b"\xff")]])[3:] == b"1,\\udcff\r\n" and csv_bytes([]) == content[:3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a backslash separates folders")
+def test_no_two_texts_are_escaped_alike():
+    texts = {
+        "a\x1b\n\x7f\x85": r"a\x1b\n\x7f\x85",
+        r"a\x1b\n\x7f\x85": r"a\\x1b\\n\\x7f\\x85",
+        os.fsdecode(b"\xff"): r"\udcff",
+        "\u202f\u3000\xa0か😀'": "\u202f\u3000\xa0か😀'",
+    }
+    assert {text: escaped(text) for text in texts} == texts
