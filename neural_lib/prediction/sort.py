@@ -3,9 +3,10 @@
 answers.csv gets its row as soon as a picture has been copied; the same command reads it and sorts the rest.
 """
 
+import codecs
 import contextlib
 import csv
-import io
+import glob
 import itertools
 import os
 import re
@@ -20,8 +21,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from neural_lib.data.catalog import is_text
 from neural_lib.data.pictures import expanded
 from neural_lib.system.cli import failures_explained
-from neural_lib.system.errors import RunError, UserError, printable
-from neural_lib.system.files import check_output, check_output_folder, locked, make_folder, write_file
+from neural_lib.system.errors import RunError, UserError, escaped, printable
+from neural_lib.system.files import (
+    check_output,
+    check_output_folder,
+    csv_bytes,
+    csv_rows,
+    locked,
+    make_folder,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from neural_lib.prediction.recogniser import Reading
@@ -40,7 +49,7 @@ MAX_CLASSES = 10  # in the summary
 class Row(NamedTuple):
     """A row of answers.csv: a picture's answer and its copy, or the reason why it was not copied."""
 
-    path: str  # absolute; control characters and bytes that are no UTF-8 are escaped: \\x1b, \\udcff
+    path: str  # absolute, escaped
     label: str = ""  # the class name
     probability: str = ""  # 0 to 1
     sure: str = ""  # true or false
@@ -64,6 +73,9 @@ def check(folder: str, given: Iterable[str], files: Iterable[Path]) -> None:
     for parent in {each.parent for each in files}:
         if folder and _is_inside(parent, folder):
             raise UserError(f"{name}: holds pictures that are to be sorted, in {printable(parent)}; {OTHER_PLACE}")
+        # refuses inbox/*.png with inbox/sorted, but not *.png with sorted, which people type in the folder of pictures
+        if folder and _is_inside(folder, parent) and not (_is_inside(folder, ".") and _is_inside(".", parent)):
+            raise UserError(f"{name}: is in {printable(parent)}, which holds pictures to be sorted; {OTHER_PLACE}")
     answers = check_output_folder(folder, OPTION) / ANSWERS
     if answers.is_symlink():
         raise UserError(f"{OPTION} {printable(answers)}: is a link; remove it, or {OTHER_PLACE}")
@@ -84,8 +96,7 @@ def _read(answers: Path) -> list[Row]:
     # The rows of answers.csv without a last one that was cut off. Raises UserError if predict.py did not write it.
     try:
         with answers.open("r+b") as file:  # rows will be written to it, too
-            text = io.StringIO(file.read().decode(errors="replace"), newline="")
-        titles, *rows = [*csv.reader(text)] or [Row._fields]
+            titles, *rows = csv_rows(file.read()) or [Row._fields]
     except FileNotFoundError:
         return []
     except (OSError, csv.Error) as error:
@@ -95,12 +106,6 @@ def _read(answers: Path) -> list[Row]:
         why = "was not written by predict.py --sort-into, or has been changed"
         raise UserError(f"{OPTION} {printable(answers)}: {why}; move it, or {OTHER_PLACE}")
     return [Row(*row) for row in rows if len(row) == len(Row._fields)]
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)  # RFC 4180
-    return text.getvalue().encode(errors="backslashreplace")
 
 
 def portable(name: str) -> str:
@@ -166,11 +171,15 @@ class Sorting:
         paths = {_text(path): path for path in files}
         left = dict(paths)
         for row in list(self.rows.values()):
-            if row.copy and (self.folder / row.copy).is_file():
-                if row.path in paths and (row.size, row.modified) == _state(paths[row.path]):
-                    left.pop(row.path, None)
-            elif row.path in paths:  # could not be read, or its copy has been removed: a new row will replace it
+            if row.path not in paths:
+                continue
+            copy = self._place_of(row)
+            if copy != row.copy or not copy:  # moved, removed, or the picture could not be read
                 del self.rows[row.copy or row.path]
+            if copy:
+                self.rows[copy] = row._replace(copy=copy)
+                if (row.size, row.modified) == _state(paths[row.path]):
+                    left.pop(row.path, None)
         self.earlier = len(paths) - len(left)
         self._tidy()
         for path, reason in refused.items():
@@ -207,6 +216,16 @@ class Sorting:
             yield reading
         self._tidy()
 
+    def _place_of(self, row: Row) -> str:
+        # Where a row's copy is: in its place, or moved by hand into another folder of this one; empty if nowhere.
+        if not row.copy or (self.folder / row.copy).is_file():
+            return row.copy
+        for path in self.folder.glob(f"*/{glob.escape(Path(row.copy).name)}"):
+            copy = path.relative_to(self.folder).as_posix()
+            if path.is_file() and _state(path)[0] == row.size and copy not in self.rows:  # not another picture's copy
+                return copy
+        return ""
+
     def _copy(self, path: Path, content: bytes, folder: str) -> str:
         # Copy a picture to a free name. A copy that answers.csv lacks, because a command ended before writing the row,
         # is taken for this picture's if it is equal.
@@ -233,11 +252,11 @@ class Sorting:
     def _append(self, row: Row) -> None:
         self.rows[row.copy or row.path] = row
         with self.answers.open("ab") as file:
-            file.write(_csv([row]))
+            file.write(csv_bytes([row]).removeprefix(codecs.BOM_UTF8))
 
     def _tidy(self) -> None:
         # write answers.csv anew if it is missing, ends in a part of a row, or has rows that later ones replace
-        content = _csv([Row._fields, *self.rows.values()])
+        content = csv_bytes([Row._fields, *self.rows.values()])
         if not self.answers.exists() or self.answers.read_bytes() != content:
             write_file(self.answers, lambda: content)
 
@@ -262,8 +281,7 @@ class Sorting:
 
 def _text(path: Path) -> str:
     # A picture's path in answers.csv: links of its folder are resolved, for the folder may be named in several ways.
-    text = os.path.join(os.path.realpath(path.parent), path.name)
-    return "".join(each if is_text(each) else each.encode("unicode_escape").decode() for each in text)
+    return escaped(os.path.join(os.path.realpath(path.parent), path.name))
 
 
 def _state(path: Path) -> tuple[str, str]:

@@ -1,6 +1,11 @@
 """The exceptions that end a script with a message of one line instead of a traceback."""
 
+import os
+import re
 from pathlib import Path
+
+# Control characters, bytes that are no UTF-8 (as surrogates), and the backslash, so that no two texts become the same.
+ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff%s]" % ("" if os.name == "nt" else r"\\"))
 
 
 class UserError(Exception):
@@ -39,3 +44,12 @@ class Interrupted(RunError):
 def printable(path: str | Path) -> str:
     """A path as text on one line, with ? for characters that can't be printed."""
     return "".join(each if each.isprintable() else "?" for each in str(path))
+
+
+def escaped(text: str) -> str:
+    """A text for files that programs read, with escapes for control characters and bytes that are no UTF-8.
+
+    They are those of Python: \\x1b, \\udcff; and \\\\ for a backslash, except on Windows, whose paths are full of them.
+    Everything else stays.
+    """
+    return ESCAPED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import csv
 import hashlib
+import io
 import logging
 import mmap
 import os
@@ -12,7 +14,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,8 @@ ABANDONED_AFTER = 3600  # seconds
 HEAD = 4096  # bytes
 MAX_MAPPED = 1 << 27  # bytes read from a mapped file until its pages are given back
 READ_AROUND = 1 << 19  # bytes around a page that Linux maps with it, at most: it maps whole folios
+# The beginning of a cell that spreadsheets take for a formula (OWASP, CSV Injection); after apostrophes, too.
+FORMULA = r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 # Folders made for files that may never come. One list for the process: many functions check outputs, and the folders
 # are removed when the process ends.
 _made: list[Path] = []
@@ -206,6 +210,22 @@ def write_file(path: str | Path, make: Callable[[], bytes]) -> None:
     content = make()
     with atomic_write(path) as handle:
         handle.write(content)
+
+
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    """A table for spreadsheets: RFC 4180 in UTF-8 after a byte order mark; no cell is a formula there.
+
+    A cell that would be one begins with an apostrophe, which csv_rows removes.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([re.sub(rf"\A(?={FORMULA})", "'", str(cell)) for cell in row] for row in rows)
+    return text.getvalue().encode("utf-8-sig", errors="backslashreplace")
+
+
+def csv_rows(content: bytes) -> list[list[str]]:
+    """The rows that csv_bytes was given, as text; the byte order mark may be missing. Raises csv.Error."""
+    text = io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
+    return [[re.sub(rf"\A'(?={FORMULA})", "", cell) for cell in row] for row in csv.reader(text)]
 
 
 class Writer:

@@ -19,7 +19,8 @@ from neural_lib.prediction import command, sort
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.prediction.sort import Row, class_folders, portable
 from neural_lib.system import cli
-from neural_lib.system.files import locked, write_file
+from neural_lib.system.errors import escaped
+from neural_lib.system.files import csv_bytes, csv_rows, locked, write_file
 
 RED, GREEN, YELLOW = (200, 0, 0), (0, 200, 0), (100, 100, 0)  # ants, bees, unsure
 
@@ -70,7 +71,7 @@ def run(capfd):
 
 
 def rows_of(folder: str = "sorted") -> list[Row]:
-    with open(f"{folder}/answers.csv", encoding="utf-8", newline="") as file:
+    with open(f"{folder}/answers.csv", encoding="utf-8-sig", newline="") as file:
         titles, *rows = csv.reader(file)
     assert tuple(titles) == Row._fields
     return [Row(*row) for row in rows]
@@ -257,18 +258,20 @@ def test_a_file_of_several_pages_goes_by_the_first(colours, run):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_odd_names_are_copied_under_safe_ones_and_found_again(colours, run):
-    for name in (os.fsdecode(b"\xff"), "a:b\n?", "か", "x" * 250, "CON", "é, "):
+    for name in (os.fsdecode(b"\xff"), "a:b\n?", "か", "x" * 250, "CON", "é, ", "\x1b", r"\x1b"):
         put(f"in/{name}.png", RED)
     for _ in range(2):
         assert run("in", "--sort-into", "sorted")[0] == 0
         copies = {row.path.rpartition("/")[2]: row.copy for row in rows_of()}
         assert copies == {
-            "\\udcff.png": "ants/_.png",
+            "\\udcff.png": "ants/_-1.png",
             "a:b\\n?.png": "ants/a_b__.png",
             "か.png": "ants/か.png",
             f"{'x' * 250}.png": f"ants/{'x' * 196}.png",
             "CON.png": "ants/_CON.png",
             "é, .png": "ants/é, .png",
+            r"\x1b.png": "ants/_.png",
+            r"\\x1b.png": "ants/_x1b.png",
         }
         assert sorted(copies_in()) == sorted(copies.values())
 
@@ -305,6 +308,8 @@ def test_classes_with_odd_names_stay_in_the_folder(inbox, run, monkeypatch):
     (["in*", "--sort-into", "link/sorted"], "--sort-into link/sorted: is in inbox, which is to be sorted"),
     (["inbox", "--sort-into", "."], "--sort-into .: holds inbox, which is to be sorted"),
     (["inbox/a.png", "--sort-into", "link"], "--sort-into link: holds pictures that are to be sorted, in inbox"),
+    (["inbox/a.png", "inbox/b.png", "--sort-into", "inbox/new"], "new: is in inbox, which holds pictures to be sorted"),
+    (["inbox/*.png", "--sort-into", "link/x/y"], "link/x/y: is in inbox, which holds pictures to be sorted"),
     (["inbox", "--sort-into", "file"], "--sort-into file: is a file; give the name of a folder"),
     (["inbox", "--sort-into", ""], "--sort-into needs the name of a folder"),
     (["inbox", "--sort-into", "foreign"], "answers.csv: was not written by predict.py --sort-into, or has been change"),
@@ -341,6 +346,48 @@ def test_pictures_beside_the_folder_are_sorted_into_it(inbox, run):
     os.rename("../model.pth", "model.pth")
     assert run("a.png", "c.png", "--sort-into", "sorted")[0] == 0
     assert sorted(copies_in()) == ["ants/a.png", "bees/c.png"]
+    os.mkdir("work")
+    os.chdir("work")
+    os.rename("../model.pth", "model.pth")
+    assert "../new: is in .., which holds" in run("../a.png", "--sort-into", "../new")[2].replace(os.sep, "/")
+    assert run("../a.png", "--sort-into", "sorted")[0] == 0 and sorted(copies_in()) == ["ants/a.png"]
+
+
+def test_a_picture_moved_by_hand_to_its_right_class_is_not_sorted_again(inbox, run, sort_again):
+    sort_again()
+    os.makedirs("sorted/mine")
+    for old, new in {"unsure/e.png": "bees/e.png", "ants/b.png": "mine/b.png"}.items():
+        os.rename(f"sorted/{old}", f"sorted/{new}")
+    put("inbox/other/d.png", (210, 0, 0))  # sorted/ants/d.png has its name and size, but is another picture's
+    moved = {row.path: row for row in rows_of()}
+    expected = sorted([*copies_in(), "ants/d-1.png"])
+    for count in (1, 0):
+        log = run("inbox", "-r", "--sort-into", "sorted")[1]
+        assert f"sorted {count} picture" in log and f"; {7 - count} had been sorted before" in log
+        assert sorted(copies_in()) == sorted(row.copy for row in rows_of()) == expected
+    row = next(row for row in rows_of() if row.copy == "bees/e.png")
+    assert row == moved[os.path.realpath("inbox/e.png")]._replace(copy="bees/e.png")
+    os.remove("sorted/ants/d-1.png")
+    assert "sorted 1 picture into sorted: 1 ants; 6 had" in run("inbox", "-r", "--sort-into", "sorted")[1]
+    Path("sorted/bees/e.png").write_bytes(b"")  # of another size
+    os.rename("sorted/bees/e.png", "sorted/ants/e.png")
+    assert "sorted 1 picture into sorted: 1 unsure; 6 had" in run("inbox", "-r", "--sort-into", "sorted")[1]
+
+
+def test_answers_can_be_opened_in_a_spreadsheet_and_saved_by_it(inbox, run, monkeypatch):
+    write_model(monkeypatch, ('=HYPERLINK("http://x")', "-1"))
+    assert run("inbox", "--sort-into", "sorted")[0] == 0
+    content = Path("sorted/answers.csv").read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfpath,label,") and content.count(b"\xef\xbb\xbf") == 1
+    assert [(row.label, row.copy) for row in rows_of()[1:3]] == [
+        ('\'=HYPERLINK("http://x")', "'=HYPERLINK(_http___x_)/b.png"),
+        ("'-1", "'-1/c.png"),
+    ]
+    saved = content[3:].replace(b"\r\n", b"\n")
+    for text in (content, saved, b"\xef\xbb\xbf" + saved):
+        Path("sorted/answers.csv").write_bytes(text)
+        assert "sorted 0 pictures into sorted; 6 had been" in run("inbox", "--sort-into", "sorted")[1]
+        assert Path("sorted/answers.csv").read_bytes() == content
 
 
 def test_each_picture_is_one_thing_to_sort():
@@ -352,3 +399,25 @@ def test_two_commands_do_not_sort_into_one_folder_at_once(inbox, run):
     with locked(Path("sorted/answers.csv"), "--sort-into"):
         status, _, stderr = run("inbox", "--sort-into", "sorted")
     assert status == 2 and "another run is writing there" in stderr and copies_in() == {}
+
+
+def test_no_cell_is_a_formula_in_a_spreadsheet_and_each_is_read_back():
+    risky = ["=1+1", "+1", "-1/a.png", "@x", "\tx", "\r=x", "\n=x", "\uff1d1", "'=1", "''-1"]
+    plain = ["", "'", "'a", "a=1", " ", "か", '"a", b', "a\n=b", "1", "\ufeffa"]
+    content = csv_bytes([risky, plain])
+    assert content.startswith(b"\xef\xbb\xbf'=1+1,'+1,")
+    rows = [*csv.reader(content.decode("utf-8-sig").splitlines(keepends=True))]
+    assert rows == [[f"'{cell}" for cell in risky], plain]
+    assert csv_rows(content) == csv_rows(content[3:]) == [risky, plain]
+    assert csv_bytes([[1, os.fsdecode(b"\xff")]])[3:] == b"1,\\udcff\r\n" and csv_bytes([]) == content[:3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a backslash separates folders")
+def test_no_two_texts_are_escaped_alike():
+    texts = {
+        "a\x1b\n\x7f\x85": r"a\x1b\n\x7f\x85",
+        r"a\x1b\n\x7f\x85": r"a\\x1b\\n\\x7f\\x85",
+        os.fsdecode(b"\xff"): r"\udcff",
+        "\u202f\u3000\xa0か😀'": "\u202f\u3000\xa0か😀'",
+    }
+    assert {text: escaped(text) for text in texts} == texts
