@@ -1,6 +1,5 @@
 """The report on a network's test scores: figures on the terminal and in report.json, two pictures and a page."""
 
-import csv
 import functools
 import io
 import itertools
@@ -43,8 +42,8 @@ from neural_lib.evaluation.scores import (
     standard_error,
 )
 from neural_lib.records import TITLES, Records, figure_text, json_text
-from neural_lib.system.errors import UserError, printable
-from neural_lib.system.files import Writer
+from neural_lib.system.errors import UserError, escaped, printable
+from neural_lib.system.files import Writer, csv_bytes
 
 MAX_MISTAKES = 28  # tiles of mistakes.png: four full rows of seven
 MAX_CONFUSIONS = 5  # pairs of classes on the terminal
@@ -163,7 +162,11 @@ class Report:
         if not self.check:
             return None
         rows = [
-            {"part": place.part, **self._label_row(place, each), "suggested": each.suggested}
+            {
+                "part": place.part,
+                **dict(zip(LABELS_COLUMNS, self._label_row(place, each), strict=True)),
+                "suggested": each.suggested,
+            }
             for place, each in self.suspects
         ]
         return {"images": self.check.checked, "found": self.check.suspects, "suspects": rows}
@@ -173,12 +176,10 @@ class Report:
         """The images with the labels that are most probably wrong; none if the labels weren't checked."""
         return self.check.doubtful[: min(self.check.suspects, MAX_SUSPECTS)] if self.check else []
 
-    def _label_row(self, place: Place, suspect: Suspect) -> dict:
-        # A row of labels.csv.
+    def _label_row(self, place: Place, suspect: Suspect) -> tuple[str, str, str, float]:
+        # The values of LABELS_COLUMNS.
         classes = self.saved.classes
-        path = self.path_at(place)
-        values = (path, classes[suspect.label], classes[suspect.suggestion], suspect.probability)
-        return dict(zip(LABELS_COLUMNS, values, strict=True))
+        return self.path_at(place), classes[suspect.label], classes[suspect.suggestion], suspect.probability
 
     def _copies(self) -> list[dict] | None:
         # Pairs of near-copies, the path of each image by its part; None if none were looked for.
@@ -403,13 +404,9 @@ class Report:
         return images_of_cells(self.scores, len(self.matrix)) if len(self.matrix) <= MAX_MATRIX else {}
 
     def _labels_table(self) -> bytes:
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, LABELS_COLUMNS)
-        table.writeheader()
-        for place, suspect in self.check.doubtful:
-            row = self._label_row(place, suspect)
-            table.writerow(row | {"path": printable(row["path"]), "probability": f"{suspect.probability:.4f}"})
-        return text.getvalue().encode("utf-8-sig")  # with a byte order mark, for spreadsheets
+        rows = [self._label_row(place, suspect) for place, suspect in self.check.doubtful]
+        cells = [(escaped(path), *names, f"{probability:.4f}") for path, *names, probability in rows]
+        return csv_bytes([LABELS_COLUMNS, *cells])
 
     def _confusion(self) -> bytes:
         title = f"{self.heading}: {self.scores.accuracy:.2%} of {len(self.scores.labels):,} images right"

@@ -182,6 +182,12 @@ def test_labels_worth_a_second_look_are_in_the_json_the_table_and_the_log(writte
         ["path", "label", "suggestion", "probability"], ['<i>"&7.png', NAMES[0], NAMES[1], "0.0123"],
         ['<i>"&205.png', NAMES[2], NAMES[3], "0.0400"], ['<i>"&9.png', NAMES[3], NAMES[4], "0.4000"],
     ]  # fmt: skip
+    odd = page_parts.images()
+    odd.names = [f"=a\u202fb\udcff\x1b{number}" for number in range(COUNT)]
+    of = page_parts.make_report(Records.read(folder))
+    check = replace(of.check, parts=of.check.parts | {"training": odd})
+    table = Report(of.saved, "digits", of.scores, of.images, check=check)._labels_table().decode("utf-8-sig")
+    assert table.splitlines()[1].startswith("'=a\u202fb\\udcff\\x1b7,")  # spaces stay, bytes are escaped, no formula
     caplog.set_level(logging.INFO)
     page_parts.make_report(Records.read(folder)).log_check()
     suspects, copies = caplog.messages
