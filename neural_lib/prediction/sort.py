@@ -222,7 +222,7 @@ class Sorting:
             return row.copy
         for path in self.folder.glob(f"*/{glob.escape(Path(row.copy).name)}"):
             copy = path.relative_to(self.folder).as_posix()
-            if path.is_file() and _state(path)[0] == row.size and copy not in self.rows:  # not another picture's copy
+            if _state(path)[0] == row.size and copy not in self.rows:  # not another picture's copy
                 return copy
         return ""
 

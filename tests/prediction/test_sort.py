@@ -353,25 +353,32 @@ def test_pictures_beside_the_folder_are_sorted_into_it(inbox, run):
     assert run("../a.png", "--sort-into", "sorted")[0] == 0 and sorted(copies_in()) == ["ants/a.png"]
 
 
-def test_a_picture_moved_by_hand_to_its_right_class_is_not_sorted_again(inbox, run, sort_again):
+def test_a_picture_moved_by_hand_to_its_right_class_is_not_sorted_again(inbox, run):
+    put("inbox/x/e[1].png", YELLOW)
+    other = put("inbox/x/d.png", GREEN)
+
+    def sort_again() -> str:
+        status, stdout, _ = run("inbox", "-r", "--sort-into", "sorted")
+        assert status == 0 and sorted(copies_in()) == sorted(row.copy for row in rows_of())
+        return stdout
+
     sort_again()
-    os.makedirs("sorted/mine")
-    for old, new in {"unsure/e.png": "bees/e.png", "ants/b.png": "mine/b.png"}.items():
+    first = {row.copy: row for row in rows_of()}
+    moved = {"unsure/e.png": "bees/e.png", "unsure/e[1].png": "bees/e[1].png", "ants/b.png": "by hand/b.png"}
+    os.mkdir("sorted/by hand")
+    for old, new in moved.items():
         os.rename(f"sorted/{old}", f"sorted/{new}")
-    put("inbox/other/d.png", (210, 0, 0))  # sorted/ants/d.png has its name and size, but is another picture's
-    moved = {row.path: row for row in rows_of()}
-    expected = sorted([*copies_in(), "ants/d-1.png"])
-    for count in (1, 0):
-        log = run("inbox", "-r", "--sort-into", "sorted")[1]
-        assert f"sorted {count} picture" in log and f"; {7 - count} had been sorted before" in log
-        assert sorted(copies_in()) == sorted(row.copy for row in rows_of()) == expected
-    row = next(row for row in rows_of() if row.copy == "bees/e.png")
-    assert row == moved[os.path.realpath("inbox/e.png")]._replace(copy="bees/e.png")
-    os.remove("sorted/ants/d-1.png")
-    assert "sorted 1 picture into sorted: 1 ants; 6 had" in run("inbox", "-r", "--sort-into", "sorted")[1]
-    Path("sorted/bees/e.png").write_bytes(b"")  # of another size
-    os.rename("sorted/bees/e.png", "sorted/ants/e.png")
-    assert "sorted 1 picture into sorted: 1 unsure; 6 had" in run("inbox", "-r", "--sort-into", "sorted")[1]
+    for _ in range(2):
+        assert "sorted 0 pictures into sorted; 8 had been sorted before" in sort_again()
+    assert {row.copy: row for row in rows_of()} == {
+        moved.get(copy, copy): row._replace(copy=moved.get(copy, copy)) for copy, row in first.items()
+    }
+    assert other.stat().st_size == Path("sorted/ants/d.png").stat().st_size  # of another picture: not this one, moved
+    os.remove("sorted/bees/d.png")
+    assert "sorted 1 picture into sorted: 1 bees; 7 had" in sort_again()
+    Path("sorted/ants/e.png").write_bytes(b"another picture")
+    os.remove("sorted/bees/e.png")
+    assert "sorted 1 picture into sorted: 1 unsure; 7 had" in run("inbox", "-r", "--sort-into", "sorted")[1]
 
 
 def test_answers_can_be_opened_in_a_spreadsheet_and_saved_by_it(inbox, run, monkeypatch):
