@@ -70,7 +70,7 @@ QUALITIES = (  # (encoding, number of images per cell): the first is used with w
     ({"format": "WEBP", "quality": 50}, 0),
 )
 LONGEST_SIDE = 160  # pixels; larger images are reduced to it
-EXACT_SIDE = 64  # pixels; images with a longer side are lossy in the sections of their own
+EXACT_SIDE = 64  # pixels; images with a longer side are always lossy
 FAINTEST = 0.15  # opacity of the lowest value on a colour scale; the highest has 1
 
 log = logging.getLogger(__name__)
@@ -654,12 +654,14 @@ def _uris_of(values: object) -> Iterator[str]:
 
 
 def _own_uri(pixels: np.ndarray) -> str:
-    # A picture of a section with few pictures: exact if it is small.
-    return _as_uri(pixels, **QUALITIES[max(pixels.shape[:2]) > EXACT_SIDE][0])
+    # A picture of a section with few pictures.
+    return _as_uri(pixels, **QUALITIES[0][0])
 
 
 def _as_uri(pixels: np.ndarray, **encode: object) -> str:
     # pixels: uint8 (H, W) or (H, W, 3).
+    if max(pixels.shape[:2]) > EXACT_SIDE and encode["format"] == "PNG":
+        encode = QUALITIES[1][0]
     picture, file = Image.fromarray(pixels), io.BytesIO()
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
     picture.save(file, **encode)
