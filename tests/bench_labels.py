@@ -1,7 +1,7 @@
 """How many wrong labels are found, and how many right ones named: digits, photos and any other data set.
 
     python tests/bench_labels.py                                            # digits
-    python tests/bench_labels.py --dataset hymenoptera_data/train           # photos
+    python tests/bench_labels.py --dataset hymenoptera_data                 # photos
     python tests/bench_labels.py --dataset kmnist --data data --recipe fast
 
 For each seed a share of the training labels is changed to another class, drawn evenly, a network is trained on these
