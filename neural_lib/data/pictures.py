@@ -78,6 +78,7 @@ class PictureFiles(NamedTuple):
     skipped: dict[str, list[Path]]  # kind ("": no picture, or one of CONVERSIONS) -> files in folders
     unread: dict[Path, str]  # folders, and files in folders, that can't be read -> reason
     empty: dict[Path, str]  # folders without a picture -> advice
+    closed: list[Path]  # folders with pictures, and with folders that are not looked into
 
     def refused(self) -> dict[Path, str]:
         """The reason for each file that can't be read though it may be a picture, and each such folder."""
@@ -91,6 +92,7 @@ class PictureFiles(NamedTuple):
             lines.append(f"{listed([path for path, reason in self.unread.items() if reason == why], 1)}: {why}")
         kinds = ", ".join(FORMATS)
         lines += [f"{printable(folder)}: holds no picture ({kinds}){advice}" for folder, advice in self.empty.items()]
+        lines += [f"{printable(folder)}: the folders in it are not looked into; -r does" for folder in self.closed]
         for kind, paths in self.skipped.items():
             if kind:
                 each = "each " if len(paths) > 1 else ""
@@ -122,7 +124,7 @@ def find(
     and system files. recursive: include subfolders, but don't follow links. is_excluded: True for a picture that is
     skipped in folders, as those that predict.py wrote.
     """
-    result = PictureFiles([], {}, {}, {})
+    result = PictureFiles([], {}, {}, {}, [])
     for path in [path for each in given for path in expanded(each)]:
         if not os.path.isdir(path):
             result.files.append(path)
@@ -138,12 +140,17 @@ def find(
                 result.skipped.setdefault(kind, []).append(each)
             elif not is_excluded(each):
                 result.files.append(each)
+        has_folders = not recursive and path not in result.unread and _has_folders(path)
         if (len(result.files), len(result.unread)) == before:
-            folders = [
-                each for each in os.scandir(path) if each.is_dir(follow_symlinks=False) and not is_hidden(each.name)
-            ]
-            result.empty[path] = "; -r looks into its folders" if folders and not recursive else ""
+            result.empty[path] = "; -r looks into its folders" if has_folders else ""
+        elif has_folders:
+            result.closed.append(path)
     return result
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as found:
+        return any(each.is_dir(follow_symlinks=False) and not is_hidden(each.name) for each in found)
 
 
 def kind_of(picture: Encoded) -> str:

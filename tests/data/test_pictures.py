@@ -638,7 +638,10 @@ def names(paths, folder) -> list[str]:
 def test_a_folder_gives_its_pictures_by_name(folder):
     result = pictures.find([folder])
     assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
-    assert result.problems() == [f"skipped, for the content is not that of a picture: {folder / 'notes.txt'}"]
+    assert result.problems() == [
+        f"{folder}: the folders in it are not looked into; -r does",
+        f"skipped, for the content is not that of a picture: {folder / 'notes.txt'}",
+    ]
 
 
 @pytest.mark.parametrize("name", ["p.HEIC", "p.txt", "p", "p.pdf"])
@@ -703,7 +706,7 @@ def test_a_pipe_or_a_broken_link_in_a_folder_is_named(folder):
     result = pictures.find([folder])
     assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp"]
     assert result.problems()[0] == f"{folder / 'link.png'}: can't be read (No such file or directory)"
-    assert str(folder / "pipe.png") in result.problems()[1]
+    assert str(folder / "pipe.png") in result.problems()[2]
 
 
 def test_files_without_permission_take_one_line(tmp_path, monkeypatch):
@@ -718,6 +721,7 @@ def test_files_without_permission_take_one_line(tmp_path, monkeypatch):
 def test_recursive_looks_into_subfolders(folder):
     result = pictures.find([folder], recursive=True)
     assert names(result.files, folder) == ["a.jpg", "b.PNG", "ü す.webp", "in/c.gif", "in/deep/d.tiff"]
+    assert not result.closed
 
 
 def test_a_named_file_is_taken_whatever_its_ending_is_and_in_its_order(folder):
@@ -758,7 +762,7 @@ def test_a_path_takes_one_line_whatever_it_holds(tmp_path):
 
 def test_files_that_may_be_pictures_but_cannot_be_read_have_a_reason_each():
     skipped = {"PDF": [Path("a.pdf"), Path("b.pdf")], "HEIC": [Path("c.heic")], "": [Path("notes.txt")]}
-    refused = pictures.PictureFiles([], skipped, {Path("d.png"): "can't be read"}, {}).refused()
+    refused = pictures.PictureFiles([], skipped, {Path("d.png"): "can't be read"}, {}, []).refused()
     assert {path.name: reason.split(";")[0] for path, reason in refused.items()} == {
         "a.pdf": "is a PDF", "b.pdf": "is a PDF", "c.heic": "is a HEIC photo", "d.png": "can't be read",
     }  # fmt: skip
