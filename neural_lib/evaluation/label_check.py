@@ -19,7 +19,7 @@ FOLDS = 5  # parts of the images; each gets its probabilities from a fit to the 
 # The inverse strength of the penalty, times images and features: it makes probabilities as flat for many images and
 # features as for few, so that one RATIO fits all, and the fit doesn't follow single wrong labels.
 C_TIMES_SIZE = 250
-RATIO = 0.6  # a suspect's label is less than 0.6 times as probable as another class
+RATIO = 0.57  # a suspect's label is less than that many times as probable as another class
 # Limits of a fit: images, and images times features times classes. With 500 features these are 5,000 images of up to
 # 80 classes and 4,000 of 100; with 1,280 features 1,560 of 100.
 MAX_IMAGES, MAX_PRODUCT = 5_000, 200_000_000

@@ -131,6 +131,12 @@ def test_parts_may_be_empty(small):
     assert find_copies(middle) == [Copy("training", 0, "test", 0, True)]
 
 
+def test_features_that_depend_on_each_other_find_copies(small):
+    vectors = features(60)[:, :3].repeat(1, 7)  # 21 features, of which 3 say all
+    found = find_copies({"training": (vectors, small), "test": (vectors, small)})
+    assert found == [Copy("training", index, "test", index, True) for index in range(60)]
+
+
 def test_images_with_different_answers_are_not_compared(small):
     vectors, answers = features(60), torch.arange(60) % 7
     parts = {"training": (vectors[:40], small[:40]), "validation": (vectors[40:], small[40:]), "test": (vectors, small)}
