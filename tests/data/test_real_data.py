@@ -149,7 +149,8 @@ def test_a_table_in_openmls_format_gives_the_real_files(server, monkeypatch, tmp
     source = (*DATASETS["kmnist"].sources["openml.org"][:-1], sizes["t10k"])
     change_kmnist(monkeypatch, sources={"openml.org": source}, sha256=made_up.sha256(files))
     images, labels = load_images("kmnist", tmp_path, train=False)[:]
-    assert torch.equal(images, parts["t10k"].images[:500]) and torch.equal(labels, parts["t10k"].labels[:500])
+    expected_images, expected_labels = parts["t10k"]
+    assert torch.equal(images, expected_images[:500]) and torch.equal(labels, expected_labels[:500])
     assert files_in(tmp_path) == sorted(f"KMNIST/raw/{name}" for name in files)
 
 
