@@ -3,6 +3,7 @@
 These are labels worth a second look, near-copies in several parts, and training images as the network got them.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from neural_lib.checkpoint import Checkpoint
-from neural_lib.config import TrainConfig
+from neural_lib.config import IMAGENET, TrainConfig
 from neural_lib.data.augment import RandomDistortion
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors, Normalisation, Parts
 from neural_lib.evaluation.calibration import run_on
 from neural_lib.evaluation.copies import Copy, find_copies
 from neural_lib.evaluation.label_check import Suspect, cross_validated, find_suspects
+from neural_lib.pretrained import copy_weights, load_imagenet
+from neural_lib.system.errors import RunError, UserError
 
 LABELLED = ("training", "validation")  # the parts whose labels are checked
 SAMPLES = 16  # training images that are shown
@@ -25,6 +28,8 @@ SAMPLES = 16  # training images that are shown
 # enough for 70,000 images of 28x28 pixels through LeNet, and for 2,000 photos of 224x224 through EfficientNet-Lite0.
 MAX_OPERATIONS = 1.6e12
 MAX_IMAGES = 100_000  # compared: so many of each part with each other
+
+log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -60,7 +65,7 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
     train, val = given.split(config, by_class=saved.dataset not in DATASETS)
     parts = {"training": train, "validation": val, "test": given.test}
     total = sum(map(len, parts.values()))
-    normalise = Normalisation(saved.mean, saved.std).to(train.device)
+    normalise, model = Normalisation(saved.mean, saved.std).to(train.device), _before_training(saved, model)
     affordable = min(MAX_IMAGES, MAX_OPERATIONS / _operations(model, normalise(train[:1][0])))
     share = min(1.0, affordable / total)
     parts = {part: images.evenly(round(share * len(images)) or 1) for part, images in parts.items()}
@@ -85,6 +90,20 @@ def check_data(saved: Checkpoint, model: nn.Module, given: Parts) -> DataCheck:
         samples=_samples(train, config, is_distorted),
         is_distorted=is_distorted,
     )
+
+
+def _before_training(saved: Checkpoint, model: nn.Module) -> nn.Module:
+    # The network with ImageNet's weights if it was trained further from these: it hasn't learned wrong labels by heart.
+    if saved.training.get("init") != IMAGENET or not saved.metrics.get("epoch"):
+        return model
+    try:
+        init = load_imagenet(saved.arch)
+    except (RunError, UserError) as error:
+        log.warning("%s; so the trained network judges the labels, and may know wrong ones by heart", error)
+        return model
+    untrained = saved.build_model()
+    copy_weights(untrained, init, saved.classes)
+    return untrained.to(next(model.parameters()).device)
 
 
 def features_and_answers(

@@ -14,6 +14,7 @@ from neural_lib.data.images import ImageTensors, Parts, split
 from neural_lib.evaluation import data_check
 from neural_lib.evaluation.data_check import SAMPLES, DataCheck, check_data
 from neural_lib.networks import build_network
+from neural_lib.system.errors import UserError
 
 CLASSES = 4
 
@@ -88,6 +89,33 @@ def test_of_many_images_a_share_is_compared_and_named_right(monkeypatch):
     assert [len(each) for each in check.parts.values()] == [80, 20, 20] and check.total == 240
     found = names(check, [place for place, _ in check.doubtful[: check.suspects]])
     assert set(found) == {"0-2.png", "0-36.png", "0-100.png"}  # each second image, so not 71
+
+
+@pytest.mark.parametrize("epoch, is_missing", [(0, False), (3, False), (3, True)])
+def test_of_a_fine_tuned_network_the_labels_are_judged_by_what_it_began_from(monkeypatch, caplog, epoch, is_missing):
+    imagenet, models = made_up.make_checkpoint("kmnist", "lenet-slim"), []
+    imagenet.state_dict.update({name: value + 1 for name, value in imagenet.state_dict.items()})
+    imagenet.classes[:] = [""] * 10
+
+    def load(arch: str) -> Checkpoint:
+        assert arch == "lenet-slim"
+        if is_missing:
+            raise UserError("the package is not installed")
+        return imagenet
+
+    def compare(model, normalise, images) -> tuple:
+        models.append(model)
+        return torch.rand(len(images), 5), torch.zeros(len(images))
+
+    monkeypatch.setattr(data_check, "load_imagenet", load)
+    monkeypatch.setattr(data_check, "features_and_answers", compare)
+    saved = replace(checkpoint_of(), training={"init": "imagenet"}, metrics={"epoch": epoch})
+    trained = saved.build_model()
+    check_data(saved, trained, Parts(bars(8, 2), bars(16, 0), bars(8, 1)))
+    expected = imagenet if epoch and not is_missing else saved
+    weights = expected.state_dict["conv1.weight"]
+    assert len(models) == 3 and all(torch.equal(each.conv1.weight, weights) for each in models)
+    assert ("not installed; so the trained network judges the labels" in caplog.text) is is_missing
 
 
 def test_each_part_keeps_an_image_and_all_parts_a_limited_number(monkeypatch):
