@@ -36,8 +36,11 @@ def failures_explained(summary: Callable[[], str] = str) -> Iterator[None]:
     except BaseException as error:
         if ranks_from_environment().world_size > 1:  # torchrun will send a signal to end what ends already
             signals.ignore_signals()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"interrupted{summary()}", getattr(error, "signum", signal.SIGINT)) from None
+        cause = error  # Python 3.11 raises RuntimeError from an exception in __set_name__, as in a library's import
+        while cause and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__
+        if cause:
+            raise Interrupted(f"interrupted{summary()}", getattr(cause, "signum", signal.SIGINT)) from None
         if isinstance(error, ImportError) and not (error.name or "").startswith("neural_lib"):
             raise RunError(_reason_of_import_error(error)) from None
         if isinstance(error, RuntimeError | MemoryError):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from neural_lib.system import cli
+from neural_lib.system import cli, signals
 from neural_lib.system.errors import RunError, UserError
 
 
@@ -33,6 +33,20 @@ def ending_with(error):
 def test_a_failure_is_one_line_and_a_status(capsys, error, status, message):
     assert cli.run(ending_with(error), "script.py", []) == status
     assert capsys.readouterr() == ("", f"script.py: error: {message}\n")
+
+
+def test_a_signal_while_a_class_is_made_is_an_interruption(capsys):
+    """As in the import of a library: Python 3.11 raises another error from that of the signal."""
+
+    class Named:
+        def __set_name__(self, owner, name):
+            raise signals.Stopped(15)
+
+    def main(argv) -> None:
+        type("Owner", (), {"name": Named()})
+
+    assert cli.run(main, "script.py", []) == 128 + 15
+    assert capsys.readouterr() == ("", "script.py: error: interrupted\n")
 
 
 @pytest.mark.parametrize("error", [
