@@ -1,5 +1,8 @@
 """The networks besides LeNet, and all of them by name."""
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 
 import torch
@@ -32,6 +35,26 @@ def last_layer_of(model: nn.Module) -> nn.Linear:
     """The network's last linear layer, which gives the logits."""
     *_, layer = (module for module in model.modules() if isinstance(module, nn.Linear))
     return layer
+
+
+@contextlib.contextmanager
+def forward_hooks(layers: Iterable[nn.Module], hook: Callable[[nn.Module, tuple, Tensor], object]) -> Iterator[None]:
+    """A block in which `hook` is called after each of the layers, with the layer, its inputs and its output.
+
+    What it returns replaces the output, unless that is None. Only this thread's passes count, because another thread
+    may run the same network at the same time.
+    """
+    thread = threading.get_ident()
+
+    def call(layer: nn.Module, inputs: tuple, output: Tensor) -> object:
+        return hook(layer, inputs, output) if threading.get_ident() == thread else None
+
+    handles = [each.register_forward_hook(call) for each in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class LeNetSlim(nn.Module):

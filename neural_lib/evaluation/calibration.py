@@ -12,7 +12,6 @@ arXiv:1911.11132). tests/README.md compares this distance with others.
 
 import logging
 import math
-import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data.images import ImageTensors, Normalisation, eval_batch_size
-from neural_lib.networks import last_layer_of
+from neural_lib.networks import forward_hooks, last_layer_of
 
 MAX_TRAIN, MAX_VAL = 2000, 5000  # number of images used, so that calibration doesn't take longer with large data sets
 REFUSED = 100  # one of this number of validation images counts as unlike
@@ -48,17 +47,9 @@ class Outputs(NamedTuple):
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Outputs:
     """Run a network on normalised images (N, C, H, W). Its last layer must be its last nn.Linear."""
-    calls, thread = [], threading.get_ident()
-
-    def keep(layer: nn.Module, inputs: tuple[Tensor], logits: Tensor) -> None:
-        if threading.get_ident() == thread:  # another thread may run the same network at the same time
-            calls.append((logits, *inputs))
-
-    hook = last_layer_of(model).register_forward_hook(keep)
-    try:
+    calls = []
+    with forward_hooks([last_layer_of(model)], lambda layer, inputs, logits: calls.append((logits, *inputs))):
         log_probs = model(inputs)
-    finally:
-        hook.remove()
     return Outputs(log_probs, *(each.float() for each in calls[0]))
 
 

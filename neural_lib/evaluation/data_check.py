@@ -19,13 +19,14 @@ from neural_lib.data.images import ImageTensors, Normalisation, Parts
 from neural_lib.evaluation.calibration import run_on
 from neural_lib.evaluation.copies import Copy, find_copies
 from neural_lib.evaluation.label_check import Suspect, cross_validated, find_suspects
+from neural_lib.networks import forward_hooks
 from neural_lib.pretrained import copy_weights, load_imagenet
 from neural_lib.system.errors import RunError, UserError
 
 LABELLED = ("training", "validation")  # the parts whose labels are checked
 SAMPLES = 16  # training images that are shown
-# Floating-point operations of the features that are compared, which take about half a minute on 2 CPU cores. They are
-# enough for 70,000 images of 28x28 pixels through LeNet, and for 2,000 photos of 224x224 through EfficientNet-Lite0.
+# Floating-point operations of the features that are compared: enough for 70,000 images of 28x28 pixels through LeNet,
+# and for 2,000 photos of 224x224 through EfficientNet-Lite0, which take one CPU core about 35 s.
 MAX_OPERATIONS = 1.6e12
 MAX_IMAGES = 100_000  # compared: so many of each part with each other
 
@@ -124,13 +125,9 @@ def _operations(model: nn.Module, image: torch.Tensor) -> int:
     def count(layer: nn.Module, _: tuple, output: torch.Tensor) -> None:
         counts.append(2 * layer.weight.numel() * (output.numel() // len(layer.weight)))
 
-    hooks = [each.register_forward_hook(count) for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    try:
-        with torch.inference_mode():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = [each for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    with forward_hooks(layers, count), torch.inference_mode():
+        model(image)
     return sum(counts)
 
 

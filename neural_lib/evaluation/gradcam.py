@@ -6,14 +6,13 @@ linear layer, as EfficientNet-Lite0 and ResNets do, both give the same map. LeNe
 its last convolution; weighted with mean gradients, most of its maps would be empty.
 """
 
-import threading
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_lib.data.images import eval_batch_size
 from neural_lib.evaluation.calibration import outputs_of
+from neural_lib.networks import forward_hooks
 
 
 def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | None:
@@ -39,13 +38,12 @@ def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor | Non
 def _last_with_places(model: nn.Module, image: Tensor) -> tuple[nn.Module, int]:
     # The last layer or block with an output of several places, and the width of the border that its output leaves out,
     # in places. An output with fewer places but the same channels is pooled: the one before, which is finer, is taken.
-    thread = threading.get_ident()
     last, shape = model, image.shape[1:]
     pixels = {image.size(-1): 1}  # width of an output: pixels of the image from one of its places to the next
 
     def look(layer: nn.Module, args: tuple, output: object) -> None:
         nonlocal last, shape
-        if threading.get_ident() != thread or not isinstance(output, Tensor) or output.dim() != 4:
+        if not isinstance(output, Tensor) or output.dim() != 4:
             return
         channels, *size = output.shape[1:]
         if max(size) == 1:
@@ -56,13 +54,8 @@ def _last_with_places(model: nn.Module, image: Tensor) -> tuple[nn.Module, int]:
         if isinstance(layer, nn.Conv2d) or channels != shape[0] or size == list(shape[1:]):
             last, shape = layer, output.shape[1:]
 
-    hooks = [each.register_forward_hook(look) for each in model.modules()]
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with forward_hooks(model.modules(), look), torch.no_grad():
+        model(image)
     width, side = shape[-1], image.size(-1)
     step = pixels.get(width, side / width)
     return last, max(0, round((side / step - width) / 2))
@@ -70,21 +63,15 @@ def _last_with_places(model: nn.Module, image: Tensor) -> tuple[nn.Module, int]:
 
 def _contributions(model: nn.Module, layer: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     # What each place of the layer's output adds to the class's logit, to first order: (N, h, w), float32.
-    kept, thread = [], threading.get_ident()
+    kept = []
 
-    def keep(layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        if threading.get_ident() != thread:  # another thread may run the same network at the same time
-            return None
+    def keep(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
         kept.append(output.detach().requires_grad_())
         torch.set_grad_enabled(True)  # only behind this layer, so that the pass costs little more; no_grad ends it
         return kept[-1].clone()  # the next layer may change it in place
 
-    hook = layer.register_forward_hook(keep)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            logits = outputs_of(model, inputs).logits.gather(1, classes[:, None])  # (N, classes) -> (N, 1)
-            features = kept[-1]
-            (gradients,) = torch.autograd.grad(logits.sum(), features)
-    finally:
-        hook.remove()
+    with forward_hooks([layer], keep), torch.inference_mode(False), torch.no_grad():
+        logits = outputs_of(model, inputs).logits.gather(1, classes[:, None])  # (N, classes) -> (N, 1)
+        features = kept[-1]
+        (gradients,) = torch.autograd.grad(logits.sum(), features)
     return (gradients * features.detach()).float().sum(dim=1)  # (N, C, h, w) -> (N, h, w)
