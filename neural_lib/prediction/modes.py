@@ -79,9 +79,9 @@ def recognise_pictures(
     room = annotate.PAGE if show else 0  # pictures that can still be kept for the window
     kept: list[Callable[[int], np.ndarray]] = []  # see _drawing
     are_sure, pictures, total = [], 0, len(refused)  # are_sure: of each answer
-    with_heat = show_input and not saved.placement and bool(montage or show)
+    with_heat = show_input and not saved.placement
     with tqdm(files, unit=" files", leave=False, disable=None, dynamic_ncols=True) as progress:
-        readings = recogniser.read_files(progress, invert, order, top, with_heat, first_page=into is not None)
+        readings = recogniser.read_files(progress, invert, order, top, first_page=into is not None)
         for result in into.sort(readings) if into else readings:
             total += 1
             if as_json or result.answers:
@@ -94,7 +94,10 @@ def recognise_pictures(
             pictures += 1
             are_sure += [each.is_sure for each in result.answers]
             path, is_page = result.source.path, len(result.answers) > 1
-            draw_at = _drawing(saved, result, with_folder=names[path.name] > 1, show_input=show_input)
+            if not montage and room <= 0:
+                continue
+            heat = recogniser.heat_map(result.answers[0]) if with_heat else None
+            draw_at = _drawing(saved, result, with_folder=names[path.name] > 1, show_input=show_input, heat=heat)
             if montage:
                 montage.add_sheet(draw_at(1)) if is_page else montage.add(draw_at(1))
             if room > 0:
@@ -118,16 +121,18 @@ def recognise_pictures(
         show_one_by_one((draw_at(2) for draw_at in kept), recognised)
 
 
-def _drawing(saved: Checkpoint, reading: Reading, with_folder: bool, show_input: bool) -> Callable[[int], np.ndarray]:
+def _drawing(
+    saved: Checkpoint, reading: Reading, with_folder: bool, show_input: bool, heat: np.ndarray | None = None
+) -> Callable[[int], np.ndarray]:
     # A function that draws a picture with its answers: at scale 1 for the montage, at scale 2 for a window.
-    # with_folder: the caption names the folder, too. show_input: see recognise_pictures.
+    # with_folder: the caption names the folder, too. show_input: see recognise_pictures. heat: of a single answer.
     path, caption = reading.source.path, os.path.basename(reading.source.name)
     caption = printable(os.path.join(path.parent.name, caption) if with_folder else caption)
     names = [saved.display_name(each.top[0].index) for each in reading.answers]
     if len(names) == 1:
         (answer,) = reading.answers
         seen = answer.seen if show_input else None
-        tile = (reading.picture, names[0], answer.probability, caption, seen, answer.heat)
+        tile = (reading.picture, names[0], answer.probability, caption, seen, heat)
         return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]

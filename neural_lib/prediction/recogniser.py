@@ -63,8 +63,6 @@ class Answer:
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
     # False if it isn't probable enough, or the image is unlike those of training or too long for one character.
     is_sure: bool = True
-    # For read_files(..., with_heat=True): how much each place of `seen` speaks for the answer, (h, w), 0 to 1.
-    heat: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -212,18 +210,11 @@ class Recogniser:
         return answers
 
     def read_files(
-        self,
-        files: Iterable[Path],
-        invert: str,
-        order: str | None,
-        top: int,
-        with_heat: bool = False,
-        first_page: bool = False,
+        self, files: Iterable[Path], invert: str, order: str | None, top: int, first_page: bool = False
     ) -> Iterator[Reading]:
         """The reading of each page of each file, in the order of the files.
 
-        order: see read_page; None if each picture holds one character. with_heat: the answers get heat maps, if the
-        network has them (see gradcam.heat_maps). first_page: read no other page of a file.
+        order: see read_page; None if each picture holds one character. first_page: read no other page of a file.
         """
 
         def sources() -> Iterator[tuple[Source, Picture]]:
@@ -231,15 +222,10 @@ class Recogniser:
                 pages = 1 if first_page else count_pages(path)
                 yield from ((Source(path, number), path) for number in (range(1, pages + 1) if pages > 1 else [0]))
 
-        return self._read_all(sources(), invert, order, top, with_heat)
+        return self._read_all(sources(), invert, order, top)
 
     def _read_all(
-        self,
-        sources: Iterable[tuple[Source, Picture]],
-        invert: str,
-        order: str | None,
-        top: int,
-        with_heat: bool = False,
+        self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
     ) -> Iterator[Reading]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
         waiting, load = [], 0
@@ -251,9 +237,9 @@ class Recogniser:
             count = len(waiting[-1].images)
             load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
-                yield from self._answer(waiting, invert, top, with_heat)
+                yield from self._answer(waiting, invert, top)
                 waiting, load = [], 0
-        yield from self._answer(waiting, invert, top, with_heat)
+        yield from self._answer(waiting, invert, top)
 
     def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> _Prepared:
         how, page = self.saved.preparation, max(source.page - 1, 0)
@@ -282,38 +268,36 @@ class Recogniser:
         may_be_one = is_plain and len(found) <= FEW and not any(each.is_long for each in found)
         return _Prepared(Reading(source, small, scale), images, boxes, cuts, may_be_one)
 
-    def _answer(self, waiting: list[_Prepared], invert: str, top: int, with_heat: bool) -> Iterator[Reading]:
-        answers = iter(self._answers([image for each in waiting for image in each.images], top, with_heat))
+    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
+        answers = iter(self._answers([image for each in waiting for image in each.images], top))
         for reading, _, boxes, cuts, may_be_one in waiting:
             path = reading.source.path
             parts = _without_touching([replace(next(answers), path=path, box=box) for box in boxes], cuts)
             if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
-                    (one,) = self._answers([whole], top, with_heat)
+                    (one,) = self._answers([whole], top)
                     parts = [replace(one, path=path)] if one.is_sure else parts
             reason = "" if parts else reading.reason or "no ink found"
             yield replace(reading, answers=parts, reason=reason)
 
-    def _answers(self, images: Sequence[np.ndarray], top: int, with_heat: bool) -> list[Answer]:
+    def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box
         answers, size = [], min(BATCH_SIZE, eval_batch_size(self.saved.image_size, self.device))
         for first in range(0, len(images), size):
             batch = torch.from_numpy(np.stack(images[first : first + size]))
-            probabilities, is_unlike = self.answers_of(batch)
-            candidates = [self.candidates(each, top) for each in probabilities]
-            heat = self._heat_maps(batch, [each[0].index for each in candidates]) if with_heat else None
-            for number, (likely, image) in enumerate(zip(candidates, batch, strict=True)):
-                is_sure = likely[0].probability >= self.min_probability and not is_unlike[number]
-                own = None if heat is None else heat[number]
-                answers.append(Answer(likely, pixels_of(image), is_sure=bool(is_sure), heat=own))
+            for image, probabilities, is_unlike in zip(batch, *self.answers_of(batch), strict=True):
+                candidates = self.candidates(probabilities, top)
+                is_sure = candidates[0].probability >= self.min_probability and not is_unlike
+                answers.append(Answer(candidates, pixels_of(image), is_sure=bool(is_sure)))
         return answers
 
-    def _heat_maps(self, images: Tensor, classes: list[int]) -> np.ndarray | None:
-        # images (N, C, S, S), uint8 -> (N, h, w)
-        inputs = self.normalise(images.to(self.device))
-        maps = heat_maps(self.model, inputs, torch.tensor(classes, device=self.device))
-        return None if maps is None else maps.cpu().numpy()
+    def heat_map(self, answer: Answer) -> np.ndarray | None:
+        """How much each place of answer.seen speaks for the answer, (h, w), 0 to 1; None without one, see heat_maps."""
+        pixels = torch.from_numpy(answer.seen).view(*answer.seen.shape[:2], -1).permute(2, 0, 1)  # (C, S, S)
+        classes = torch.tensor([answer.top[0].index], device=self.device)
+        maps = heat_maps(self.model, self.normalise(pixels[None].to(self.device)), classes)
+        return None if maps is None else maps[0].cpu().numpy()
 
     def candidates(self, probabilities: Tensor, top: int) -> list[Candidate]:
         """The at most `top` most probable classes; equally probable ones by index. probabilities: (classes,)."""
