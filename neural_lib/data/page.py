@@ -31,7 +31,20 @@ CUT_FROM = 1.4  # length divided by the usual one from which its parts are cut o
 LONG = 1.5  # ... from which it can hardly be one character
 NARROW = 0.8  # smallest usual length divided by the line's height, or a 0 would be long among 1s
 MIN_TO_COMPARE = 3  # characters on a page; of fewer no length is usual
+# Ink of known boxes, in sides of a box or shares.
+BOX_REACH = 0.05  # how far a box reaches beyond its lines
+WHOLE_FROM = 0.75  # share of a stroke in one box from which all of it belongs there; other strokes are cut
+MIN_LENGTH = 0.12  # length of the ink of a box that is not empty; a dot or a dash is a character, dust is not
+MIN_AREA = 0.002  # ... and its area, in areas of a box
 OFF_MIDDLE = 0.5  # ink of a pixel that costs a cut as much as to be half a character off the middle
+
+
+class Place(NamedTuple):
+    """The place of a character on its page, counted from 1."""
+
+    number: int  # in reading order
+    row: int
+    column: int  # in its row
 
 
 class Character(NamedTuple):
@@ -41,6 +54,7 @@ class Character(NamedTuple):
     ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
     parts: "tuple[Character, ...]" = ()  # if it is longer than usual along its line: cut at its thinnest places
     is_long: bool = False  # True if it is so long that it can hardly be one character
+    place: Place | None = None  # of its box, if the page's boxes are known
 
 
 class Page(NamedTuple):
@@ -50,17 +64,27 @@ class Page(NamedTuple):
     is_plain: bool  # True if the page has no printed lines, boxes or dark edges
 
 
-def find_characters(grey: np.ndarray, invert: str = "auto", order: str = "rows") -> Page:
+def find_characters(
+    grey: np.ndarray, invert: str = "auto", order: str = "rows", boxes: np.ndarray | None = None
+) -> Page:
     """Find the characters of a page and sort them in reading order.
 
     grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" (left to right, rows from top to bottom) or "columns"
     (top to bottom, columns from right to left). The page may be turned by up to STEEPEST degrees, lit unevenly, ruled
     or squared, and have its characters in boxes. Separate strokes are one character if the gap between them is small
     for the characters' size.
+    boxes: the printed boxes of a level page if they are known, (N, 4): left, top, width, height, pixels, in reading
+    order: then a character is the ink of a box, and ink elsewhere is none.
     """
     depth, noise, has_ink = _depth(grey, invert)
     if not has_ink:
         return Page([], is_plain=True)
+    if boxes is not None:
+        clean, lines = _without_lines(depth, np.zeros_like(depth), noise)
+        groups, numbers = _group_by_box(clean, noise, lines, np.asarray(boxes))
+        level, places = np.eye(2, 3), _places(boxes)
+        found = [_cut_out(clean, noise, groups, each, level, order, math.inf) for each in range(len(numbers))]
+        return Page([each._replace(place=places[at]) for each, at in zip(found, numbers, strict=True)], is_plain=False)
     edges = _dark_edges(depth, noise)  # 1 in pixels outside of the page
     depth[edges > 0] = 0
     size = grey.shape[::-1]
@@ -351,20 +375,92 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(np.quantile(values, 0.5, method="inverted_cdf", weights=weights))
 
 
+def _places(boxes: np.ndarray) -> list[Place]:
+    # The place of each box, (N, 4), in reading order by rows: a box left of the one before it begins a new row.
+    places, row, column = [], 1, 0
+    for number, (left, *_) in enumerate(boxes, start=1):
+        is_new = number > 1 and left <= boxes[number - 2][0]
+        row, column = (row + 1, 1) if is_new else (row, column + 1)
+        places.append(Place(number, row, column))
+    return places
+
+
+def _group_by_box(depth: np.ndarray, noise: float, lines: np.ndarray, boxes: np.ndarray) -> tuple[Groups, list[int]]:
+    # Group strokes by the box that holds most of their ink; and the index of each group's box. boxes: (N, 4), left,
+    # top, width, height. A stroke that is as much in another box, because two characters touch, is cut between them.
+    dark = depth[depth > _ink_threshold(noise)]
+    if not dark.size or not len(boxes):
+        return Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0), []
+    side, owners = float(np.median(boxes[:, 2:])), np.zeros(depth.shape, np.int32)  # the box of each pixel, from 1
+    reach = round(BOX_REACH * side)
+    for number, (left, top, width, height) in enumerate(np.round(boxes).astype(int).tolist(), start=1):
+        rows, columns = (
+            slice(max(0, at - reach), at + length + reach) for at, length in ((top, height), (left, width))
+        )
+        owners[rows, columns] = number
+    labels, count, stats, is_stroke = _strokes(depth, noise, dark, lines)
+    extents = {  # of each stroke: left, top, right, bottom, area
+        stroke: (left, top, left + width, top + height, area)
+        for stroke, (left, top, width, height, area) in enumerate(stats.tolist())
+    }
+    inside = labels > 0
+    pairs, areas = np.unique(labels[inside].astype(np.int64) * (len(boxes) + 1) + owners[inside], return_counts=True)
+    strokes, holders = np.divmod(pairs, len(boxes) + 1)
+    groups: dict[int, list[int]] = {}  # box -> its strokes
+    for stroke in np.flatnonzero(is_stroke).tolist():
+        at = slice(*np.searchsorted(strokes, [stroke, stroke + 1]))
+        shares, held_by = areas[at] / areas[at].sum(), holders[at]
+        if shares.max() >= WHOLE_FROM:
+            groups.setdefault(int(held_by[shares.argmax()]), []).append(stroke)
+            continue
+        left, top, right, bottom, _ = extents[stroke]
+        part = labels[top:bottom, left:right], owners[top:bottom, left:right]
+        for holder in held_by.tolist():
+            rows, columns = np.nonzero((part[0] == stroke) & (part[1] == holder))
+            part[0][rows, columns] = count
+            extents[count] = (
+                left + columns.min(),
+                top + rows.min(),
+                left + columns.max() + 1,
+                top + rows.max() + 1,
+                len(rows),
+            )
+            groups.setdefault(holder, []).append(count)
+            count += 1
+    groups.pop(0, None)  # ink in no box
+    kept = {}
+    for holder, group in sorted(groups.items()):
+        each = np.array([extents[stroke] for stroke in group])
+        box = np.concatenate([each[:, :2].min(0), each[:, 2:4].max(0)])
+        if (box[2:] - box[:2]).max() >= MIN_LENGTH * side and each[:, 4].sum() >= MIN_AREA * side * side:
+            kept[holder] = box
+    corners = np.array(list(kept.values()), int).reshape(-1, 4)
+    return Groups(corners, [groups[each] for each in kept], labels, side), [each - 1 for each in kept]
+
+
+def _strokes(
+    depth: np.ndarray, noise: float, dark: np.ndarray, lines: np.ndarray
+) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    # The label of the connected ink at each pixel (H, W), their count, their statistics as OpenCV gives them, and for
+    # each if it is a stroke rather than the ground, a shade or a remnant of a line. dark: the depths of ink.
+    full = float(np.median(dark[dark > 0.7 * np.percentile(dark, 98)]))
+    mask = (depth > max(0.2 * full, 4 * noise)).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    is_stroke = np.bincount(labels[depth > max(0.3 * full, 5 * noise)], minlength=count) > 0
+    is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * stats[:, cv2.CC_STAT_AREA]
+    is_stroke[0] = False  # the ground
+    return labels, count, stats, is_stroke
+
+
 def _group_strokes(depth: np.ndarray, noise: float, outside: np.ndarray, lines: np.ndarray, has_edges: bool) -> Groups:
     # Group strokes to characters. outside, lines: masks of the pixels outside of the page and of removed lines.
     dark = depth[depth > _ink_threshold(noise)]
     none = Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0)
     if not dark.size:
         return none
-    full = float(np.median(dark[dark > 0.7 * np.percentile(dark, 98)]))
-    mask = (depth > max(0.2 * full, 4 * noise)).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    labels, count, stats, is_stroke = _strokes(depth, noise, dark, lines)
     corners = np.column_stack([stats[:, :2], stats[:, :2] + stats[:, 2:4]]).astype(int)  # left, top, right, bottom
     areas, sizes = stats[:, cv2.CC_STAT_AREA], stats[:, 2:4].max(1)
-    is_stroke = np.bincount(labels[depth > max(0.3 * full, 5 * noise)], minlength=count) > 0
-    is_stroke &= np.bincount(labels[lines > 0], minlength=count) < 0.8 * areas  # otherwise a remnant of a line
-    is_stroke[0] = False  # the ground
     is_large = is_stroke & (sizes >= SMALLEST)
     if not is_large.any():
         return none
