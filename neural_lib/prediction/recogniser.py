@@ -17,7 +17,7 @@ from neural_lib import checkpoint
 from neural_lib.checkpoint import Checkpoint
 from neural_lib.data import ink
 from neural_lib.data.images import Normalisation, eval_batch_size, pixels_of
-from neural_lib.data.page import find_characters
+from neural_lib.data.page import Place, find_characters
 from neural_lib.data.pictures import (
     LONGEST_SIDE,
     Picture,
@@ -61,6 +61,7 @@ class Answer:
     seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # the picture's file
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
+    place: Place | None = None  # on its page; None if the whole picture was read
     # False if it isn't probable enough, or the image is unlike those of training or too long for one character.
     is_sure: bool = True
 
@@ -75,9 +76,10 @@ class Answer:
         return self.top[0].probability
 
     def to_dict(self) -> dict:
-        """{"path", "label", "index", "glyph", "probability", "sure", "box", "top": [{"label", "index", ...}, ...]}.
+        """{"path", "label", "index", "glyph", "probability", "sure", "box", "number", "row", "column", "top": [...]}.
 
-        "glyph" is present if the classes are written characters, "box" if the answer has one.
+        "top" lists {"label", "index", "glyph", "probability"}. "glyph" is present if the classes are written
+        characters, "box" if the answer has one, and "number", "row" and "column" if it has a place.
         """
         classes = [
             {"label": each.label, "index": each.index, **({"glyph": each.glyph} if each.glyph else {}),
@@ -86,7 +88,8 @@ class Answer:
         ]  # fmt: skip
         box = {"box": list(self.box)} if self.box else {}
         path = str(self.path) if self.path else None
-        return {"path": path, **classes[0], "sure": self.is_sure, **box, "top": classes}
+        place = self.place._asdict() if self.place else {}
+        return {"path": path, **classes[0], "sure": self.is_sure, **box, **place, "top": classes}
 
 
 class Source(NamedTuple):
@@ -113,7 +116,7 @@ class Reading:
     picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
     scale: float = 1.0  # pixels of `picture` per pixel of the boxes
     answers: Sequence[Answer] = ()  # those of a page in reading order
-    reason: str = ""  # why there are no answers
+    reason: str = ""  # why there are no answers; empty if all known boxes are
 
     def to_dict(self) -> dict:
         """{"path", "characters": [Answer.to_dict(), ...]}; with a single character, also its keys.
@@ -133,7 +136,8 @@ class _Prepared(NamedTuple):
     reading: Reading
     images: Sequence[np.ndarray] = ()  # one for each character and each of its parts, uint8 (C, S, S)
     boxes: Sequence[Box | None] = ()
-    # For each character: the number of its parts, which follow it in images and boxes; True if it can hardly be one.
+    places: Sequence[Place | None] = ()
+    # For each character: the number of its parts, which follow it in those; True if it can hardly be one.
     cuts: Sequence[tuple[int, bool]] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
 
@@ -176,22 +180,42 @@ class Recogniser:
         return self._read_or_raise([picture], 0, invert, None, top)[0]
 
     def read_page(
-        self, picture: Picture, invert: str = "auto", order: str = "rows", top: int = 3, page: int = 1
+        self,
+        picture: Picture,
+        invert: str = "auto",
+        order: str = "rows",
+        top: int = 3,
+        page: int = 1,
+        boxes: np.ndarray | None = None,
     ) -> list[Answer]:
         """The answers to the characters of a page, in reading order.
 
         picture, invert, top: see read. order: see page.find_characters. page: of the file, from 1. A small picture is
         read as one character, and so is any picture if the network reads no pages.
-        Raises PictureError, naming the file, if it can't be read or shows no ink.
+        boxes: the printed boxes of a level page if they are known, see page.find_characters: then there is an answer
+        for each box with ink in it, perhaps none. The picture is read at its full resolution.
+        Raises PictureError, naming the file, if it can't be read or, without boxes, shows no ink; and ValueError if an
+        argument is out of range or boxes are given to a network that reads no pages.
         """
+        if boxes is not None:
+            if np.ndim(boxes) != 2 or np.shape(boxes)[1] != 4:
+                raise ValueError(f"boxes must be (N, 4), not {np.shape(boxes)}")
+            if not self.reads_pages:
+                raise ValueError("boxes need a network for written characters")
         if page < 1:
             raise ValueError(f"page must be at least 1, not {page}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
-        return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top)
+        return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top, boxes)
 
     def _read_or_raise(
-        self, pictures: Sequence[Picture], page: int, invert: str, order: str | None, top: int
+        self,
+        pictures: Sequence[Picture],
+        page: int,
+        invert: str,
+        order: str | None,
+        top: int,
+        boxes: np.ndarray | None = None,
     ) -> list[Answer]:
         if invert not in INVERT:
             raise ValueError(f"invert must be one of {', '.join(INVERT)}, not {invert!r}")
@@ -201,8 +225,8 @@ class Recogniser:
         sources = [
             (Source(Path(each) if isinstance(each, str | os.PathLike) else None, page), each) for each in pictures
         ]
-        for number, result in enumerate(self._read_all(sources, invert, order, top), start=1):
-            if not result.answers:
+        for number, result in enumerate(self._read_all(sources, invert, order, top, boxes), start=1):
+            if result.reason:
                 name = result.source.name if result.source.path else "the picture"
                 name = f"picture {number}" if not result.source.path and len(sources) > 1 else name
                 raise PictureError(f"{name}: {result.reason}")
@@ -225,13 +249,18 @@ class Recogniser:
         return self._read_all(sources(), invert, order, top)
 
     def _read_all(
-        self, sources: Iterable[tuple[Source, Picture]], invert: str, order: str | None, top: int
+        self,
+        sources: Iterable[tuple[Source, Picture]],
+        invert: str,
+        order: str | None,
+        top: int,
+        boxes: np.ndarray | None = None,
     ) -> Iterator[Reading]:
         # in batches of about BATCH_SIZE images; a page counts as several, for its picture takes more memory
         waiting, load = [], 0
         for source, picture in sources:
             try:
-                waiting.append(self._prepare(source, picture, invert, order))
+                waiting.append(self._prepare(source, picture, invert, order, boxes))
             except PictureError as error:
                 waiting.append(_Prepared(Reading(source, reason=str(error))))
             count = len(waiting[-1].images)
@@ -241,45 +270,53 @@ class Recogniser:
                 waiting, load = [], 0
         yield from self._answer(waiting, invert, top)
 
-    def _prepare(self, source: Source, picture: Picture, invert: str, order: str | None) -> _Prepared:
+    def _prepare(
+        self, source: Source, picture: Picture, invert: str, order: str | None, boxes: np.ndarray | None
+    ) -> _Prepared:
         how, page = self.saved.preparation, max(source.page - 1, 0)
         pixels = read_picture(picture, page, min_side=how.min_side)
         size = max(pixels.shape[:2])
         if size == LONGEST_SIDE:  # it may have been reduced
             size = max(size_of(picture, page) or [size])
-        if order is None or not self.reads_pages or size < SMALLEST_PAGE:
+        if order is None or not self.reads_pages or boxes is None and size < SMALLEST_PAGE:
             images = [ink.prepare(pixels, how, invert)]
-            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None], [(0, False)])
+            return _Prepared(Reading(source, reduced(pixels, THUMBNAIL)), images, [None], [None], [(0, False)])
         sharp = max(SHARP, 1.5 * how.image_size)
-        for longest in PAGE_SIDES:
+        for longest in PAGE_SIDES if boxes is None else [max(size, LONGEST_SIDE)]:
             if longest != LONGEST_SIDE:
                 pixels = read_picture(picture, page, longest)
             scale = max(pixels.shape[:2]) / size
-            found, is_plain = find_characters(ink.to_grey(pixels), invert, order)
+            found, is_plain = find_characters(ink.to_grey(pixels), invert, order, boxes)
             is_sharp = bool(found) and np.median([max(each.box[2:]) for each in found]) >= sharp
             if scale == 1 or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
                 break
         inks = [each for character in found for each in (character, *character.parts)]
         images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in inks]  # (S, S) -> (1, S, S)
-        boxes = [tuple(round(value / scale) for value in each.box) for each in inks]
+        around = [tuple(round(value / scale) for value in each.box) for each in inks]
         cuts = [(len(each.parts), each.is_long) for each in found]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
-        may_be_one = is_plain and len(found) <= FEW and not any(each.is_long for each in found)
-        return _Prepared(Reading(source, small, scale), images, boxes, cuts, may_be_one)
+        may_be_one = boxes is None and is_plain and len(found) <= FEW and not any(each.is_long for each in found)
+        reading = Reading(source, small, scale, reason="" if found or boxes is not None else "no ink found")
+        return _Prepared(reading, images, around, [each.place for each in inks], cuts, may_be_one)
 
     def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
         answers = iter(self._answers([image for each in waiting for image in each.images], top))
-        for reading, _, boxes, cuts, may_be_one in waiting:
+        for reading, _, boxes, places, cuts, may_be_one in waiting:
             path = reading.source.path
-            parts = _without_touching([replace(next(answers), path=path, box=box) for box in boxes], cuts)
+            parts = _without_touching(
+                [
+                    replace(next(answers), path=path, box=box, place=place)
+                    for box, place in zip(boxes, places, strict=True)
+                ],
+                cuts,
+            )
             if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
                     (one,) = self._answers([whole], top)
                     parts = [replace(one, path=path)] if one.is_sure else parts
-            reason = "" if parts else reading.reason or "no ink found"
-            yield replace(reading, answers=parts, reason=reason)
+            yield replace(reading, answers=parts, reason="" if parts else reading.reason)
 
     def _answers(self, images: Sequence[np.ndarray], top: int) -> list[Answer]:
         # the answers to images (C, S, S), without path and box

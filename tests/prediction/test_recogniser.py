@@ -493,3 +493,77 @@ def test_two_that_touch_are_read_apart_or_not_sure(
     lengths = [answer.box[2 if order == "rows" else 3] for answer in touching]
     assert lengths == pytest.approx([82, 82] if are_two else [163], abs=5)
     assert batches[0] == len(before) + 4  # together, the pair and its halves
+
+
+# --- known boxes ---
+
+
+def sheet_of(digits, labels: list[int | None], longest: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A level page with a digit of each label in boxes, four in a row, empty for None; and the boxes (N, 4)."""
+    images, truths = digits
+    page, boxes = np.full((side * (1 + -(-len(labels) // 4)), side * 5), 240, np.uint8), []
+    for number, label in enumerate(labels):
+        x, y = side // 2 + number % 4 * side, side // 2 + number // 4 * side
+        boxes.append((x, y, side, side))
+        cv2.rectangle(page, (x, y), (x + side, y + side), 150, max(1, side // 50))
+        if label is not None:
+            ink = cut_out(images[truths.index(label)], longest, 0)
+            top, left = y + (side - ink.shape[0]) // 2, x + (side - ink.shape[1]) // 2
+            part = page[top : top + ink.shape[0], left : left + ink.shape[1]]
+            np.minimum(part, ink, out=part)
+    return page, np.array(boxes)
+
+
+@pytest.mark.parametrize("side", [12, 60, 400])  # pixels; a box of 12 is on a page smaller than SMALLEST_PAGE
+def test_an_answer_has_the_number_of_its_known_box(recogniser, digits, side):
+    labels = [None, 3, 0, None, None, None, None, None, 6, None]
+    page, boxes = sheet_of(digits, labels, int(0.6 * side), side)
+    answers = recogniser.read_page(page, boxes=boxes)
+    assert [answer.place for answer in answers] == [(2, 1, 2), (3, 1, 3), (9, 3, 1)]
+    for answer, at in zip(answers, (1, 2, 8), strict=True):
+        left, top, width, height = answer.box
+        x, y, _, _ = boxes[at]
+        assert x <= left and left + width <= x + side and y <= top and top + height <= y + side
+    if side > 12:
+        assert [answer.label for answer in answers] == ["3", "0", "6"]
+        assert answers[0].to_dict()["number"] == 2
+
+
+def test_a_picture_with_known_boxes_is_read_once_at_its_resolution(recogniser, digits, monkeypatch):
+    page, boxes = sheet_of(digits, [3, None, 0, 6], 60, 400)  # small in large boxes, on a page of 2,000 pixels
+    shapes, find = [], module.find_characters
+    monkeypatch.setattr(module, "find_characters", lambda grey, *rest: shapes.append(grey.shape) or find(grey, *rest))
+    answers = recogniser.read_page(page, boxes=boxes)
+    assert shapes == [page.shape] and [answer.place.number for answer in answers] == [1, 3, 4]
+
+
+def test_ink_of_known_boxes_is_neither_cut_nor_read_as_one(recogniser, monkeypatch):
+    monkeypatch.setattr(recogniser, "min_probability", 1.1)  # nothing is sure
+    page = np.full((200, 600), 240, np.uint8)
+    boxes = np.array([(10 + 140 * number, 20, 130, 130) for number in range(4)])
+    for number in (0, 1, 3):
+        x = boxes[number][0]
+        cv2.line(page, (x + 60, 40), (x + 60, 130), 30, 8)
+    cv2.line(page, (boxes[1][0] + 10, 90), (boxes[1][0] + 120, 90), 30, 8)  # three times as long as the rest
+    answers = recogniser.read_page(page, boxes=boxes)
+    assert [answer.place.number for answer in answers] == [1, 2, 4]
+    alone = recogniser.read_page(page, boxes=boxes[3:])
+    assert [answer.place for answer in alone] == [(1, 1, 1)] and alone[0].box is not None
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_empty_known_boxes_are_no_error(recogniser, digits, write):
+    page, boxes = sheet_of(digits, [None] * 6, 60, 100)
+    if write:
+        cv2.putText(page, "5", (5, 45), cv2.FONT_HERSHEY_SIMPLEX, 1, 0, 3)  # outside of all
+    assert recogniser.read_page(page, boxes=boxes) == []
+    assert recogniser.read_page(page, boxes=np.zeros((0, 4))) == []
+    assert recogniser.read_page(np.full((200, 300), 255, np.uint8), boxes=boxes[:1]) == []
+
+
+def test_boxes_that_fit_nothing_are_a_value_error(recogniser, seven):
+    with pytest.raises(ValueError, match=r"^boxes must be \(N, 4\), not \(4,\)$"):
+        recogniser.read_page(seven, boxes=np.arange(4))
+    photos = Recogniser(made_up.make_checkpoint("cifar10"), torch.device("cpu"))
+    with pytest.raises(ValueError, match="^boxes need a network for written characters$"):
+        photos.read_page(seven, boxes=np.zeros((1, 4)))
