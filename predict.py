@@ -7,6 +7,7 @@
     python predict.py --evaluate                    # all test images: report
     python predict.py --export page.html            # for any browser
     python predict.py --export model.onnx           # for other programs
+    python predict.py --sheet s.pdf --labels 'a b'  # to print, write on
 
 Network, class names and data set are read from the model file.
 """
@@ -34,6 +35,7 @@ GOES_WITH = {
     "--output": ("test images", "--evaluate", "pictures", "--draw"),
     "--min-probability": ("pictures", "--export", "--draw"),
     "--title": ("--export", "--draw"),
+    **dict.fromkeys(("--labels", "--labels-from", "--copies"), ("--sheet",)),
     **dict.fromkeys(("--invert", "--json", "--order", "--show-input", "--single", "--sort-into"), ("pictures",)),
 }
 
@@ -82,6 +84,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         "for other programs; checked first",
     )
     add("--title", default="", metavar="TEXT", help="title of that page (default: one that names the data set)")
+
+    _add_sheet_options(parser.add_argument_group("for sheets to write on").add_argument)
     return check_args(parser, parser.parse_args(argv))
 
 
@@ -124,6 +128,19 @@ def _add_picture_options(add: Callable[..., object]) -> None:
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
 
+def _add_sheet_options(add: Callable[..., object]) -> None:
+    add("--sheet", metavar="FILE", help="write A4 pages of boxes to print, as a PDF; without labels: an answer sheet")
+    add("--labels", metavar="TEXT", help="characters to write, such as 'a b c', or a text file with one on each line")
+    add("--labels-from", metavar="NAME", choices=DATASETS, help="characters to write: the classes of a data set")
+    add(
+        "--copies",
+        type=int,
+        default=10,
+        metavar="N",
+        help="boxes for each character, or boxes of the answer sheet (default: %(default)s)",
+    )
+
+
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Add `mode` to the parsed options. Raises UserError if they don't go together."""
     modes = {
@@ -131,6 +148,7 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         "--draw": args.draw,
         "--evaluate": args.evaluate,
         "--export": args.export is not None,
+        "--sheet": args.sheet is not None,
     }
     requested = [mode for mode, value in modes.items() if value] or ["test images"]
     if len(requested) > 1:
@@ -165,6 +183,10 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         args.single = True
     if args.single and args.order != parser.get_default("order"):
         parser.error("--order doesn't go with --single, for a single character has no order")
+    if args.labels is not None and args.labels_from:
+        parser.error("--labels and --labels-from don't go together")
+    if args.copies < 1:
+        parser.error(f"--copies must be 1 or more, not {args.copies}")
     if args.top < 1:
         parser.error(f"--top must be 1 or more, not {args.top}")
     return args
@@ -176,6 +198,11 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     cli.set_up_logging(leave_stdout=args.json)
     tune_for_cpu()  # before NumPy and OpenCV are loaded
+    if args.mode == "--sheet":
+        from neural_lib.prediction.printing import print_sheet
+
+        print_sheet(args.sheet, args.labels, args.labels_from, args.copies)
+        return 0
     from neural_lib.prediction.command import prepare
 
     output, to_read, show = prepare(args)

@@ -1,0 +1,255 @@
+"""Sheets of boxes to write in: what is where on the paper, the code that says so, and how sheets are found on pictures.
+
+A sheet is A4 paper with an ArUco marker (an AprilTag) in each corner, which gives its position and turn on a scan or a
+photo, and a QR code, which says what belongs into each box; so no other file is needed to read it. Lengths on paper are
+in millimetres from its upper left corner.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from neural_lib.data.ink import to_grey
+from neural_lib.data.page import Character, find_characters
+
+PAPER = (210.0, 297.0)  # A4, mm
+MARKER, MARGIN = 12.0, 10.0  # side of a marker, and its distance from the paper's edges, mm
+CORNERS = ((MARGIN, MARGIN), (PAPER[0] - MARGIN - MARKER, MARGIN),
+           (PAPER[0] - MARGIN - MARKER, PAPER[1] - MARGIN - MARKER),
+           (MARGIN, PAPER[1] - MARGIN - MARKER))  # upper left corner of each marker, clockwise, mm  # fmt: skip
+CODE, CODE_AT = 28.0, (154.0, MARGIN)  # side and upper left corner of the QR code, mm
+COLUMNS, ROWS = 10, 11
+SIDE, PITCH, FIRST = 15.5, (17.5, 20.0), (18.5, 46.0)  # of a box; from box to box; upper left corner of the first, mm
+MAX_PER_PAGE = COLUMNS * ROWS
+MAX_CODE = 220  # bytes; the modules of a QR code of more are too small for a photo
+SIGNATURE = "sheet1"  # at the beginning of a code; change it with the layout
+DICTIONARY = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_APRILTAG_36h11)
+NUMBERED = 100  # page numbers that markers tell apart
+RESOLUTION = 8.0  # pixels per mm of a sheet's picture
+CODE_RESOLUTION = 16.0  # ... of its code
+MIN_MARKERS = 3
+MAX_CHOICES = 1000  # ways to combine the markers of several sheets of one page
+MAX_ERROR = 1.0  # mm between the markers' corners and where they should be, root mean square
+# A line from corner to corner crosses a box out.
+CROSSED_FROM, CROSSED_TO = 0.1, 0.9  # part of a diagonal on which ink is looked for, shares of its length
+CROSSED_WIDTH = 0.14  # width of the strip along the diagonal in which the line may run, sides of a box
+CROSSED_SHARE = 0.92  # share of that part with ink from which the box is crossed out
+SMALL_BOX = 64  # pixels to which a box is reduced to look for that line
+SEEN_FROM = 0.3  # ink of a pixel, 0 to 1
+SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
+
+
+class SheetPage(NamedTuple):
+    """A page of a sheet: the boxes that it has."""
+
+    number: int  # from 1
+    pages: int  # of the sheet
+    first: int  # number of its first box, from 1; boxes are counted on from page to page
+    count: int  # boxes
+    copies: int  # boxes for each label
+    labels: tuple[str, ...]  # those that belong to its boxes, in order; none on an answer sheet
+
+    def label(self, number: int) -> str:
+        """The label of a box; "" on an answer sheet. number: one of self.numbers."""
+        return self.labels[(number - 1) // self.copies - (self.first - 1) // self.copies] if self.labels else ""
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its boxes."""
+        return range(self.first, self.first + self.count)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Its boxes in reading order: (count, 4), left, top, width, height, mm."""
+        rows, columns = np.divmod(np.arange(self.count), COLUMNS)
+        sides = np.full(self.count, SIDE)
+        return np.column_stack([FIRST[0] + PITCH[0] * columns, FIRST[1] + PITCH[1] * rows, sides, sides])
+
+    @property
+    def markers(self) -> list[int]:
+        """The identifiers of its markers, clockwise from the upper left corner."""
+        return [len(CORNERS) * ((self.number - 1) % NUMBERED) + corner for corner in range(len(CORNERS))]
+
+    @property
+    def code(self) -> str:
+        """The text of its QR code."""
+        head = " ".join(map(str, (SIGNATURE, self.number, self.pages, self.first, self.count, self.copies)))
+        return "\n".join([head, *self.labels])
+
+    @classmethod
+    def of_code(cls, code: str) -> "SheetPage | None":
+        """The page that a code describes; None if it is another program's, or damaged."""
+        head, *labels = code.split("\n")
+        signature, *numbers = head.split(" ")
+        if signature != SIGNATURE or len(numbers) != 5 or not all(map(str.isdecimal, numbers)):
+            return None
+        page = cls(*map(int, numbers), tuple(labels))
+        is_possible = 0 < page.count <= MAX_PER_PAGE and min(page.number, page.first, page.copies) > 0
+        needed = (page.first + page.count - 2) // page.copies - (page.first - 1) // page.copies + 1
+        return page if is_possible and (not labels or len(labels) == needed) else None
+
+
+def pages_of(labels: Sequence[str], copies: int) -> list[SheetPage]:
+    """The pages of a sheet with `copies` boxes for each label in turn.
+
+    Without labels it is an answer sheet of `copies` boxes. A page ends where its boxes are used up, or its code would have more than MAX_CODE bytes.
+    """
+    total, ranges, first = copies * max(1, len(labels)), [], 1
+
+    def page(number: int, pages: int, first: int, count: int) -> SheetPage:
+        on_page = labels[(first - 1) // copies : (first + count - 2) // copies + 1]
+        return SheetPage(number, pages, first, count, copies, tuple(on_page))
+
+    while first <= total:
+        count = min(MAX_PER_PAGE, total - first + 1)
+        while count > 1 and len(page(999, 999, first, count).code.encode()) > MAX_CODE:
+            count -= 1
+        ranges.append((first, count))
+        first += count
+    return [page(number, len(ranges), *each) for number, each in enumerate(ranges, start=1)]
+
+
+# --- on pictures ---
+
+
+class Sheet(NamedTuple):
+    """A sheet that was found on a picture: a page and a level picture of it, or the reason why it can't be used."""
+
+    page: SheetPage | None = None
+    picture: np.ndarray | None = None  # RGB, uint8 (H, W, 3), RESOLUTION pixels per mm
+    reason: str = ""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """The boxes of the page on its picture, (count, 4): left, top, width, height, pixels."""
+        return self.page.boxes * RESOLUTION
+
+
+class Box(NamedTuple):
+    """A box of a sheet and what was written in it."""
+
+    number: int
+    label: str
+    character: Character | None  # None if it is empty
+    is_crossed_out: bool = False
+
+
+def find_sheets(picture: np.ndarray) -> list[Sheet]:
+    """Find the sheets on a scan or a photo, whatever their turn and perspective; none if no marker is seen.
+
+    picture: RGB, uint8 (H, W, 3).
+    """
+    grey = to_grey(picture)
+    parameters = cv2.aruco.DetectorParameters()
+    parameters.cornerRefinementMethod = cv2.aruco.CORNER_REFINE_SUBPIX
+    found, identifiers, _ = cv2.aruco.ArucoDetector(DICTIONARY, parameters).detectMarkers(grey)
+    seen: dict[int, list[list[np.ndarray]]] = {}  # page number modulo NUMBERED -> for each corner the markers seen
+    for points, identifier in zip(found, [] if identifiers is None else identifiers.ravel().tolist(), strict=True):
+        number, corner = divmod(identifier, len(CORNERS))
+        if number < NUMBERED:
+            seen.setdefault(number, [[] for _ in CORNERS])[corner].append(points.reshape(4, 2))
+    return [_sheet(picture, number, each) for number, corners in sorted(seen.items()) for each in _sheets_of(corners)]
+
+
+def _sheets_of(corners: list[list[np.ndarray]]) -> Iterator[list[np.ndarray | None]]:
+    # The markers of each sheet, one for each corner or None. corners: for each corner the markers that are seen, more
+    # than one if there are several sheets of a page: those that lie as on one sheet belong together.
+    while any(corners):
+        choices = [[*range(len(each))] or [None] for each in corners]
+        picks = [[i if i is None else each[i] for i, each in zip(pick, corners, strict=True)]
+                 for pick in itertools.islice(itertools.product(*choices), MAX_CHOICES)]  # fmt: skip
+        best = min(picks, key=lambda pick: _placed(pick)[1])
+        yield best
+        corners = [[each for each in some if each is not one] for some, one in zip(corners, best, strict=True)]
+
+
+def _placed(markers: Sequence[np.ndarray | None]) -> tuple[np.ndarray, float]:
+    # The projective map (3, 3) from mm on the paper to pixels, and the root mean square error of the markers' corners, mm.
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * MARKER
+    paper = np.concatenate([corners + at for at, seen in zip(CORNERS, markers, strict=True) if seen is not None])
+    pixels = np.concatenate([seen for seen in markers if seen is not None])
+    back, _ = cv2.findHomography(pixels, paper)
+    if back is None:
+        return np.eye(3), np.inf
+    off = cv2.perspectiveTransform(pixels[None].astype(np.float64), back)[0] - paper
+    return np.linalg.inv(back), float(np.sqrt(np.square(off).sum(1).mean()))
+
+
+def _sheet(picture: np.ndarray, number: int, markers: list[np.ndarray | None]) -> Sheet:
+    count = sum(each is not None for each in markers)
+    if count < MIN_MARKERS:
+        return Sheet(
+            reason=f"only {count} of the 4 markers in a sheet's corners can be seen, and {MIN_MARKERS} are needed"
+        )
+    to_pixels, error = _placed(markers)
+    if error > MAX_ERROR:
+        return Sheet(reason="a sheet is bent or creased; lay it flat")
+    page = _read_code(picture, to_pixels)
+    if page is None or (page.number - 1) % NUMBERED != number:
+        return Sheet(reason="the square code beside a sheet's upper right corner can't be read")
+    left, top, width, height = page.boxes.T
+    ends = np.stack([np.column_stack(each) for each in ((left, top), (left + width, top + height))])
+    pixels = cv2.perspectiveTransform(ends, to_pixels)
+    if ((pixels < 0) | (pixels > picture.shape[1::-1])).any():
+        return Sheet(reason="a part of a sheet's boxes is outside of the picture")
+    return Sheet(page, _flat(picture, to_pixels, (0, 0), PAPER, RESOLUTION))
+
+
+def _flat(
+    picture: np.ndarray, to_pixels: np.ndarray, at: tuple[float, float], size: tuple[float, float], resolution: float
+) -> np.ndarray:
+    # A part of the paper as if it lay level under the camera. at, size: mm; resolution: pixels per mm.
+    scale = np.array([[1 / resolution, 0, at[0]], [0, 1 / resolution, at[1]], [0, 0, 1]])
+    scale[:2, 2] += 0.5 / resolution  # middles of pixels
+    shape = tuple(round(length * resolution) for length in size)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(picture, to_pixels @ scale, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _read_code(picture: np.ndarray, to_pixels: np.ndarray) -> SheetPage | None:
+    quiet = 2.0  # mm around the code
+    at, size = tuple(each - quiet for each in CODE_AT), (CODE + 2 * quiet,) * 2
+    flat = to_grey(_flat(picture, to_pixels, at, size, CODE_RESOLUTION))
+    detector = cv2.QRCodeDetector()
+    for sigma in (0, 2, 4):
+        view = cv2.GaussianBlur(flat, (0, 0), sigma) if sigma else flat
+        for each in (view, cv2.threshold(view, 0, 255, cv2.THRESH_OTSU)[1]):
+            text, *_ = detector.detectAndDecode(each)
+            if text and (page := SheetPage.of_code(text)):
+                return page
+    return None
+
+
+def read_boxes(sheet: Sheet) -> list[Box]:
+    """The boxes of a sheet in order, each with the character in it."""
+    characters = find_characters(to_grey(sheet.picture), "yes", boxes=sheet.boxes).characters
+    by_place = {each.place.number: each for each in characters}
+    boxes = []
+    for place, (number, box) in enumerate(zip(sheet.page.numbers, sheet.boxes, strict=True), start=1):
+        character = by_place.get(place)
+        is_crossed = character is not None and is_crossed_out(character, box)
+        boxes.append(Box(number, sheet.page.label(number), character, is_crossed))
+    return boxes
+
+
+def is_crossed_out(character: Character, box: np.ndarray) -> bool:
+    """True if the ink is a line from corner to corner of its box, or covers much of it. box: as in Sheet.boxes."""
+    side = SMALL_BOX
+    scale = side / box[2:]
+    left, top = (np.array(character.box[:2]) - box[:2]) * scale
+    move = np.array([[scale[0], 0, left], [0, scale[1], top]])
+    ink = cv2.warpAffine(character.ink, move, (side, side), flags=cv2.INTER_AREA) > SEEN_FROM
+    if ink.mean() > SCRIBBLED:
+        return True
+    strip = round(CROSSED_WIDTH * side / 2)
+    first, last = round(CROSSED_FROM * side), round(CROSSED_TO * side)
+    for view in (ink, ink[:, ::-1]):
+        lanes = np.stack(
+            [np.diagonal(np.pad(view, strip), each)[strip:][first:last] for each in range(-strip, strip + 1)]
+        )
+        if lanes.any(0).mean() >= CROSSED_SHARE:
+            return True
+    return False
