@@ -95,7 +95,8 @@ class SheetPage(NamedTuple):
 def pages_of(labels: Sequence[str], copies: int) -> list[SheetPage]:
     """The pages of a sheet with `copies` boxes for each label in turn.
 
-    Without labels it is an answer sheet of `copies` boxes. A page ends where its boxes are used up, or its code would have more than MAX_CODE bytes.
+    Without labels it is an answer sheet of `copies` boxes. A page ends where its boxes are used up, or its code would
+    have more than MAX_CODE bytes.
     """
     total, ranges, first = copies * max(1, len(labels)), [], 1
 
@@ -167,7 +168,7 @@ def _sheets_of(corners: list[list[np.ndarray]]) -> Iterator[list[np.ndarray | No
 
 
 def _placed(markers: Sequence[np.ndarray | None]) -> tuple[np.ndarray, float]:
-    # The projective map (3, 3) from mm on the paper to pixels, and the root mean square error of the markers' corners, mm.
+    # The projective map (3, 3) from mm on the paper to pixels, and the markers' root mean square error, mm.
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * MARKER
     paper = np.concatenate([corners + at for at, seen in zip(CORNERS, markers, strict=True) if seen is not None])
     pixels = np.concatenate([seen for seen in markers if seen is not None])
