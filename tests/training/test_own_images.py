@@ -194,6 +194,11 @@ def test_sheets_that_were_held_out_are_found_again(run_train, run_predict, tmp_p
     shutil.copytree("copy", "d", dirs_exist_ok=True)
     status, _, stderr = run_predict("--evaluate")
     assert status == 2 and "1 of 71 images have no group, such as red/other.jpg" in stderr
+    for path in (tmp_path / "d").rglob("*.*"):
+        if not path.name.startswith("sheet-0-"):
+            path.unlink()
+    log, report, _ = evaluated(run_predict)
+    assert report["images"] == 9 and "d has no test/: all 9 images are scored" in log
 
 
 def test_with_given_test_images_the_report_judges_the_parts_that_were_trained_on(run_train, run_predict, tmp_path):
