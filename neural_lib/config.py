@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 
@@ -75,6 +76,15 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_expression(text: str) -> bool:
+    # True for a regular expression.
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
 # Checks of values, each with the requirement for messages.
 COUNT = (lambda value: _is_int(value) and value >= 1, "a whole number of at least 1")
 COUNT_OR_0 = (lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
@@ -96,6 +106,7 @@ IMAGE_SIZE = (
     lambda value: _is_int(value) and (value == 0 or 16 <= value <= 224),
     "a whole number from 16 to 224, or 0 for the default",
 )
+GROUPING = (_is_expression, "sheet, the title of a table's column, or a regular expression")
 SWITCH = (lambda value: isinstance(value, bool), "on or off")
 
 
@@ -167,6 +178,13 @@ class TrainConfig:
     )
     test_split: float = _option(
         0.15, "share of each class in that part to test on; with --test val all of it", *SHARE_OR_ALL, prepares=True
+    )
+    group_by: str = _option(
+        "",
+        "keep the images of a group in one part: sheet (anna of anna-017.png), the title of a table's column, or a "
+        "regular expression for paths",
+        *GROUPING,
+        prepares=True,
     )
 
     def __post_init__(self) -> None:
@@ -269,7 +287,8 @@ EPOCH_OPTIONS = (  # names of the hyper-parameters that have no effect without a
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
     """A text for each hyper-parameter that differs between a saved and the current run: "--lr was 0.01, is 0.1"."""
-    texts = {name: [format_value(run.get(name, "not given")) for run in (saved, current)] for name in saved | current}
+    values = {name: [run.get(name, "") for run in (saved, current)] for name in saved | current}
+    texts = {name: [format_value(value) or "not given" for value in both] for name, both in values.items()}
     return [f"{option_name(name)} was {old}, is {new}" for name, (old, new) in texts.items() if old != new]
 
 
@@ -402,7 +421,7 @@ def add_hyperparameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         choices = () if is_flag else ("on", "off") if kind is bool else option["choices"]
         listed = "{" + ",".join(choices) + "}"
         is_short = len(listed) <= MAX_WIDTH_OF_CHOICES
-        text = option["help"] if is_flag else f"{option['help']} ({values_of_recipes(each.name)})"
+        text = option["help"] if is_flag or each.default == "" else f"{option['help']} ({values_of_recipes(each.name)})"
         (user_images_group if option["prepares"] else general_group).add_argument(
             *filter(None, [option["short"], option_name(each.name)]),
             action=_Values,

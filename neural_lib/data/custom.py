@@ -36,6 +36,7 @@ from neural_lib.data.arrays import (
     shorter_side,
 )
 from neural_lib.data.catalog import DATASETS, PARTS, DatasetInfo, Placement, Preparation, dataset_error
+from neural_lib.data.groups import groups_of
 from neural_lib.data.ink import prepare, to_grey
 from neural_lib.data.listing import LAYOUT, TABLES, Listing, list_files
 from neural_lib.data.pictures import (
@@ -108,6 +109,7 @@ class Collection(NamedTuple):
     indices: Mapping[str, np.ndarray]  # part (one of PARTS) -> indices of its images, ascending; only existing parts
     names: Sequence[str]  # (M,), a name for each image, such as its file's path
     preparation: Preparation
+    groups: Sequence[str] = ()  # (M,), the group of each image; empty if no grouping is asked for
 
     def info(self, train_size: int, test_size: int) -> DatasetInfo:
         """The facts of this data set, in the form of a catalogue entry."""
@@ -117,25 +119,28 @@ class Collection(NamedTuple):
         )  # fmt: skip
 
 
-def load(path: str, how: Request | Preparation, use_cache: bool = True, from_names: bool = False) -> Collection:
+def load(
+    path: str, how: Request | Preparation, use_cache: bool = True, from_names: bool = False, group_by: str = ""
+) -> Collection:
     """Read a data set of user images.
 
     path: a folder or an archive of pictures, a table of file names and labels, or arrays in an .npz or .csv file.
     how: a Request reads it for training, a trained network's Preparation for scoring, which needs no training part.
-    from_names: see list_files.
-    Raises UserError, naming the file or folder, if it holds no data set or one that is too large for the memory.
+    from_names, group_by: see list_files.
+    Raises UserError, naming the file or folder, if it holds no data set, one that is too large for the memory, or an
+    image without a group.
     """
     if os.path.isfile(path) and is_npz(path):
-        return _from_arrays(path, *read_npz(path), how)
+        return _from_arrays(path, *read_npz(path), how, group_by)
     if tables := {"train": path} if os.path.isfile(path) and is_pixel_table(path) else pixel_tables(path):
-        return _from_arrays(path, *read_pixel_tables(path, tables), how)
+        return _from_arrays(path, *read_pixel_tables(path, tables), how, group_by)
     if several := sorted(Path(path).glob("*-train-imgs.npz")):
         if len(several) > 1:
             names = listed([each.name for each in several])
             raise dataset_error(path, f"holds several data sets: {names}; move one of them")
-        return _from_arrays(path, *read_kuzushiji(several[0]), how)
-    with list_files(path, from_names) as listing:
-        return _from_files(path, listing, how, use_cache)
+        return _from_arrays(path, *read_kuzushiji(several[0]), how, group_by)
+    with list_files(path, from_names, group_by) as listing:
+        return _from_files(path, listing, how, use_cache)._replace(groups=listing.groups)
 
 
 def _check_trainable(
@@ -217,9 +222,10 @@ def _from_files(path: str, listing: Listing, how: Request | Preparation, use_cac
     return collection
 
 
-def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation) -> Collection:
+def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Preparation, group_by: str) -> Collection:
     _check_trainable(path, how, classes, parts, "all labels are equal")
     names = [f"{part.name}[{index}]" for part in parts.values() for index in range(len(part.images))]
+    groups = groups_of(path, names, group_by)
     labels = np.concatenate([part.labels for part in parts.values()])
     part_of = np.repeat(list(parts), [len(part.labels) for part in parts.values()])
     arrays = [part.images for part in parts.values()]
@@ -238,7 +244,7 @@ def _from_arrays(path: str, classes: list[str], parts: Arrays, how: Request | Pr
         pictures = [image for images in arrays for image in images]
         mean_bytes = sum(image.nbytes for image in pictures) / len(pictures)
         decoded = decode(path, Pictures(pictures, preparation, False, mean_bytes))
-    return _collect(path, classes, names, labels, part_of, decoded)
+    return _collect(path, classes, names, labels, part_of, decoded)._replace(groups=groups)
 
 
 # --- decoding ---
@@ -547,7 +553,8 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
             log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
     source, val_source = config.test_source(collection.indices), config.val_source(collection.indices)
     held_out, to_validate = f"{len(parts['test']):,}", f"{len(parts['validation']):,}"
-    share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+    near = "about " if config.group_by else ""
+    share = f"{near}{config.test_split:.0%} of each class, drawn by seed {config.seed}"
     if source == "test":
         names = [name for name in ("test", "test_split") if getattr(config, name) != getattr(TrainConfig, name)]
         if names:
@@ -561,12 +568,25 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
         log.info("%s has no test/: %s validate; --test val scores val/ as test instead", title, which)
     else:
         log.info("%s: %s images are held out for test: %s", title, held_out, share)
+    if config.group_by:
+        _log_groups(title, {part: {collection.groups[index] for index in parts[part]} for part in parts}, config)
     warn_if_unequal(collection.classes, counts, config)
     if copies := same_images(collection.images, parts):
         examples = "; ".join(f"{collection.names[one]} and {collection.names[other]}" for one, other in copies[:2])
         images, are = (f"{len(copies):,} images", "are") if len(copies) > 1 else ("1 image", "is")
         text = "%s of the validation or test part %s in an earlier part, too, so the scores promise too much: %s"
         log.warning(text, images, are, examples)
+
+
+def _log_groups(title: str, groups: Mapping[str, set[str]], config: TrainConfig) -> None:
+    # groups: the groups in each part, as in log_summary. Only parts that are given can share one.
+    every, (train, val, test) = set.union(*groups.values()), (f"{len(each):,}" for each in groups.values())
+    counts = f"{train} train, {val} validate, {test} test"
+    log.info("%s: %s groups by %s: %s", title, f"{len(every):,}", printable(config.group_by), counts)
+    if shared := sorted(name for name in every if sum(name in part for part in groups.values()) > 1):
+        are = "groups are" if len(shared) > 1 else "group is"
+        text = "%s: %d %s in two parts, because these are given, so the scores promise too much: %s"
+        log.warning(text, title, len(shared), are, listed(shared))
 
 
 def warn_if_unequal(classes: Sequence[str], counts: Sequence[int], config: TrainConfig) -> None:

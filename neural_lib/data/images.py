@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from neural_lib.config import MAX_SMALL_SIZE, TrainConfig, derived_seed
 from neural_lib.data import custom, download
 from neural_lib.data.augment import RandomDistortion
-from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, title_of
+from neural_lib.data.catalog import DATASETS, DatasetInfo, Preparation, dataset_error, title_of
+from neural_lib.data.groups import grouped_split
 from neural_lib.data.pictures import listed
 from neural_lib.system.distributed import PADDING, broadcast, is_main, is_padding, shard, world_size
-from neural_lib.system.errors import UserError
+from neural_lib.system.errors import UserError, printable
 from neural_lib.system.files import MappedPages
 
 # Images of a batch to score, in each rank: more than in training, since scoring keeps no activations for gradients.
@@ -53,8 +54,8 @@ class ImageTensors(Dataset):
     An index can be a tensor of indices, which gives a whole batch at once. images: stay where they are; each batch is
     gathered there and, if that is another device, moved; see `to`. indices: (N,), the positions in `images` of the
     images that belong to this data set, in order; None for all. So the parts of a data set share one tensor, which may
-    be mapped from a file: `pages` bounds its resident memory. labels: of this data set's images. names: of the images
-    in `images`, such as their files' paths; may be empty.
+    be mapped from a file: `pages` bounds its resident memory. labels: of this data set's images. names, groups: of the
+    images in `images`, such as their files' paths, and the sheets that they were cut from; may be empty.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class ImageTensors(Dataset):
         indices: Tensor | None = None,
         pages: MappedPages | None = None,
         names: Sequence[str] = (),
+        groups: Sequence[str] = (),
     ) -> None:
         self.stored, self.labels, self.pages, self.names = images, labels.to(device), pages, names
+        self.groups = groups
         self.indices = None if indices is None else indices.to(images.device)
 
     def __len__(self) -> int:
@@ -110,6 +113,11 @@ class ImageTensors(Dataset):
         """The name of an image, such as its file's path in the data set; "" if the images have no names."""
         return self.names[index if self.indices is None else int(self.indices[index])] if self.names else ""
 
+    def own_groups(self) -> list[str]:
+        """The group of each image of this data set; empty if the images have no groups."""
+        indices = range(len(self)) if self.indices is None else self.indices.tolist()
+        return [self.groups[index] for index in indices] if self.groups else []
+
     def on_cpu(self) -> "ImagesOnCPU":
         """The images on the CPU, each copied when it is indexed."""
         return ImagesOnCPU(self)
@@ -122,25 +130,25 @@ class ImageTensors(Dataset):
         if as_a_whole is None:
             as_a_whole = fits_on(device, len(self) * self.image_bytes)
         if not as_a_whole or torch.device(device).type == self.stored.device.type:
-            return ImageTensors(self.stored, self.labels, device, self.indices, self.pages, self.names)
+            return ImageTensors(self.stored, self.labels, device, self.indices, self.pages, self.names, self.groups)
         images = torch.empty(len(self), *self.stored.shape[1:], dtype=torch.uint8, device=device)
         first = 0
         for chunk in self.chunks():
             images[first : first + len(chunk)] = chunk
             first += len(chunk)
         names = [self.name(index) for index in range(len(self))] if self.names else ()
-        return ImageTensors(images, self.labels, device, names=names)
+        return ImageTensors(images, self.labels, device, names=names, groups=self.own_groups())
 
     def labelled(self, labels: Tensor) -> "ImageTensors":
         """The same images with other labels (N,)."""
-        return ImageTensors(self.stored, labels, self.device, self.indices, self.pages, self.names)
+        return ImageTensors(self.stored, labels, self.device, self.indices, self.pages, self.names, self.groups)
 
     def subset(self, indices: Tensor) -> "ImageTensors":
         """The data set of the images with these indices (n,), in that order."""
         stored = indices.to(self.stored.device)
         stored = stored if self.indices is None else self.indices[stored]
         labels = self.labels[indices.to(self.device)]
-        return ImageTensors(self.stored, labels, self.device, stored, self.pages, self.names)
+        return ImageTensors(self.stored, labels, self.device, stored, self.pages, self.names, self.groups)
 
     def evenly(self, max_count: int) -> "ImageTensors":
         """The data set of at most max_count of the images, spread evenly over all of them."""
@@ -288,21 +296,28 @@ def pixel_digest(images: Tensor | ImagesOnCPU) -> str:
 
 
 def split(images: ImageTensors, config: TrainConfig, by_class: bool = False) -> tuple[ImageTensors, ImageTensors]:
-    """Split images at random: a share of config.train_split (by_class: of each class), and the rest."""
+    """Split images at random: a share of config.train_split (by_class: of each class), and the rest.
+
+    Images of one group stay together if they have groups.
+    """
     if by_class:
-        parts = stratified_split(images.labels.cpu(), config.train_split, config.seed)
+        parts = stratified_split(images, config.train_split, config.seed)
     else:
         sizes, generator = config.split_sizes(len(images)), torch.Generator().manual_seed(config.seed)
         parts = torch.randperm(len(images), generator=generator).split(sizes)
     return tuple(images.subset(part) for part in parts)
 
 
-def stratified_split(labels: Tensor, share: float, seed: int, min_count: int = 1) -> tuple[Tensor, Tensor]:
+def stratified_split(images: ImageTensors, share: float, seed: int, min_count: int = 1) -> tuple[Tensor, Tensor]:
     """The indices of a random share of each class's images, (n,), and of the rest, (N - n,); both ascending.
 
-    labels: (N,). The first part gets at least min_count images of each class and the second at least one, so each class
-    needs min_count + 1 images.
+    The first part gets at least min_count images of each class and the second at least one, so each class needs
+    min_count + 1 images. If the images have groups, see grouped_split.
     """
+    labels = images.labels.cpu()
+    if images.groups:
+        is_first = torch.from_numpy(grouped_split(labels.numpy(), images.own_groups(), share, seed, min_count))
+        return is_first.nonzero().flatten(), (~is_first).nonzero().flatten()
     generator, is_first = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
@@ -377,16 +392,19 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
     """
     log.info("reading the images of %s...", config.dataset)
     request = custom.Request(config.image_size, config.fit, config.writing)
-    collection = custom.load(config.dataset, request, use_cache, config.labels_from_names)
+    collection = custom.load(config.dataset, request, use_cache, config.labels_from_names, config.group_by)
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     classes, test_source, val_source = collection.classes, config.test_source(parts), config.val_source(parts)
     if test_source not in parts:
         raise UserError(f"--test val: {config.dataset} has no val/; add one, or leave that option out")
-    counts = torch.bincount(parts["train"].labels, minlength=len(classes)).tolist()
+    units = parts["train"].own_groups() or range(len(parts["train"]))  # what each image belongs to that isn't divided
+    of_class = [label for label, _ in {*zip(parts["train"].labels.tolist(), units, strict=True)}]
+    what = f"groups by {printable(config.group_by)}" if config.group_by else "images"
+    counts = np.bincount(of_class, minlength=len(classes)).tolist()
     needed = 1 + (val_source == "train") + (test_source == "train")
     if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
         raise UserError(
-            f"--dataset {config.dataset}: a class needs {needed} or more images, so that each part has one: to train, "
+            f"--dataset {config.dataset}: a class needs {needed} or more {what}, so that each part has one: to train, "
             f"to validate, to test; too few: {listed(small)}"
         )
     train, val, test = _divided(parts, config)
@@ -394,8 +412,18 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
         raise UserError(f"--test-split {config.test_split} leaves no image of val/ to validate; leave that option out")
     info, test_seed = collection.info(len(train), len(test)), None if "test" in parts else config.seed
     data = Data(config.dataset, info, train, test, val, test_seed=test_seed, min_val=min_val, parts=[*parts])
+    if not (config.group_by or is_main()):
+        return data
+    train_part, val_part = data.split(data.with_enough_to_validate(config))
+    if config.group_by:
+        sources = {"train": (train_part, "train"), "validate": (val_part, val_source), "test": (test, test_source)}
+        for purpose, (images, source) in sources.items():
+            if lacking := sorted({*parts[source].labels.tolist()} - {*images.labels.tolist()}):
+                which = f"no way was found to divide its groups by {printable(config.group_by)} that leaves images"
+                names = listed([classes[label] for label in lacking])
+                advice = "add groups with such images, or leave out --group-by"
+                raise dataset_error(config.dataset, f"{which} of {names} to {purpose}; {advice}")
     if is_main():
-        train_part, val_part = data.split(data.with_enough_to_validate(config))
         by_part = {"training": train_part, "validation": val_part, "test": test}
         custom.log_summary(collection, {part: images.indices.numpy() for part, images in by_part.items()}, config)
     return data
@@ -408,6 +436,7 @@ def load_user_test_images(
     is_same: bool,
     use_cache: bool,
     from_names: bool = False,
+    group_by: str = "",
 ) -> tuple[Parts, list[str]]:
     """Load the user images to score a network on, and their class names.
 
@@ -415,11 +444,18 @@ def load_user_test_images(
     data set, even if it was moved since; else, with a warning, all images. preparation: the network's. held_out: the
     configuration, with the seed, by which images were held out from its training, and the fingerprint of the rest; None
     if no images were. is_same: True if it was trained on this path: then the parts that it learned from are returned,
-    too; if the images have changed since, a warning is logged. from_names: see custom.load. Raises UserError if the
-    images can't be read.
+    too; if the images have changed since, a warning is logged. from_names: see custom.load. group_by: by which it was
+    divided when the network was trained. Raises UserError if the images can't be read.
     """
     log.info("reading the images of %s...", dataset)
-    collection, title = custom.load(dataset, preparation, use_cache, from_names), title_of(dataset)
+    title = title_of(dataset)
+    try:
+        collection = custom.load(dataset, preparation, use_cache, from_names, group_by)
+    except UserError:
+        if is_same or not group_by:
+            raise
+        # Another data set needs no such groups.
+        collection, held_out = custom.load(dataset, preparation, use_cache, from_names), None
     parts = {part: _images_of(collection, indices) for part, indices in collection.indices.items()}
     if "test" in parts:
         learned = (parts.get("train"), parts.get("val")) if is_same else ()
@@ -428,7 +464,7 @@ def load_user_test_images(
         config, fingerprint = held_out
         train, val, test = _divided(parts, config)
         data = Data(dataset, collection.info(len(train), len(test)), train, test, val)
-        if is_same or data.fingerprint == fingerprint:
+        if len(test) and (is_same or data.fingerprint == fingerprint):
             count = f"{len(test):,}"
             log.info("%s: the network was trained on it; the %s images held out for test are scored", title, count)
             if data.fingerprint != fingerprint:
@@ -443,7 +479,9 @@ def load_user_test_images(
 def _images_of(collection: custom.Collection, indices: np.ndarray) -> ImageTensors:
     chosen, labels = torch.from_numpy(indices), torch.from_numpy(collection.labels)
     images, pages = torch.from_numpy(collection.images), MappedPages(collection.images.base)
-    return ImageTensors(images, labels[chosen], indices=chosen, pages=pages, names=collection.names)
+    return ImageTensors(
+        images, labels[chosen], indices=chosen, pages=pages, names=collection.names, groups=collection.groups
+    )
 
 
 def _divided(
@@ -457,7 +495,7 @@ def _divided(
     if source == "val" and config.test_split == 1:
         return train, None, val
     seed, min_count = derived_seed(config.seed, "test split"), 1 if val else 2
-    drawn = stratified_split(parts[source].labels, 1 - config.test_split, seed, min_count)
+    drawn = stratified_split(parts[source], 1 - config.test_split, seed, min_count)
     rest, test = (parts[source].subset(indices) for indices in drawn)
     return (rest, val, test) if source == "train" else (train, rest, test)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from neural_lib.data.archives import Member, Source, content_of, open_archive
 from neural_lib.data.catalog import PART_OF, PARTS, check_class_names, dataset_error
+from neural_lib.data.groups import groups_of
 from neural_lib.data.pictures import FORMATS, is_hidden, kind_of, listed, natural_key
 from neural_lib.system.errors import UserError
 
@@ -48,6 +49,7 @@ class Listing(NamedTuple):
     notes: list[str]  # how the layout was understood, for the log
     hint: str  # what the user may have meant if there is but one class; "" if nothing is known
     source: Callable[[str], Source]  # path of a file -> where it is read from
+    groups: Sequence[str] = ()  # of each file; empty if no grouping is asked for
 
 
 class Tree(NamedTuple):
@@ -92,21 +94,22 @@ def _join(folder: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def list_files(path: str, from_names: bool = False) -> Iterator[Listing]:
+def list_files(path: str, from_names: bool = False, group_by: str = "") -> Iterator[Listing]:
     """A context with the files of a data set in a folder, an archive, or a table of file names and labels.
 
-    from_names: True if the files' names tell their classes, False if folders do. Raises UserError, naming the folder or
-    file, if it can't be read or its layout isn't understood.
+    from_names: True if the files' names tell their classes, False if folders do. group_by: see groups_of; or the title
+    of a column of a table. Raises UserError, naming the folder or file, if it can't be read, its layout isn't
+    understood, or a picture has no group.
     """
     if os.path.isdir(path):
-        yield _arranged(path, _walk(path), from_names)
+        yield _arranged(path, _walk(path), from_names, group_by)
     elif path.lower().endswith(TABLES):
         if from_names:
             raise dataset_error(path, "is a table, which gives the labels; leave out --labels-from-names")
-        yield _from_table(path)
+        yield _from_table(path, group_by)
     else:
         with open_archive(path) as members:
-            yield _arranged(path, _tree_of(members), from_names)
+            yield _arranged(path, _tree_of(members), from_names, group_by)
 
 
 # --- the folders and files that exist ---
@@ -175,7 +178,7 @@ class _Labelled(NamedTuple):
     path: str
 
 
-def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
+def _arranged(path: str, tree: Tree, from_names: bool, group_by: str) -> Listing:
     top = _unwrapped(tree, "")
     parts = _parts(path, tree, top)
     roots = {part: _unwrapped(tree, root, is_part=True) for part, root in parts.items()}
@@ -206,7 +209,9 @@ def _arranged(path: str, tree: Tree, from_names: bool) -> Listing:
         hint = "all names give one class" if from_names else _hint(path, tree, roots or {"train": top})
     used = {each.path for each in files}
     stray = [name for name in tree.below("") if name not in used]
-    return _listing(path, folders or files, files, tree.status, tree.source, stray, notes, hint)
+    listing = _listing(path, folders or files, files, tree.status, tree.source, stray, notes, hint)
+    groups = groups_of(path, [each.path for each in listing.files], group_by, is_picture=tree.is_picture)
+    return listing._replace(groups=groups)
 
 
 def _listing(
@@ -341,8 +346,8 @@ def _hint(path: str, tree: Tree, roots: Mapping[str, str]) -> str:
 # --- by a table ---
 
 
-def _from_table(path: str) -> Listing:
-    # A table of file names and labels, whose columns are known by their values. It may have titles, and parts.
+def _from_table(path: str, group_by: str) -> Listing:
+    # A table of file names and labels, whose columns are known by their values. It may have titles, parts and groups.
     folder, rows = os.path.dirname(path), _rows_of(path)
     by_name = _files_near(folder)
 
@@ -366,10 +371,10 @@ def _from_table(path: str) -> Listing:
     titles = [title if has_titles and title else f"no. {number}" for number, title in enumerate(rows[0], start=1)]
     rows = rows[has_titles:]
     others = {number: column for number, column in enumerate(zip(*rows, strict=True)) if number != names}
-    parts = _part_column(path, titles, others)
-    may_be_labels = {number: others[number] for number in others if number != parts}
+    parts, group = _part_column(path, titles, others), titles.index(group_by) if group_by in titles else None
+    may_be_labels = {number: others[number] for number in others if number not in (parts, group)}
     labels = _label_columns(path, titles, may_be_labels, [row[names] for row in rows])
-    labelled, stray = [], []
+    labelled, stray, column = [], [], {}
     for row in rows:
         name = file_of(row[names]) or row[names]  # read_picture reports a missing file later
         marked = [titles[number] for number in labels if ONE_HOT.get(row[number])]
@@ -377,6 +382,8 @@ def _from_table(path: str) -> Listing:
         if label:
             part = "train" if parts is None else PART_OF[row[parts].lower()]
             labelled.append(_Labelled(part, label, name, name))
+            if group is not None:
+                column[name] = row[group]
         else:
             stray.append(name)
     if twice := [name for name, count in Counter(each.path for each in labelled).items() if count > 1]:
@@ -387,9 +394,11 @@ def _from_table(path: str) -> Listing:
 
     which = listed([titles[number] for number in labels])
     notes = [f"the column {titles[names]} names the files, and {which} their classes"]
-    if unused := [titles[number] for number in others if number not in (parts, *labels)]:
+    if unused := [titles[number] for number in others if number not in (parts, group, *labels)]:
         notes.append(f"columns that are not used: {listed(unused)}")
-    return _listing(path, labelled, labelled, lambda name: _status(source(name)), source, stray, notes)
+    listing = _listing(path, labelled, labelled, lambda name: _status(source(name)), source, stray, notes)
+    groups = groups_of(path, [each.path for each in listing.files], group_by, column or None)
+    return listing._replace(groups=groups)
 
 
 def _rows_of(path: str) -> list[list[str]]:

@@ -226,9 +226,10 @@ def load_test_images(
     if {"test_seed", "fingerprint"} <= saved.training.keys():
         config = replace(TrainConfig(**saved.config), seed=saved.training["test_seed"])
         held_out = (config, saved.training["fingerprint"])
-    from_names |= dataset == saved.dataset and saved.config.get("labels_from_names", False)
+    is_same, group_by = dataset == saved.dataset, saved.config.get("group_by", "")
+    from_names |= is_same and saved.config.get("labels_from_names", False)
     parts, classes = load_user_test_images(
-        dataset, saved.preparation, held_out, dataset == saved.dataset, use_cache, from_names
+        dataset, saved.preparation, held_out, is_same, use_cache, from_names, group_by
     )
     return parts.labelled(_labels_of(saved, dataset, classes))
 

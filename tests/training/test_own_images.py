@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import zipfile
@@ -24,6 +25,7 @@ from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors, load_data, load_images, split
 from neural_lib.networks import build_network
 from neural_lib.prediction import Recogniser
+from neural_lib.prediction.modes import load_test_images
 from neural_lib.pretrained import copy_weights
 from neural_lib.system import cli, signals
 from neural_lib.system.distributed import PADDING
@@ -152,6 +154,61 @@ def test_a_grid_over_seeds_has_one_test_part(run_train, run_predict, photos):
     saved, report = checkpoint.load("output/model.pth"), Path("output/report.json").read_bytes()
     assert saved.training["test_seed"] == 7
     assert run_predict("--evaluate")[0] == 0 and Path("output/report.json").read_bytes() == report
+
+
+def write_sheets(folder: Path, seed: int = 0) -> Path:
+    """Photos of three colours that were cut from nine sheets, such as <colour>/sheet-2-017.jpg."""
+    made_up.write_photos(folder, seed=seed, red=30, green=24, blue=16)
+    for path in [*folder.rglob("*.*")]:
+        number = int(re.search(r"\d+", path.stem)[0])
+        path.rename(path.with_stem(f"sheet-{number % 9}-{number:03}"))
+    return folder
+
+
+def sheets_of(images: ImageTensors) -> set[str]:
+    return {images.name(index).rsplit("/", 1)[1].rsplit("-", 1)[0] for index in range(len(images))}
+
+
+def test_sheets_that_were_held_out_are_found_again(run_train, run_predict, tmp_path):
+    write_sheets(tmp_path / "d")
+    command = ("-d", "d", "--group-by", "sheet", *QUICK, "--seed", 7, 8)
+    with killed_after_saving(4):
+        run_train(*command)
+    status, stdout, _ = run_train(*command, "--resume")
+    assert status == 0 and re.search(r"d: 9 groups by sheet: \d train, \d validate, \d test\n", stdout)
+    saved, expected = checkpoint.load("output/model.pth"), json.loads(Path("output/report.json").read_text())
+    for seed in (7, 8):
+        parts = load_test_images(saved, str(tmp_path / "d"), "nowhere")
+        every = [*parts.split(TrainConfig(**saved.config | {"seed": seed}), by_class=True), parts.test]
+        assert sum(len(sheets_of(part)) for part in every) == 9 == len(set.union(*map(sheets_of, every)))
+        if seed == saved.config["seed"]:
+            assert saved.training["val_images"] == len(every[1]) and expected["images"] == len(every[2])
+    shutil.make_archive("packed", "zip", "d")
+    shutil.copytree("d", "copy")
+    for other in ("d", "copy", "packed.zip"):
+        log, report, _ = evaluated(run_predict, "--dataset", other)
+        assert report["confusion_matrix"] == expected["confusion_matrix"] and "held out for test are scored" in log
+    (tmp_path / "copy" / "red" / "sheet-1-001.jpg").rename("copy/red/other.jpg")  # a data set without groups
+    log, report, _ = evaluated(run_predict, "--dataset", "copy")
+    assert report["images"] == 70 and "copy has no test/: all 70 images are scored" in log
+    shutil.copytree("copy", "d", dirs_exist_ok=True)
+    status, _, stderr = run_predict("--evaluate")
+    assert status == 2 and "1 of 71 images have no group, such as red/other.jpg" in stderr
+    for path in (tmp_path / "d").rglob("*.*"):
+        if not path.name.startswith("sheet-0-"):
+            path.unlink()
+    log, report, _ = evaluated(run_predict)
+    assert report["images"] == 9 and "d has no test/: all 9 images are scored" in log
+
+
+def test_with_given_test_images_the_report_judges_the_parts_that_were_trained_on(run_train, run_predict, tmp_path):
+    write_sheets(tmp_path / "d/train")
+    write_sheets(tmp_path / "d/test", seed=1)
+    status, _, stderr = run_train("-d", "d", "--group-by", "sheet", *QUICK)
+    assert status == 0 and "d: 9 groups are in two parts, because these are given, so" in stderr
+    labels = Path("output/labels.csv").read_bytes()
+    Path("output/labels.csv").unlink()
+    assert run_predict("--evaluate")[0] == 0 and Path("output/labels.csv").read_bytes() == labels
 
 
 @pytest.mark.parametrize("counts, given, message", [
