@@ -110,24 +110,14 @@ function folders() {
   return new Map(labels.map((label, index) => [label, names[index]]));
 }
 
-/* Save all drawings as <label>/<writer>-<number>.png in a zip. */
-async function saveZip() {
-  const writer = element("writer").value.trim(), places = folders(), files = [];
-  const all = [...drawings].flatMap(([label, sheets]) => [...sheets].map(([round, sheet]) => [label, round, sheet]));
+/* Save all drawings as <folder of the label>/<writer>-<number>.png in a zip. */
+function saveZip() {
+  const writer = element("writer").value.trim() && portable(element("writer").value.trim()), names = folders();
+  const files = [...drawings].flatMap(([label, sheets]) => Array.from(sheets, ([round, sheet]) => ({
+    name: `${names.get(label)}/${writer && `${writer}-`}${round + 1}.png`, content: png(sheet.state),
+  })));
+  offer(zip(files), "application/zip", writer ? `drawings-${writer}.zip` : "drawings.zip");
   unsaved = false;
-  element("zip").disabled = true;
-  try {
-    for (const [label, round, sheet] of all) {
-      const file = `${writer && `${portable(writer)}-`}${round + 1}.png`, content = await png(sheet.state);
-      files.push({name: `${places.get(label)}/${file}`, content: new Uint8Array(await content.arrayBuffer())});
-    }
-    const name = writer ? `drawings-${portable(writer)}.zip` : "drawings.zip";
-    offer(new Blob(zip(files), {type: "application/zip"}), name);
-  } catch (error) {
-    unsaved = true;
-    element("message").textContent = `the drawings can't be saved: ${error.message}`;
-  }
-  element("zip").disabled = count() === 0;
 }
 
 /* Delete all drawings, for another writer. */
@@ -168,7 +158,9 @@ press(
   {enter: "next", n: "next", k: "skip", b: "back", s: "zip"},
 );
 window.addEventListener("beforeunload", (event) => {
-  if (unsaved && count()) event.preventDefault();
+  if (!unsaved || !count()) return;
+  event.preventDefault();
+  event.returnValue = true;  // for older browsers
 });
 for (const id of ["characters", "rounds"]) element(id).addEventListener("change", plan);
 element("modes").hidden = false;

@@ -176,23 +176,22 @@ function settle(answer) {
     "no ink found; a darker pen, or a picture cut to the paper, helps";
 }
 
-async function save() {
-  offer(await png(state), "drawing.png");
+function save() {
+  offer([png(state)], "image/png", "drawing.png");
 }
 
-/* Strokes as a PNG file, a Blob. */
+/* The bytes of a PNG file of strokes. toBlob could take a second for each: it waits until the browser is idle. */
 function png(content) {
-  return new Promise((resolve) => {
-    paint(content, small, context, SIDE);
-    small.toBlob(resolve);  // of the pixels as they are now
-    paint(state, small, context, SIDE);
-  });
+  paint(content, small, context, SIDE);
+  const [, base64] = small.toDataURL().split(",");
+  paint(state, small, context, SIDE);
+  return numbers(base64, Uint8Array);
 }
 
-/* Let the browser save a Blob as a file of this name. */
-function offer(blob, name) {
+/* Let the browser save parts of bytes as a file of this name. */
+function offer(parts, type, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
+  link.href = URL.createObjectURL(new Blob(parts, {type}));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
