@@ -5,7 +5,7 @@ const MOST = 1000;  // drawings of each character
 const SPACE = "\u00a0";  // stands for the spaces in a class name among characters that spaces separate
 
 const drawings = new Map();  // label -> round, from 0 -> sheet {state, history}; none is empty
-const answered = {state, history};  // the sheet that is read, while characters are collected
+const readSheet = {state, history};  // what was on the sheet to read, while characters are collected
 let characters = [], rounds = 0;  // what is asked for: [{label, character}], and how often each
 let current = 0;  // the place of the character that is asked for; those of a round follow each other
 let unsaved = false;
@@ -93,7 +93,7 @@ function keep(isEmpty) {
   element("next").disabled = isEmpty;
   element("skip").disabled = !isEmpty || isOver;
   element("back").disabled = current === 0;
-  element("zip").disabled = element("over").disabled = number === 0;
+  element("zip").disabled = element("restart").disabled = number === 0;
   element("number").textContent = `(${number} drawing${number === 1 ? "" : "s"})`;
 }
 
@@ -112,9 +112,9 @@ function folders() {
 
 /* Save all drawings as <folder of the label>/<writer>-<number>.png in a zip. */
 function saveZip() {
-  const writer = element("writer").value.trim() && portable(element("writer").value.trim()), names = folders();
+  const name = element("writer").value.trim(), writer = name && portable(name), places = folders();
   const files = [...drawings].flatMap(([label, sheets]) => Array.from(sheets, ([round, sheet]) => ({
-    name: `${names.get(label)}/${writer && `${writer}-`}${round + 1}.png`, content: png(sheet.state),
+    name: `${places.get(label)}/${writer && `${writer}-`}${round + 1}.png`, content: png(sheet.state),
   })));
   offer(zip(files), "application/zip", writer ? `drawings-${writer}.zip` : "drawings.zip");
   unsaved = false;
@@ -138,7 +138,7 @@ function setMode(mode) {
   for (const each of ["read", "collect"]) element(each).setAttribute("aria-pressed", each === mode);
   for (const part of document.querySelectorAll("body [data-mode]")) part.hidden = part.dataset.mode !== mode;
   if (mode === "collect") {
-    Object.assign(answered, {state, history});
+    Object.assign(readSheet, {state, history});
     readSoon(true);  // so that no answer is under way
     collecting = keep;
     if (characters.length) goTo(current);
@@ -146,14 +146,14 @@ function setMode(mode) {
   } else {
     collecting = null;
     document.body.classList.remove("over");
-    turnTo(answered);
+    turnTo(readSheet);
   }
 }
 
 press(
   {
     read: () => setMode("read"), collect: () => setMode("collect"), next: () => goTo(current + 1),
-    skip: () => goTo(current + 1), back: () => goTo(current - 1), zip: saveZip, over: startOver,
+    skip: () => goTo(current + 1), back: () => goTo(current - 1), zip: saveZip, restart: startOver,
   },
   {enter: "next", n: "next", k: "skip", b: "back", s: "zip"},
 );

@@ -559,16 +559,16 @@ def test_drawings_that_are_not_saved_are_not_left_unasked(collecting):
 def test_another_writer_starts_with_no_drawing(collecting):
     ask_for(collecting, "1 7", writer="mia")
     draw(collecting, ONE)
-    press(collecting, "next", "over")
+    press(collecting, "next", "restart")
     alert = collecting.switch_to.alert
     assert alert.text == "The drawings are not saved. Delete them?"
     alert.dismiss()
     assert collecting.find_element("id", "number").text == "(1 drawing)"
-    press(collecting, "over")
+    press(collecting, "restart")
     collecting.switch_to.alert.accept()
     assert prompt_of(collecting) == "Write 1 1 of 2" and (drawing_of(collecting) == 255).all()
     assert collecting.find_element("id", "writer").get_attribute("value") == ""
-    assert are_enabled(collecting, "zip", "over") == [False, False] and not asks_before_leaving(collecting)
+    assert are_enabled(collecting, "zip", "restart") == [False, False] and not asks_before_leaving(collecting)
 
 
 def test_other_characters_and_fewer_rounds_lose_no_drawing(collecting):
@@ -584,6 +584,7 @@ def test_other_characters_and_fewer_rounds_lose_no_drawing(collecting):
 
 
 def test_keys_collect(collecting):
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     ask_for(collecting, "n b s k u c", writer="nbskuc")  # typed, not pressed
@@ -599,14 +600,14 @@ def test_keys_collect(collecting):
     collecting.find_element("id", "undo").send_keys(Keys.ENTER)  # presses that button and nothing else
     assert prompt_of(collecting) == "Write s 3 of 6" and not (drawing_of(collecting) == 255).all()
     draw(collecting, SEVEN)  # takes the focus from the button
-    body.send_keys(Keys.ENTER)
+    ActionChains(collecting).send_keys(Keys.ENTER).perform()
     assert prompt_of(collecting) == "Write k 4 of 6"
     body.send_keys("s")
     path = collecting.downloads / "drawings-nbskuc.zip"
     wait_until(path.exists)
     assert pictures_in(path).keys() == {"n/nbskuc-1.png", "s/nbskuc-1.png"}
     press(collecting, "read")
-    body.send_keys("k", "b", Keys.ENTER)
+    body.send_keys("k", "k", Keys.ENTER)  # buttons that are not there
     press(collecting, "collect")
     assert prompt_of(collecting) == "Write k 4 of 6"
 
