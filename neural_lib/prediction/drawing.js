@@ -14,11 +14,19 @@ const context = small.getContext("2d", {willReadFrequently: true});
 let state = EMPTY, history = [];  // strokes or a picture {canvas, data, width, height}; the states before each change
 let pointer = null;  // the id of the pen that is down
 let reading = 0, settling = 0, took = 0, loads = 0;
+let collecting = null;  // collect.js's function, called after each change while it asks for characters; else null
 
 /* Replace the sheet's content; undo brings the old one back. */
 function replace(next) {
   history.push(state);
   state = next;
+  changed();
+}
+
+/* Put a sheet {state, history} in this one's place. */
+function turnTo(other) {
+  pointer = null;
+  ({state, history} = other);
   changed();
 }
 
@@ -32,6 +40,7 @@ function position(event) {
 function down(event) {
   if (pointer !== null || event.button > 0) return;
   event.preventDefault();
+  document.activeElement.blur();  // keys are for the sheet now, and a phone takes its keyboard away
   pointer = event.pointerId;
   sheet.setPointerCapture(pointer);
   replace({strokes: [...state.strokes, [position(event)]], picture: null});
@@ -61,15 +70,15 @@ function clear() {
   replace(EMPTY);
 }
 
-/* Draw the strokes or the picture on a canvas, `side` pixels wide and high. */
-function paint(canvas, to, side) {
+/* Draw strokes or a picture on a canvas, `side` pixels wide and high. */
+function paint({strokes, picture}, canvas, to, side) {
   [canvas.width, canvas.height] = [side, side];
   to.fillStyle = "#fff";
   to.fillRect(0, 0, side, side);
-  if (state.picture) paintPicture(to, side, state.picture);
+  if (picture) paintPicture(to, side, picture);
   to.scale(side / SIDE, side / SIDE);
   [to.lineWidth, to.lineCap, to.lineJoin] = [PEN, "round", "round"];
-  for (const points of state.strokes) {
+  for (const points of strokes) {
     const [x, y] = points[0];
     to.beginPath();
     to.arc(x, y, PEN / 2, 0, 2 * Math.PI);  // a dot: a line of no length leaves none
@@ -83,13 +92,17 @@ function paint(canvas, to, side) {
 }
 
 function repaint() {
-  paint(sheet, sheet.getContext("2d"), sideOf(sheet));
+  paint(state, sheet, sheet.getContext("2d"), sideOf(sheet));
 }
 
 // --- pictures ---
 
 /* Show and read the first of the files. */
 async function load(files) {
+  if (collecting) {
+    element("message").textContent = "pictures are not collected; choose Read to have one read";
+    return;
+  }
   const id = ++loads, [file] = files;
   element("message").textContent = `opening ${file.name}`;
   element("clear").disabled = false;  // clearing also stops the loading
@@ -108,10 +121,10 @@ async function load(files) {
 
 // --- answers ---
 
-/* The sheet has changed: it is read soon, and the answer is given once the pen rests. */
+/* Show the sheet, which has changed, and what can be done with it. */
 function changed() {
   const isEmpty = !state.strokes.length && !state.picture;
-  paint(small, context, SIDE);
+  paint(state, small, context, SIDE);
   repaint();
   loads++;
   element("message").textContent = "";
@@ -119,6 +132,11 @@ function changed() {
   element("undo").disabled = !history.length;
   element("clear").disabled = isEmpty;
   element("save").disabled = !state.strokes.length;
+  (collecting || readSoon)(isEmpty);
+}
+
+/* The sheet is read soon, and the answer is given once the pen rests. */
+function readSoon(isEmpty) {
   clearTimeout(settling);
   element("answers").classList.add("unsettled");
   element("answer").textContent = "";
@@ -159,13 +177,24 @@ function settle(answer) {
 }
 
 function save() {
+  offer([png(state)], "image/png", "drawing.png");
+}
+
+/* The bytes of a PNG file of strokes. toBlob could take a second for each: it waits until the browser is idle. */
+function png(content) {
+  paint(content, small, context, SIDE);
+  const [, base64] = small.toDataURL().split(",");
+  paint(state, small, context, SIDE);
+  return numbers(base64, Uint8Array);
+}
+
+/* Let the browser save parts of bytes as a file of this name. */
+function offer(parts, type, name) {
   const link = document.createElement("a");
-  small.toBlob((blob) => {
-    link.href = URL.createObjectURL(blob);
-    link.download = "drawing.png";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
+  link.href = URL.createObjectURL(new Blob(parts, {type}));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 listen({undo, clear, save}, {u: "undo", c: "clear", s: "save"}, load);

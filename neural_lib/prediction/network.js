@@ -228,7 +228,7 @@ function dot(a, b, first) {
   return sum;
 }
 
-/* base64 -> an array of the type, Int16Array or Float32Array; little-endian, as all browsers' machines are */
+/* base64 -> an array of the type, such as Int16Array; little-endian, as all browsers' machines are */
 function numbers(base64, Type) {
   const text = atob(base64), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);

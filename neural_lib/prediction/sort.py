@@ -39,6 +39,7 @@ OPTION = "--sort-into"
 ANSWERS = "answers.csv"
 UNSURE = "unsure"  # the folder of pictures whose answer is not sure
 OTHER_PLACE = "choose another folder"
+# archive.js gives files and folders the same names
 REFUSED_CHARACTERS = '<>:"/\\|?*'  # in names: by Windows; control characters, too
 REFUSED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names of Windows' devices
 LONGEST_NAME = 200  # bytes; file systems take 255, and a number and the ending of a temporary file are added

@@ -95,20 +95,30 @@ function percent(share) {
 
 // --- buttons, keys, files ---
 
-/* Make buttons, keys and given files work. actions: a function for each button's id; keys: an id for each key; open: is
-   called with the files. */
-function listen(actions, keys, open) {
-  const choose = () => element("file").click();
-  actions = {...actions, choose};
-  keys = {...keys, o: "choose"};
+/* Make buttons and keys work. actions: a function for each button's id; keys: an id for each key. */
+function press(actions, keys) {
   for (const [id, action] of Object.entries(actions)) element(id).addEventListener("click", action);
   window.addEventListener("keydown", (event) => {
+    if (isTyping(event)) return;
     const key = event.key.toLowerCase(), hasModifier = event.ctrlKey || event.metaKey || event.altKey;
     const id = hasModifier ? (key === "z" && !event.altKey ? "undo" : "") : keys[key];
-    if (!id || !actions[id] || event.repeat || element(id).disabled) return;
+    if (!id || !actions[id] || event.repeat) return;
+    if (key === "enter" && event.target.closest("button, summary")) return;  // which Enter presses itself
+    if (element(id).disabled || element(id).closest("[hidden]")) return;
     event.preventDefault();
     actions[id]();
   });
+}
+
+/* True if an event of the keyboard or the clipboard is for a text field. */
+function isTyping(event) {
+  return event.target instanceof Element && event.target.closest("input, textarea") !== null;
+}
+
+/* Make buttons, keys and given files work; see press. open: is called with the files. */
+function listen(actions, keys, open) {
+  const choose = () => element("file").click();
+  press({...actions, choose}, {...keys, o: "choose"});
   for (const input of document.querySelectorAll("input[type=file]")) {
     input.addEventListener("change", () => {
       if (input.files.length) open([...input.files]);
@@ -128,6 +138,6 @@ function listen(actions, keys, open) {
     event.preventDefault();
     receive(event, event.dataTransfer);
   });
-  window.addEventListener("paste", (event) => receive(event, event.clipboardData));
+  window.addEventListener("paste", (event) => isTyping(event) || receive(event, event.clipboardData));
   element("choose").disabled = false;
 }

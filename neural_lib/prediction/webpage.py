@@ -28,6 +28,7 @@ from neural_lib.system.files import write_file
 
 FOLDER = Path(__file__).parent
 ENGINE = ("network.js", "ink.js")  # the scripts that compute, in the page or in a worker
+COLLECT = ("archive.js", "collect.js")  # ask for characters and save them; for networks that read writing
 MIN_CHECKED, MAX_CHECKED = 20, 200  # images that the page's answers are compared on
 CHECK_COST = 1e11  # multiplications that decide how many: they take about a minute in Node.js on one core
 MIN_PART = 50  # of those images for each process of Node.js: one takes a second to start with a large network
@@ -242,6 +243,8 @@ def _weights(arguments: dict[str, object]) -> list[Tensor]:
 def to_html(recogniser: Recogniser, model: dict, title: str = "") -> str:
     """The page as HTML. model: see model_of. title: default: one that names the data set."""
     saved, info = recogniser.saved, DATASETS.get(recogniser.saved.dataset)
+    scripts = ["webpage.js", "drawing.js" if saved.placement else "photos.js"]
+    scripts += COLLECT if saved.is_of_writing else ()
     return render(
         FOLDER / "webpage.html.jinja",
         saved,
@@ -252,7 +255,7 @@ def to_html(recogniser: Recogniser, model: dict, title: str = "") -> str:
         parameters=sum(each.numel() for each in recogniser.model.parameters()),
         model=model,
         engine=_script(*ENGINE),
-        script=_script("webpage.js", "drawing.js" if saved.placement else "photos.js"),
+        script=_script(*scripts),
         csp_hash=_hash,
     )
 

@@ -7,6 +7,8 @@ import logging
 import re
 import shutil
 import subprocess
+import unicodedata
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from neural_lib.networks import build_network
 from neural_lib.prediction import webpage
 from neural_lib.prediction.export import noise
 from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.prediction.sort import class_folders, portable
 from neural_lib.system.errors import RunError, UserError
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed: apt-get install nodejs")
@@ -64,11 +67,12 @@ def recogniser_with(network: nn.Module) -> Recogniser:
 
 
 def run_node(script: str, **given: object) -> object:
-    """What the script, which sees network.js, ink.js and `given`, leaves in `result`."""
+    """What the script, which sees network.js, ink.js, archive.js and `given`, leaves in `result`."""
     names = ", ".join(given)
-    whole = f"{webpage._script(*webpage.ENGINE)}\nconst {{{names}}} = {json.dumps(given)};\nlet result;\n{script}\n"
+    whole = f"{webpage._script(*webpage.ENGINE, 'archive.js')}\nconst {{{names}}} = {json.dumps(given)};\n"
+    whole += f"let result;\n{script}\n"
     whole += "process.stdout.write(JSON.stringify(result));"
-    done = subprocess.run(["node", "-"], input=whole, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["node", "-"], input=whole, capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -345,6 +349,61 @@ def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
     assert np.median([each.max() for each in differences]) <= 1
 
 
+# --- a zip of drawings ---
+
+
+@needs_node
+def test_folders_have_the_names_that_sort_py_gives():
+    generator, marks = (
+        np.random.default_rng(0),
+        ["a", "A", "é", "e\u0301", ".", " ", "/", "-1", "con", "か" * 40, "\x00"],
+    )
+    marks += ["\ud800", "🙂", "\u202eא", "COM٣", "x.png", ".tar" * 6, "unsure", "ß", "SS", "ı", "I", "İ", "ς", "Σ", "_"]
+    lists = [["".join(generator.choice(marks, generator.integers(0, 7))) for _ in range(12)] for _ in range(300)]
+    # each character that changes with its case, of a version of Unicode that every Python and every Node.js knows
+    characters = [chr(code) for code in range(0x20000) if unicodedata.ucd_3_2_0.category(chr(code)) not in ("Cn", "Cs")]
+    lists.append([each for each in characters if len({each, each.casefold(), each.upper(), each.lower()}) > 1])
+    assert len(lists[-1]) > 1500
+    found = run_node("result = lists.map((each) => [classFolders(each), each.map(portable)]);", lists=lists)
+    assert found == [[class_folders(each), list(map(portable, each))] for each in lists]
+
+
+def unzipped(files: dict[str, bytes], tmp_path: Path) -> zipfile.ZipFile:
+    """The zip that archive.js makes of files, opened."""
+    text = run_node(
+        """const files = given.map(([name, text]) => ({name, content: Buffer.from(text, "base64")}));
+        result = Buffer.concat(zip(files, new Date(2026, 10, 30, 23, 59, 58))).toString("base64");""",
+        given=[[name, base64.b64encode(content).decode()] for name, content in files.items()],
+    )
+    (tmp_path / "drawings.zip").write_bytes(base64.b64decode(text))
+    return zipfile.ZipFile(tmp_path / "drawings.zip")
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({}, id="empty"),
+        pytest.param({"a/1.png": b"", "あ/ß-1.png": bytes(range(256)), "🙂/1.png": b"\xff" * 70_000}, id="odd"),
+        pytest.param({f"{number % 47}/{number}.png": b"%d" % number * 500 for number in range(3000)}, id="many"),
+    ],
+)
+def test_a_zip_holds_the_files_under_their_names(files, tmp_path):
+    with unzipped(files, tmp_path) as archive:
+        assert archive.testzip() is None
+        assert {info.filename: archive.read(info) for info in archive.infolist()} == files
+        for info in archive.infolist():
+            assert info.flag_bits == 1 << 11 and info.compress_type == zipfile.ZIP_STORED  # names in UTF-8
+            assert info.date_time == (2026, 11, 30, 23, 59, 58) and not info.is_dir()
+
+
+@needs_node
+def test_what_does_not_fit_into_a_zip_is_refused():
+    script = """const content = new Uint8Array(), files = Array.from({length: 65536}, () => ({name: "a", content}));
+        try { zip(files); } catch (error) { result = error.message; }"""
+    assert run_node(script) == "too many drawings for one zip"
+
+
 # --- the page ---
 
 
@@ -410,6 +469,13 @@ def test_it_says_only_what_is_true_of_the_network():
     garments = replace(recogniser_of("lenet-slim").saved, placement=Placement(28, "box")._asdict())
     text = html_of(Recogniser(garments, torch.device("cpu")))
     assert "Draw here" in text and "character" not in text.split("<script")[0]
+
+
+@pytest.mark.parametrize(("stroke", "is_there"), [(1.5, True), (0.0, False), (None, False)])
+def test_only_characters_are_collected(stroke, is_there):
+    placement = {} if stroke is None else Placement(28, "box", stroke)._asdict()
+    text = html_of(recogniser_of("lenet-slim", placement=placement))
+    assert ('id="collect"' in text, "classFolders" in text, "<label>" in text) == (is_there,) * 3
 
 
 # --- export_page ---

@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from conftest import requests_of
 from PIL import Image
 from test_webpage import NAMES, recogniser_of
 
+from neural_lib.data import custom
 from neural_lib.data.images import load_images
 from neural_lib.networks import build_network
 from neural_lib.prediction import webpage
@@ -64,7 +66,9 @@ def draw(browser, strokes: list[list[tuple[int, int]]], kind: str = "mouse", lif
     from selenium.webdriver.common.actions.pointer_input import PointerInput
 
     left, top, width = browser.execute_script(
-        "const {left, top, width} = document.getElementById('sheet').getBoundingClientRect(); return [left, top, width]"
+        """sheet.scrollIntoView({block: "nearest"});
+        const {left, top, width} = sheet.getBoundingClientRect();
+        return [left, top, width];"""
     )
     builder = ActionBuilder(browser, mouse=PointerInput(kind, kind), duration=20)
     pen = builder.pointer_action
@@ -394,6 +398,270 @@ def test_a_stroke_after_a_picture_begins_a_new_sheet(opened, digits):
     draw(opened, SEVEN)
     assert agrees(answer_of(opened), digits.read(drawing_of(opened)))
     assert drawing_of(opened).shape[0] == 280
+
+
+# --- collected ---
+
+
+@pytest.fixture
+def collecting(opened):
+    """The browser with the digits' page, which asks for characters."""
+    opened.find_element("id", "collect").click()
+    return opened
+
+
+@pytest.fixture(scope="module")
+def hiragana_page(tmp_path_factory) -> Path:
+    placement = made_up.make_checkpoint("digits").placement
+    recogniser = recogniser_of("lenet-slim", 1, 2, placement=placement, glyphs=["お", "き"], dataset="signs")
+    recogniser = Recogniser(replace(recogniser.saved, classes=["long o", "ki"]), recogniser.device)
+    return export(recogniser, tmp_path_factory.mktemp("page") / "hiragana.html")
+
+
+def ask_for(browser, characters: str, rounds: int = 1, writer: str = "") -> None:
+    """Fill in what is asked for."""
+    from selenium.webdriver.common.keys import Keys
+
+    for name, text in (("characters", characters), ("rounds", str(rounds)), ("writer", writer)):
+        field = browser.find_element("id", name)
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text or Keys.DELETE, Keys.TAB)
+
+
+def press(browser, *ids: str) -> None:
+    for each in ids:
+        browser.find_element("id", each).click()
+
+
+def prompt_of(browser) -> str:
+    return " ".join(browser.find_element("id", "prompt").text.split())
+
+
+def are_enabled(browser, *ids: str) -> list[bool]:
+    return [browser.find_element("id", each).is_enabled() for each in ids]
+
+
+def saved_zip(browser, name: str = "drawings.zip") -> Path:
+    """The zip that the page saves."""
+    path = browser.downloads / name
+    path.unlink(missing_ok=True)
+    browser.find_element("id", "zip").click()
+    wait_until(path.exists)
+    return path
+
+
+def pictures_in(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in archive.namelist()}
+
+
+def asks_before_leaving(browser) -> bool:
+    return browser.execute_script(
+        """const event = new Event("beforeunload", {cancelable: true});
+        window.dispatchEvent(event);
+        return event.defaultPrevented;"""
+    )
+
+
+def test_drawings_are_saved_as_a_zip_to_train_on(collecting):
+    ask_for(collecting, "7 a A / CON", rounds=2, writer="Mia: 2")
+    labels, drawn = ["7", "a", "A-1", "_", "_CON"], {}
+    for number in range(10):
+        label, glyph = labels[number % 5], "7aA/"[number % 5] if number % 5 < 4 else "CON"
+        words = f"Write {glyph} {number + 1} of 10"
+        assert prompt_of(collecting) == (words if label == glyph else f"{words} saved in the folder {label}")
+        draw(collecting, [ONE, SEVEN, ZERO][number % 3])
+        drawn[f"{label}/Mia_ 2-{number // 5 + 1}.png"] = drawing_of(collecting)
+        assert collecting.find_element("id", "number").text == f"({number + 1} drawing{'s' * (number > 0)})"
+        press(collecting, "next")
+    assert prompt_of(collecting) == "That was the last one. Save the drawings."
+    assert are_enabled(collecting, "next", "skip", "back", "zip") == [False, False, True, True]
+    found = pictures_in(path := saved_zip(collecting, "drawings-Mia_ 2.zip"))
+    assert found.keys() == drawn.keys() and all(np.array_equal(found[name], drawn[name]) for name in drawn)
+    assert found["7/Mia_ 2-1.png"].shape == (280, 280, 3)
+    collection = custom.load(str(path), custom.Request(writing=True), use_cache=False)
+    assert sorted(collection.classes) == sorted(labels) and len(collection.images) == 10
+    for name, label in zip(collection.names, collection.labels, strict=True):
+        assert name.split("/")[-2] == collection.classes[label]
+    assert (collection.images.reshape(10, -1).max(axis=1) > 200).all()  # there is ink in each
+
+
+def test_classes_of_the_network_are_asked_for_in_rounds(open_page, hiragana_page):
+    browser = open_page(hiragana_page)
+    press(browser, "collect")
+    assert browser.find_element("id", "characters").get_attribute("value") == "お き"
+    prompts = []
+    for _ in range(3):
+        prompts.append(prompt_of(browser))
+        draw(browser, SEVEN)
+        press(browser, "next")
+    assert prompts == ["Write お long o 1 of 20", "Write き ki 2 of 20", "Write お long o 3 of 20"]
+    assert set(pictures_in(saved_zip(browser))) == {"long o/1.png", "long o/2.png", "ki/1.png"}
+    # by name or character, with a comma or not, once; a no-break space belongs to a name
+    ask_for(browser, "x, ki お,\nき long\u00a0o x ,")
+    for prompt in ("Write x 1 of 4", "Write き ki 2 of 4", "Write お long o 3 of 4"):
+        assert prompt_of(browser) == prompt
+        press(browser, "next" if "x" not in prompt else "skip")
+    ask_for(browser, " ")
+    assert browser.find_element("id", "characters").get_attribute("value") == "お き"
+
+
+def test_a_drawing_that_is_gone_back_to_can_be_written_again(collecting):
+    ask_for(collecting, "1 7 0")
+    assert are_enabled(collecting, "back", "skip", "next", "zip") == [False, True, False, False]  # an empty sheet
+    draw(collecting, ONE)
+    one = drawing_of(collecting)
+    assert are_enabled(collecting, "back", "skip", "next", "zip") == [False, False, True, True]
+    press(collecting, "next")
+    draw(collecting, ZERO)
+    press(collecting, "undo")
+    draw(collecting, SEVEN)
+    press(collecting, "back")
+    assert np.array_equal(drawing_of(collecting), one)
+    press(collecting, "clear")
+    draw(collecting, ZERO)
+    zero = drawing_of(collecting)
+    press(collecting, "next")
+    assert prompt_of(collecting) == "Write 7 2 of 3"
+    seven = drawing_of(collecting)
+    assert not np.array_equal(seven, zero)
+    press(collecting, "next", "skip")
+    found = pictures_in(saved_zip(collecting))
+    assert found.keys() == {"1/1.png", "7/1.png"}
+    assert np.array_equal(found["1/1.png"], zero) and np.array_equal(found["7/1.png"], seven)
+    press(collecting, "back", "back", "clear", "skip")  # a drawing that was kept is taken back
+    draw(collecting, ONE)  # the one that was skipped
+    assert pictures_in(saved_zip(collecting)).keys() == {"1/1.png", "0/1.png"}
+
+
+def test_drawings_that_are_not_saved_are_not_left_unasked(collecting):
+    assert not asks_before_leaving(collecting)
+    ask_for(collecting, "1 7")
+    draw(collecting, ONE)
+    assert asks_before_leaving(collecting)
+    press(collecting, "next")
+    saved_zip(collecting)
+    assert not asks_before_leaving(collecting)
+    press(collecting, "read")
+    draw(collecting, SEVEN)
+    assert not asks_before_leaving(collecting)  # what is only read is not collected
+    press(collecting, "collect")
+    draw(collecting, SEVEN)
+    press(collecting, "read")
+    assert asks_before_leaving(collecting)
+    press(collecting, "collect")
+    assert pictures_in(saved_zip(collecting)).keys() == {"1/1.png", "7/1.png"}  # those saved before, too
+    press(collecting, "clear")
+    assert asks_before_leaving(collecting)
+
+
+def test_another_writer_starts_with_no_drawing(collecting):
+    ask_for(collecting, "1 7", writer="mia")
+    draw(collecting, ONE)
+    press(collecting, "next", "restart")
+    alert = collecting.switch_to.alert
+    assert alert.text == "The drawings are not saved. Delete them?"
+    alert.dismiss()
+    assert collecting.find_element("id", "number").text == "(1 drawing)"
+    press(collecting, "restart")
+    collecting.switch_to.alert.accept()
+    assert prompt_of(collecting) == "Write 1 1 of 2" and (drawing_of(collecting) == 255).all()
+    assert collecting.find_element("id", "writer").get_attribute("value") == ""
+    assert are_enabled(collecting, "zip", "restart") == [False, False] and not asks_before_leaving(collecting)
+
+
+def test_other_characters_and_fewer_rounds_lose_no_drawing(collecting):
+    ask_for(collecting, "1 7", rounds=2)
+    for _ in range(4):
+        draw(collecting, SEVEN)
+        press(collecting, "next")
+    ask_for(collecting, "7 0")
+    assert prompt_of(collecting) == "Write 0 2 of 2"  # the first one that is missing
+    draw(collecting, ZERO)
+    expected = {"1/1.png", "1/2.png", "7/1.png", "7/2.png", "0/1.png"}
+    assert pictures_in(saved_zip(collecting)).keys() == expected
+
+
+def test_keys_collect(collecting):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    ask_for(collecting, "n b s k u c", writer="nbskuc")  # typed, not pressed
+    assert collecting.find_element("id", "writer").get_attribute("value") == "nbskuc"
+    body = collecting.find_element("tag name", "body")
+    body.send_keys("n", Keys.ENTER, "b")  # nothing is written yet
+    assert prompt_of(collecting) == "Write n 1 of 6"
+    draw(collecting, ONE)
+    for keys, number in ((Keys.ENTER, 2), ("b", 1), ("n", 2), ("k", 3)):
+        body.send_keys(keys)
+        assert prompt_of(collecting).endswith(f"{number} of 6")
+    draw(collecting, SEVEN)
+    collecting.find_element("id", "undo").send_keys(Keys.ENTER)  # presses that button and nothing else
+    assert prompt_of(collecting) == "Write s 3 of 6" and not (drawing_of(collecting) == 255).all()
+    draw(collecting, SEVEN)  # takes the focus from the button
+    ActionChains(collecting).send_keys(Keys.ENTER).perform()
+    assert prompt_of(collecting) == "Write k 4 of 6"
+    body.send_keys("s")
+    path = collecting.downloads / "drawings-nbskuc.zip"
+    wait_until(path.exists)
+    assert pictures_in(path).keys() == {"n/nbskuc-1.png", "s/nbskuc-1.png"}
+    press(collecting, "read")
+    body.send_keys("k", "k", Keys.ENTER)  # buttons that are not there
+    press(collecting, "collect")
+    assert prompt_of(collecting) == "Write k 4 of 6"
+
+
+def test_each_mode_has_its_sheet_and_only_one_is_read(opened):
+    draw(opened, SEVEN)
+    text, seven = answer_of(opened), drawing_of(opened)
+    opened.execute_script("globalThis.reads = 0; const old = answerTo; answerTo = (...all) => (reads++, old(...all));")
+    press(opened, "collect")
+    assert (drawing_of(opened) == 255).all() and not opened.find_element("id", "answers").is_displayed()
+    draw(opened, ONE)
+    one = drawing_of(opened)
+    time.sleep(1)  # longer than the pen has to rest
+    assert opened.execute_script("return reads") == 0
+    drop(opened, ("any.png", png(np.zeros((40, 50, 3), np.uint8))))
+    message = "pictures are not collected; choose Read to have one read"
+    wait_until(lambda: opened.find_element("id", "message").text == message)
+    press(opened, "read")
+    assert answer_of(opened) == text and np.array_equal(drawing_of(opened), seven)
+    press(opened, "collect")
+    assert np.array_equal(drawing_of(opened), one)
+    press(opened, "clear", "undo")
+    assert np.array_equal(drawing_of(opened), one)
+    press(opened, "undo")
+    assert (drawing_of(opened) == 255).all()
+
+
+@pytest.mark.parametrize("width", [320, 1200])
+def test_collecting_fits_the_screen_and_is_told_to_screen_readers(opened, width):
+    metrics = {"width": width, "height": 664, "deviceScaleFactor": 2, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        press(opened, "collect")
+        ask_for(opened, "x" * 300, writer="y" * 40)
+        opened.execute_script("scrollTo(0, 0)")
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        ask_for(opened, "7 0")
+        draw(opened, SEVEN)
+        opened.execute_script("scrollTo(0, 0)")
+        for name in ("prompt", "sheet", "next"):
+            place = opened.find_element("id", name).rect
+            assert place["y"] + place["height"] < 664  # seen without scrolling
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert opened.find_element("id", "prompt").get_attribute("role") == "status"
+    assert [opened.find_element("id", each).get_attribute("aria-pressed") for each in ("read", "collect")] == [
+        "false", "true"
+    ]  # fmt: skip
+
+
+def test_collecting_asks_for_nothing_from_elsewhere(collecting, digits_page):
+    draw(collecting, ONE)
+    saved_zip(collecting)
+    assert [url for url in requests_of(collecting, digits_page) if not url.startswith("blob:")] == []
 
 
 # --- photos ---
