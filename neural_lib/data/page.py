@@ -437,7 +437,7 @@ def _boxes(
     away = boxes[:, None, :2] - boxes[:, :2]  # (N, N, 2), in x and in y, from the second to the first
     is_beside = np.abs(away[..., ::-1]) <= SAME_SIZE * size[::-1] + 3  # [..., 0]: in a row, [..., 1]: in a column
     is_beside &= np.abs(away) > 0.5 * size
-    boxes, away = (each[is_beside.any((1, 2))] for each in (boxes, away))
+    boxes = boxes[is_beside.any((1, 2))]
     if len(boxes) < FEW_BOXES:
         return nothing
     others = every[every[:, 2:].prod(1) > 1.2 * size.prod()]
