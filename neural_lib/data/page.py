@@ -31,8 +31,17 @@ CUT_FROM = 1.4  # length divided by the usual one from which its parts are cut o
 LONG = 1.5  # ... from which it can hardly be one character
 NARROW = 0.8  # smallest usual length divided by the line's height, or a 0 would be long among 1s
 MIN_TO_COMPARE = 3  # characters on a page; of fewer no length is usual
-# Ink of known boxes, in sides of a box or shares.
-BOX_REACH = 0.05  # how far a box reaches beyond its lines
+# Printed boxes, in sides of a box or shares.
+MOST_BOXES = 2000  # more are too small for characters
+FEW_BOXES = 3  # fewer of one size are no boxes for a character each
+LONGEST_BOX = 2.0  # longer side of a box divided by its shorter one
+SAME_SIZE = 0.12  # difference in width and in height, and in place along a row or a column
+DRAWN_FROM = 0.5  # share of a side that is seen
+LARGEST = 1.4  # length of a character in a box
+ASTRAY = 0.35  # length of ink outside of all boxes, but amid them, from which it may be a character of a missed box
+MANY_ASTRAY = 0.1  # its share from which the page counts as one without boxes
+# Ink of boxes, in sides of a box or shares.
+BOX_REACH = 0.05  # how far a known box reaches beyond its lines
 WHOLE_FROM = 0.75  # share of a stroke in one box from which all of it belongs there; other strokes are cut
 MIN_LENGTH = 0.12  # length of the ink of a box that is not empty; a dot or a dash is a character, dust is not
 MIN_AREA = 0.002  # ... and its area, in areas of a box
@@ -40,11 +49,14 @@ OFF_MIDDLE = 0.5  # ink of a pixel that costs a cut as much as to be half a char
 
 
 class Place(NamedTuple):
-    """The place of a character on its page, counted from 1."""
+    """The place of a character on its page, counted from 1; if the page has boxes, empty ones count, too.
+
+    Rows are counted from the top and columns from the side where reading begins, whatever the order.
+    """
 
     number: int  # in reading order
     row: int
-    column: int  # in its row
+    column: int
 
 
 class Character(NamedTuple):
@@ -54,7 +66,7 @@ class Character(NamedTuple):
     ink: np.ndarray  # float32 (h, w), 0 is ground and 1 is ink, cut out along its bounding box
     parts: "tuple[Character, ...]" = ()  # if it is longer than usual along its line: cut at its thinnest places
     is_long: bool = False  # True if it is so long that it can hardly be one character
-    place: Place | None = None  # of its box, if the page's boxes are known
+    place: Place | None = None  # None if the page has boxes and this is ink outside of them
 
 
 class Page(NamedTuple):
@@ -62,6 +74,7 @@ class Page(NamedTuple):
 
     characters: list[Character]  # in reading order; may be empty
     is_plain: bool  # True if the page has no printed lines, boxes or dark edges
+    boxes: np.ndarray  # the boxes for a character each, (N, 4): left, top, width, height, pixels, in reading order
 
 
 def find_characters(
@@ -72,19 +85,24 @@ def find_characters(
     grey: uint8 (H, W). invert: see ink.find_ink. order: "rows" (left to right, rows from top to bottom) or "columns"
     (top to bottom, columns from right to left). The page may be turned by up to STEEPEST degrees, lit unevenly, ruled
     or squared, and have its characters in boxes. Separate strokes are one character if the gap between them is small
-    for the characters' size.
+    for the characters' size. If at least FEW_BOXES boxes of one size are printed in a grid, a character is the ink of a
+    box, and other ink has no place; squared paper has no boxes.
     boxes: the printed boxes of a level page if they are known, (N, 4): left, top, width, height, pixels, in reading
-    order: then a character is the ink of a box, and ink elsewhere is none.
+    order: then ink elsewhere is no character.
     """
     depth, noise, has_ink = _depth(grey, invert)
+    known = np.zeros((0, 4)) if boxes is None else np.asarray(boxes)
     if not has_ink:
-        return Page([], is_plain=True)
+        return Page([], is_plain=True, boxes=known)
     if boxes is not None:
-        clean, lines = _without_lines(depth, np.zeros_like(depth), noise)
-        groups, numbers = _group_by_box(clean, noise, lines, np.asarray(boxes))
-        level, places = np.eye(2, 3), _places(boxes)
-        found = [_cut_out(clean, noise, groups, each, level, order, math.inf) for each in range(len(numbers))]
-        return Page([each._replace(place=places[at]) for each, at in zip(found, numbers, strict=True)], is_plain=False)
+        clean, lines, _ = _without_lines(depth, np.zeros_like(depth), noise)
+        groups, holders = _ink_of_boxes(clean, noise, lines, known)
+        level, places = np.eye(2, 3), _places(_lines_of(known, order), order)
+        found = [
+            _cut_out(clean, noise, groups, each, level, order, math.inf)._replace(place=places[holder])
+            for each, holder in enumerate(holders)
+        ]
+        return Page(found, is_plain=False, boxes=known)
     edges = _dark_edges(depth, noise)  # 1 in pixels outside of the page
     depth[edges > 0] = 0
     size = grey.shape[::-1]
@@ -92,15 +110,27 @@ def find_characters(
         turn = cv2.getRotationMatrix2D((size[0] / 2, size[1] / 2), angle, 1.0)
         turned = cv2.warpAffine(depth, turn, size)
         outside = cv2.warpAffine(edges, turn, size, flags=cv2.INTER_NEAREST, borderValue=1)
-        clean, lines = _without_lines(turned, outside, noise)
+        clean, lines, boxes = _without_lines(turned, outside, noise)
         if lines.any():
             break  # otherwise the angle was that of strokes, so the page is not turned
     groups = _group_strokes(clean, noise, outside, lines, has_edges=edges.any())
     back = cv2.invertAffineTransform(turn)
+    boxes, lines_of_boxes = _sorted_boxes(boxes, order)
+    groups, holders, boxes = _in_boxes(groups, boxes)
     rows = _reading_order(groups, order)
     usual = _usual_lengths(groups, rows, order)
-    characters = [_cut_out(clean, noise, groups, number, back, order, usual[number]) for row in rows for number in row]
-    return Page(characters, is_plain=not lines.any() and not edges.any())
+    places = _places(rows, order)
+    in_order = [number for row in rows for number in row]
+    if len(boxes):
+        of_boxes = _places(lines_of_boxes, order)
+        places = {number: of_boxes.get(holder) for number, holder in enumerate(holders.tolist())}
+        in_order = _order_beside(groups, in_order, holders, boxes, lines_of_boxes, order)
+        usual[holders >= 0] = math.inf
+    characters = [
+        _cut_out(clean, noise, groups, number, back, order, usual[number])._replace(place=places[number])
+        for number in in_order
+    ]
+    return Page(characters, is_plain=not lines.any() and not edges.any(), boxes=_turned(boxes, back))
 
 
 def _rectangle(width: int, height: int) -> np.ndarray:
@@ -195,9 +225,10 @@ def _angle_of_lines(depth: np.ndarray) -> float:
     return float(angles[scores.argmax()]) if scores.any() else 0.0
 
 
-def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    # The page's depth without lines and boxes, but with the strokes that cross them; and a mask with 1 in the pixels of
-    # the removed lines. outside: 1 in pixels outside of the page.
+def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # The page's depth without lines and boxes, but with the strokes that cross them; a mask with 1 in the pixels of the
+    # removed lines; and the insides of the boxes for a character each, (N, 4), in no order. outside: 1 in pixels
+    # outside of the page.
     dark = depth[depth > _ink_threshold(noise)]
     faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
     mask = (depth > faintest).astype(np.uint8)
@@ -207,9 +238,12 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     down, upright = map(cv2.transpose, _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
     places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(0))
     is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
+    straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
+    straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
+    cells = _cells(mask, straight, piece)
+    boxes = _boxes(cells, mask, across, down)
     if not is_squared:
-        straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
-        sides = _sides_of_boxes(mask, straight, piece, thickest)
+        sides = _sides_of_boxes(cells, straight, thickest)
         level, upright = level | (across & sides), upright | (down & sides)
     bands = [cv2.dilate(level, _rectangle(1, 5)) & mask, cv2.dilate(upright, _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
@@ -228,7 +262,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         if darkest < 0.7 * ink_depth:
             crossing |= depth > (darkest + ink_depth) / 2
         clean[(band > 0) & ~crossing] = 0
-    return clean, bands[0] | bands[1]
+    return clean, bands[0] | bands[1], boxes
 
 
 def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -313,11 +347,9 @@ def _thin(pieces: np.ndarray) -> np.ndarray:
     return is_thin.astype(np.uint8)[labels]
 
 
-def _sides_of_boxes(mask: np.ndarray, straight: np.ndarray, piece: int, thickest: int) -> np.ndarray:
-    # A mask with 1 along the sides of the rectangles that straight pieces enclose.
-    sides = np.zeros_like(mask)
-    straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
-    cells = _cells(mask, straight, piece)
+def _sides_of_boxes(cells: list[tuple[int, int, int, int]], straight: np.ndarray, thickest: int) -> np.ndarray:
+    # A mask with 1 along the sides of cells, the rectangles that straight pieces enclose.
+    sides = np.zeros_like(straight)
     typical = np.percentile([min(w, h) for _, _, w, h in cells], 90) if cells else 0
     for x, y, w, h in cells:
         if min(w, h) < 0.5 * typical:  # a part of a cell that a character divides
@@ -359,6 +391,124 @@ def _cells(mask: np.ndarray, straight: np.ndarray, piece: int) -> list[tuple[int
     return cells
 
 
+# --- boxes for a character each ---
+
+
+def _boxes(
+    cells: list[tuple[int, int, int, int]], mask: np.ndarray, across: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    # The cells that are boxes for a character each, and those between them and beside them that were not found as cells
+    # because ink covers or divides them: (N, 4), N is 0 or at least FEW_BOXES. across, down: masks of level and of
+    # upright pieces.
+    nothing, every = np.zeros((0, 4), int), np.array(cells, int).reshape(-1, 4)
+    shaped = every[every[:, 2:].max(1) <= LONGEST_BOX * every[:, 2:].min(1)]
+    if len(shaped) < FEW_BOXES:
+        return nothing
+    sizes, counts = np.unique(shaped[:, 2:], axis=0, return_counts=True)
+    alike = (np.abs(sizes[:, None] - sizes) <= SAME_SIZE * sizes[:, None] + 3).all(2) @ counts
+    size = sizes[np.lexsort((sizes.prod(1), alike))[-1]]  # the most frequent one, of several the largest
+    boxes = shaped[(np.abs(shaped[:, 2:] - size) <= SAME_SIZE * size + 3).all(1)]
+    if len(boxes) > MOST_BOXES or _is_squared(boxes, across, down):
+        return nothing
+    away = boxes[:, None, :2] - boxes[:, :2]  # (N, N, 2), in x and in y, from the second to the first
+    is_beside = np.abs(away[..., ::-1]) <= SAME_SIZE * size[::-1] + 3  # [..., 0]: in a row, [..., 1]: in a column
+    is_beside &= np.abs(away) > 0.5 * size
+    boxes, away = (each[is_beside.any((1, 2))] for each in (boxes, away))
+    if len(boxes) < FEW_BOXES:
+        return nothing
+    others = every[every[:, 2:].prod(1) > 1.2 * size.prod()]
+    others = [each for each in others if not _are_in(boxes, each).any()]  # such as cells as wide as two
+    return _completed(boxes, others, mask, across, down)
+
+
+def _step(boxes: np.ndarray, axis: int) -> np.ndarray | None:
+    # The step from a box (N, 4) to the next one in its row (axis 0) or column (axis 1): in x and y, pixels. None if no
+    # two are in one.
+    size = np.median(boxes[:, 2:], axis=0)
+    away = boxes[:, None, :2] - boxes[:, :2]  # (N, N, 2), in x and in y, from the second to the first
+    is_next = (np.abs(away[..., 1 - axis]) <= SAME_SIZE * size[1 - axis] + 3) & (away[..., axis] > 0.5 * size[axis])
+    length = np.where(is_next, away[..., axis], np.inf).min(0)  # to the nearest
+    if not np.isfinite(length).any():
+        return None
+    usual = np.quantile(length[np.isfinite(length)], 0.3)
+    return np.median(away[is_next & (np.abs(away[..., axis] - usual) <= SAME_SIZE * size[axis])], axis=0)
+
+
+def _completed(
+    boxes: np.ndarray, others: list[np.ndarray], mask: np.ndarray, across: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    # The boxes (N, 4) and those of their grid that were not found: three sides are drawn, or there is ink and a box on
+    # two sides, or there is a box on all sides. In larger cells, `others`, all sides must be drawn: a cell may be as
+    # wide as two.
+    size = np.median(boxes[:, 2:], axis=0)
+    right, below = _step(boxes, 0), _step(boxes, 1)
+    steps = [sign * step for step in (right, below) if step is not None for sign in (1, -1)]
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    is_growing = True
+    while is_growing:
+        is_growing = False
+        for middle in np.concatenate([middles + step for step in steps]):
+            if (np.abs(middles - middle) < 0.5 * size).all(1).any():
+                continue
+            box = np.append(middle - size / 2, size)
+            beside = sum((np.abs(middles - middle - step) < 0.25 * size).all(1).any() for step in steps)
+            drawn = sum(_drawn(box, across, down))
+            if any(_are_in(box[None], each)[0] for each in others):
+                is_missed = drawn == 4
+            else:
+                is_missed = drawn >= 3 or beside == 4 or beside >= 2 and _has_ink(box, mask)
+            if is_missed:
+                middles, is_growing = np.vstack([middles, middle]), True
+    added = middles[len(boxes) :]
+    added = np.column_stack([added - size / 2, np.broadcast_to(size, added.shape)])
+    return np.concatenate([boxes, added.round().astype(int)])
+
+
+def _has_ink(box: np.ndarray, mask: np.ndarray) -> bool:
+    left, top, right, bottom = np.append(box[:2] + 0.2 * box[2:], box[:2] + 0.8 * box[2:]).round().astype(int).clip(0)
+    part = mask[top:bottom, left:right]
+    return part.size > 0 and part.mean() >= 0.03
+
+
+def _are_in(boxes: np.ndarray, around: np.ndarray) -> np.ndarray:
+    # True for each of the boxes (N, 4) whose middle is in another one.
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    return ((middles >= around[:2]) & (middles <= around[:2] + around[2:])).all(1)
+
+
+def _drawn(box: np.ndarray, across: np.ndarray, down: np.ndarray) -> list[bool]:
+    # True for each side of a box that is drawn at least in part: above, below, left, right.
+    left, top, wide, high = box.round().astype(int).tolist()
+    near, sides = 3 + round(SAME_SIZE / 2 * min(wide, high)), []
+    for pieces, first, last, start, length in (
+        (across, top, top + high, left, wide),
+        (down.T, left, left + wide, top, high),
+    ):
+        for at in (first, last):
+            part = pieces[max(0, at - near) : max(0, at + near), max(0, start) : max(0, start + length)]
+            sides.append(part.size > 0 and part.any(0).sum() >= DRAWN_FROM * length)
+    return sides
+
+
+def _is_squared(boxes: np.ndarray, across: np.ndarray, down: np.ndarray) -> bool:
+    # True if lines lead on from the outermost boxes on two sides or more, as on squared paper.
+    left, top, wide, high = boxes.T
+    count = 0
+    for pieces, first, length, start, breadth in ((down, top, high, left, wide), (across.T, left, wide, top, high)):
+        reach = round(float(np.median(length)) / 2)
+        lines = np.concatenate([start, start + breadth])
+        before, after = int(first.min()), int((first + length).max())
+        for rows in (
+            slice(max(0, before - reach), max(0, before - reach // 4)),
+            slice(after + reach // 4, after + reach),
+        ):
+            strip = pieces[rows]
+            if len(strip) >= reach // 4:
+                leads_on = cv2.dilate((strip.mean(0) > 0.5).astype(np.uint8)[None], _rectangle(13, 1))[0]
+                count += leads_on[lines.clip(0, len(leads_on) - 1)].mean() > 0.5
+    return count >= 2
+
+
 # --- from strokes to characters ---
 
 
@@ -375,67 +525,181 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return float(np.quantile(values, 0.5, method="inverted_cdf", weights=weights))
 
 
-def _places(boxes: np.ndarray) -> list[Place]:
-    # The place of each box, (N, 4), in reading order by rows: a box left of the one before it begins a new row.
-    places, row, column = [], 1, 0
-    for number, (left, *_) in enumerate(boxes, start=1):
-        is_new = number > 1 and left <= boxes[number - 2][0]
-        row, column = (row + 1, 1) if is_new else (row, column + 1)
-        places.append(Place(number, row, column))
-    return places
+def _lines_of(boxes: np.ndarray, order: str) -> list[list[int]]:
+    # The numbers of known boxes (N, 4), line by line: one that is not further along than the last begins a line.
+    lines: list[list[int]] = []
+    axis = 0 if order == "rows" else 1
+    for number, box in enumerate(boxes):
+        if number == 0 or box[axis] < boxes[number - 1][axis] + box[2 + axis] / 2:
+            lines.append([])
+        lines[-1].append(number)
+    return lines
 
 
-def _group_by_box(depth: np.ndarray, noise: float, lines: np.ndarray, boxes: np.ndarray) -> tuple[Groups, list[int]]:
-    # Group strokes by the box that holds most of their ink; and the index of each group's box. boxes: (N, 4), left,
-    # top, width, height. A stroke that is as much in another box, because two characters touch, is cut between them.
+def _places(lines: list[list[int]], order: str) -> dict[int, Place]:
+    # The place of each number, given the numbers in reading order, line by line.
+    at = [(each, number, place) for number, line in enumerate(lines, 1) for place, each in enumerate(line, 1)]
+    return {
+        each: Place(count, *((line, along) if order == "rows" else (along, line)))
+        for count, (each, line, along) in enumerate(at, 1)
+    }
+
+
+def _group_by_box(
+    labels: np.ndarray, groups: list[list[int]], boxes: np.ndarray
+) -> tuple[dict[int, list[int]], list[list[int]], np.ndarray]:
+    # The labels of the strokes of each box (N, 4) that holds any; those of the groups outside of all boxes; and the
+    # corners and the area of each label's ink: left, top, right, bottom, area, (labels, 5). A group that is as much in
+    # another box, because two characters are near or touch, is divided, and a stroke is cut, which changes labels.
+    owners = np.zeros(labels.shape, np.int32)  # the box of each pixel, from 1
+    for number, (left, top, width, height) in enumerate(np.round(boxes).astype(int).tolist(), start=1):
+        owners[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)] = number
+    at = np.flatnonzero(labels)
+    pairs = labels.flat[at].astype(np.int64) * (len(boxes) + 1) + owners.flat[at]
+    pairs, areas = np.unique(pairs, return_counts=True)
+    strokes, holders = np.divmod(pairs, len(boxes) + 1)
+    count = int(strokes.max(initial=0)) + 1
+    held: dict[int, list[int]] = {}
+    outside: list[list[int]] = []
+
+    def holder_of(group: list[int]) -> int | None:
+        # The box that holds most of a group's ink, 0 for none; None if none holds enough.
+        inside = np.isin(strokes, group)
+        share = np.bincount(holders[inside], areas[inside]) / areas[inside].sum()
+        return int(share.argmax()) if share.max() >= WHOLE_FROM else None
+
+    for group in groups:
+        if holder := holder_of(group):
+            held.setdefault(holder - 1, []).extend(group)
+            continue
+        rest = group if holder == 0 else []
+        for stroke in group if holder is None else []:
+            holder = holder_of([stroke])
+            if holder == 0:
+                rest.append(stroke)
+            elif holder:
+                held.setdefault(holder - 1, []).append(stroke)
+            else:
+                pixels = np.flatnonzero(labels == stroke)
+                held_by = owners.flat[pixels]
+                for holder in np.unique(held_by[held_by > 0]).tolist():
+                    labels.flat[pixels[held_by == holder]] = count
+                    held.setdefault(holder - 1, []).append(count)
+                    count += 1
+        if rest:
+            outside.append(rest)
+    return held, outside, _extents(labels, count)
+
+
+def _extents(labels: np.ndarray, count: int) -> np.ndarray:
+    # The corners and the area of each label's ink: left, top, right, bottom, area, (count, 5).
+    rows, columns = np.nonzero(labels)
+    each = labels[rows, columns]
+    order = np.argsort(each, kind="stable")
+    present, first, areas = np.unique(each[order], return_index=True, return_counts=True)
+    extents = np.zeros((count, 5), int)
+    if len(present):
+        for column, (values, reduce) in enumerate(
+            ((columns, np.minimum), (rows, np.minimum), (columns + 1, np.maximum), (rows + 1, np.maximum))
+        ):
+            extents[present, column] = reduce.reduceat(values[order], first)
+        extents[present, 4] = areas
+    return extents
+
+
+def _around(corners: np.ndarray) -> np.ndarray:
+    # The corners around several (N, 4): left, top, right, bottom.
+    return np.concatenate([corners[:, :2].min(0), corners[:, 2:4].max(0)])
+
+
+def _ink_of_boxes(depth: np.ndarray, noise: float, lines: np.ndarray, boxes: np.ndarray) -> tuple[Groups, list[int]]:
+    # The ink of each known box (N, 4) that is not empty, and the index of the box of each.
     dark = depth[depth > _ink_threshold(noise)]
     if not dark.size or not len(boxes):
         return Groups(np.zeros((0, 4), int), [], np.zeros((0, 0), int), 0.0), []
-    side, owners = float(np.median(boxes[:, 2:])), np.zeros(depth.shape, np.int32)  # the box of each pixel, from 1
-    reach = round(BOX_REACH * side)
-    for number, (left, top, width, height) in enumerate(np.round(boxes).astype(int).tolist(), start=1):
-        rows, columns = (
-            slice(max(0, at - reach), at + length + reach) for at, length in ((top, height), (left, width))
-        )
-        owners[rows, columns] = number
-    labels, count, stats, is_stroke = _strokes(depth, noise, dark, lines)
-    extents = {  # of each stroke: left, top, right, bottom, area
-        stroke: (left, top, left + width, top + height, area)
-        for stroke, (left, top, width, height, area) in enumerate(stats.tolist())
-    }
-    inside = labels > 0
-    pairs, areas = np.unique(labels[inside].astype(np.int64) * (len(boxes) + 1) + owners[inside], return_counts=True)
-    strokes, holders = np.divmod(pairs, len(boxes) + 1)
-    groups: dict[int, list[int]] = {}  # box -> its strokes
-    for stroke in np.flatnonzero(is_stroke).tolist():
-        at = slice(*np.searchsorted(strokes, [stroke, stroke + 1]))
-        shares, held_by = areas[at] / areas[at].sum(), holders[at]
-        if shares.max() >= WHOLE_FROM:
-            groups.setdefault(int(held_by[shares.argmax()]), []).append(stroke)
-            continue
-        left, top, right, bottom, _ = extents[stroke]
-        part = labels[top:bottom, left:right], owners[top:bottom, left:right]
-        for holder in held_by.tolist():
-            rows, columns = np.nonzero((part[0] == stroke) & (part[1] == holder))
-            part[0][rows, columns] = count
-            extents[count] = (
-                left + columns.min(),
-                top + rows.min(),
-                left + columns.max() + 1,
-                top + rows.max() + 1,
-                len(rows),
-            )
-            groups.setdefault(holder, []).append(count)
-            count += 1
-    groups.pop(0, None)  # ink in no box
+    labels, _, _, is_stroke = _strokes(depth, noise, dark, lines)
+    side = float(np.median(boxes[:, 2:]))
+    reach = round(BOX_REACH * side) * np.array([-1, -1, 2, 2])
+    held, _, extents = _group_by_box(labels, [[each] for each in np.flatnonzero(is_stroke).tolist()], boxes + reach)
     kept = {}
-    for holder, group in sorted(groups.items()):
-        each = np.array([extents[stroke] for stroke in group])
-        box = np.concatenate([each[:, :2].min(0), each[:, 2:4].max(0)])
-        if (box[2:] - box[:2]).max() >= MIN_LENGTH * side and each[:, 4].sum() >= MIN_AREA * side * side:
-            kept[holder] = box
-    corners = np.array(list(kept.values()), int).reshape(-1, 4)
-    return Groups(corners, [groups[each] for each in kept], labels, side), [each - 1 for each in kept]
+    for holder, strokes in sorted(held.items()):
+        corners = _around(extents[strokes])
+        if (corners[2:] - corners[:2]).max() >= MIN_LENGTH * side and extents[strokes, 4].sum() >= MIN_AREA * side**2:
+            kept[holder] = corners
+    return Groups(np.array(list(kept.values()), int).reshape(-1, 4), [held[each] for each in kept], labels, side), [
+        *kept
+    ]
+
+
+def _sorted_boxes(boxes: np.ndarray, order: str) -> tuple[np.ndarray, list[list[int]]]:
+    # Boxes (N, 4) in reading order, and then their numbers line by line.
+    size = float(np.median(boxes[:, 3 if order == "rows" else 2])) if len(boxes) else 0.0
+    lines = _reading_order(Groups(_corners(boxes), [], np.zeros((0, 0), int), size), order)
+    number = itertools.count()
+    return boxes[[each for line in lines for each in line]], [[next(number) for _ in line] for line in lines]
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    # left, top, width, height (N, 4) -> left, top, right, bottom
+    return np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+def _order_beside(
+    groups: Groups, in_order: list[int], holders: np.ndarray, boxes: np.ndarray, lines: list[list[int]], order: str
+) -> list[int]:
+    # The numbers of the groups in reading order: those in boxes like their boxes, others between lines of boxes, or in
+    # a line of boxes if they are beside it. in_order: their order without boxes. lines: the boxes' numbers.
+    along, across = _along_and_across(_corners(boxes), order)
+    middles, half = (
+        np.array([across[line].mean() for line in lines]),
+        np.median(boxes[:, 3 if order == "rows" else 2]) / 2,
+    )
+    line_of = {number: at for at, line in enumerate(lines) for number in line}
+    group_along, group_across = _along_and_across(groups.boxes, order)
+
+    def key(number: int) -> tuple[float, float]:
+        if (holder := int(holders[number])) >= 0:
+            return line_of[holder], along[holder]
+        away = middles - group_across[number]
+        nearest = int(np.abs(away).argmin())
+        if abs(away[nearest]) <= half:
+            return nearest, group_along[number]
+        return np.count_nonzero(away < 0) - 0.5, in_order.index(number)
+
+    return sorted(in_order, key=key)
+
+
+def _turned(boxes: np.ndarray, back: np.ndarray) -> np.ndarray:
+    # The boxes (N, 4) of the turned page, level in the picture and around the same middles. back: see _cut_out.
+    middles = (boxes[:, :2] + boxes[:, 2:] / 2) @ back[:, :2].T + back[:, 2]
+    return np.column_stack([middles - boxes[:, 2:] / 2, boxes[:, 2:]]).round().astype(int)
+
+
+def _in_boxes(groups: Groups, boxes: np.ndarray) -> tuple[Groups, np.ndarray, np.ndarray]:
+    # The groups, those in a box made one; for each the index of its box, -1 if it is outside of all; and the boxes. If
+    # too much ink is amid the boxes or larger than they are, the groups as they are, and no boxes.
+    none = groups, np.full(len(groups.boxes), -1), boxes[:0]
+    if not len(boxes):
+        return none
+    size = np.median(boxes[:, 2:], axis=0)
+    labels = groups.labels.copy()
+    gaps = [step[axis] - size[axis] for axis in (0, 1) if (step := _step(boxes, axis)) is not None]
+    reach = float(np.clip(min(gaps, default=0) / 2, 0, 0.25 * size.min()))  # to the middle between neighbours
+    held, outside, extents = _group_by_box(labels, groups.strokes, boxes + reach * np.array([-1, -1, 2, 2]))
+    strokes = [*held.values(), *outside]
+    corners = np.array([_around(extents[each]) for each in strokes], int).reshape(-1, 4)
+    holders = np.array([*held, *[-1] * len(outside)], int)
+    longer = (corners[:, 2:] - corners[:, :2]).max(1)
+    middles = (corners[:, :2] + corners[:, 2:]) / 2
+    first, last = boxes[:, :2].min(0), (boxes[:, :2] + boxes[:, 2:]).max(0)
+    is_amid = ((middles > first) & (middles < last)).all(1)
+    is_out = holders < 0
+    astray = is_out & is_amid & (longer > ASTRAY * size.min()) | ~is_out & (longer > LARGEST * size.max())
+    like_boxes = is_out & (longer > ASTRAY * size.min())
+    if astray.sum() > max(1, MANY_ASTRAY * (~is_out).sum()) or like_boxes.sum() > len(boxes):
+        return none
+    kept = np.flatnonzero(~is_out | (longer >= SMALLEST))
+    return Groups(corners[kept], [strokes[each] for each in kept], labels, groups.size), holders[kept], boxes
 
 
 def _strokes(
@@ -540,10 +804,15 @@ def _merge_near(
     return boxes[kept], [groups[number] for number in kept]
 
 
+def _along_and_across(corners: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
+    # The middles of boxes (N, 4), given by their corners, along their lines and across these.
+    x, y = (corners[:, :2] + corners[:, 2:]).T / 2
+    return (x, y) if order == "rows" else (y, -x)
+
+
 def _reading_order(groups: Groups, order: str) -> list[list[int]]:
     # The numbers of the groups in reading order, line by line.
-    middle = (groups.boxes[:, :2] + groups.boxes[:, 2:]) / 2
-    along, across = (middle[:, 0], middle[:, 1]) if order == "rows" else (middle[:, 1], -middle[:, 0])
+    along, across = _along_and_across(groups.boxes, order)
     # Turn the page so that its lines of characters are narrowest. If several angles do, take the smallest.
     angles = sorted(np.arange(-STEEPEST, STEEPEST + 0.01, 0.25), key=abs)
     turned = [across - along * math.tan(math.radians(angle)) for angle in angles]

@@ -96,12 +96,18 @@ def draw_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def annotate_page(
-    picture: np.ndarray, boxes: list[Sequence[float]], names: list[str], sure: list[bool], caption: str = ""
+    picture: np.ndarray,
+    boxes: list[Sequence[float]],
+    names: list[str],
+    sure: list[bool],
+    caption: str = "",
+    numbers: Sequence[int | None] = (),
 ) -> np.ndarray:
     """Draw a page with a numbered box and the predicted name around each of its characters: uint8 BGR (H, W, 3).
 
     picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. sure: False
-    marks an answer. caption: a line of text above the page. The page is enlarged if its characters are small.
+    marks an answer. caption: a line of text above the page. numbers: of the boxes, None for one without; default: 1, 2
+    and so on. The page is enlarged if its characters are small.
     """
     typical = np.median([max(box[2:]) for box in boxes])
     scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
@@ -109,11 +115,13 @@ def annotate_page(
     canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     size = round(np.clip(0.2 * scale * typical, 11, 24))
     thickness = 1 if size < 16 else 2
+    numbers = numbers or range(1, len(boxes) + 1)
     corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
     for index, (left, top, right, bottom) in enumerate(corners.tolist()):
         colour = DARK_GREEN if sure[index] else DARK_AMBER
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        text = f"{index + 1}: {shortened(names[index])}{'' if sure[index] else ' ?'}"
+        number = f"{numbers[index]}: " if numbers[index] else ""
+        text = f"{number}{shortened(names[index])}{'' if sure[index] else ' ?'}"
         width = _text_width(text, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it

@@ -136,7 +136,8 @@ def _drawing(
         return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
     sure = [each.is_sure for each in reading.answers]
-    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption)
+    numbers = [each.place and each.place.number for each in reading.answers]
+    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption, numbers)
 
 
 class AnswerTable:
@@ -177,15 +178,19 @@ class AnswerTable:
         return printable(path.removeprefix(os.path.join(self.folder, "")) if self.folder else path)
 
     def format(self, reading: Reading) -> str:
-        """A line for each answer: path, number, class, probability, the next best; first of all, the titles."""
+        """A line for each answer: path, number, class, probability, the next best; first of all, the titles.
+
+        The number is empty for ink outside of printed boxes, and for a single answer that would be number 1.
+        """
         path = annotate.shortened(self._shown(reading.source.name), self.path_width)
         lines, self.head = self.head, []
-        for number, answer in enumerate(reading.answers, start=1):
+        for answer in reading.answers:
             likely = [each for each in answer.top[1 : self.others + 1] if each.probability >= 0.0005]  # not 0.0%
             others = [f"{self.names[each.index]} {annotate.percent(each.probability)}" for each in likely]
-            place, mark = str(number) if len(reading.answers) > 1 else "", "  " if answer.is_sure else " ?"
+            place, mark = answer.place, "  " if answer.is_sure else " ?"
+            number = str(place.number) if place and max(len(reading.answers), place.number) > 1 else ""
             name, probability = self.names[answer.top[0].index], annotate.percent(answer.probability)
-            lines.append(self._line(path, place, name, probability, f"{mark}  {', '.join(others)}"))
+            lines.append(self._line(path, number, name, probability, f"{mark}  {', '.join(others)}"))
         return "\n".join(lines)
 
     def _line(self, path: str, number: str, name: str, probability: str, rest: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ class Answer:
     seen: np.ndarray = field(repr=False)  # the network's input, uint8 (S, S) or (S, S, 3)
     path: Path | None = None  # the picture's file
     box: Box | None = None  # around the ink, in the picture as displayed; None if the whole picture was read
-    place: Place | None = None  # on its page; None if the whole picture was read
+    place: Place | None = None  # None if the whole picture was read, or for ink outside of a page's printed boxes
     # False if it isn't probable enough, or the image is unlike those of training or too long for one character.
     is_sure: bool = True
 
@@ -266,9 +267,9 @@ class Recogniser:
             count = len(waiting[-1].images)
             load += 1 if count == 1 else max(BATCH_SIZE // 10, count)
             if load >= BATCH_SIZE:
-                yield from self._answer(waiting, invert, top)
+                yield from self._answer(waiting, invert, order, top)
                 waiting, load = [], 0
-        yield from self._answer(waiting, invert, top)
+        yield from self._answer(waiting, invert, order, top)
 
     def _prepare(
         self, source: Source, picture: Picture, invert: str, order: str | None, boxes: np.ndarray | None
@@ -286,7 +287,7 @@ class Recogniser:
             if longest != LONGEST_SIDE:
                 pixels = read_picture(picture, page, longest)
             scale = max(pixels.shape[:2]) / size
-            found, is_plain = find_characters(ink.to_grey(pixels), invert, order, boxes)
+            found, is_plain, _ = find_characters(ink.to_grey(pixels), invert, order, boxes)
             is_sharp = bool(found) and np.median([max(each.box[2:]) for each in found]) >= sharp
             if scale == 1 or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
                 break
@@ -298,9 +299,10 @@ class Recogniser:
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
         may_be_one = boxes is None and is_plain and len(found) <= FEW and not any(each.is_long for each in found)
         reading = Reading(source, small, scale, reason="" if found or boxes is not None else "no ink found")
-        return _Prepared(reading, images, around, [each.place for each in inks], cuts, may_be_one)
+        places = [character.place for character in found for _ in (character, *character.parts)]
+        return _Prepared(reading, images, around, places, cuts, may_be_one)
 
-    def _answer(self, waiting: list[_Prepared], invert: str, top: int) -> Iterator[Reading]:
+    def _answer(self, waiting: list[_Prepared], invert: str, order: str | None, top: int) -> Iterator[Reading]:
         answers = iter(self._answers([image for each in waiting for image in each.images], top))
         for reading, _, boxes, places, cuts, may_be_one in waiting:
             path = reading.source.path
@@ -311,6 +313,7 @@ class Recogniser:
                 ],
                 cuts,
             )
+            parts = _counted_on(parts, order)
             if may_be_one and not (parts and all(answer.is_sure for answer in parts)):
                 with contextlib.suppress(PictureError):
                     whole = ink.prepare(reading.picture, self.saved.preparation, invert)
@@ -366,6 +369,21 @@ def _without_touching(answers: list[Answer], cuts: Sequence[tuple[int, bool]]) -
         else:
             chosen.append(replace(whole, is_sure=whole.is_sure and not is_long))
     return chosen
+
+
+def _counted_on(answers: list[Answer], order: str | None) -> list[Answer]:
+    # The answers with a place each, given that the parts of a character all have its place.
+    counted, more, last = [], Counter(), None
+    for answer in answers:
+        if (place := answer.place) is None:
+            counted.append(answer)
+            continue
+        line = place.row if order == "rows" else place.column
+        more.update(["all", line] if place == last else [])  # by how many numbers and places in a line to count on
+        last = place
+        along = {"column": place.column + more[line]} if order == "rows" else {"row": place.row + more[line]}
+        counted.append(replace(answer, place=place._replace(number=place.number + more["all"], **along)))
+    return counted
 
 
 def convert(images: Tensor, channels: int, size: int) -> tuple[Tensor, list[str]]:
