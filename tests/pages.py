@@ -3,9 +3,11 @@
     python tests/pages.py --model output/model.pth --data data
 
 Composes 200 pages of test images, on plain, ruled and squared paper, in boxes, with dark edges, with specks and with
-pairs of characters that touch, reads them and prints for each kind of page: characters found (a box that overlaps
-theirs by half or more of both together), boxes where there is none, boxes around several characters, those of them that
-are sure, pages in the right order, answers that are unsure, accuracy on what was found, and that on the images.
+pairs of characters that touch, and a seventh as many with a name above boxes of which some are left blank. Reads them
+and prints for each kind of page: characters found (a box that overlaps theirs by half or more of both together), boxes
+where there is none, boxes around several characters, those of them that are sure, pages in the right order, characters
+that have their number (in boxes blank ones count, and a name has none), answers that are unsure, accuracy on what was
+found, and that on the images.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import cv2
 import numpy as np
 
 KINDS = ("plain", "ruled", "squared", "boxes", "edges", "specks", "touching")
+BLANKS = "blanks"  # another kind: boxes of which some are left blank, below a line for the name
 
 
 class Page(NamedTuple):
@@ -28,6 +31,7 @@ class Page(NamedTuple):
     boxes: np.ndarray  # (N, 4): left, top, width, height of the ink of each character, pixels
     indices: np.ndarray  # (N,) of the images
     order: str  # "rows" or "columns"
+    numbers: np.ndarray  # (N,) in reading order, in which blank boxes count; 0 for the characters of a name
 
 
 def written(image: np.ndarray, size: int, pen: str) -> np.ndarray:
@@ -57,16 +61,18 @@ def room_before(ink: np.ndarray, mark: np.ndarray, x: int, y: int) -> int:
 def compose(
     images: np.ndarray, generator: np.random.Generator, kind: str, count: int | None = None, size: int | None = None
 ) -> Page:
-    """A page of some of the images (N, S, S), light on black, on one of KINDS of paper.
+    """A page of some of the images (N, S, S), light on black, on one of KINDS of paper or BLANKS.
 
-    count: characters, default 1 to 60. size: of a character, pixels, default 30 to 200.
+    count: characters, or boxes on BLANKS, default 1 to 60. size: of a character, pixels, default 30 to 200.
     """
     uniform, integers = generator.uniform, generator.integers
     count = count or min(int(integers(1, 61)), int(integers(1, 61)))
     size = size or round(math.exp(uniform(math.log(30), math.log(200))))
     order = "columns" if uniform() < 0.2 else "rows"
+    if kind == BLANKS:
+        count, order = max(count, 6), "rows"
     across, down = size * uniform(1.35, 1.9, 2)  # between the middles of neighbours
-    if kind == "boxes" or kind == "squared" and uniform() < 0.5:  # a cell for each character
+    if kind in ("boxes", BLANKS) or kind == "squared" and uniform() < 0.5:  # a cell for each character
         across = down = size * uniform(1.3, 1.6)
     in_cells = across == down
     columns = int(np.clip(round(math.sqrt(count * uniform(0.5, 2.5))), 1, count))
@@ -76,8 +82,10 @@ def compose(
     margin = 0.4 * size + 50 + 0.04 * max(columns * across, lines * down)  # turned, all stays on the page
     width = math.ceil(max(columns * across + 2 * margin, uniform(600, 1300)))
     height = math.ceil(max(lines * down + 2 * margin, uniform(600, 1700)))
+    above = round(2 * size) if kind == BLANKS else 0  # room for the name
+    height += above
     left = uniform(margin, width - margin - columns * across) + across / 2
-    top = uniform(margin, height - margin - lines * down) + down / 2
+    top = above + uniform(margin, height - above - margin - lines * down) + down / 2
 
     # ---- ink, on straight paper
     ink, boxes = np.zeros((height, width), np.float32), []
@@ -85,7 +93,13 @@ def compose(
     indices = integers(0, len(images), count)
     places = [(n % columns, n // columns) if order == "rows" else (columns - 1 - n // lines, n % lines)
               for n in range(count)]  # fmt: skip
-    for index, (column, line) in zip(indices, places, strict=True):
+    numbers = np.arange(1, count + 1)
+    if kind == BLANKS:
+        is_blank = uniform(size=count) < 0.3
+        is_blank[columns * integers(lines) :][:columns] |= uniform() < 0.3  # a whole row
+        is_blank[integers(count)] = False
+        numbers, indices = numbers[~is_blank], indices[~is_blank]
+    for index, (column, line) in zip(indices, [places[number - 1] for number in numbers], strict=True):
         own = round(size * uniform(0.88, 1.0))
         mark = written(images[index], own, pen)
         rows, cols = (np.flatnonzero(mark.max(axis) > 0.3) for axis in (1, 0))
@@ -112,15 +126,35 @@ def compose(
             cv2.line(lines_on, (round(x), 0), (round(x), height), 1.0, thick)
         for y in np.arange(top - down / 2 - 50 * step, height, step):
             cv2.line(lines_on, (0, round(y)), (width, round(y)), 1.0, thick)
-    if kind == "boxes":
+    if kind in ("boxes", BLANKS):
         side = across * (1.0 if uniform() < 0.3 else uniform(0.86, 0.94))
         for n in range(columns * lines):  # those after the last character are empty
             x, y = left + n % columns * across - side / 2, top + n // columns * down - side / 2
             cv2.rectangle(lines_on, (round(x), round(y)), (round(x + side), round(y + side)), 1.0, thick)
+    if kind == BLANKS:
+        x, y, own = left - across / 2, top - down / 2 - 0.6 * size, round(size * uniform(0.5, 0.8))
+        label = 0.5 * own / cv2.getTextSize("N", cv2.FONT_HERSHEY_SIMPLEX, 1, 1)[0][1]
+        at = round(x), round(y)
+        printed_label = np.zeros(ink.shape, np.uint8)  # putText takes no floats
+        cv2.putText(printed_label, "Name:", at, cv2.FONT_HERSHEY_SIMPLEX, label, 255, thick, cv2.LINE_AA)
+        np.maximum(lines_on, printed_label / np.float32(255), out=lines_on)
+        x += cv2.getTextSize("Name:", cv2.FONT_HERSHEY_SIMPLEX, label, 1)[0][0] + 0.3 * own
+        letters = integers(0, len(images), min(int(integers(2, 7)), int((width - margin - x) / (1.35 * own))))
+        cv2.line(lines_on, (round(x), round(y)), (round(x + 1.35 * own * len(letters)), round(y)), 1.0, thick)
+        for index in letters:
+            mark = written(images[index], own, pen)
+            rows, cols = (np.flatnonzero(mark.max(axis) > 0.3) for axis in (1, 0))
+            start, first = round(y) - own + int(integers(-2, 3)), round(x)
+            part = ink[start : start + own, first : first + own]
+            np.maximum(part, mark, out=part)
+            boxes.append((first + cols[0], start + rows[0], np.ptp(cols) + 1, np.ptp(rows) + 1))
+            x += 1.35 * own
+        boxes = boxes[len(numbers) :] + boxes[: len(numbers)]  # the name is read first
+        numbers, indices = np.append(np.zeros_like(letters), numbers), np.append(letters, indices)
 
     # ---- the sheet, turned
     paper, dark = uniform(205, 250), uniform(15, 80)
-    printed = uniform(130, 170) if kind != "boxes" else uniform(20, 150)
+    printed = uniform(130, 170) if kind not in ("boxes", BLANKS) else uniform(20, 150)
     sheet = paper + (printed - paper) * lines_on
     sheet = np.minimum(sheet, paper + (dark - paper) * ink)
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), uniform(-3, 3), 1.0)
@@ -156,7 +190,7 @@ def compose(
     if uniform() < 0.7:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(integers(50, 95))]
         pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, quality)[1], cv2.IMREAD_COLOR)
-    return Page(pixels, np.array(turned), indices, order)
+    return Page(pixels, np.array(turned), indices, order, numbers)
 
 
 # --- how they are read ---
@@ -183,7 +217,9 @@ class Counts(NamedTuple):
     characters: int
     found: int
     answers: int
-    false: int  # answers with a box where no character is, or one was found already
+    false: int  # answers with a box where no character is, or one was found already; not those without a number
+    numbered: int  # characters with a number
+    number_right: int  # of those, found with their number
     unsure: int  # answers
     merged: int  # answers with a box around several characters
     merged_sure: int  # of those, the sure ones
@@ -200,6 +236,7 @@ def judge(page: Page, answers: list, labels: np.ndarray, is_right: np.ndarray) -
     place = best[is_found]
     read = [answers[each].top[0].index for each in place]
     is_around = common_area(page.boxes, boxes) > 0.8 * page.boxes[:, 2:].prod(1)[:, None]
+    given = np.array([answer.place.number if answer.place else 0 for answer in answers], int)
     merged = [answer.is_sure for answer, count in zip(answers, is_around.sum(0), strict=True) if count > 1]
     return Counts(
         pages=1,
@@ -207,7 +244,9 @@ def judge(page: Page, answers: list, labels: np.ndarray, is_right: np.ndarray) -
         characters=len(page.boxes),
         found=len(place),
         answers=len(boxes),
-        false=len(boxes) - len(set(place.tolist())),
+        false=len({each for each, answer in enumerate(answers) if answer.place or not answer.box} - {*place.tolist()}),
+        numbered=np.count_nonzero(page.numbers),
+        number_right=np.count_nonzero((given[place] == page.numbers[is_found]) & (given[place] > 0)),
         unsure=sum(not answer.is_sure for answer in answers),
         merged=len(merged),
         merged_sure=sum(merged),
@@ -234,8 +273,8 @@ def main() -> None:
     images, labels = load_images(recogniser.saved.dataset, args.data, train=False)[:]
     is_right = torch.cat([recogniser.probabilities(each).argmax(1) for each in images.split(1000)]) == labels
     totals: dict[str, list[Counts]] = defaultdict(list)
-    for number in range(args.pages):
-        kind = KINDS[number % len(KINDS)]
+    kinds = [KINDS[number % len(KINDS)] for number in range(args.pages)] + [BLANKS] * (args.pages // len(KINDS))
+    for number, kind in enumerate(kinds):
         page = compose(images[:, 0].numpy(), np.random.default_rng([args.seed, number]), kind)
         try:
             answers = recogniser.read_page(page.picture, order=page.order, top=1)
@@ -248,15 +287,17 @@ def main() -> None:
             cv2.imwrite(f"{args.write}/{number}-{kind}.png", cv2.cvtColor(page.picture, cv2.COLOR_RGB2BGR))
     totals["all"] = [counts for each in totals.values() for counts in each]
     print(
-        "| paper | pages | characters | found | false | several | sure | in order | unsure | read right | as images |"
+        "| paper | pages | characters | found | false | several | sure | in order | right number | unsure | read right "
+        "| as images |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind, each in totals.items():
         sums = Counts(*np.sum(each, axis=0))
         print(
             f"| {kind} | {sums.pages} | {sums.characters:,} | {sums.found / sums.characters:.2%} "
             f"| {sums.false / max(sums.answers, 1):.2%} | {sums.merged} | {sums.merged_sure} "
-            f"| {sums.in_order / sums.pages:.1%} | {sums.unsure / max(sums.answers, 1):.2%} "
+            f"| {sums.in_order / sums.pages:.1%} | {sums.number_right / sums.numbered:.2%} "
+            f"| {sums.unsure / max(sums.answers, 1):.2%} "
             f"| {sums.right / max(sums.found, 1):.2%} | {sums.right_alone / max(sums.found, 1):.2%} |"
         )
 

@@ -243,7 +243,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     cells = _cells(mask, straight, piece)
     boxes = _boxes(cells, mask, across, down)
     if not is_squared:
-        sides = _sides_of_boxes(cells, straight, thickest)
+        sides = _sides_of_boxes(cells, straight, thickest) | _around_missed(boxes, cells, straight.shape)
         level, upright = level | (across & sides), upright | (down & sides)
     bands = [cv2.dilate(level, _rectangle(1, 5)) & mask, cv2.dilate(upright, _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
@@ -364,6 +364,20 @@ def _sides_of_boxes(cells: list[tuple[int, int, int, int]], straight: np.ndarray
     return sides
 
 
+def _around_missed(boxes: np.ndarray, cells: list[tuple[int, int, int, int]], shape: tuple[int, int]) -> np.ndarray:
+    # A mask with 1 near the sides of those boxes (N, 4) that are no cells.
+    near_sides = np.zeros(shape, np.uint8)
+    for x, y, w, h in set(map(tuple, boxes.tolist())) - set(cells):
+        near = _near(w, h)
+        cv2.rectangle(near_sides, (x, y), (x + w, y + h), 1, 2 * near)
+    return near_sides
+
+
+def _near(width: float, height: float) -> int:
+    # How far from its place a side of a box may be drawn, pixels.
+    return 3 + round(SAME_SIZE / 2 * min(width, height))
+
+
 def _cells(mask: np.ndarray, straight: np.ndarray, piece: int) -> list[tuple[int, int, int, int]]:
     # The insides of the rectangles that straight pieces enclose: left, top, width, height, pixels.
     _, _, stats, _ = cv2.connectedComponentsWithStats(1 - straight, connectivity=4)
@@ -479,7 +493,7 @@ def _are_in(boxes: np.ndarray, around: np.ndarray) -> np.ndarray:
 def _drawn(box: np.ndarray, across: np.ndarray, down: np.ndarray) -> list[bool]:
     # True for each side of a box that is drawn at least in part: above, below, left, right.
     left, top, wide, high = box.round().astype(int).tolist()
-    near, sides = 3 + round(SAME_SIZE / 2 * min(wide, high)), []
+    near, sides = _near(wide, high), []
     for pieces, first, last, start, length in (
         (across, top, top + high, left, wide),
         (down.T, left, left + wide, top, high),

@@ -274,6 +274,216 @@ def test_a_part_without_ink_is_left_out():
     assert [part.sum() for part in page._cut(values, 3)] == [100, 100]
 
 
+# --- the place of a character on its page ---
+
+TEXTS = "きすつなはまれをお"
+
+
+def form(
+    blank: set[int] = frozenset(), *, rows: int = 3, columns: int = 5, side: int = 110, gap: int = 18, shade: int = INK
+) -> np.ndarray:
+    """A page with a grid of boxes, from (200, 300), with a character each, but for the blank ones, counted from 1."""
+    grey = sheet()
+    for number in range(1, rows * columns + 1):
+        row, column = divmod(number - 1, columns)
+        x, y = 200 + column * (side + gap), 300 + row * (side + gap)
+        cv2.rectangle(grey, (x, y), (x + side, y + side), shade, 3)
+        if number not in blank:
+            write(grey, TEXTS[number % len(TEXTS)], x + side // 5, y + 3 * side // 4, 3 * side // 5)
+    return grey
+
+
+def name_above(grey: np.ndarray) -> None:
+    write(grey, "Name:", 200, 230, 40, PRINTED)
+    cv2.line(grey, (360, 232), (800, 232), PRINTED, 2)
+    for number, letter in enumerate("Yuki"):
+        write(grey, letter, 380 + 60 * number, 225, 60)
+
+
+def heading(grey: np.ndarray) -> None:
+    for number, letter in enumerate("かなのテスト"):
+        write(grey, letter, 250 + 110 * number, 200, 90)
+
+
+def turned(grey: np.ndarray) -> None:
+    turn = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 3, 1)
+    grey[:] = cv2.warpAffine(grey, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+
+
+def places_on(grey: np.ndarray, **how: str) -> list[tuple[int, int, int] | None]:
+    return [each.place for each in find_characters(grey, **how).characters]
+
+
+def numbers_on(grey: np.ndarray, **how: str) -> list[int]:
+    """The numbers of the characters that have a place."""
+    return [each.number for each in places_on(grey, **how) if each]
+
+
+FORMS = {
+    "separate": {}, "light": {"shade": 190}, "touching": {"gap": 0}, "light, touching": {"gap": 0, "shade": 190},
+    "near": {"gap": 6}, "small": {"side": 60, "gap": 8},
+    "filling the page": {"gap": 0, "side": 125, "columns": 7, "rows": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("blank", [{1}, {8}, {15}, {1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}, {3, 4, 12}], ids=str)
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_blank_box_keeps_its_number(kind, blank):
+    shape = {"columns": 5, "rows": 3} | FORMS[kind]
+    columns, count = shape["columns"], shape["columns"] * shape["rows"]
+    page = find_characters(form(blank, **shape))
+    expected = [number for number in range(1, count + 1) if number not in blank]
+    assert [each.place.number for each in page.characters] == expected
+    assert [each.place[1:] for each in page.characters] == [
+        (1 + (n - 1) // columns, 1 + (n - 1) % columns) for n in expected
+    ]
+    assert len(page.boxes) == count and not page.is_plain
+    for each in page.characters:
+        assert overlap(page.boxes[each.place.number - 1], each.box) > 0.05
+
+
+@pytest.mark.parametrize("change", [turned, with_edges, specked, shaded], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("above", [name_above, heading], ids=lambda each: each.__name__)
+def test_ink_above_the_boxes_is_found_and_has_no_place(above, change):
+    blank = {1, 8, 11}
+    for options in ({}, {"gap": 0, "shade": 190}):
+        grey = form(blank, **options)
+        above(grey)
+        change(grey)
+        places = places_on(grey)
+        outside = places.index(next(filter(None, places)))
+        assert outside >= 4 and set(places[:outside]) == {None}
+        assert [each.number for each in places[outside:]] == [n for n in range(1, 16) if n not in blank]
+
+
+def test_light_ink_on_dark_boxes_has_its_numbers():
+    assert numbers_on(255 - form({2, 7})) == [n for n in range(1, 16) if n not in {2, 7}]
+
+
+def test_blank_boxes_are_counted_though_nothing_is_written():
+    page = find_characters(form(set(range(1, 16))))
+    assert page.characters == [] and len(page.boxes) == 15
+    grey = form(set(range(1, 16)))
+    name_above(grey)
+    page = find_characters(grey)
+    assert len(page.characters) >= 4 and {each.place for each in page.characters} == {None} and len(page.boxes) == 15
+
+
+def test_ink_in_a_box_of_another_size_has_no_place():
+    grey = form({2})
+    cv2.rectangle(grey, (200, 150), (700, 240), INK, 3)
+    for number, letter in enumerate("Yuki"):
+        write(grey, letter, 230 + 80 * number, 220, 60)
+    places = places_on(grey)
+    assert places[:4] == [None] * 4 and [each.number for each in places[4:]] == [1, *range(3, 16)]
+
+
+def test_a_cell_as_wide_as_two_is_no_box():
+    grey = form({1, 2, 9}, gap=0)
+    cv2.rectangle(grey, (307, 303), (313, 407), PAPER, cv2.FILLED)  # between boxes 1 and 2
+    write(grey, "お", 270, 380, 60)
+    page = find_characters(grey)
+    assert [each.place and each.place.number for each in page.characters] == [
+        None, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13,
+    ]  # fmt: skip
+    assert len(page.boxes) == 13
+
+
+@pytest.mark.parametrize("gap", [0, 18])
+@pytest.mark.parametrize("number", [1, 5, 8, 15])
+def test_a_box_whose_sides_are_covered_or_crossed_keeps_its_number(number, gap):
+    grey = form({2, number}, gap=gap)
+    x, y = 200 + (number - 1) % 5 * (110 + gap), 300 + (number - 1) // 5 * (110 + gap)
+    cv2.line(grey, (x + 55, y - 6), (x + 55, y + 116), INK, 9)  # from side to side, and beyond
+    cv2.line(grey, (x + 20, y + 50), (x + 90, y + 60), INK, 12)
+    cv2.line(grey, (x - 4, y + 20), (x + 30, y + 90), INK, 20)
+    assert numbers_on(grey) == [n for n in range(1, 16) if n != 2]
+
+
+def test_boxes_in_rows_of_several_lengths_are_numbered_in_reading_order():
+    grey, rows = sheet(), (3, 5, 2)
+    for row, count in enumerate(rows):
+        for column in range(count):
+            x, y = 200 + column * 130 + 40 * row, 200 + row * 170
+            cv2.rectangle(grey, (x, y), (x + 110, y + 110), INK, 3)
+            if (row, column) not in ((0, 1), (1, 0)):
+                write(grey, "お", x + 20, y + 80, 60)
+    places = places_on(grey)
+    assert [tuple(each) for each in places] == [
+        (1, 1, 1), (3, 1, 3), (5, 2, 2), (6, 2, 3), (7, 2, 4), (8, 2, 5), (9, 3, 1), (10, 3, 2)
+    ]  # fmt: skip
+
+
+def test_boxes_are_numbered_column_by_column_from_the_right():
+    grey = form({1, 8}, columns=4)
+    places = places_on(grey, order="columns")
+    expected = [(n, 1 + (n - 1) % 3, 1 + (n - 1) // 3) for n in range(1, 13)]
+    assert [tuple(each) for each in places] == [each for each in expected if each[1:] not in ((1, 4), (2, 1))]
+
+
+@pytest.mark.parametrize("order, expected", [
+    ("rows", [(1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 2)]), ("columns", [(1, 1, 1), (2, 2, 1), (3, 1, 2), (4, 2, 2)]),
+])  # fmt: skip
+@pytest.mark.parametrize("paper", [name for name in PAPERS if name != "boxed"])
+def test_without_boxes_the_place_is_that_in_reading_order(paper, order, expected):
+    grey = sheet()
+    PAPERS[paper](grey)
+    for x, y in ((300, 300), (700, 300), (300, 650), (700, 650)):
+        write(grey, "お", x, y)
+    page = find_characters(grey, order=order)
+    assert [tuple(each.place) for each in page.characters] == expected and page.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("step", [40, 60, 110])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_squared_paper_has_no_boxes(step, is_turned):
+    grey = sheet()
+    squared(grey, step)
+    write(grey, "お", 700, 650)
+    if is_turned:
+        turned(grey)
+    page = find_characters(grey)
+    assert page.boxes.shape == (0, 4) and [tuple(each.place) for each in page.characters] == [(1, 1, 1)]
+
+
+def test_a_page_of_text_with_a_few_boxes_counts_characters():
+    grey = sheet()
+    for number in range(3):
+        cv2.rectangle(grey, (100 + 100 * number, 100), (160 + 100 * number, 160), INK, 3)
+    for number in range(24):
+        write(grey, TEXTS[number % len(TEXTS)], 100 + number % 8 * 110, 350 + number // 8 * 150, 70)
+    places = places_on(grey)
+    assert [each.number for each in places] == list(range(1, len(places) + 1)) and len(places) >= 24
+
+
+def test_blank_boxes_below_a_name_keep_their_numbers_on_composed_pages(digit_images):
+    right = wanted = 0
+    for seed in range(4):
+        composed = pages.compose(digit_images, np.random.default_rng([seed, 7]), pages.BLANKS, count=15, size=80)
+        characters = find_characters(cv2.cvtColor(composed.picture, cv2.COLOR_RGB2GRAY)).characters
+        for box, number in zip(composed.boxes, composed.numbers, strict=True):
+            best = max(characters, key=lambda each, box=box: overlap(each.box, box))
+            wanted += number > 0
+            right += bool(number and best.place and best.place.number == number and overlap(best.box, box) >= 0.5)
+    assert right >= 0.97 * wanted
+
+
+# --- known boxes ---
+
+
+def test_ink_of_known_boxes_is_divided_between_them():
+    grey = sheet()
+    boxes = np.array([(100 + 150 * column, 100 + 150 * row, 150, 150) for row in range(2) for column in range(4)])
+    write(grey, "お", 140, 220, 100)
+    cv2.line(grey, (420, 180), (680, 180), INK, 8)  # in boxes 3 and 4
+    write(grey, "い", 270, 380, 100)
+    write(grey, "お", 900, 700)  # in none
+    page = find_characters(grey, boxes=boxes)
+    assert [tuple(each.place) for each in page.characters] == [(1, 1, 1), (3, 1, 3), (4, 1, 4), (6, 2, 2)]
+    assert [each.box[0] + each.box[2] for each in page.characters][1] == pytest.approx(550, abs=10)
+    assert np.array_equal(page.boxes, boxes)
+
+
 # --- pages without characters ---
 
 
