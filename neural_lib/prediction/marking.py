@@ -169,7 +169,7 @@ def check(key: str, folder: Path, found: PictureFiles) -> PictureFiles:
 
 @dataclass
 class Page:
-    """A page, its characters by number, and what was compared."""
+    """A page and its characters by number."""
 
     name: str  # of the file, and of the page or the sheet in it
     stem: str  # of its annotated picture
@@ -178,7 +178,6 @@ class Page:
     answers: dict[int, "Answer"] = field(default_factory=dict)  # of the numbers that are not empty
     why_not: str = ""  # the reason if it can't be compared
     remark: str = ""  # what somebody should know besides
-    annotated: str = ""  # the name of its annotated picture
 
     def marks(self, key: dict[int, int]) -> dict[int, str]:
         """The mark of each number of the key that is on this page; none if it can't be compared."""
@@ -281,8 +280,19 @@ def _heading(answers: Sequence["Answer"], key: dict[int, int], order: str) -> in
 
 
 def _boxes(numbers: Iterable[int]) -> str:
-    names = [str(number) for number in sorted(numbers)]
-    return f"box{'es' * (len(names) > 1)} {listed(names)} {'are' if len(names) > 1 else 'is'}"
+    numbers = set(numbers)
+    return f"box{'es' * (len(numbers) > 1)} {_ranges(numbers)} {'are' if len(numbers) > 1 else 'is'}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    # "3, 7 to 12" and so on; of many ranges the first.
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    return listed([" to ".join(map(str, each)) for each in ranges])
 
 
 # --- marks ---
@@ -317,7 +327,7 @@ def mark_pictures(
                 if page.why_not:
                     log.warning("%s: not marked: %s", printable(page.name), page.why_not)
                 else:
-                    _print(table.format(printable(page.name), *(counts[mark] for mark in MARKS), counts.total()))
+                    _print(table.format(printable(page.name), *_figures(counts)))
     marking.summarise()
 
 
@@ -332,27 +342,32 @@ class Marking:
     def __init__(self, saved: "Checkpoint", key: dict[int, int], folder: Path) -> None:
         self.saved, self.key, self.folder = saved, key, folder
         self.names = saved.glyphs or saved.classes
-        self.pages: list[Page] = []  # without their pictures
-        self.rows: list[tuple] = []  # of marks.csv
+        self.marks: list[tuple] = []  # rows of marks.csv
+        self.pages: list[tuple] = []  # rows of pages.csv
+        self.marked = 0  # pages that were compared
+        self.missing = set(key)  # numbers that were on no page
         self.characters: dict[int, Counter[str]] = {label: Counter() for label in sorted(set(key.values()))}
         self.misread: dict[int, Counter[int]] = {label: Counter() for label in self.characters}
         self.taken: set[str] = set()  # names of annotated pictures
 
     def add(self, page: Page) -> Counter[str]:
-        """Write the annotated picture of a page; returns how often it has each mark. Its picture is dropped."""
-        marks = page.marks(self.key)
+        """Write the annotated picture of a page; returns how often it has each mark."""
+        marks, annotated = page.marks(self.key), ""
         if page.picture is not None and (marks or page.answers):
-            page.annotated = self._free_name(page.stem)
-            annotate.write_picture(self.folder / page.annotated, self._draw(page, marks))
-        page.picture = None
-        self.pages.append(page)
+            annotated = self._free_name(page.stem)
+            annotate.write_picture(self.folder / annotated, self._draw(page, marks))
         for number, mark in marks.items():
             label, answer = self.key[number], page.answers.get(number)
             read = (self.names[answer.top[0].index], f"{answer.probability:.4f}") if answer else ("", "")
-            self.rows.append((escaped(page.name), number, self.names[label], *read, mark))
+            self.marks.append((escaped(page.name), number, self.names[label], *read, mark))
             self.characters[label][mark] += 1
             self.misread[label].update([answer.top[0].index] if mark == WRONG else [])
-        return Counter(marks.values())
+        counts = Counter(marks.values())
+        remark = f"not marked: {page.why_not}" if page.why_not else page.remark
+        self.pages.append((escaped(page.name), annotated, *_figures(counts), remark))
+        self.marked += not page.why_not
+        self.missing -= marks.keys()
+        return counts
 
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.
@@ -385,26 +400,14 @@ class Marking:
         more = {WRONG: f", not {self.names[self.key[number]]}", UNSURE: " ?"}.get(mark, "")
         return text + more, COLOURS[mark]
 
-    @property
-    def marked(self) -> list[Page]:
-        """The pages that were compared."""
-        return [page for page in self.pages if not page.why_not]
-
     def write_tables(self) -> None:
         """Write TABLES about the pages so far. Raises OSError if a file can't be written."""
-        if not self.pages:
-            return
-        pages, characters = [], []
-        for page in self.pages:
-            counts = Counter(page.marks(self.key).values())
-            figures = [counts[mark] for mark in MARKS]
-            remark = f"not marked: {page.why_not}" if page.why_not else page.remark
-            pages.append((escaped(page.name), page.annotated, *figures, sum(figures), remark))
-        for label, counts in self.by_character():
-            figures = [counts[mark] for mark in MARKS]
-            characters.append((self.names[label], *figures, sum(figures), self._read_as(label)))
-        for (name, titles), rows in zip(TABLES.items(), (self.rows, pages, characters), strict=True):
-            content = csv_bytes([titles, *rows])
+        characters = [
+            (self.names[label], *_figures(counts), self._read_as(label)) for label, counts in self.by_character()
+        ]
+        rows = (self.marks, self.pages, characters)
+        for (name, titles), each in zip(TABLES.items() if self.pages else (), rows, strict=False):
+            content = csv_bytes([titles, *each])
             write_file(self.folder / name, lambda content=content: content)
 
     def by_character(self) -> list[tuple[int, Counter[str]]]:
@@ -421,8 +424,8 @@ class Marking:
 
     def progress(self) -> str:
         """A message for a command that ends early."""
-        count = len(self.marked)
-        return f"{count:,} page{'s are' if count != 1 else ' is'} marked; the same command marks all of them again"
+        is_one = self.marked == 1
+        return f"{self.marked:,} page{' is' if is_one else 's are'} marked; the same command marks all of them again"
 
     def summarise(self) -> None:
         """Print the table of characters, and log what was marked. Raises RunError if no page was."""
@@ -433,17 +436,20 @@ class Marking:
         table = _Table(("character", *MARKS, "of"), max(map(cell_len, names)), "read as")
         _print("")
         for name, (label, counts) in list(zip(names, characters, strict=True))[:MAX_ROWS]:
-            figures = [*(counts[mark] for mark in MARKS), counts.total()]
-            _print(table.format(name, *figures, self._read_as(label, table.left)))
+            _print(table.format(name, *_figures(counts), self._read_as(label, table.left)))
         if len(names) > MAX_ROWS:
             _print(f" ... and {len(names) - MAX_ROWS:,} more in characters.csv")
-        if missing := self.key.keys() - {number for page in self.marked for number in page.boxes}:
-            numbers = listed([str(number) for number in sorted(missing)])
-            log.warning("on no page that was marked: number%s %s of the key", "s" * (len(missing) > 1), numbers)
-        total = sum((counts for _, counts in characters), Counter())
-        pages = f"{len(self.marked):,} of {len(self.pages):,} page{'s' * (len(self.pages) > 1)}"
-        log.info("marked %s: %s", pages, in_words(total))
+        if self.missing:
+            what = f"number{'s' * (len(self.missing) > 1)} {_ranges(self.missing)}"
+            log.warning("%s of the key: on no page that was marked", what)
+        pages = f"{self.marked:,} of {len(self.pages):,} page{'s' * (len(self.pages) > 1)}"
+        log.info("marked %s: %s", pages, in_words(sum((counts for _, counts in characters), Counter())))
         log.info("wrote in %s: %s and the annotated pages", printable(self.folder), ", ".join(TABLES))
+
+
+def _figures(counts: Counter[str]) -> list[int]:
+    # How often each mark was given, and their sum.
+    return [*(counts[mark] for mark in MARKS), counts.total()]
 
 
 def in_words(counts: Counter[str]) -> str:
