@@ -351,8 +351,10 @@ def _sides_of_boxes(cells: list[tuple[int, int, int, int]], straight: np.ndarray
     # A mask with 1 along the sides of cells, the rectangles that straight pieces enclose.
     sides = np.zeros_like(straight)
     typical = np.percentile([min(w, h) for _, _, w, h in cells], 90) if cells else 0
+    sizes = np.array(cells).reshape(-1, 4)[:, 2:]
     for x, y, w, h in cells:
-        if min(w, h) < 0.5 * typical:  # a part of a cell that a character divides
+        is_alone = (np.abs(sizes - (w, h)) <= 3).all(1).sum() < FEW_BOXES
+        if min(w, h) < 0.5 * typical and is_alone:  # a part of a cell that a character divides
             continue
         beyond = [straight[max(0, y - thickest) : y, x : x + w][::-1], straight[y + h : y + h + thickest, x : x + w],
                   straight[y : y + h, max(0, x - thickest) : x].T[::-1],
@@ -421,6 +423,9 @@ def _boxes(
     sizes, counts = np.unique(shaped[:, 2:], axis=0, return_counts=True)
     alike = (np.abs(sizes[:, None] - sizes) <= SAME_SIZE * sizes[:, None] + 3).all(2) @ counts
     size = sizes[np.lexsort((sizes.prod(1), alike))[-1]]  # the most frequent one, of several the largest
+    twice = (np.abs(shaped[:, 2:] - 2 * size) <= 2 * SAME_SIZE * size + 3).all(1)
+    if np.count_nonzero(twice) >= FEW_BOXES:  # dashed guides divide boxes into quarters
+        size = np.median(shaped[twice, 2:], axis=0)
     boxes = shaped[(np.abs(shaped[:, 2:] - size) <= SAME_SIZE * size + 3).all(1)]
     if len(boxes) > MOST_BOXES or _is_squared(boxes, across, down):
         return nothing
@@ -444,19 +449,21 @@ def _step(boxes: np.ndarray, axis: int) -> np.ndarray | None:
     length = np.where(is_next, away[..., axis], np.inf).min(0)  # to the nearest
     if not np.isfinite(length).any():
         return None
-    usual = np.quantile(length[np.isfinite(length)], 0.3)
+    usual = np.quantile(length[np.isfinite(length)], 0.3, method="inverted_cdf")
     return np.median(away[is_next & (np.abs(away[..., axis] - usual) <= SAME_SIZE * size[axis])], axis=0)
 
 
 def _completed(
     boxes: np.ndarray, others: list[np.ndarray], mask: np.ndarray, across: np.ndarray, down: np.ndarray
 ) -> np.ndarray:
-    # The boxes (N, 4) and those of their grid that were not found: three sides are drawn, or there is ink and a box on
-    # two sides, or there is a box on all sides. In larger cells, `others`, all sides must be drawn: a cell may be as
+    # The boxes (N, 4) and those of their grid that were not found: three sides are drawn, or two are, beside boxes, and
+    # there is ink, or there is a box on all sides. In larger cells, `others`, all sides must be drawn: a cell may be as
     # wide as two.
     size = np.median(boxes[:, 2:], axis=0)
     right, below = _step(boxes, 0), _step(boxes, 1)
     steps = [sign * step for step in (right, below) if step is not None for sign in (1, -1)]
+    gaps = [step[axis] - size[axis] for axis, step in enumerate((right, below)) if step is not None]
+    near = min(_near(*size), max(4, round(min(gaps) / 2)))  # not to take the next box's side for this one's
     middles = boxes[:, :2] + boxes[:, 2:] / 2
     is_growing = True
     while is_growing:
@@ -466,11 +473,11 @@ def _completed(
                 continue
             box = np.append(middle - size / 2, size)
             beside = sum((np.abs(middles - middle - step) < 0.25 * size).all(1).any() for step in steps)
-            drawn = sum(_drawn(box, across, down))
+            drawn = _count_drawn(box, across, down, near)
             if any(_are_in(box[None], each)[0] for each in others):
                 is_missed = drawn == 4
             else:
-                is_missed = drawn >= 3 or beside == 4 or beside >= 2 and _has_ink(box, mask)
+                is_missed = drawn >= 3 or beside == 4 or min(drawn, beside) >= 2 and _has_ink(box, mask)
             if is_missed:
                 middles, is_growing = np.vstack([middles, middle]), True
     added = middles[len(boxes) :]
@@ -490,18 +497,17 @@ def _are_in(boxes: np.ndarray, around: np.ndarray) -> np.ndarray:
     return ((middles >= around[:2]) & (middles <= around[:2] + around[2:])).all(1)
 
 
-def _drawn(box: np.ndarray, across: np.ndarray, down: np.ndarray) -> list[bool]:
-    # True for each side of a box that is drawn at least in part: above, below, left, right.
+def _count_drawn(box: np.ndarray, across: np.ndarray, down: np.ndarray, near: int) -> int:
+    # The number of a box's sides of which at least DRAWN_FROM is drawn, at most `near` pixels from their places.
     left, top, wide, high = box.round().astype(int).tolist()
-    near, sides = _near(wide, high), []
-    for pieces, first, last, start, length in (
-        (across, top, top + high, left, wide),
-        (down.T, left, left + wide, top, high),
-    ):
-        for at in (first, last):
-            part = pieces[max(0, at - near) : max(0, at + near), max(0, start) : max(0, start + length)]
-            sides.append(part.size > 0 and part.any(0).sum() >= DRAWN_FROM * length)
-    return sides
+    count = 0
+    for pieces, at, start, length in (
+        (across, top, left, wide), (across, top + high, left, wide),
+        (down.T, left, top, high), (down.T, left + wide, top, high),
+    ):  # fmt: skip
+        part = pieces[max(0, at - near) : max(0, at + near), max(0, start) : max(0, start + length)]
+        count += part.size > 0 and part.any(0).sum() >= DRAWN_FROM * length
+    return int(count)
 
 
 def _is_squared(boxes: np.ndarray, across: np.ndarray, down: np.ndarray) -> bool:
@@ -698,7 +704,7 @@ def _in_boxes(groups: Groups, boxes: np.ndarray) -> tuple[Groups, np.ndarray, np
     size = np.median(boxes[:, 2:], axis=0)
     labels = groups.labels.copy()
     gaps = [step[axis] - size[axis] for axis in (0, 1) if (step := _step(boxes, axis)) is not None]
-    reach = float(np.clip(min(gaps, default=0) / 2, 0, 0.25 * size.min()))  # to the middle between neighbours
+    reach = float(np.clip(min(gaps, default=0) / 2, 0, 0.1 * size.min()))  # to the middle between neighbours
     held, outside, extents = _group_by_box(labels, groups.strokes, boxes + reach * np.array([-1, -1, 2, 2]))
     strokes = [*held.values(), *outside]
     corners = np.array([_around(extents[each]) for each in strokes], int).reshape(-1, 4)

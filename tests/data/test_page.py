@@ -326,7 +326,7 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("blank", [{1}, {8}, {15}, {1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}, {3, 4, 12}], ids=str)
+@pytest.mark.parametrize("blank", [{1}, {8, 15}, {1, 2, 3, 4, 5}, {3, 4, 6, 7, 8, 9, 10}], ids=str)
 @pytest.mark.parametrize("kind", FORMS)
 def test_a_blank_box_keeps_its_number(kind, blank):
     shape = {"columns": 5, "rows": 3} | FORMS[kind]

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from neural_lib.data import pictures
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import ImageTensors
+from neural_lib.data.page import Place
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.gradcam import heat_maps
 from neural_lib.prediction import modes
@@ -119,6 +120,20 @@ def test_on_a_wide_terminal_paths_are_whole():
     assert str(long) in AnswerTable(made_up.make_checkpoint("digits"), [long], 3, 200).format(answer_for(long, 3))
 
 
+def test_the_number_in_the_table_is_that_of_the_place():
+    reading = answer_for(Path("a.png"), 1)
+    (answer,) = reading.answers
+    table = AnswerTable(made_up.make_checkpoint("digits"), [Path("a.png")], 1, 80, has_pages=True)
+
+    def numbers(*places: Place | None) -> list[list[str]]:
+        answers = [replace(answer, place=place) for place in places]
+        rows = table.format(replace(reading, answers=answers)).split("\n")[-len(places) :]
+        return [row.split()[1:-2] for row in rows]  # between path and class
+
+    assert numbers(None, None, Place(2, 1, 2), Place(14, 3, 4)) == [[], [], ["2"], ["14"]]
+    assert numbers(Place(1, 1, 1)) == [[]] and numbers(Place(3, 1, 3)) == [["3"]] and numbers(None) == [[]]
+
+
 # --- pictures ---
 
 
@@ -165,6 +180,32 @@ def test_one_json_object_per_picture(folder, capsys):
     assert answer["glyph"] == DATASETS["kmnist"].glyphs[answer["index"]]
     assert [each["path"] for each in failures] == names[1:]
     assert failures[1]["error"] == "no ink found" and all("No such file" in each["error"] for each in failures[::2])
+
+
+def test_a_blank_box_keeps_its_number_in_json_and_in_the_picture(folder, capsys, monkeypatch):
+    page = np.full((500, 700), 240, np.uint8)
+    cv2.putText(page, "Ann", (120, 80), cv2.FONT_HERSHEY_SIMPLEX, 2, 30, 5)
+    for number in range(8):
+        x, y = 100 + number % 4 * 120, 150 + number // 4 * 120
+        cv2.rectangle(page, (x, y), (x + 100, y + 100), 60, 3)
+        if number not in (0, 5):
+            cv2.putText(page, "3", (x + 30, y + 75), cv2.FONT_HERSHEY_SIMPLEX, 2, 30, 5)
+    cv2.imwrite("form.png", page)
+    drawn, annotate_page = [], annotate.annotate_page
+    monkeypatch.setattr(annotate, "annotate_page", lambda *given: drawn.append(given[-1]) or annotate_page(*given))
+    recognise(["form.png"], "p.png", as_json=True)
+    characters = json.loads(capsys.readouterr().out)["characters"]
+    numbers = [each.get("number") for each in characters]
+    assert numbers[-6:] == [2, 3, 4, 5, 7, 8] and set(numbers[:-6]) == {None} and len(numbers) > 6
+    assert [(each["row"], each["column"]) for each in characters[-6:]] == [
+        (1, 2),
+        (1, 3),
+        (1, 4),
+        (2, 1),
+        (2, 3),
+        (2, 4),
+    ]
+    assert all("box" in each and "top" in each for each in characters) and drawn == [numbers]
 
 
 def test_pictures_that_cannot_be_read_are_warned_of(folder, caplog, capsys):

@@ -26,6 +26,7 @@ from neural_lib import checkpoint, prediction
 from neural_lib.data import custom
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.images import load_images
+from neural_lib.data.page import Place
 from neural_lib.data.pictures import PictureError
 from neural_lib.prediction import recogniser as module
 from neural_lib.prediction.recogniser import THUMBNAIL, Answer, Recogniser, Source, convert
@@ -392,6 +393,16 @@ def test_the_most_probable_classes_come_first(recogniser, top):
     assert [each.probability for each in candidates] == PROBABILITIES.sort(descending=True).values[:top].tolist()
 
 
+def test_an_answer_as_a_dictionary_has_its_place():
+    reader = Recogniser(made_up.make_checkpoint("kmnist"), torch.device("cpu"))
+    top = reader.candidates(torch.tensor([0.0, 0.125, 0.5, 0.25, *[0.0] * 6]), 1)
+    outside = Answer(top, np.zeros((28, 28), np.uint8), box=(1, 2, 3, 4))
+    answer = replace(outside, place=Place(7, 2, 3))
+    assert answer.to_dict() == outside.to_dict() | {"number": 7, "row": 2, "column": 3}
+    assert json.loads(json.dumps(answer.to_dict()))["number"] == 7
+    assert not {"number", "row", "column"} & outside.to_dict().keys()
+
+
 def test_an_answer_as_a_dictionary():
     reader = Recogniser(made_up.make_checkpoint("kmnist"), torch.device("cpu"))
     top = reader.candidates(torch.tensor([0.0, 0.125, 0.5, 0.25, *[0.0] * 6]), 2)
@@ -493,6 +504,9 @@ def test_two_that_touch_are_read_apart_or_not_sure(
     lengths = [answer.box[2 if order == "rows" else 3] for answer in touching]
     assert lengths == pytest.approx([82, 82] if are_two else [163], abs=5)
     assert batches[0] == len(before) + 4  # together, the pair and its halves
+    line = [(answer.place.row, answer.place.column) for answer in answers]
+    assert line == [(1, n) if order == "rows" else (n, 1) for n in range(1, len(answers) + 1)]
+    assert [answer.place.number for answer in answers] == list(range(1, len(answers) + 1))
 
 
 # --- known boxes ---
@@ -570,6 +584,19 @@ def test_a_reading_has_the_printed_boxes_in_pixels_of_the_picture(recogniser, di
     assert [each.place.number for each in reading.answers] == [1, 3, 4, 6]
     assert recogniser.reading_of(np.full((300, 300), 240, np.uint8)).reason == "no ink found"
     assert len(recogniser.reading_of(sheet_of(digits, [None] * 8, 1, 100)[0]).boxes) == 8  # all of them empty
+
+
+def test_an_answer_has_the_number_of_its_printed_box(recogniser, digits):
+    labels = [None, 3, 0, None, None, None, None, None, 6, None, 1, 2]
+    page, _ = sheet_of(digits, labels, 60, 120)
+    page = np.vstack([np.full((150, page.shape[1]), 240, np.uint8), page])
+    cv2.putText(page, "Ann", (100, 100), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 30, 4)
+    answers = recogniser.read_page(page)
+    inside = [answer for answer in answers if answer.place]
+    assert len(answers) > len(inside) and answers[-5:] == inside
+    assert [(answer.label, *answer.place) for answer in inside] == [
+        ("3", 2, 1, 2), ("0", 3, 1, 3), ("6", 9, 3, 1), ("1", 11, 3, 3), ("2", 12, 3, 4)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("write", [False, True])
