@@ -267,17 +267,6 @@ def test_each_character_gets_a_box_and_the_page_stays_as_it_is():
     assert np.array_equal(drawn[:, :160], right[:, :160])  # a label is beside its box, whatever the other boxes are
 
 
-def test_boxes_have_the_given_numbers():
-    boxes = [(40, 60, 80, 90), (200, 60, 80, 90)]
-
-    def draw(*numbers: int | None) -> np.ndarray:
-        return annotate.annotate_page(a_page(), boxes, ["8", "8"], [True, True], numbers=numbers)
-
-    assert np.array_equal(draw(), draw(1, 2)) and not np.array_equal(draw(), draw(1, 3))
-    assert np.array_equal(draw(1, None)[:, :160], draw()[:, :160])
-    assert (draw(1, None) == annotate.DARK_GREEN).all(2).sum() < (draw() == annotate.DARK_GREEN).all(2).sum()
-
-
 def test_a_page_of_small_characters_is_enlarged():
     drawn = annotate.annotate_page(a_page(), [(40, 60, 20, 30)], ["8"], [annotate.DARK_GREEN])
     assert drawn.shape == (600, 800, 3)
