@@ -238,10 +238,15 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     down, upright = map(cv2.transpose, _lines_across(cv2.transpose(mask), cv2.transpose(outside), piece, thickest))
     places = np.flatnonzero(level.any(1)), np.flatnonzero(upright.any(0))
     is_squared = all(each.size and np.ptp(each) > 0.75 * side for each, side in zip(places, mask.shape, strict=True))
-    straight = _thin(across) | cv2.transpose(_thin(cv2.transpose(down)))
-    straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
-    cells = _cells(mask, straight, piece)
-    boxes = _boxes(cells, mask, across, down)
+    tries = []
+    for thickest_piece in (1.5, 2.5):  # sides of neighbours may look like one that is thicker
+        straight = _thin(across, thickest_piece) | cv2.transpose(_thin(cv2.transpose(down), thickest_piece))
+        straight = cv2.morphologyEx(straight, cv2.MORPH_CLOSE, _rectangle(5, 5))
+        cells = _cells(mask, straight, piece)
+        tries.append((straight, cells, _boxes(cells, mask, across, down)))
+        if len(tries[-1][2]):
+            break
+    straight, cells, boxes = tries[-1] if len(tries[-1][2]) else tries[0]
     if not is_squared:
         sides = _sides_of_boxes(cells, straight, thickest) | _around_missed(boxes, cells, straight.shape)
         level, upright = level | (across & sides), upright | (down & sides)
@@ -335,15 +340,15 @@ def _fitted_lines(
     return lines
 
 
-def _thin(pieces: np.ndarray) -> np.ndarray:
-    # A mask of the pieces that are much longer than thick, and hardly thicker than the typical piece.
+def _thin(pieces: np.ndarray, thickest: float) -> np.ndarray:
+    # A mask of the pieces that are much longer than thick, and at most `thickest` times as thick as the typical one.
     _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=8)
     lengths = stats[:, cv2.CC_STAT_WIDTH].astype(float)
     lengths[0] = 0  # the ground
     thickness = stats[:, cv2.CC_STAT_AREA] / np.maximum(lengths, 1)
     is_thin = lengths >= 6 * thickness
     if is_thin.any():
-        is_thin &= thickness <= 1.5 * _weighted_median(thickness[is_thin], lengths[is_thin]) + 1
+        is_thin &= thickness <= thickest * _weighted_median(thickness[is_thin], lengths[is_thin]) + 1
     return is_thin.astype(np.uint8)[labels]
 
 
@@ -432,7 +437,7 @@ def _boxes(
     away = boxes[:, None, :2] - boxes[:, :2]  # (N, N, 2), in x and in y, from the second to the first
     is_beside = np.abs(away[..., ::-1]) <= SAME_SIZE * size[::-1] + 3  # [..., 0]: in a row, [..., 1]: in a column
     is_beside &= np.abs(away) > 0.5 * size
-    boxes, away = (each[is_beside.any((1, 2))] for each in (boxes, away))
+    boxes = boxes[is_beside.any((1, 2))]
     if len(boxes) < FEW_BOXES:
         return nothing
     others = every[every[:, 2:].prod(1) > 1.2 * size.prod()]

@@ -400,6 +400,42 @@ def test_a_box_whose_sides_are_covered_or_crossed_keeps_its_number(number, gap):
     assert numbers_on(grey) == [n for n in range(1, 16) if n != 2]
 
 
+def test_a_printed_number_in_a_narrow_cell_or_above_a_box_has_no_place():
+    labelled, table = form({2, 5}, gap=40), sheet()
+    for number in range(15):
+        write(labelled, str(number + 1), 240 + number % 5 * 150, 292 + number // 5 * 150, 24)
+    for number in range(10):
+        x, y = 200 + number // 5 * 260, 200 + number % 5 * 110
+        cv2.rectangle(table, (x, y), (x + 50, y + 110), INK, 3)
+        cv2.rectangle(table, (x + 50, y), (x + 160, y + 110), INK, 3)
+        write(table, str(number + 1), x + 10, y + 70, 30)
+        if number not in (2, 5):
+            write(table, "お", x + 75, y + 85, 65)
+    assert numbers_on(labelled) == [n for n in range(1, 16) if n not in {2, 5}]
+    assert numbers_on(table) == [1, 3, 4, 6, 7, 8, 9, 10]  # row by row, two in each
+
+
+def test_quarters_between_dashed_guides_are_no_boxes():
+    grey = form({1, 8, 11})
+    for number in range(15):
+        x, y = 200 + number % 5 * 128, 300 + number // 5 * 128
+        for start in range(0, 110, 10):
+            cv2.line(grey, (x + start, y + 55), (x + start + 5, y + 55), 190, 1)
+            cv2.line(grey, (x + 55, y + start), (x + 55, y + start + 5), 190, 1)
+    page = find_characters(grey)
+    assert len(page.boxes) in (0, 15) and len(page.characters) <= 18
+
+
+def test_boxes_that_nearly_touch_are_found():
+    grey = sheet()
+    for number in range(15):
+        x, y = 200 + number % 5 * 116, 300 + number // 5 * 116
+        cv2.rectangle(grey, (x, y), (x + 110, y + 110), INK, 5)
+        if number not in (0, 7):
+            write(grey, "お", x + 25, y + 80, 60)
+    assert numbers_on(grey) == [n for n in range(1, 16) if n not in {1, 8}]
+
+
 def test_boxes_in_rows_of_several_lengths_are_numbered_in_reading_order():
     grey, rows = sheet(), (3, 5, 2)
     for row, count in enumerate(rows):

@@ -226,7 +226,8 @@ def test_first_lines_are_a_heading_if_more_is_right_without_them(written, mark):
     assert [each[2] for each in marks_of("scans/a.png").values()] == ["right"] * 12
     assert rows_of("pages.csv")[0]["remark"] == "the first line is taken for a heading (4 characters)"
     whole = [8, 3, 5, 2, *DIGITS]
-    assert "has 16 characters, and the key has 12" in mark(whole[:12], "scans")[2]  # no more is right without them
+    assert "has 16 characters, and the key has 12" in mark(whole[:12], "scans")[2]  # less is right without them
+    assert "has 16 characters, and the key has 12" in mark([9] * 12, "scans")[2]  # no more is right without them
     assert "has 16 characters, and the key has 13" in mark(whole[3:], "scans")[2]  # a part of a line is no heading
     assert mark(DIGITS[6:], "scans")[1].count("the first 2 lines are taken for a heading (10 characters)") == 1
 
@@ -242,6 +243,7 @@ def test_a_heading_may_be_the_first_column(written, mark):
     status, stdout, _ = mark(DIGITS, "scans", "--order", "columns")
     assert status == 0 and "the first line is taken for a heading (4 characters)" in stdout
     assert [each[2] for each in marks_of("scans/a.png").values()] == ["right"] * 12
+    assert "has 16 characters, and the key has 13" in mark([2, *DIGITS], "scans", "--order", "columns")[2]
 
 
 # --- files ---
