@@ -2,6 +2,7 @@
 
     python predict.py page.jpg scan.tif folder/     # your pages, pictures
     python predict.py inbox/ --sort-into sorted/    # copies, a folder per class
+    python predict.py scans/ --key key.csv          # marked: right or wrong
     python predict.py --draw                        # draw in your browser
     python predict.py                               # ten test images
     python predict.py --evaluate                    # all test images: report
@@ -32,11 +33,12 @@ MAX_SAMPLES = 1000  # at 174 x 234 pixels a sample, viewers can't open a picture
 GOES_WITH = {
     "--dataset": ("test images", "--evaluate"),
     "--labels-from-names": ("test images", "--evaluate"),
-    "--output": ("test images", "--evaluate", "pictures", "--draw"),
-    "--min-probability": ("pictures", "--export", "--draw"),
+    "--output": ("test images", "--evaluate", "pictures", "--key", "--draw"),
+    "--min-probability": ("pictures", "--key", "--export", "--draw"),
     "--title": ("--export", "--draw"),
     **dict.fromkeys(("--labels", "--labels-from", "--copies"), ("--sheet",)),
-    **dict.fromkeys(("--invert", "--json", "--order", "--show-input", "--single", "--sort-into"), ("pictures",)),
+    **dict.fromkeys(("--invert", "--order"), ("pictures", "--key")),
+    **dict.fromkeys(("--json", "--show-input", "--single", "--sort-into"), ("pictures",)),
 }
 
 log = logging.getLogger("neural_lib")
@@ -52,7 +54,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         "-o",
         "--output",
         help="annotated picture to write (default: output/predictions.png; none with --json and --sort-into); with "
-        "--evaluate the folder of the report (default: the model's), with --draw that of draw.html (default: output)",
+        "--evaluate the folder of the report (default: the model's), with --draw that of draw.html (default: output), "
+        "with --key that of the marks (default: marks)",
     )
     add(
         "--show",
@@ -125,6 +128,12 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         help="copy each picture into a folder of its class there, an unsure one into unsure/, and list them in "
         "answers.csv; begun again, it sorts the rest; implies --single",
     )
+    add(
+        "--key",
+        metavar="FILE",
+        help="mark the characters of pages and answer sheets: a table with the columns number and expected, or a text "
+        "file with a character on each line; unsure answers are to be looked at, never wrong",
+    )
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
 
@@ -144,7 +153,8 @@ def _add_sheet_options(add: Callable[..., object]) -> None:
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Add `mode` to the parsed options. Raises UserError if they don't go together."""
     modes = {
-        "pictures": args.pictures,
+        "pictures": args.pictures and args.key is None,
+        "--key": args.key is not None,
         "--draw": args.draw,
         "--evaluate": args.evaluate,
         "--export": args.export is not None,
@@ -161,7 +171,11 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
             parser.error(f"{option} doesn't go with {args.mode}, but with {' or '.join(goes_with)}")
     if not 1 <= args.samples <= MAX_SAMPLES:
         parser.error(f"--samples must be from 1 to {MAX_SAMPLES}, not {args.samples}")
-    if args.mode in ("--evaluate", "--draw") and Path(args.output or "").suffix in NO_FOLDER:
+    if args.mode == "--key" and not args.pictures:
+        parser.error("--key needs pictures to mark: files or folders")
+    if args.mode == "--key" and (args.show or args.top != parser.get_default("top")):
+        parser.error("--show and --top don't go with --key")
+    if args.mode in ("--evaluate", "--draw", "--key") and Path(args.output or "").suffix in NO_FOLDER:
         parser.error(f"--output {args.output}: with {args.mode} it names a folder")
     if args.export == "":
         parser.error("--export needs the name of a file")
@@ -223,6 +237,11 @@ def main(argv=None) -> int:
     log.info("%s trained on %s, computing on %s (%s)", saved.arch, title_of(saved.dataset), device, reason)
 
     # ---- run the mode
+    if args.mode == "--key":
+        from neural_lib.prediction.marking import mark_pictures
+
+        mark_pictures(recogniser, to_read, args.key, output, args.invert, args.order)
+        return 0
     if args.mode == "pictures":
         is_sorting = args.sort_into is not None
         with sorting(args.sort_into, saved.classes) if is_sorting else contextlib.nullcontext() as into:

@@ -29,7 +29,7 @@ PAGE_SIDE = 1600  # longest side of an annotated page that is not enlarged, pixe
 LEGIBLE = 60  # pixels; a page with smaller characters is enlarged
 MONTAGE_WIDTH = 1800  # pixels
 LINE_HEIGHT = 30  # height of a line of text, pixels
-FONT_SIZE, SMALLEST_FONT = 20, 8  # pixels
+FONT_SIZE, SMALLEST_FONT, SMALLEST_LABEL = 20, 8, 11  # pixels; a label stands at a box of a page
 LONGEST_NAME = 24  # columns of a class name in tables and pictures; a Hiragana takes two
 SHORTEST = 8  # columns, to which text is shortened at most
 LACKING = "\N{WHITE SQUARE}"  # "?" is the mark of an unsure answer
@@ -37,6 +37,7 @@ MARGIN = 6  # pixels on either side of a line
 GREEN, RED, GREY, BACKGROUND = (90, 220, 90), (90, 90, 255), (200, 200, 200), (32, 32, 32)
 WHITE, DARK = (255, 255, 255), (64, 64, 64)
 AMBER, DARK_AMBER, DARK_GREEN = (60, 190, 255), (0, 90, 200), (60, 120, 0)
+DARK_RED, DARK_GREY, DARK_BLUE = (30, 20, 190), (110, 110, 110), (150, 80, 20)
 
 
 def annotate_image(
@@ -97,31 +98,36 @@ def draw_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def annotate_page(
     picture: np.ndarray,
-    boxes: list[Sequence[float]],
-    names: list[str],
-    sure: list[bool],
+    boxes: Sequence[Sequence[float]],
+    texts: Sequence[str],
+    colours: Sequence[tuple],
     caption: str = "",
-    numbers: Sequence[int | None] = (),
 ) -> np.ndarray:
-    """Draw a page with a numbered box and the predicted name around each of its characters: uint8 BGR (H, W, 3).
+    """Draw a page with a box around each of its characters, and a text at each box: uint8 BGR (H, W, 3).
 
-    picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. sure: False
-    marks an answer. caption: a line of text above the page. numbers: of the boxes, None for one without; default: 1, 2
-    and so on. The page is enlarged if its characters are small.
+    picture: uint8 RGB (H, W, 3). boxes: left, top, width, height of each character, pixels of the picture. colours: of
+    each box and its text, dark ones. A box without a text is not drawn, but kept free of other texts. caption: lines of
+    text above the page. The page is enlarged if its characters are small, and a text is drawn smaller if it would reach
+    the text of the next box.
     """
-    typical = np.median([max(box[2:]) for box in boxes])
+    typical = np.median([max(box[2:]) for box in boxes]) if len(boxes) else LEGIBLE
     scale = max(1.0, min(LEGIBLE / typical, 1.5 * PAGE_SIDE / max(picture.shape[:2])))
     canvas = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    size = round(np.clip(0.2 * scale * typical, 11, 24))
+    size = round(np.clip(0.2 * scale * typical, SMALLEST_LABEL, 24))
     thickness = 1 if size < 16 else 2
-    numbers = numbers or range(1, len(boxes) + 1)
-    corners = np.round([(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]).astype(int)
-    for index, (left, top, right, bottom) in enumerate(corners.tolist()):
-        colour = DARK_GREEN if sure[index] else DARK_AMBER
+    corners = [(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in boxes]
+    corners = np.round(np.array(corners).reshape(-1, 4)).astype(int)
+    largest = size
+    for (left, top, right, bottom), text, colour in zip(corners.tolist(), texts, colours, strict=True):
+        if not text:
+            continue
         cv2.rectangle(canvas, (left - 4, top - 4), (right + 4, bottom + 4), colour, thickness)
-        number = f"{numbers[index]}: " if numbers[index] else ""
-        text = f"{number}{shortened(names[index])}{'' if sure[index] else ' ?'}"
+        is_next = (corners[:, 0] > left) & (np.abs(corners[:, 1] - top) < bottom - top)
+        room = min(corners[is_next, 0], default=np.inf) - left - 2
+        size = largest
+        while size > SMALLEST_LABEL and _text_width(text, size) + 8 > room:
+            size -= 1
         width = _text_width(text, size) + 8
         x, y = min(max(0, left - 4), max(0, canvas.shape[1] - width)), max(size + 6, top - 4)
         for baseline in (y, bottom + 10 + size):  # below the box if it would hide another character above it
@@ -132,7 +138,8 @@ def annotate_page(
                 break
         cv2.rectangle(canvas, (x, y - size - 6), (x + width, y), colour, cv2.FILLED)
         _put_text(canvas, text, (x + 4, y - 4 - size // 8), WHITE, size)
-    return np.vstack([_text([(caption, GREY)], canvas.shape[1]), canvas]) if caption else canvas
+    lines = [(line, GREY) for line in caption.splitlines()]
+    return np.vstack([_text(lines, canvas.shape[1]), canvas]) if lines else canvas
 
 
 def titled_montage(tiles: list[np.ndarray], text: str) -> np.ndarray:
@@ -270,8 +277,13 @@ MARK = b"neural_lib montage"  # written at the end of each file, which readers o
 PAGE = 100  # tiles per file: with tiles of annotate_image and the heading a file has 2,088 x 2,148 pixels
 
 
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a BGR picture so that is_montage knows it. Raises OSError if the file can't be written."""
+    write_file(path, lambda: encode(picture, path.suffix) + MARK)
+
+
 def is_montage(path: Path) -> bool:
-    """True if a Montage wrote this file."""
+    """True if write_picture or a Montage wrote this file."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(-len(MARK), os.SEEK_END)  # raises OSError if the file is shorter
         return file.read() == MARK
@@ -333,5 +345,5 @@ class Montage:
         if kind:
             self.counts[kind] += 1
             path = path.with_stem(f"{path.stem}-{kind}-{self.counts[kind]}")
-        write_file(path, lambda: encode(picture, path.suffix) + MARK)
+        write_picture(path, picture)
         self.written.append(path)

@@ -9,7 +9,7 @@ from neural_lib.data import pictures
 from neural_lib.data.catalog import identify
 from neural_lib.evaluation import annotate
 from neural_lib.evaluation.report_files import ReportFiles
-from neural_lib.prediction import sort
+from neural_lib.prediction import marking, sort
 from neural_lib.prediction.window import is_display_available
 from neural_lib.records import is_kept, owner_of
 from neural_lib.system.errors import UserError
@@ -33,6 +33,8 @@ def prepare(args: argparse.Namespace) -> tuple[Path | None, pictures.PictureFile
     to_read = pictures.find(args.pictures, args.recursive, is_excluded=annotate.is_montage)
     if args.sort_into is not None:
         sort.check(args.sort_into, args.pictures, to_read.files)
+    if args.key is not None:
+        return output, marking.check(args.key, output, to_read), show
     for each in to_read.files if output else []:
         if annotate.is_output(Path(os.path.realpath(each)), Path(os.path.realpath(output))):
             raise UserError(f"--output {output}: might replace {each}, a picture to read; choose another name")
@@ -49,6 +51,8 @@ def _check_output(args: argparse.Namespace) -> Path | None:
         elif not args.output and owner != model.name:
             raise UserError(f"--model {model}: the report beside it is of {owner}; give --output, another folder")
         return check_output_folder(folder, "--output")
+    if args.key is not None:
+        return marking.check_folder(args.output or marking.FOLDER)
     option, path, suffixes = "--output", args.output or "output/predictions.png", annotate.SUFFIXES
     if args.draw:
         path, suffixes = check_output_folder(args.output or "output", option) / DRAW_PAGE, EXPORT_SUFFIXES

@@ -135,9 +135,12 @@ def _drawing(
         tile = (reading.picture, names[0], answer.probability, caption, seen, heat)
         return lambda scale: annotate.annotate_picture(*tile, scale=scale, is_sure=answer.is_sure)
     boxes = [tuple(value * reading.scale for value in each.box) for each in reading.answers]
-    sure = [each.is_sure for each in reading.answers]
-    numbers = [each.place and each.place.number for each in reading.answers]
-    return lambda scale: annotate.annotate_page(reading.picture, boxes, names, sure, caption, numbers)
+    texts = [
+        f"{f'{each.place.number}: ' if each.place else ''}{annotate.shortened(name)}{'' if each.is_sure else ' ?'}"
+        for name, each in zip(names, reading.answers, strict=True)
+    ]
+    colours = [annotate.DARK_GREEN if each.is_sure else annotate.DARK_AMBER for each in reading.answers]
+    return lambda scale: annotate.annotate_page(reading.picture, boxes, texts, colours, caption)
 
 
 class AnswerTable:

@@ -28,6 +28,7 @@ from neural_lib.data.pictures import (
     reduced,
     size_of,
 )
+from neural_lib.data.sheet import is_crossed_out
 from neural_lib.evaluation.annotate import PAGE_SIDE, TILE_WIDTH
 from neural_lib.evaluation.calibration import Calibration, outputs_of
 from neural_lib.evaluation.gradcam import heat_maps
@@ -117,6 +118,7 @@ class Reading:
     picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3), reduced if it is large
     scale: float = 1.0  # pixels of `picture` per pixel of the boxes
     answers: Sequence[Answer] = ()  # those of a page in reading order
+    boxes: Sequence[Box] = ()  # the printed boxes of a page, empty ones, too, in reading order
     reason: str = ""  # why there are no answers; empty if all known boxes are
 
     def to_dict(self) -> dict:
@@ -138,7 +140,8 @@ class _Prepared(NamedTuple):
     images: Sequence[np.ndarray] = ()  # one for each character and each of its parts, uint8 (C, S, S)
     boxes: Sequence[Box | None] = ()
     places: Sequence[Place | None] = ()
-    # For each character: the number of its parts, which follow it in those; True if it can hardly be one.
+    # For each character: the number of its parts, which follow it in those; True if it can hardly be one, or is crossed
+    # out.
     cuts: Sequence[tuple[int, bool]] = ()
     may_be_one: bool = False  # the characters found may be the parts of one
 
@@ -194,7 +197,8 @@ class Recogniser:
         picture, invert, top: see read. order: see page.find_characters. page: of the file, from 1. A small picture is
         read as one character, and so is any picture if the network reads no pages.
         boxes: the printed boxes of a level page if they are known, see page.find_characters: then there is an answer
-        for each box with ink in it, perhaps none. The picture is read at its full resolution.
+        for each box with ink in it, perhaps none, which is not sure if the box is crossed out from corner to corner.
+        The picture is read at its full resolution.
         Raises PictureError, naming the file, if it can't be read or, without boxes, shows no ink; and ValueError if an
         argument is out of range or boxes are given to a network that reads no pages.
         """
@@ -208,6 +212,10 @@ class Recogniser:
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top, boxes)
+
+    def reading_of(self, picture: Picture, invert: str = "auto", order: str = "rows") -> Reading:
+        """The reading of a page: the answers of read_page and the printed boxes; or the reason if there are none."""
+        return next(self._read_all([(Source(None), picture)], invert, order, 1))
 
     def _read_or_raise(
         self,
@@ -287,18 +295,23 @@ class Recogniser:
             if longest != LONGEST_SIDE:
                 pixels = read_picture(picture, page, longest)
             scale = max(pixels.shape[:2]) / size
-            found, is_plain, _ = find_characters(ink.to_grey(pixels), invert, order, boxes)
+            found, is_plain, printed = find_characters(ink.to_grey(pixels), invert, order, boxes)
             is_sharp = bool(found) and np.median([max(each.box[2:]) for each in found]) >= sharp
             if scale == 1 or is_sharp and (is_plain or longest != PAGE_SIDES[0]):
                 break
         inks = [each for character in found for each in (character, *character.parts)]
         images = [ink.place(each.ink, how.placement, how.image_size)[None] for each in inks]  # (S, S) -> (1, S, S)
         around = [tuple(round(value / scale) for value in each.box) for each in inks]
-        cuts = [(len(each.parts), each.is_long) for each in found]
+        cuts = [
+            (len(each.parts), each.is_long or boxes is not None and is_crossed_out(each, boxes[each.place.number - 1]))
+            for each in found
+        ]
         small = reduced(pixels, PAGE_SIDE if len(found) > FEW else THUMBNAIL if len(found) == 1 else LONGEST_SIDE)
+        printed = [tuple(round(value / scale) for value in each) for each in printed]
         scale *= max(small.shape[:2]) / max(pixels.shape[:2])
         may_be_one = boxes is None and is_plain and len(found) <= FEW and not any(each.is_long for each in found)
-        reading = Reading(source, small, scale, reason="" if found or boxes is not None else "no ink found")
+        reason = "" if found or boxes is not None else "no ink found"
+        reading = Reading(source, small, scale, boxes=printed, reason=reason)
         places = [character.place for character in found for _ in (character, *character.parts)]
         return _Prepared(reading, images, around, places, cuts, may_be_one)
 

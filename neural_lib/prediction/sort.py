@@ -120,8 +120,8 @@ def portable(name: str) -> str:
     return stem.encode()[: LONGEST_NAME - len(suffix.encode())].decode(errors="ignore") + suffix
 
 
-def _numbered(name: str) -> Iterator[str]:
-    # cat.jpg, cat-1.jpg, cat-2.jpg, ...
+def numbered(name: str) -> Iterator[str]:
+    """Names for a file until one is free: cat.jpg, cat-1.jpg, cat-2.jpg, ..."""
     stem, suffix = os.path.splitext(name)
     yield name
     yield from (f"{stem}-{number}{suffix}" for number in itertools.count(1))
@@ -132,7 +132,7 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     taken, folders = {UNSURE, ANSWERS}, [""] * len(classes)
     # a class whose name stays as it is comes first, so that no other class takes that folder
     for index in sorted(range(len(classes)), key=lambda index: portable(classes[index]) != classes[index]):
-        names = _numbered(portable(classes[index]))
+        names = numbered(portable(classes[index]))
         folders[index] = next(each for each in names if unicodedata.normalize("NFC", each).casefold() not in taken)
         taken.add(unicodedata.normalize("NFC", folders[index]).casefold())
     return folders
@@ -237,7 +237,7 @@ class Sorting:
                 return False
             return not os.path.lexists(self.folder / copy) or _holds(self.folder / copy, content)
 
-        copy = next(filter(is_usable, (f"{folder}/{name}" for name in _numbered(portable(path.name)))))
+        copy = next(filter(is_usable, (f"{folder}/{name}" for name in numbered(portable(path.name)))))
         target = self.folder / copy
         if not target.exists():
             make_folder(target.parent)

@@ -222,10 +222,10 @@ def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
     return text.getvalue().encode("utf-8-sig", errors="backslashreplace")
 
 
-def csv_rows(content: bytes) -> list[list[str]]:
+def csv_rows(content: bytes, delimiter: str = ",") -> list[list[str]]:
     """The rows that csv_bytes was given, as text; the byte order mark may be missing. Raises csv.Error."""
     text = io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
-    return [[re.sub(rf"\A'(?={FORMULA})", "", cell) for cell in row] for row in csv.reader(text)]
+    return [[re.sub(rf"\A'(?={FORMULA})", "", cell) for cell in row] for row in csv.reader(text, delimiter=delimiter)]
 
 
 class Writer:

@@ -80,7 +80,7 @@ def test_a_long_name_is_shortened_alike_in_every_picture(name):
     for draw in (
         lambda name: annotate.annotate_image(IMAGE, name, 0.9, "other"),
         lambda name: annotate.annotate_picture(a_page(), name, 0.9, "p.png"),
-        lambda name: annotate.annotate_page(a_page(), box, [name], [True]),
+        lambda name: annotate.annotate_page(a_page(), box, [annotate.shortened(name)], [annotate.DARK_GREEN]),
     ):
         assert np.array_equal(draw(name), draw(short))
     assert not np.array_equal(*(annotate.annotate_image(IMAGE, name, each, "a")[CAPTION:] for each in (0.91, 0.92)))
@@ -257,35 +257,25 @@ def a_page() -> np.ndarray:
 
 def test_each_character_gets_a_box_and_the_page_stays_as_it_is():
     boxes = [(40, 60, 80, 90), (200, 60, 80, 90)]
-    drawn = annotate.annotate_page(a_page(), boxes, ["su す", "tsu つ"], [True, False])
+    colours = [annotate.DARK_GREEN, annotate.DARK_AMBER]
+    drawn = annotate.annotate_page(a_page(), boxes, ["1: su す", "2: tsu つ ?"], colours)
     assert drawn.shape == (300, 400, 3)
-    for (left, top, width, height), colour in zip(boxes, (annotate.DARK_GREEN, annotate.DARK_AMBER), strict=True):
+    for (left, top, width, height), colour in zip(boxes, colours, strict=True):
         assert tuple(drawn[top + height // 2, left - 4]) == colour == tuple(drawn[top + height + 4, left + width // 2])
         assert (drawn[top : top + height, left : left + width] == (230, 240, 250)).all()  # BGR
-    right = annotate.annotate_page(a_page(), boxes[:1], ["su す"], [True])
+    right = annotate.annotate_page(a_page(), boxes[:1], ["1: su す"], colours[:1])
     assert np.array_equal(drawn[:, :160], right[:, :160])  # a label is beside its box, whatever the other boxes are
 
 
-def test_boxes_have_the_given_numbers():
-    boxes = [(40, 60, 80, 90), (200, 60, 80, 90)]
-
-    def draw(*numbers: int | None) -> np.ndarray:
-        return annotate.annotate_page(a_page(), boxes, ["8", "8"], [True, True], numbers=numbers)
-
-    assert np.array_equal(draw(), draw(1, 2)) and not np.array_equal(draw(), draw(1, 3))
-    assert np.array_equal(draw(1, None)[:, :160], draw()[:, :160])
-    assert (draw(1, None) == annotate.DARK_GREEN).all(2).sum() < (draw() == annotate.DARK_GREEN).all(2).sum()
-
-
 def test_a_page_of_small_characters_is_enlarged():
-    drawn = annotate.annotate_page(a_page(), [(40, 60, 20, 30)], ["8"], [True])
+    drawn = annotate.annotate_page(a_page(), [(40, 60, 20, 30)], ["8"], [annotate.DARK_GREEN])
     assert drawn.shape == (600, 800, 3)
     assert tuple(drawn[150, 2 * 40 - 4]) == annotate.DARK_GREEN
 
 
 @pytest.mark.parametrize("box", [(0, 0, 20, 20), (380, 280, 20, 20), (0, 290, 400, 10)])
 def test_a_box_at_the_border_has_its_label_on_the_page(box):
-    drawn = annotate.annotate_page(a_page(), [box], ["a long name"], [True])
+    drawn = annotate.annotate_page(a_page(), [box], ["a long name"], [annotate.DARK_GREEN])
     assert (drawn == annotate.DARK_GREEN).all(2).sum() > 500 and (drawn == 255).all(2).any()  # the label has text
 
 
@@ -297,15 +287,34 @@ def test_an_unsure_answer_is_marked():
 
 def test_a_label_hides_no_other_character():
     boxes = [(40, 60, 80, 90), (40, 165, 80, 90)]  # below each other
-    drawn = annotate.annotate_page(a_page(), boxes, ["8", "8"], [True, True])
+    drawn = annotate.annotate_page(a_page(), boxes, ["8", "8"], [annotate.DARK_GREEN] * 2)
     for left, top, width, height in boxes:
         assert (drawn[top : top + height, left : left + width] == (230, 240, 250)).all()
 
 
+def test_a_label_leaves_room_for_the_next_one():
+    boxes, colours = [(40, 60, 60, 60), (110, 60, 60, 60)], [annotate.DARK_RED, annotate.DARK_GREEN]
+    drawn = annotate.annotate_page(a_page(), boxes, ["10: つ, not れ", "11: れ"], colours)
+    alone = annotate.annotate_page(a_page(), boxes[1:], ["11: れ"], colours[1:])
+    assert np.array_equal(drawn[:, 106:], alone[:, 106:])  # all of the first box and its label is left of the second
+
+
+def test_a_box_without_a_text_is_not_drawn_and_no_label_hides_it():
+    boxes, colours = [(40, 60, 80, 90), (40, 155, 80, 90)], [annotate.DARK_GREEN] * 2
+    drawn = annotate.annotate_page(a_page(), boxes, ["", "8"], colours)
+    left, top, width, height = boxes[0]
+    assert (drawn[top : top + height, : left + width] == (230, 240, 250)).all()  # BGR
+    assert (drawn[155:] == annotate.DARK_GREEN).all(2).any()
+
+
 def test_a_caption_stands_above_the_page():
-    plain, named = (annotate.annotate_page(a_page(), [(40, 60, 80, 90)], ["8"], [True], text) for text in ("", "a.png"))
+    plain, named, more = (
+        annotate.annotate_page(a_page(), [(40, 60, 80, 90)], ["8"], [annotate.DARK_GREEN], caption)
+        for caption in ("", "a.png", "a.png\n8 right of 9\n")
+    )
     head = len(named) - len(plain)
     assert head > 20 and np.array_equal(named[head:], plain) and named[:head].std() > 5
+    assert np.array_equal(more[:head], named[:head]) and np.array_equal(more[2 * head :], plain)
 
 
 @pytest.mark.parametrize("things, written", [

@@ -565,6 +565,27 @@ def test_ink_of_known_boxes_is_neither_cut_nor_read_as_one(recogniser, monkeypat
     assert [answer.place for answer in alone] == [(1, 1, 1)] and alone[0].box is not None
 
 
+def test_the_answer_to_a_known_box_that_is_crossed_out_is_not_sure(recogniser, digits, monkeypatch):
+    page, boxes = sheet_of(digits, [3, 0, 3, 0], 60, 100)
+    before = [each.is_sure for each in recogniser.read_page(page, boxes=boxes)]
+    for number in (1, 2):
+        x, y, side, _ = boxes[number].tolist()
+        cv2.line(page, (x, y + side), (x + side, y), 30, 5)
+    monkeypatch.setattr(recogniser, "min_probability", 0.0)  # sure unless it is unlike the training images
+    monkeypatch.setattr(recogniser.calibration, "is_unlike", lambda outputs: torch.zeros(len(outputs.log_probs)) > 0)
+    crossed = [each.is_sure for each in recogniser.read_page(page, boxes=boxes)]
+    assert before == [True] * 4 and crossed == [True, False, False, True]
+
+
+def test_a_reading_has_the_printed_boxes_in_pixels_of_the_picture(recogniser, digits):
+    page, boxes = sheet_of(digits, [3, None, 0, 6, None, 3, None, None], 120, 400)  # is reduced before boxes are found
+    reading = recogniser.reading_of(page)
+    assert np.abs(np.array(reading.boxes) - boxes).max() < 20
+    assert [each.place.number for each in reading.answers] == [1, 3, 4, 6]
+    assert recogniser.reading_of(np.full((300, 300), 240, np.uint8)).reason == "no ink found"
+    assert len(recogniser.reading_of(sheet_of(digits, [None] * 8, 1, 100)[0]).boxes) == 8  # all of them empty
+
+
 def test_an_answer_has_the_number_of_its_printed_box(recogniser, digits):
     labels = [None, 3, 0, None, None, None, None, None, 6, None, 1, 2]
     page, _ = sheet_of(digits, labels, 60, 120)
