@@ -89,10 +89,11 @@ class SheetPage(NamedTuple):
         if signature != SIGNATURE or len(numbers) != 5 or not all(map(str.isdecimal, numbers)):
             return None
         page = cls(*map(int, numbers), tuple(labels))
-        is_possible = 0 < page.count <= MAX_PER_PAGE and min(page.number, page.first, page.copies) > 0
-        is_possible &= page.number <= page.pages and all(map(is_text, labels)) and "" not in labels
+        if not 0 < page.count <= MAX_PER_PAGE or not 0 < page.number <= page.pages or min(page.first, page.copies) < 1:
+            return None
         needed = (page.first + page.count - 2) // page.copies - (page.first - 1) // page.copies + 1
-        return page if is_possible and (not labels or len(labels) == needed) else None
+        are_possible = len(labels) in (0, needed) and all(label and is_text(label) for label in labels)
+        return page if are_possible else None
 
 
 def pages_of(labels: Sequence[str], copies: int) -> list[SheetPage]:
