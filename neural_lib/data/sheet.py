@@ -35,6 +35,8 @@ CODE_RESOLUTION = 16.0  # ... of its code
 MIN_MARKERS = 3
 MAX_CHOICES = 1000  # ways to combine the markers of several sheets of one page
 MAX_ERROR = 1.0  # mm between the markers' corners and where they should be, root mean square
+MAX_BEND = 3.0  # mm by which a box is looked for beside its place
+MIN_LINE = 3.0  # grey levels by which a box's side must be darker than its ground
 # A straight line from corner to corner crosses a box out. Chosen so that "/" and X of 0.75 of a box's side are none.
 CROSSED_FROM = 0.02  # how near to the corners ink is looked for along the line, share of its length
 CROSSED_OFF = 0.14  # how far from a corner its ends may be, to either side, sides of a box
@@ -125,12 +127,8 @@ class Sheet(NamedTuple):
 
     page: SheetPage | None = None
     picture: np.ndarray | None = None  # RGB, uint8 (H, W, 3), RESOLUTION pixels per mm
+    boxes: np.ndarray | None = None  # of the page on its picture, (count, 4): left, top, width, height, pixels
     reason: str = ""
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """The boxes of the page on its picture, (count, 4): left, top, width, height, pixels."""
-        return self.page.boxes * RESOLUTION
 
 
 class Box(NamedTuple):
@@ -205,7 +203,33 @@ def _sheet(picture: np.ndarray, number: int, markers: list[np.ndarray | None]) -
     pixels = cv2.perspectiveTransform(ends, to_pixels)
     if ((pixels < 0) | (pixels > picture.shape[1::-1])).any():
         return Sheet(reason="a part of a sheet's boxes is outside of the picture")
-    return Sheet(page, _flat(picture, to_pixels, (0, 0), PAPER, RESOLUTION))
+    flat = _flat(picture, to_pixels, (0, 0), PAPER, RESOLUTION)
+    return Sheet(page, flat, _aligned(to_grey(flat), page.boxes * RESOLUTION))
+
+
+def _aligned(grey: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    # Move boxes to their printed lines, from which they are off on a sheet that isn't flat. boxes: (N, 4), see Sheet.
+    reach, middles = round(MAX_BEND * RESOLUTION), boxes[:, :2] + boxes[:, 2:] / 2
+    x, y = (middles / grey.shape[::-1] * 2 - 1).T
+    terms = np.column_stack([np.ones(len(boxes)), x, y, x * x, x * y, y * y])
+    terms = terms[:, : 6 if len(boxes) >= 20 else 3 if len(boxes) >= 8 else 1]
+    moved = boxes.copy()
+    for axis, view in enumerate((grey, grey.T)):
+        offsets, is_seen = np.zeros(len(boxes)), np.zeros(len(boxes), bool)
+        for number, box in enumerate(np.round(boxes).astype(int)):
+            first, length, across, side = box[axis], box[2 + axis], box[1 - axis], box[3 - axis]
+            part = view[across + side // 8 : across + side - side // 8, first - reach : first + length + reach + 1]
+            # A side of the box is dark along its whole length, and ink hardly is.
+            dark = cv2.blur(np.float32(np.median(part) - np.percentile(part, 75, axis=0))[None], (3, 1))[0]
+            pairs = np.minimum(dark[: 2 * reach + 1], dark[length:][: 2 * reach + 1])
+            offsets[number], is_seen[number] = pairs.argmax() - reach, pairs.max() > MIN_LINE
+        for _ in range(3):
+            if np.count_nonzero(is_seen) < 2 * terms.shape[1]:
+                break
+            smooth = terms @ np.linalg.lstsq(terms[is_seen], offsets[is_seen], rcond=None)[0]
+            moved[:, axis] = boxes[:, axis] + smooth
+            is_seen &= np.abs(offsets - smooth) <= max(2, 1.5 * np.median(np.abs(offsets - smooth)[is_seen]))
+    return moved
 
 
 def _flat(
@@ -220,7 +244,7 @@ def _flat(
 
 
 def _read_code(picture: np.ndarray, to_pixels: np.ndarray) -> SheetPage | None:
-    quiet = 2.0  # mm around the code
+    quiet = 2 + MAX_BEND  # mm around the code
     at, size = tuple(each - quiet for each in CODE_AT), (CODE + 2 * quiet,) * 2
     flat = to_grey(_flat(picture, to_pixels, at, size, CODE_RESOLUTION))
     detector = cv2.QRCodeDetector()
