@@ -9,6 +9,7 @@
     python predict.py --export page.html            # for any browser
     python predict.py --export model.onnx           # for other programs
     python predict.py --sheet s.pdf --labels 'a b'  # to print, write on
+    python predict.py --collect scans/ --into abc/  # what they wrote, by label
 
 Network, class names and data set are read from the model file.
 """
@@ -36,6 +37,7 @@ GOES_WITH = {
     "--output": ("test images", "--evaluate", "pictures", "--key", "--draw"),
     "--min-probability": ("pictures", "--key", "--export", "--draw"),
     "--title": ("--export", "--draw"),
+    "--into": ("--collect",),
     **dict.fromkeys(("--labels", "--labels-from", "--copies"), ("--sheet",)),
     **dict.fromkeys(("--invert", "--order"), ("pictures", "--key")),
     **dict.fromkeys(("--json", "--show-input", "--single", "--sort-into"), ("pictures",)),
@@ -148,17 +150,25 @@ def _add_sheet_options(add: Callable[..., object]) -> None:
         metavar="N",
         help="boxes for each character, or boxes of the answer sheet (default: %(default)s)",
     )
+    add("--collect", action="store_true", help="cut out what is written on the sheets that the pictures show")
+    add(
+        "--into",
+        metavar="DIR",
+        help="with --collect: a folder of pictures for each label there, as train.py --writing takes them; sheets.csv "
+        "lists them; begun again, it collects the rest",
+    )
 
 
 def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
     """Add `mode` to the parsed options. Raises UserError if they don't go together."""
     modes = {
-        "pictures": args.pictures and args.key is None,
+        "pictures": args.pictures and args.key is None and not args.collect,
         "--key": args.key is not None,
         "--draw": args.draw,
         "--evaluate": args.evaluate,
         "--export": args.export is not None,
         "--sheet": args.sheet is not None,
+        "--collect": args.collect,
     }
     requested = [mode for mode, value in modes.items() if value] or ["test images"]
     if len(requested) > 1:
@@ -197,6 +207,8 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
         args.single = True
     if args.single and args.order != parser.get_default("order"):
         parser.error("--order doesn't go with --single, for a single character has no order")
+    if args.collect and not (args.pictures and args.into):
+        parser.error("--collect needs scans, and --into, the folder to collect their characters in")
     if args.labels is not None and args.labels_from:
         parser.error("--labels and --labels-from don't go together")
     if args.copies < 1:
@@ -216,6 +228,11 @@ def main(argv=None) -> int:
         from neural_lib.prediction.printing import print_sheet
 
         print_sheet(args.sheet, args.labels, args.labels_from, args.copies)
+        return 0
+    if args.mode == "--collect":
+        from neural_lib.prediction.collect import collect
+
+        collect(args.pictures, args.recursive, args.into)
         return 0
     from neural_lib.prediction.command import prepare
 

@@ -49,6 +49,7 @@ SYSTEM_FILES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "@recycle", "#recycle",
     "$recycle.bin",
 )  # fmt: skip
+COMMAND_TABLES = ("answers.csv", "sheets.csv")  # what --sort-into and --collect of predict.py list, beside pictures
 MAX_PIXELS = 400_000_000  # larger pictures are refused
 LARGE = 80_000_000  # pixels; larger pictures are decoded one at a time. Pillow warns from 89 million
 MAX_RATIO = 1000  # pixels of a large picture per byte of its file; a blank page with 8 bits a pixel has as many
@@ -194,8 +195,11 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def is_hidden(name: str) -> bool:
-    """True for the name of a hidden file or folder, or one that an operating system creates, such as Thumbs.db."""
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+    """True for the name of a hidden file or folder, or of one that isn't the user's.
+
+    Operating systems create some, such as Thumbs.db; predict.py writes COMMAND_TABLES.
+    """
+    return name.startswith(".") or name.lower() in SYSTEM_FILES or name in COMMAND_TABLES
 
 
 def size_of(picture: Picture, page: int = 0) -> tuple[int, int] | None:

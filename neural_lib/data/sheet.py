@@ -5,6 +5,7 @@ photo, and a QR code, which says what belongs into each box; so no other file is
 in millimetres from its upper left corner.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from neural_lib.data.catalog import is_text
 from neural_lib.data.ink import to_grey
 from neural_lib.data.page import Character, find_characters
 
@@ -35,10 +37,10 @@ MAX_CHOICES = 1000  # ways to combine the markers of several sheets of one page
 MAX_ERROR = 1.0  # mm between the markers' corners and where they should be, root mean square
 MAX_BEND = 3.0  # mm by which a box is looked for beside its place
 MIN_LINE = 3.0  # grey levels by which a box's side must be darker than its ground
-# A line from corner to corner crosses a box out.
-CROSSED_FROM, CROSSED_TO = 0.1, 0.9  # part of a diagonal on which ink is looked for, shares of its length
-CROSSED_WIDTH = 0.14  # width of the strip along the diagonal in which the line may run, sides of a box
-CROSSED_SHARE = 0.92  # share of that part with ink from which the box is crossed out
+# A straight line from corner to corner crosses a box out. Chosen so that "/" and X of 0.75 of a box's side are none.
+CROSSED_FROM = 0.02  # how near to the corners ink is looked for along the line, share of its length
+CROSSED_OFF = 0.14  # how far from a corner its ends may be, to either side, sides of a box
+CROSSED_SHARE = 0.96  # share of the line with ink from which the box is crossed out
 SMALL_BOX = 64  # pixels to which a box is reduced to look for that line
 SEEN_FROM = 0.3  # ink of a pixel, 0 to 1
 SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
@@ -89,9 +91,11 @@ class SheetPage(NamedTuple):
         if signature != SIGNATURE or len(numbers) != 5 or not all(map(str.isdecimal, numbers)):
             return None
         page = cls(*map(int, numbers), tuple(labels))
-        is_possible = 0 < page.count <= MAX_PER_PAGE and min(page.number, page.first, page.copies) > 0
+        if not 0 < page.count <= MAX_PER_PAGE or not 0 < page.number <= page.pages or min(page.first, page.copies) < 1:
+            return None
         needed = (page.first + page.count - 2) // page.copies - (page.first - 1) // page.copies + 1
-        return page if is_possible and (not labels or len(labels) == needed) else None
+        are_possible = len(labels) in (0, needed) and all(label and is_text(label) for label in labels)
+        return page if are_possible else None
 
 
 def pages_of(labels: Sequence[str], copies: int) -> list[SheetPage]:
@@ -157,12 +161,17 @@ def _sheets_of(corners: list[list[np.ndarray]]) -> Iterator[list[np.ndarray | No
     # The markers of each sheet, one for each corner or None. corners: for each corner the markers that are seen, more
     # than one if there are several sheets of a page: those that lie as on one sheet belong together.
     while any(corners):
-        choices = [[*range(len(each))] or [None] for each in corners]
-        picks = [[i if i is None else each[i] for i, each in zip(pick, corners, strict=True)]
-                 for pick in itertools.islice(itertools.product(*choices), MAX_CHOICES)]  # fmt: skip
-        best = min(picks, key=lambda pick: _placed(pick)[1])
+        best = _best_pick([[*each] or [None] for each in corners])
+        if max(map(len, corners)) > 1 and _placed(best)[1] > MAX_ERROR:  # each of two sheets may lack another marker
+            best = _best_pick([[*each, None] for each in corners], lacking=1)
         yield best
         corners = [[each for each in some if each is not one] for some, one in zip(corners, best, strict=True)]
+
+
+def _best_pick(choices: list[list[np.ndarray | None]], lacking: int = len(CORNERS)) -> list[np.ndarray | None]:
+    # A marker of each corner, or None, which lie most nearly as on a sheet. lacking: corners without one, at most.
+    picks = (pick for pick in itertools.product(*choices) if sum(each is None for each in pick) <= lacking)
+    return list(min(itertools.islice(picks, MAX_CHOICES), key=lambda pick: _placed(pick)[1]))
 
 
 def _placed(markers: Sequence[np.ndarray | None]) -> tuple[np.ndarray, float]:
@@ -269,12 +278,17 @@ def is_crossed_out(character: Character, box: np.ndarray) -> bool:
     ink = cv2.warpAffine(character.ink, move, (side, side), flags=cv2.INTER_AREA) > SEEN_FROM
     if ink.mean() > SCRIBBLED:
         return True
-    strip = round(CROSSED_WIDTH * side / 2)
-    first, last = round(CROSSED_FROM * side), round(CROSSED_TO * side)
-    for view in (ink, ink[:, ::-1]):
-        lanes = np.stack(
-            [np.diagonal(np.pad(view, strip), each)[strip:][first:last] for each in range(-strip, strip + 1)]
-        )
-        if lanes.any(0).mean() >= CROSSED_SHARE:
-            return True
-    return False
+    near = cv2.dilate(ink.astype(np.uint8), np.ones((3, 3), np.uint8))  # a line by hand isn't quite straight
+    rows, columns = _diagonals()
+    return max(view[rows, columns].mean(1).max() for view in (near, near[:, ::-1])) >= CROSSED_SHARE
+
+
+@functools.cache
+def _diagonals() -> tuple[np.ndarray, np.ndarray]:
+    # The rows and columns of the pixels of lines from about the upper left to about the lower right corner of a box,
+    # each (lines, SMALL_BOX).
+    along = np.linspace(CROSSED_FROM, 1 - CROSSED_FROM, SMALL_BOX)
+    ends = np.linspace(-CROSSED_OFF, CROSSED_OFF, 8)
+    off = (ends[:, None, None] * (1 - along) + ends[:, None] * along).reshape(-1, SMALL_BOX)
+    pixels = [np.floor((along + each) * SMALL_BOX).astype(int) for each in (-off / 2, off / 2)]
+    return tuple(each.clip(0, SMALL_BOX - 1) for each in pixels)

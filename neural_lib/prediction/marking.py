@@ -25,7 +25,7 @@ from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
 from neural_lib.data.sheet import Sheet, find_sheets
 from neural_lib.evaluation import annotate
-from neural_lib.prediction.sort import numbered, portable
+from neural_lib.prediction.folders import numbered, portable
 from neural_lib.system.cli import failures_explained
 from neural_lib.system.errors import RunError, UserError, escaped, printable
 from neural_lib.system.files import (

@@ -15,9 +15,10 @@ from conftest import change_dataset
 from PIL import Image
 
 import predict
-from neural_lib.prediction import command, sort
+from neural_lib.prediction import command, folders
+from neural_lib.prediction.folders import class_folders, portable
 from neural_lib.prediction.recogniser import Recogniser
-from neural_lib.prediction.sort import Row, class_folders, portable
+from neural_lib.prediction.sort import Row
 from neural_lib.system import cli
 from neural_lib.system.errors import escaped
 from neural_lib.system.files import csv_bytes, csv_rows, locked, write_file
@@ -135,7 +136,7 @@ def test_an_interrupted_command_sorts_the_rest_when_it_is_repeated(inbox, run, s
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(sort, "write_file", interrupt)
+        patched.setattr(folders, "write_file", interrupt)
         status, _, stderr = run("inbox", "--sort-into", "sorted")
     line = "predict.py: error: interrupted; 2 pictures are sorted, and the same command sorts the rest\n"
     assert (status, stderr) == (130, line)
