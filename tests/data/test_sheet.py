@@ -38,7 +38,7 @@ def test_nothing_on_a_sheet_overlaps_or_leaves_the_paper():
 def test_pages_tell_their_markers_apart():
     pages = pages_of(list(map(str, range(500))), 10)
     seen = [each for page in pages[: sheet.NUMBERED] for each in page.markers]
-    assert len({*seen}) == len(seen) and 0 <= min(seen) and max(seen) < len(sheet.DICTIONARY.bytesList)
+    assert len({*seen}) == len(seen) and min(seen) >= 0 and max(seen) < len(sheet.DICTIONARY.bytesList)
 
 
 # --- pages and their codes ---

@@ -27,8 +27,8 @@ from neural_lib.data.pictures import PictureError
 from neural_lib.networks import build_network
 from neural_lib.prediction import webpage
 from neural_lib.prediction.export import noise
-from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.prediction.folders import class_folders, portable
+from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError, UserError
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="Node.js is not installed: apt-get install nodejs")
