@@ -41,6 +41,7 @@ LARGEST = 1.4  # length of a character in a box
 ASTRAY = 0.35  # length of ink outside of all boxes, but amid them, from which it may be a character of a missed box
 MANY_ASTRAY = 0.1  # its share from which the page counts as one without boxes
 # Ink of boxes, in sides of a box or shares.
+BOX_LINE = 0.016  # how far from its place ink belongs to the line of a known box, to either side
 BOX_REACH = 0.05  # how far a known box reaches beyond its lines
 WHOLE_FROM = 0.75  # share of a stroke in one box from which all of it belongs there; other strokes are cut
 MIN_LENGTH = 0.12  # length of the ink of a box that is not empty; a dot or a dash is a character, dust is not
@@ -95,7 +96,7 @@ def find_characters(
     if not has_ink:
         return Page([], is_plain=True, boxes=known)
     if boxes is not None:
-        clean, lines, _ = _without_lines(depth, np.zeros_like(depth), noise)
+        clean, lines = _without_known_boxes(depth, noise, known)
         groups, holders = _ink_of_boxes(clean, noise, lines, known)
         level, places = np.eye(2, 3), _places(_lines_of(known, order), order)
         found = [
@@ -229,9 +230,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     # The page's depth without lines and boxes, but with the strokes that cross them; a mask with 1 in the pixels of the
     # removed lines; and the insides of the boxes for a character each, (N, 4), in no order. outside: 1 in pixels
     # outside of the page.
-    dark = depth[depth > _ink_threshold(noise)]
-    faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
-    mask = (depth > faintest).astype(np.uint8)
+    mask = _seen(depth, noise)
     longer = max(depth.shape)
     piece, thickest = max(24, round(0.012 * longer)), max(14, round(0.01 * longer))  # pixels
     across, level = _lines_across(mask, outside, piece, thickest)
@@ -250,6 +249,35 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
     if not is_squared:
         sides = _sides_of_boxes(cells, straight, thickest) | _around_missed(boxes, cells, straight.shape)
         level, upright = level | (across & sides), upright | (down & sides)
+    return *_erased(depth, mask, level, upright), boxes
+
+
+def _seen(depth: np.ndarray, noise: float) -> np.ndarray:
+    # A mask with 1 in the pixels that may be ink or a printed line.
+    dark = depth[depth > _ink_threshold(noise)]
+    faintest = max(4 * noise, 12, 0.12 * np.percentile(dark, 98) if dark.size else 0)
+    return (depth > faintest).astype(np.uint8)
+
+
+def _without_known_boxes(depth: np.ndarray, noise: float, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # The page's depth without the sides of boxes (N, 4), but with the strokes that cross them; and a mask with 1 in the
+    # pixels of the removed sides.
+    level, upright = np.zeros((2, *depth.shape), np.uint8)
+    corners = np.round(np.column_stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])).astype(int)
+    half = max(1, round(BOX_LINE * float(np.median(boxes[:, 2:])))) if len(boxes) else 0
+    for left, top, right, bottom in corners.tolist():
+        for y in (top, bottom):
+            level[max(0, y - half) : y + half + 1, max(0, left - half) : right + half + 1] = 1
+        for x in (left, right):
+            upright[max(0, top - half) : bottom + half + 1, max(0, x - half) : x + half + 1] = 1
+    return _erased(depth, _seen(depth, noise), level, upright)
+
+
+def _erased(
+    depth: np.ndarray, mask: np.ndarray, level: np.ndarray, upright: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    # The page's depth without the ink of level and of upright lines, but with the strokes that cross them; and a mask
+    # with 1 in the pixels of these lines. mask: see _seen.
     bands = [cv2.dilate(level, _rectangle(1, 5)) & mask, cv2.dilate(upright, _rectangle(5, 1)) & mask]
     rest = mask & ~(bands[0] | bands[1])
     ink_depth = np.percentile(depth[rest > 0], 90) if rest.any() else 255
@@ -267,7 +295,7 @@ def _without_lines(depth: np.ndarray, outside: np.ndarray, noise: float) -> tupl
         if darkest < 0.7 * ink_depth:
             crossing |= depth > (darkest + ink_depth) / 2
         clean[(band > 0) & ~crossing] = 0
-    return clean, bands[0] | bands[1], boxes
+    return clean, bands[0] | bands[1]
 
 
 def _lines_across(mask: np.ndarray, outside: np.ndarray, piece: int, thickest: int) -> tuple[np.ndarray, np.ndarray]:
