@@ -37,6 +37,8 @@ MAX_CHOICES = 1000  # ways to combine the markers of several sheets of one page
 MAX_ERROR = 1.0  # mm between the markers' corners and where they should be, root mean square
 MAX_BEND = 3.0  # mm by which a box is looked for beside its place
 MIN_LINE = 3.0  # grey levels by which a box's side must be darker than its ground
+LINE_REACH = 0.6  # mm on either side of a box's line in which its print is removed
+DARKER = 1.4  # depth of a pixel, in depths of the printed lines, from which it is ink
 # A straight line from corner to corner crosses a box out. Chosen so that "/" and X of 0.75 of a box's side are none.
 CROSSED_FROM = 0.02  # how near to the corners ink is looked for along the line, share of its length
 CROSSED_OFF = 0.14  # how far from a corner its ends may be, to either side, sides of a box
@@ -259,7 +261,8 @@ def _read_code(picture: np.ndarray, to_pixels: np.ndarray) -> SheetPage | None:
 
 def read_boxes(sheet: Sheet) -> list[Box]:
     """The boxes of a sheet in order, each with the character in it."""
-    characters = find_characters(to_grey(sheet.picture), "yes", boxes=sheet.boxes).characters
+    grey = _without_lines(to_grey(sheet.picture), sheet.boxes)
+    characters = find_characters(grey, "yes", boxes=sheet.boxes).characters
     by_place = {each.place.number: each for each in characters}
     boxes = []
     for place, (number, box) in enumerate(zip(sheet.page.numbers, sheet.boxes, strict=True), start=1):
@@ -267,6 +270,25 @@ def read_boxes(sheet: Sheet) -> list[Box]:
         is_crossed = character is not None and is_crossed_out(character, box)
         boxes.append(Box(number, sheet.page.label(number), character, is_crossed))
     return boxes
+
+
+def _without_lines(grey: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    # Paint over the boxes' printed lines, which are fainter than ink; the few of a short page are not always found by
+    # page.py, which does not know where they are.
+    grey, reach = grey.copy(), round(LINE_REACH * RESOLUTION)
+    strips = []  # along each side of each box, views (across, along)
+    for left, top, width, height in np.round(boxes).astype(int):
+        for x, y, length, view in (
+            (left, top, width, grey), (left, top + height, width, grey),
+            (top, left, height, grey.T), (top, left + width, height, grey.T),
+        ):  # fmt: skip
+            strips.append(view[y - reach : y + reach + 1, x - reach : x + length + reach + 1])
+    depths = [np.median(strip[[0, -1]]) - strip.astype(np.float32) for strip in strips]
+    printed = np.median([np.median(depth.max(0)) for depth in depths])
+    for strip, depth in zip(strips, depths, strict=True):
+        ink = cv2.morphologyEx((depth >= DARKER * printed).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        strip[cv2.dilate(ink, np.ones((3, 3), np.uint8)) == 0] = np.median(strip[[0, -1]])
+    return grey
 
 
 def is_crossed_out(character: Character, box: np.ndarray) -> bool:
