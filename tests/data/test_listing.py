@@ -56,6 +56,7 @@ def layout(tmp_path: Path, *files: str, content: bytes = b"") -> Path:
     (["train/a/1", "train/b/1", "test/a/1", "more/a/1"], ["a", "b"],
      ["train a train/a/1", "train b train/b/1", "test a test/a/1"], ["more/a/1"]),
     (["a/x/2", "a/1", "b/3"], ["a", "b"], ["train a a/1", "train b b/3", "train a a/x/2"], []),
+    (["a/1", "b/1", "answers.csv", "sheets.csv"], ["a", "b"], ["train a a/1", "train b b/1"], []),
     (["a/1", "b/1", "notes.txt", ".git/x", "a/.DS_Store", "a/Thumbs.db", "b/._1", "a/@eaDir/1", "__MACOSX/a/1"],
      ["a", "b"], ["train a a/1", "train b b/1"], ["notes.txt"]),
 ])  # fmt: skip

@@ -690,7 +690,16 @@ def test_many_that_must_be_converted_take_one_line(tmp_path):
 
 
 def test_hidden_and_system_files_are_passed_over(folder):
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg", ".hidden.png", ".git/x.png", "@eaDir/a.jpg"):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "desktop.ini",
+        "._a.jpg",
+        ".hidden.png",
+        ".git/x.png",
+        "@eaDir/a.jpg",
+        "sheets.csv",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(CONTENT["png"])
     result = pictures.find([folder], recursive=True)

@@ -46,8 +46,8 @@ def test_pages_tell_their_markers_apart():
 
 def test_the_boxes_of_all_pages_are_those_of_the_sheet():
     chance = random.Random(0)
-    for _ in range(300):
-        count, copies = chance.choice([0, 1, 2, 7, 46, 500]), chance.choice([1, 2, 9, 10, 110, 111, 250])
+    for _ in range(60):
+        count, copies = chance.choice([0, 1, 2, 7, 46, 500]), chance.choice([1, 2, 9, 10, 110, 111])
         longest = chance.choice([1, 3, 20])
         labels = [f"{number}{chance.choice('aか漢😀') * chance.randrange(longest)}" for number in range(count)]
         pages, total = pages_of(labels, copies), copies * max(1, count)
@@ -73,7 +73,7 @@ def test_a_code_of_another_program_or_with_a_fault_is_no_page(code):
 
 def test_whatever_a_damaged_code_says_each_box_has_its_label():
     chance = random.Random(1)
-    for _ in range(3000):
+    for _ in range(1000):
         code = list(LAST.code)
         for _ in range(chance.randrange(1, 4)):
             code[chance.randrange(len(code))] = chance.choice("0123456789 \nab")
@@ -112,47 +112,66 @@ def beside(*papers: np.ndarray) -> np.ndarray:
     return np.hstack([cv2.copyMakeBorder(paper, *edge, value=TABLE) for paper in papers])
 
 
-def assert_read(found: sheet.Sheet, page: SheetPage) -> None:
-    """Expect this page, with ink in the middle of each box but the second."""
+def assert_found(found: sheet.Sheet, page: SheetPage) -> None:
+    """Expect this page, and something dark in the middle of each box but the second."""
     assert found.page == page and found.reason == ""
+    for number, (left, top, side, _) in zip(page.numbers, np.round(found.boxes).astype(int), strict=True):
+        middle = found.picture[top + side // 5 : top + side * 4 // 5, left + side // 5 : left + side * 4 // 5]
+        assert bool(np.ptp(middle) > 110) is (number != page.first + 1), number
+
+
+@pytest.mark.parametrize("seed, tilt", [(0, 0), (3, 30)])
+def test_a_sheet_is_read_whatever_its_turn_and_tilt(seed, tilt):
+    (found,) = find_sheets(sheets.photograph(written(PAGE), np.random.default_rng(seed), 1600, tilt))
     boxes = read_boxes(found)
-    assert [(box.number, box.label) for box in boxes] == [(number, page.label(number)) for number in page.numbers]
-    assert [box.number for box in boxes if not box.character] == [page.first + 1]
+    assert found.page == PAGE
+    assert [(box.number, box.label) for box in boxes] == [(number, PAGE.label(number)) for number in PAGE.numbers]
+    assert [box.number for box in boxes if not box.character] == [2]
     assert not any(box.is_crossed_out for box in boxes)
-    for box, (left, top, width, height) in zip(boxes, found.boxes, strict=True):
-        if box.character:
-            x, y, w, h = box.character.box
-            assert abs(x + w / 2 - left - width / 2) < 0.2 * width and abs(y + h / 2 - top - height / 2) < 0.2 * height
+    for box, (left, top, side, _) in zip(boxes, found.boxes, strict=True):
+        if box.character:  # no box's line is in it, though there are few to know them by
+            x, y, width, height = box.character.box
+            assert max(width, height) < 0.8 * side
+            assert max(abs(x + width / 2 - left - side / 2), abs(y + height / 2 - top - side / 2)) < 0.3 * side
 
 
-@pytest.mark.parametrize("seed, tilt", [(0, 0), (1, 10), (2, 20), (3, 30)])
-def test_a_sheet_is_found_whatever_its_turn_and_tilt(seed, tilt):
-    photo = sheets.photograph(written(PAGE), np.random.default_rng(seed), 1600, tilt)
-    (found,) = find_sheets(photo)
-    assert_read(found, PAGE)
+def test_strokes_that_cross_the_lines_of_a_box_are_kept():
+    paper, per_mm = sheets.printed(PAGE), sheets.DPI / 25.4
+    left, top, side, _ = PAGE.boxes[0] * per_mm
+    ends = [
+        (round(left + x * side), round(top + y * side)) for x, y in ((-0.05, 0.5), (1.05, 0.5), (0.5, 0.3), (0.5, 1))
+    ]
+    for one, other in (ends[:2], ends[2:]):
+        paper = cv2.line(paper, one, other, (60, 60, 90), round(0.7 * per_mm), cv2.LINE_AA)
+    (found,) = find_sheets(paper)
+    first, *others = read_boxes(found)
+    assert not any(box.character for box in others)
+    _, _, width, height = first.character.box / found.boxes[0][2]
+    assert width > 1.05 and height == pytest.approx(0.72, abs=0.05)
+    assert (first.character.ink.max(0)[2:-2] > 0.5).all()  # the level line has no gap
 
 
-@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_scan_may_lie_on_any_side(turns):
     (found,) = find_sheets(np.rot90(written(LAST), turns).copy())
-    assert_read(found, LAST)
+    assert_found(found, LAST)
 
 
 @pytest.mark.parametrize("corner", range(4))
 def test_three_markers_suffice(corner):
     paper = covered(written(PAGE), sheet.CORNERS[corner], sheet.MARKER)
     (found,) = find_sheets(sheets.photograph(paper, np.random.default_rng(corner), 1600, 10))
-    assert_read(found, PAGE)
+    assert_found(found, PAGE)
 
 
 def test_two_pages_on_a_photo_are_read_apart():
     both = sheets.photograph(beside(written(PAGE), written(LAST)), np.random.default_rng(0), 2600)
     first, second = find_sheets(both)
-    assert_read(first, PAGE)
-    assert_read(second, LAST)
+    assert_found(first, PAGE)
+    assert_found(second, LAST)
 
 
-@pytest.mark.parametrize("missing", [(), (1,), (0, 2)])
+@pytest.mark.parametrize("missing", [(), (0, 2)])
 def test_copies_of_a_page_on_a_photo_are_read_apart_even_if_each_lacks_a_marker(missing):
     papers = [written(PAGE, seed=1), written(PAGE, seed=2)]
     for number, corner in enumerate(missing):
@@ -160,10 +179,11 @@ def test_copies_of_a_page_on_a_photo_are_read_apart_even_if_each_lacks_a_marker(
     found = find_sheets(sheets.photograph(beside(*papers), np.random.default_rng(1), 2600))
     assert len(found) == 2
     for each in found:
-        assert_read(each, PAGE)
-    expected = {read_boxes(find_sheets(paper)[0])[0].character.box for paper in papers}
-    seen = {read_boxes(each)[0].character.box for each in found}
-    assert np.abs(np.array(sorted(seen)) - np.array(sorted(expected))).max() <= 4
+        assert_found(each, PAGE)
+    own = [find_sheets(paper)[0].picture for paper in papers]
+    part = slice(300, 700), slice(100, 1500)
+    likeness = [[-np.abs(each.picture[part] - 1.0 * one[part]).mean() for one in own] for each in found]
+    assert {*np.argmax(likeness, axis=1).tolist()} == {0, 1}  # each is one of the papers
 
 
 def test_what_cannot_be_used_says_why():

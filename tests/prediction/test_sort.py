@@ -16,7 +16,6 @@ from PIL import Image
 
 import predict
 from neural_lib.prediction import command, folders
-from neural_lib.prediction.folders import class_folders, portable
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.prediction.sort import Row
 from neural_lib.system import cli
@@ -275,21 +274,6 @@ def test_odd_names_are_copied_under_safe_ones_and_found_again(colours, run):
             r"\\x1b.png": "ants/_x1b.png",
         }
         assert sorted(copies_in()) == sorted(copies.values())
-
-
-@pytest.mark.parametrize("classes, folders", [
-    (["ants", "bees 2", "naïve"], ["ants", "bees 2", "naïve"]),
-    (["a/b", "a\\b", "a_b"], ["a_b-1", "a_b-2", "a_b"]),
-    (["..", ".", "", " ", "a. ", "x\n\x1b"], ["__", "_", "_-1", "_-2", "a._", "x__"]),
-    (["con", "Lpt1.x", "console"], ["_con", "_Lpt1.x", "console"]),
-    (["unsure", "Unsure", "answers.csv"], ["unsure-1", "Unsure-2", "answers-1.csv"]),
-    (["Ant", "ant", "ANT", "ant-1"], ["Ant", "ant-1", "ANT-2", "ant-1-1"]),
-    (["\u00e9", "e\u0301"], ["\u00e9", "e\u0301-1"]),
-    (["か" * 100, "か" * 101, f"a.{'b' * 300}"], ["か" * 66, "か" * 66 + "-1", f"a.{'b' * 198}"]),
-])  # fmt: skip
-def test_each_class_has_a_folder_with_a_safe_name(classes, folders):
-    assert class_folders(classes) == folders
-    assert all(Path(portable(each)).name == portable(each) != ".." for each in classes)
 
 
 def test_classes_with_odd_names_stay_in_the_folder(inbox, run, monkeypatch):
