@@ -4,7 +4,7 @@
 
 Collecting: sheets with ten boxes for each class are printed, written on with test images (one in twenty boxes stays
 empty, three on a page are crossed out), photographed by tests/sheets.py and given to predict.py --collect. A box is cut
-out right if its picture, placed like a training image, correlates with the ink that was written there (ALIKE), or if
+out right if its picture, placed like a training image, has the ink that was written there and no other (ALIKE), or if
 there is none because the box is empty or crossed out.
 Marking: answer sheets of 40 boxes, of which nine in ten hold the expected character, are marked with a key.
 Times are those of whole commands in this process, without imports, divided by the number of pages.
@@ -30,7 +30,7 @@ from neural_lib.data.pictures import PictureError
 from neural_lib.data.sheet import pages_of
 from tests import sheets
 
-ALIKE = 0.9  # correlation of 28 x 28 pixels
+ALIKE = 0.9  # share of the ink of each of two 28 x 28 images that is at most a pixel away from the other's
 ANSWERS = 40  # boxes of an answer sheet
 INFO = DATASETS["kmnist"]
 
@@ -48,6 +48,15 @@ def placed(picture: np.ndarray) -> np.ndarray | None:
         return ink.place(ink.find_ink(picture, "yes"), INFO.placement, INFO.image_size)
     except PictureError:
         return None
+
+
+def likeness(one: np.ndarray, other: np.ndarray) -> float:
+    """The share of the ink of each of two images that is at most a pixel away from the other's, 0 to 1; the smaller."""
+    shares = []
+    for some, rest in ((one, other), (other, one)):
+        near = cv2.dilate((rest > 255 * ink.SEEN_FROM).astype(np.uint8), np.ones((3, 3), np.uint8))
+        shares.append(float((some * near.astype(float)).sum() / some.sum()))
+    return min(shares)
 
 
 def collecting(folder: Path, images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> None:
@@ -82,7 +91,7 @@ def collecting(folder: Path, images: np.ndarray, labels: np.ndarray, count: int,
         name, _, number = path.stem.rpartition("-")
         found[name, int(number)] = path
     counts: Counter[str] = Counter()
-    correlations = []
+    likenesses = []
     for (name, number), image in truth.items():
         path = found.pop((name, number), None)
         if path is None or image is None:
@@ -91,15 +100,15 @@ def collecting(folder: Path, images: np.ndarray, labels: np.ndarray, count: int,
             ] += 1
             continue
         seen = placed(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
-        correlations.append(0.0 if seen is None else float(np.corrcoef(seen.ravel(), image.ravel())[0, 1]))
-        is_alike, has_label = correlations[-1] >= ALIKE, path.parent.name == page.label(number)
+        likenesses.append(0.0 if seen is None else likeness(seen, image))
+        is_alike, has_label = likenesses[-1] >= ALIKE, path.parent.name == page.label(number)
         counts["wrong label" if not has_label else "right" if is_alike else "another picture"] += 1
     counts["nowhere written"] += len(found)
     total = len(truth)
     print(f"\ncollected: {count} sheets, {total:,} boxes, {counts['right'] / total:.2%} right; not:", end=" ")
     print(", ".join(f"{name} {number}" for name, number in counts.items() if name != "right" and number) or "none")
-    low = ", ".join(f"{each:.3f}" for each in np.quantile(correlations, (0, 0.01, 0.5)))
-    print(f"correlation with the written ink (smallest, first percentile, median): {low}")
+    low = ", ".join(f"{each:.3f}" for each in np.quantile(likenesses, (0, 0.01, 0.5)))
+    print(f"share of the ink in common (smallest, first percentile, median): {low}")
     print(f"{seconds / count:.2f} s a page")
 
 

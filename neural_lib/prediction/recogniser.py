@@ -213,9 +213,9 @@ class Recogniser:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         return self._read_or_raise([picture], page if page > 1 else 0, invert, order, top, boxes)
 
-    def reading_of(self, picture: Picture, invert: str = "auto", order: str = "rows") -> Reading:
+    def reading_of(self, picture: Picture, invert: str = "auto", order: str = "rows", top: int = 1) -> Reading:
         """The reading of a page: the answers of read_page and the printed boxes; or the reason if there are none."""
-        return next(self._read_all([(Source(None), picture)], invert, order, 1))
+        return next(self._read_all([(Source(None), picture)], invert, order, top))
 
     def _read_or_raise(
         self,

@@ -22,7 +22,7 @@ from neural_lib.data.sheet import SheetPage, pages_of
 from neural_lib.evaluation import annotate
 from neural_lib.prediction import marking
 from neural_lib.prediction.marking import TABLES, KeyRow, Marking, Page, _Table, read_key
-from neural_lib.prediction.recogniser import Recogniser
+from neural_lib.prediction.recogniser import Answer, Candidate, Recogniser
 from neural_lib.system import cli
 from neural_lib.system.errors import UserError
 
@@ -150,6 +150,24 @@ def test_an_answer_that_is_not_sure_is_never_right_or_wrong(written, mark):
         number: "right" if one == two else "wrong"
         for number, (one, two) in enumerate(zip(DIGITS, other, strict=True), start=1)
     }
+
+
+@pytest.mark.parametrize(
+    ("read", "expected", "is_sure", "mark"),
+    [
+        (0.9, 0.9, True, "right"),
+        (0.9, marking.WRONG_BELOW, True, "unsure"),
+        (0.9, 0.9 * marking.WRONG_BELOW, True, "wrong"),
+        (0.9, 0.9 * marking.WRONG_BELOW, False, "unsure"),
+        (0.9, 0.9, False, "unsure"),
+    ],
+)
+def test_only_what_is_certainly_another_character_is_wrong(read, expected, is_sure, mark):
+    # label 0 is read, with this probability; the key expects label 0 if both probabilities are equal, else label 1
+    top = [Candidate("a", read, 0, ""), Candidate("b", expected, 1, "")]
+    answers = {1: Answer(top, np.zeros((2, 2), np.uint8), is_sure=is_sure)}
+    page = Page("a.png", "a", boxes={1: (0, 0, 9, 9)}, answers=answers)
+    assert page.marks({1: int(read != expected)}) == {1: mark}
 
 
 def test_numbers_are_counted_on_from_page_to_page_of_a_sheet(written, mark):
