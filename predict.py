@@ -90,7 +90,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     add("--title", default="", metavar="TEXT", help="title of that page (default: one that names the data set)")
 
-    _add_sheet_options(parser.add_argument_group("for sheets to write on").add_argument)
+    _add_sheet_options(parser.add_argument_group("to print sheets, collect from them, and mark").add_argument)
     return check_args(parser, parser.parse_args(argv))
 
 
@@ -130,12 +130,6 @@ def _add_picture_options(add: Callable[..., object]) -> None:
         help="copy each picture into a folder of its class there, an unsure one into unsure/, and list them in "
         "answers.csv; begun again, it sorts the rest; implies --single",
     )
-    add(
-        "--key",
-        metavar="FILE",
-        help="mark the characters of pages and answer sheets: a table with the columns number and expected, or a text "
-        "file with a character on each line; unsure answers are to be looked at, never wrong",
-    )
     add("--draw", action="store_true", help="open a page to draw on in the browser, as --export writes it")
 
 
@@ -156,6 +150,12 @@ def _add_sheet_options(add: Callable[..., object]) -> None:
         metavar="DIR",
         help="with --collect: a folder of pictures for each label there, as train.py --writing takes them; sheets.csv "
         "lists them; begun again, it collects the rest",
+    )
+    add(
+        "--key",
+        metavar="FILE",
+        help="mark the characters of pages and answer sheets: a table with the columns number and expected, or a text "
+        "file with a character on each line; unsure answers are to be looked at, never wrong",
     )
 
 

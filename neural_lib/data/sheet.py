@@ -154,7 +154,9 @@ def find_sheets(picture: np.ndarray) -> list[Sheet]:
         number, corner = divmod(identifier, len(CORNERS))
         if number < NUMBERED:
             seen.setdefault(number, [[] for _ in CORNERS])[corner].append(points.reshape(4, 2))
-    return [_sheet(picture, number, each) for number, corners in sorted(seen.items()) for each in _sheets_of(corners)]
+    sheets = [(number, each) for number, corners in seen.items() for each in _sheets_of(corners)]
+    sheets.sort(key=lambda each: np.mean([one for one in each[1] if one is not None]))  # from the upper left
+    return [_sheet(picture, number, each) for number, each in sheets]
 
 
 def _sheets_of(corners: list[list[np.ndarray]]) -> Iterator[list[np.ndarray | None]]:

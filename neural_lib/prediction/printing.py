@@ -125,7 +125,10 @@ def figure_of(page: SheetPage, shown: dict[str, str]) -> Figure:
             Rectangle((left, top), width, height, fill=False, edgecolor=FAINT, linewidth=0.3 * POINTS_PER_MM)
         )
         label = page.label(number)
-        _print_above(axes, shown.get(label, label) or str(number), left, top, width)
+        if label:
+            _print_above(axes, shown.get(label, label), left, top, width)
+        else:  # at the left, where annotated pages have it, too
+            axes.text(left, top - 0.8, str(number), size=8, va="baseline")
     return figure
 
 
