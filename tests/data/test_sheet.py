@@ -164,11 +164,11 @@ def test_three_markers_suffice(corner):
     assert_found(found, PAGE)
 
 
-def test_two_pages_on_a_photo_are_read_apart():
-    both = sheets.photograph(beside(written(PAGE), written(LAST)), np.random.default_rng(0), 2600)
-    first, second = find_sheets(both)
-    assert_found(first, PAGE)
-    assert_found(second, LAST)
+@pytest.mark.parametrize("pages", [(PAGE, LAST), (LAST, PAGE)])
+def test_two_pages_on_a_photo_are_read_apart_from_the_left(pages):
+    both = sheets.photograph(beside(*map(written, pages)), np.random.default_rng(0), 2600, turn=5)
+    for found, page in zip(find_sheets(both), pages, strict=True):
+        assert_found(found, page)
 
 
 @pytest.mark.parametrize("missing", [(), (0, 2)])
