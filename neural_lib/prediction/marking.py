@@ -26,7 +26,7 @@ from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
 from neural_lib.data.sheet import Sheet, find_sheets
 from neural_lib.evaluation import annotate
-from neural_lib.prediction.folders import numbered, portable
+from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
 from neural_lib.system.errors import RunError, UserError, escaped, printable
 from neural_lib.system.files import (
@@ -355,7 +355,7 @@ class Marking:
         self.missing = set(key)  # numbers that were on no page
         self.characters: dict[int, Counter[str]] = {label: Counter() for label in sorted(set(key.values()))}
         self.misread: dict[int, Counter[int]] = {label: Counter() for label in self.characters}
-        self.taken: set[str] = set()  # names of annotated pictures
+        self.taken: set[str] = set()  # names of annotated pictures, folded
 
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
@@ -379,9 +379,9 @@ class Marking:
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.
         for name in numbered(portable(f"{stem}.png")):
-            path, folded = self.folder / name, unicodedata.normalize("NFC", name).casefold()
-            if folded not in self.taken and (not os.path.lexists(path) or annotate.is_montage(path)):
-                self.taken.add(folded)
+            path = self.folder / name
+            if folded(name) not in self.taken and (not os.path.lexists(path) or annotate.is_montage(path)):
+                self.taken.add(folded(name))
                 return name
         raise AssertionError("there is always another number")
 
