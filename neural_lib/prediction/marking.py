@@ -244,10 +244,14 @@ def _read_paper(
         page.boxes, page.why_not = dict(enumerate(_inset(boxes), start=1)), ""  # all of them may be empty
         page.answers = {each.place.number: each for each in answers if each.place}
         missing, beyond = key.keys() - page.boxes.keys(), page.answers.keys() - key.keys()
+        sizes = f"has {len(boxes)} boxes, and the key goes up to number {max(key)}"
         if missing:
-            page.why_not = f"has {len(boxes)} boxes, and the key goes up to number {max(key)}"
+            page.why_not = sizes
         elif beyond:
             page.why_not = f"{_boxes(beyond)} not empty, but not in the key"
+        elif len(boxes) > max(key):  # one for the grade, above the others, would shift all numbers
+            page.remark = f"{sizes}: see whether box 1 is the first one"
+            log.warning("%s: %s", printable(page.name), page.remark)
         return
     if not answers:
         return
