@@ -164,8 +164,8 @@ def _sheets_of(corners: list[list[np.ndarray]]) -> Iterator[list[np.ndarray | No
     # than one if there are several sheets of a page: those that lie as on one sheet belong together.
     while any(corners):
         best = _best_pick([[*each] or [None] for each in corners])
-        if max(map(len, corners)) > 1 and _placed(best)[1] > MAX_ERROR:  # each of two sheets may lack another marker
-            best = _best_pick([[*each, None] for each in corners], lacking=1)
+        if max(map(len, corners)) > 1 and all(corners) and _placed(best)[1] > MAX_ERROR:
+            best = _best_pick([[*each, None] for each in corners], lacking=1)  # each sheet may lack another marker
         yield best
         corners = [[each for each in some if each is not one] for some, one in zip(corners, best, strict=True)]
 

@@ -1,14 +1,14 @@
-/* Files as one zip archive, and names for them that every file system takes: those that sort.py gives. */
+/* Files as one zip archive, and names for them that every file system takes: those that folders.py gives. */
 "use strict";
 
-const TAKEN = ["unsure", "answers.csv"];  // names that sort.py needs beside the folders of classes
+const TAKEN = ["unsure", "answers.csv", "sheets.csv"];  // names that predict.py needs beside the folders of classes
 const REFUSED_CHARACTERS = /[<>:"\/\\|?*\p{Cc}\p{Cs}]/gu;
 const REFUSED_NAME = /^(con|prn|aux|nul|com\p{Nd}|lpt\p{Nd})(\.|$)/iu;
 const LONGEST_NAME = 200, LONGEST_SUFFIX = 20;  // bytes
 const MAX_FILES = 0xffff, MAX_BYTES = 0xffffffff;  // of a zip archive; more need its 64-bit form
 const utf8 = new TextEncoder();
 
-/* portable of sort.py: a name for a file or a folder; what file systems may refuse becomes _. */
+/* portable of folders.py: a name for a file or a folder; what file systems may refuse becomes _. */
 function portable(name) {
   name = name.replace(REFUSED_CHARACTERS, "_").replace(/^[. ]|[. ]$|^$/g, "_");
   if (REFUSED_NAME.test(name)) name = `_${name}`;
@@ -18,7 +18,7 @@ function portable(name) {
   return stem.slice(0, utf8.encodeInto(stem, room).read) + suffix;
 }
 
-/* class_folders of sort.py: a folder's name for each label, no two alike, whatever their case. */
+/* class_folders of folders.py: a folder's name for each label, no two alike, whatever their case. */
 function classFolders(labels) {
   const taken = new Set(TAKEN), folders = [];
   const isOdd = (index) => Number(portable(labels[index]) !== labels[index]);

@@ -26,7 +26,7 @@ from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
 from neural_lib.data.sheet import Sheet, find_sheets
 from neural_lib.evaluation import annotate
-from neural_lib.prediction.folders import numbered, portable
+from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
 from neural_lib.system.errors import RunError, UserError, escaped, printable
 from neural_lib.system.files import (
@@ -244,10 +244,14 @@ def _read_paper(
         page.boxes, page.why_not = dict(enumerate(_inset(boxes), start=1)), ""  # all of them may be empty
         page.answers = {each.place.number: each for each in answers if each.place}
         missing, beyond = key.keys() - page.boxes.keys(), page.answers.keys() - key.keys()
+        sizes = f"has {len(boxes)} boxes, and the key goes up to number {max(key)}"
         if missing:
-            page.why_not = f"has {len(boxes)} boxes, and the key goes up to number {max(key)}"
+            page.why_not = sizes
         elif beyond:
             page.why_not = f"{_boxes(beyond)} not empty, but not in the key"
+        elif len(boxes) > max(key):  # one for the grade, above the others, would shift all numbers
+            page.remark = f"{sizes}: see whether box 1 is the first one"
+            log.warning("%s: %s", printable(page.name), page.remark)
         return
     if not answers:
         return
@@ -355,7 +359,7 @@ class Marking:
         self.missing = set(key)  # numbers that were on no page
         self.characters: dict[int, Counter[str]] = {label: Counter() for label in sorted(set(key.values()))}
         self.misread: dict[int, Counter[int]] = {label: Counter() for label in self.characters}
-        self.taken: set[str] = set()  # names of annotated pictures
+        self.taken: set[str] = set()  # names of annotated pictures, folded
 
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
@@ -379,9 +383,9 @@ class Marking:
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.
         for name in numbered(portable(f"{stem}.png")):
-            path, folded = self.folder / name, unicodedata.normalize("NFC", name).casefold()
-            if folded not in self.taken and (not os.path.lexists(path) or annotate.is_montage(path)):
-                self.taken.add(folded)
+            path = self.folder / name
+            if folded(name) not in self.taken and (not os.path.lexists(path) or annotate.is_montage(path)):
+                self.taken.add(folded(name))
                 return name
         raise AssertionError("there is always another number")
 

@@ -203,8 +203,9 @@ class Recogniser:
         argument is out of range or boxes are given to a network that reads no pages.
         """
         if boxes is not None:
-            if np.ndim(boxes) != 2 or np.shape(boxes)[1] != 4:
-                raise ValueError(f"boxes must be (N, 4), not {np.shape(boxes)}")
+            boxes = np.asarray(boxes)
+            if boxes.ndim != 2 or boxes.shape[1] != 4:
+                raise ValueError(f"boxes must be (N, 4), not {boxes.shape}")
             if not self.reads_pages:
                 raise ValueError("boxes need a network for written characters")
         if page < 1:

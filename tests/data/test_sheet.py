@@ -186,6 +186,17 @@ def test_copies_of_a_page_on_a_photo_are_read_apart_even_if_each_lacks_a_marker(
     assert {*np.argmax(likeness, axis=1).tolist()} == {0, 1}  # each is one of the papers
 
 
+def test_markers_that_belong_to_no_sheet_are_not_put_together():
+    paper, per_mm = written(PAGE), sheets.DPI / 25.4
+    scraps = np.full((900, 1600, 3), 255, np.uint8)
+    for corner, x, y in ((0, 100, 100), (0, 1300, 200), (2, 500, 700)):
+        left, top = (round(at * per_mm) - 20 for at in sheet.CORNERS[corner])
+        side = round(sheet.MARKER * per_mm) + 40
+        scraps[y : y + side, x : x + side] = paper[top : top + side, left : left + side]
+    found = find_sheets(scraps)
+    assert len(found) > 1 and all("markers in a sheet's corners" in each.reason for each in found)
+
+
 def test_what_cannot_be_used_says_why():
     paper = written(PAGE)
     half = find_sheets(paper[: len(paper) // 2])

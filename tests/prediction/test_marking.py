@@ -205,7 +205,10 @@ def test_boxes_are_counted_and_ink_outside_of_them_is_not(written, mark):
     digits = [None if number in (1, 5, 12) else digit for number, digit in enumerate(DIGITS, start=1)]
     save("scans/a.png", paper(written, digits, boxes=18, heading=[8, 3, 5]))
     save("scans/empty.png", paper(written, [], boxes=12))
-    assert mark(DIGITS, "scans")[0] == 0
+    status, _, stderr = mark(DIGITS, "scans")
+    remark = "has 18 boxes, and the key goes up to number 12: see whether box 1 is the first one"
+    assert (status, stderr) == (0, f"[WARNING] {os.path.join('scans', 'a.png')}: {remark}\n")
+    assert [row["remark"] for row in rows_of("pages.csv")] == [remark, ""]
     expected = {
         number: (str(digit), *(("", "empty") if number in (1, 5, 12) else (str(digit), "right")))
         for number, digit in enumerate(DIGITS, start=1)

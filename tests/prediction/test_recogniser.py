@@ -541,6 +541,8 @@ def test_an_answer_has_the_number_of_its_known_box(recogniser, digits, side):
     if side > 12:
         assert [answer.label for answer in answers] == ["3", "0", "6"]
         assert answers[0].to_dict()["number"] == 2
+    listed = recogniser.read_page(page, boxes=boxes.tolist())
+    assert [answer.place for answer in listed] == [answer.place for answer in answers]
 
 
 def test_a_picture_with_known_boxes_is_read_once_at_its_resolution(recogniser, digits, monkeypatch):

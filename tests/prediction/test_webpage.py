@@ -27,7 +27,7 @@ from neural_lib.data.pictures import PictureError
 from neural_lib.networks import build_network
 from neural_lib.prediction import webpage
 from neural_lib.prediction.export import noise
-from neural_lib.prediction.folders import class_folders, portable
+from neural_lib.prediction.folders import COMMAND_TABLES, UNSURE, class_folders, portable
 from neural_lib.prediction.recogniser import Recogniser
 from neural_lib.system.errors import RunError, UserError
 
@@ -353,13 +353,14 @@ def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
 
 
 @needs_node
-def test_folders_have_the_names_that_sort_py_gives():
+def test_folders_have_the_names_that_folders_py_gives():
     generator, marks = (
         np.random.default_rng(0),
         ["a", "A", "é", "e\u0301", ".", " ", "/", "-1", "con", "か" * 40, "\x00"],
     )
     marks += ["\ud800", "🙂", "\u202eא", "COM٣", "x.png", ".tar" * 6, "unsure", "ß", "SS", "ı", "I", "İ", "ς", "Σ", "_"]
     lists = [["".join(generator.choice(marks, generator.integers(0, 7))) for _ in range(12)] for _ in range(300)]
+    lists.append([UNSURE, *COMMAND_TABLES])
     # each character that changes with its case, of a version of Unicode that every Python and every Node.js knows
     characters = [chr(code) for code in range(0x20000) if unicodedata.ucd_3_2_0.category(chr(code)) not in ("Cn", "Cs")]
     lists.append([each for each in characters if len({each, each.casefold(), each.upper(), each.lower()}) > 1])
