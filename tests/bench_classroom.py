@@ -61,13 +61,13 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 def collecting(folder: Path, images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> None:
     """Compose sheets, collect them, and print how many boxes are cut out right."""
-    (page,) = pages_of(INFO.classes, 10)
-    paper = sheets.printed(page, dict(zip(INFO.classes, INFO.glyphs, strict=True)))
+    (page,) = pages_of(INFO.glyphs, 10)
+    paper = sheets.printed(page)
     truth: dict[tuple[str, int], np.ndarray | None] = {}  # (sheet, number) -> the image written there
     for number in range(count):
         generator, name = np.random.default_rng([seed, number]), f"pupil{number:02}"
         written = {
-            each: images[generator.choice(np.flatnonzero(labels == INFO.classes.index(page.label(each))))]
+            each: images[generator.choice(np.flatnonzero(labels == INFO.glyphs.index(page.label(each))))]
             for each in page.numbers
             if generator.uniform() >= 0.05
         }

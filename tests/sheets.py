@@ -16,10 +16,10 @@ from tests import pages
 DPI = 254  # of a printed sheet: 10 pixels per mm
 
 
-def printed(page: SheetPage, shown: dict[str, str] | None = None) -> np.ndarray:
+def printed(page: SheetPage) -> np.ndarray:
     """A page as it comes out of a printer: RGB, uint8 (H, W, 3), DPI pixels per inch."""
     content = io.BytesIO()
-    figure_of(page, shown or {}).savefig(content, format="png", dpi=DPI)
+    figure_of(page).savefig(content, format="png", dpi=DPI)
     encoded = np.frombuffer(content.getvalue(), np.uint8)
     return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 

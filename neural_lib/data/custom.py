@@ -553,8 +553,8 @@ def log_summary(collection: Collection, parts: Mapping[str, np.ndarray], config:
             log.warning("%s: the %s part has no image of %s", title, part, listed(missing))
     source, val_source = config.test_source(collection.indices), config.val_source(collection.indices)
     held_out, to_validate = f"{len(parts['test']):,}", f"{len(parts['validation']):,}"
-    near = "about " if config.group_by else ""
-    share = f"{near}{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+    share = f"{config.test_split:.0%} of each class, drawn by seed {config.seed}"
+    share = f"whole groups, as near as they come to {share}" if config.group_by else share
     if source == "test":
         names = [name for name in ("test", "test_split") if getattr(config, name) != getattr(TrainConfig, name)]
         if names:

@@ -7,6 +7,8 @@ in millimetres from its upper left corner.
 
 import functools
 import itertools
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -117,6 +119,26 @@ def pages_of(labels: Sequence[str], copies: int) -> list[SheetPage]:
         ranges.append((first, count))
         first += count
     return [page(number, len(ranges), *each) for number, each in enumerate(ranges, start=1)]
+
+
+def labels_in(text: str) -> list[str]:
+    """The labels in a text, which spaces or commas separate; the characters of a single word: "abc" are three labels.
+
+    A comma is a label itself if it stands alone: "1 2 ,".
+    """
+    text = unicodedata.normalize("NFC", text)
+    if re.search(r"[^\s,、][,、]+\s*[^\s,、]", text):
+        text = re.sub(r"(?<=[^\s,、])[,、]+", " ", text)
+    labels = text.split()
+    if len(labels) > 1 or not labels:
+        return labels
+    characters: list[str] = []
+    for each in labels[0]:
+        if characters and unicodedata.combining(each):  # a mark that combines with the character before it
+            characters[-1] += each
+        else:
+            characters.append(each)
+    return characters
 
 
 # --- on pictures ---

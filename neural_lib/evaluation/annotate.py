@@ -259,6 +259,11 @@ def _right_to_left(text: str, size: int) -> tuple[np.ndarray, int]:
     return ink, len(ink) - round(font.get_descent() / 64)
 
 
+def can_draw(text: str) -> bool:
+    """False if a character of a text is drawn as LACKING, as no font has it. Arabic and Hebrew are not looked up."""
+    return _is_right_to_left(text) or LACKING not in _with_squares(text)
+
+
 def _with_squares(text: str) -> str:
     # The text with LACKING in the place of the characters that OpenCV's font lacks.
     return text if text.isascii() else "".join(each if _has_character(each) else LACKING for each in text)

@@ -116,8 +116,10 @@ function saveZip() {
   const files = [...drawings].flatMap(([label, sheets]) => Array.from(sheets, ([round, sheet]) => ({
     name: `${places.get(label)}/${writer && `${writer}-`}${round + 1}.png`, content: png(sheet.state),
   })));
-  offer(zip(files), "application/zip", writer ? `drawings-${writer}.zip` : "drawings.zip");
+  const file = writer ? `drawings-${writer}.zip` : "drawings.zip";
+  offer(zip(files), "application/zip", file);
   unsaved = false;
+  element("message").textContent = `saved ${files.length} drawing${files.length === 1 ? "" : "s"} as ${file}`;
 }
 
 /* Delete all drawings, for another writer. */

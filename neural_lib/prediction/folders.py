@@ -49,7 +49,7 @@ def check_folder(folder: str, option: str, given: Iterable[str], files: Iterable
             raise UserError(f"{name}: is in {printable(each)}, which is to be {done}; {OTHER_PLACE}")
         if folder and _is_inside(each, folder):
             raise UserError(f"{name}: holds {printable(each)}, which is to be {done}; {OTHER_PLACE}")
-    for parent in {each.parent for each in files}:
+    for parent in {each.parent for each in files if each.exists()}:
         if folder and _is_inside(parent, folder):
             raise UserError(f"{name}: holds pictures that are to be {done}, in {printable(parent)}; {OTHER_PLACE}")
         # refuses inbox/*.png with inbox/sorted, but not *.png with sorted, which people type in the folder of pictures

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
-from neural_lib.data.sheet import Sheet, find_sheets
+from neural_lib.data.sheet import Sheet, find_sheets, labels_in
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
@@ -82,8 +82,8 @@ def read_key(path: str) -> list[KeyRow]:
     """The rows of a key, ordered by number. Raises UserError if it can't be read, is empty or has a number twice.
 
     path: a table with a column titled as in EXPECTED, perhaps one titled NUMBER; or without titles one column of
-    characters, perhaps after one of numbers. Commas, semicolons or tabs separate columns, only tabs in a .txt file.
-    Without numbers the rows are counted, so none of them may be empty.
+    characters, perhaps after one of numbers, or all characters on one line. Commas, semicolons or tabs separate
+    columns, only tabs in a .txt file. Without numbers the rows are counted, so none of them may be empty.
     """
     name = f"{OPTION} {printable(path)}"
     check_input(path, OPTION, "give a table or a text file of the expected characters")
@@ -101,6 +101,9 @@ def read_key(path: str) -> list[KeyRow]:
     while cells and not any(cells[-1]):
         cells.pop()
     titles = [cell.casefold() for cell in cells[0]] if cells else []
+    is_line = len(cells) == 1 and len(list(filter(None, titles))) != 2  # two are a number and a character
+    if is_line and not {*EXPECTED} & {*titles}:
+        cells = [[each] for each in labels_in(" ".join(cells[0]))]
     column = next((titles.index(each) for each in EXPECTED if each in titles), None)
     first, number_at = 0, None
     if column is not None:
@@ -226,7 +229,10 @@ def _read_sheet(recogniser: "Recogniser", page: Page, sheet: Sheet, key: dict[in
     page.picture, page.boxes = sheet.picture, dict(zip(numbers, _inset(sheet.boxes), strict=True))
     answers = recogniser.read_page(sheet.picture, invert="yes", boxes=sheet.boxes, top=len(recogniser.saved.classes))
     page.answers = {numbers[each.place.number - 1]: each for each in answers}
-    if not key.keys() & page.boxes.keys():
+    labels = recogniser.saved.labels
+    if any(sheet.page.labels and labels.get(sheet.page.label(each)) != key[each] for each in numbers if each in key):
+        page.why_not = "is no answer sheet: the characters printed on it are not the key's"
+    elif not key.keys() & page.boxes.keys():
         page.why_not = f"has the numbers {numbers[0]} to {numbers[-1]}, none of which is in the key"
     elif beyond := page.answers.keys() - key.keys():
         page.remark = f"{_boxes(beyond)} not empty, but not in the key"

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from neural_lib.data import sheet
 from neural_lib.data.catalog import DATASETS, is_text
 from neural_lib.data.pictures import listed
 from neural_lib.data.sheet import SheetPage
-from neural_lib.evaluation.annotate import glyph
+from neural_lib.evaluation.annotate import LACKING, can_draw, glyph
 from neural_lib.system.errors import UserError, printable
 from neural_lib.system.files import check_output, write_file
 
@@ -41,21 +40,23 @@ def print_sheet(path: str, labels: str | None, labels_from: str | None, copies: 
     labels: see labels_of. labels_from: a data set of the catalogue, whose classes are taken; their characters are
     printed. Raises UserError if nothing can be written there or the labels can't be used.
     """
-    output, shown = check_output(path, "--sheet", (".pdf",)), {}
+    output = check_output(path, "--sheet", (".pdf",))
     names = labels_of(labels) if labels is not None else []
     if labels_from:
-        names, glyphs = DATASETS[labels_from].classes, DATASETS[labels_from].glyphs
-        shown = dict(zip(names, glyphs, strict=False))
+        names = DATASETS[labels_from].glyphs or DATASETS[labels_from].classes
+    if lacking := [name for name in names if not can_draw(name)]:
+        log.warning("no font here has %s: printed as %s; write them by hand", listed(lacking), LACKING)
     total = copies * max(1, len(names))
     if total > MAX_PAGES * sheet.MAX_PER_PAGE or len(pages := sheet.pages_of(names, copies)) > MAX_PAGES:
         raise UserError(f"--copies {copies}: {total:,} boxes take more than {MAX_PAGES} pages; ask for fewer")
-    write_file(output, lambda: pdf_of(pages, shown))
-    what = f"{len(names)} labels, {copies} for each" if names else "an answer sheet"
-    log.info("wrote %s: %d page%s, %d boxes (%s)", output, len(pages), "s" * (len(pages) > 1), total, what)
+    write_file(output, lambda: pdf_of(pages))
+    what = f"{len(names)} label{'s' * (len(names) > 1)}, {copies} for each" if names else "an answer sheet"
+    counts = f"{len(pages)} page{'s' * (len(pages) > 1)}, {total} box{'es' * (total > 1)}"
+    log.info("wrote %s: %s (%s)", output, counts, what)
 
 
 def labels_of(given: str) -> list[str]:
-    """The labels in a text, separated by spaces, or in a text file, one on each line. "abc" are three.
+    """The labels in a text, see sheet.labels_in, or in a text file, one on each line.
 
     Raises UserError if the file can't be read or a label can't be used.
     """
@@ -69,8 +70,7 @@ def labels_of(given: str) -> list[str]:
     elif given.lower().endswith((".txt", ".csv")) or os.sep in given and len(given) > 1 and " " not in given:
         raise UserError(f"{option}: there is no such file")
     else:
-        labels = unicodedata.normalize("NFC", given).split()
-        labels = _characters(labels[0]) if len(labels) == 1 else labels
+        labels = sheet.labels_in(given)
     if not labels:
         raise UserError(f"{option}: has no labels")
     for label in labels:
@@ -82,28 +82,17 @@ def labels_of(given: str) -> list[str]:
     return labels
 
 
-def _characters(text: str) -> list[str]:
-    # The characters of a text, each with the marks that combine with it.
-    characters: list[str] = []
-    for each in text:
-        if characters and unicodedata.combining(each):
-            characters[-1] += each
-        else:
-            characters.append(each)
-    return characters
-
-
-def pdf_of(pages: Sequence[SheetPage], shown: dict[str, str]) -> bytes:
-    """The pages of a sheet as the content of a PDF file. shown: what is printed for each label."""
+def pdf_of(pages: Sequence[SheetPage]) -> bytes:
+    """The pages of a sheet as the content of a PDF file."""
     content = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}), PdfPages(content) as pdf:
         for page in pages:
-            pdf.savefig(figure_of(page, shown))
+            pdf.savefig(figure_of(page))
     return content.getvalue()
 
 
-def figure_of(page: SheetPage, shown: dict[str, str]) -> Figure:
-    """A page of a sheet as a matplotlib figure in its size on paper. shown: see pdf_of."""
+def figure_of(page: SheetPage) -> Figure:
+    """A page of a sheet as a matplotlib figure in its size on paper."""
     figure = Figure(figsize=[length / MM_PER_INCH for length in sheet.PAPER])
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, sheet.PAPER[0]), ylim=(sheet.PAPER[1], 0))
     axes.set_axis_off()
@@ -126,7 +115,7 @@ def figure_of(page: SheetPage, shown: dict[str, str]) -> Figure:
         )
         label = page.label(number)
         if label:
-            _print_above(axes, shown.get(label, label), left, top, width)
+            _print_above(axes, label, left, top, width)
         else:  # at the left, where annotated pages have it, too
             axes.text(left, top - 0.8, str(number), size=8, va="baseline")
     return figure
@@ -144,6 +133,6 @@ def _draw_squares(axes: Axes, squares: np.ndarray, at: tuple[float, float], side
 def _print_above(axes: Axes, text: str, left: float, top: float, width: float) -> None:
     bitmap = glyph(text, GLYPH_HEIGHT)
     length = min(width, LABEL_HEIGHT * bitmap.shape[1] / bitmap.shape[0])
-    middle, bottom = left + width / 2, top - 0.2
+    middle, bottom = left + width / 2, top + 0.5  # a glyph has a margin below it
     extent = (middle - length / 2, middle + length / 2, bottom, bottom - LABEL_HEIGHT)
     axes.imshow(bitmap, interpolation="none", extent=extent, aspect="auto")
