@@ -25,8 +25,8 @@ CORNERS = ((MARGIN, MARGIN), (PAPER[0] - MARGIN - MARKER, MARGIN),
            (PAPER[0] - MARGIN - MARKER, PAPER[1] - MARGIN - MARKER),
            (MARGIN, PAPER[1] - MARGIN - MARKER))  # upper left corner of each marker, clockwise, mm  # fmt: skip
 CODE, CODE_AT = 28.0, (154.0, MARGIN)  # side and upper left corner of the QR code, mm
-COLUMNS, ROWS = 10, 11
-SIDE, PITCH, FIRST = 15.5, (17.5, 20.0), (18.5, 46.0)  # of a box; from box to box; upper left corner of the first, mm
+COLUMNS, ROWS = 10, 10
+SIDE, PITCH, FIRST = 15.5, (17.5, 21.5), (18.5, 46.0)  # of a box; from box to box; upper left corner of the first, mm
 MAX_PER_PAGE = COLUMNS * ROWS
 MAX_CODE = 220  # bytes; the modules of a QR code of more are too small for a photo
 SIGNATURE = "sheet1"  # at the beginning of a code; change it with the layout

@@ -232,7 +232,9 @@ class Collection:
             if other != name and known.labels == labels:
                 if other not in self.sketches:
                     self.sketches[other] = self._read_sketches(known)
-                if likeness(sketches, self.sketches[other]) >= ALIKE_FROM:
+                gone = known.files.keys() - self.sketches[other].keys()  # deleted by hand
+                left = {number: sketch for number, sketch in sketches.items() if number not in gone}
+                if likeness(left, self.sketches[other]) >= ALIKE_FROM:
                     return other
         return ""
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
@@ -85,7 +84,7 @@ def labels_of(given: str) -> list[str]:
 def pdf_of(pages: Sequence[SheetPage]) -> bytes:
     """The pages of a sheet as the content of a PDF file."""
     content = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}), PdfPages(content) as pdf:
+    with PdfPages(content) as pdf:
         for page in pages:
             pdf.savefig(figure_of(page))
     return content.getvalue()
@@ -133,6 +132,6 @@ def _draw_squares(axes: Axes, squares: np.ndarray, at: tuple[float, float], side
 def _print_above(axes: Axes, text: str, left: float, top: float, width: float) -> None:
     bitmap = glyph(text, GLYPH_HEIGHT)
     length = min(width, LABEL_HEIGHT * bitmap.shape[1] / bitmap.shape[0])
-    middle, bottom = left + width / 2, top + 0.5  # a glyph has a margin below it
+    middle, bottom = left + width / 2, top - 0.2
     extent = (middle - length / 2, middle + length / 2, bottom, bottom - LABEL_HEIGHT)
     axes.imshow(bitmap, interpolation="none", extent=extent, aspect="auto")

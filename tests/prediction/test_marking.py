@@ -171,15 +171,15 @@ def test_only_what_is_certainly_another_character_is_wrong(read, expected, is_su
 
 
 def test_numbers_are_counted_on_from_page_to_page_of_a_sheet(written, mark):
-    page = pages_of([], 113)[1]
-    assert page.numbers == range(111, 114)
-    save("scans/two.png", answer_sheet(page, written, {111: 3, 113: 6}))
-    assert mark([9] * 110 + [3, 4, 4], "scans")[2].endswith("numbers 1 to 110 of the key: on no page that was marked\n")
+    page = pages_of([], 103)[1]
+    assert page.numbers == range(101, 104)
+    save("scans/two.png", answer_sheet(page, written, {101: 3, 103: 6}))
+    assert mark([9] * 100 + [3, 4, 4], "scans")[2].endswith("numbers 1 to 100 of the key: on no page that was marked\n")
     assert marks_of("scans/two.png") == {
-        111: ("3", "3", "right"), 112: ("4", "", "empty"), 113: ("4", "6", "wrong"),
+        101: ("3", "3", "right"), 102: ("4", "", "empty"), 103: ("4", "6", "wrong"),
     }  # fmt: skip
     status, _, stderr = mark([3, 6], "scans")  # whose numbers are on the other page
-    assert status == 1 and "not marked: has the numbers 111 to 113, none of which is in the key" in stderr
+    assert status == 1 and "not marked: has the numbers 101 to 103, none of which is in the key" in stderr
     assert stderr.endswith("predict.py: error: no page was marked; see the warnings above\n")
 
 
@@ -196,6 +196,15 @@ def test_a_sheet_that_cannot_be_used_is_named(written, mark):
     assert [(row["annotated"], row["remark"][:10]) for row in rows_of("pages.csv")] == [
         ("", "not marked"), ("b.png", ""),
     ]  # fmt: skip
+
+
+def test_a_sheet_with_other_characters_printed_on_it_is_not_marked(written, mark):
+    for name, labels in (("same", "304"), ("other", "305")):
+        (page,) = pages_of(labels, 1)
+        save(f"scans/{name}.png", answer_sheet(page, written, {1: 3, 2: 0, 3: 4}))
+    status, _, stderr = mark([3, 0, 4], "scans")
+    assert status == 0 and "other.png: not marked: is no answer sheet: the characters printed on it are not" in stderr
+    assert {mark for *_, mark in marks_of("scans/same.png").values()} == {"right"} and not marks_of("scans/other.png")
 
 
 # --- pages without markers ---
@@ -396,6 +405,10 @@ def test_characters_are_named_as_they_are_written(tmp_path):
     ("k.csv", "character,label\na,b\n", [(2, 1, "b")]),
     ("k.csv", "a\nb\n\n\n", [(1, 1, "a"), (2, 2, "b")]),
     ("k.csv", "2,a\n1,b\n", [(2, 1, "b"), (1, 2, "a")]),
+    ("k.csv", "2,a\n", [(1, 2, "a")]),
+    ("k.csv", "a,b,a\n", [(1, 1, "a"), (2, 2, "b"), (3, 3, "a")]),
+    ("k.txt", "れおき\n", [(1, 1, "れ"), (2, 2, "お"), (3, 3, "き")]),
+    ("k.txt", "ki o ki o\n", [(1, 1, "ki"), (2, 2, "o"), (3, 3, "ki"), (4, 4, "o")]),
     ("k.csv", '2;a;\n"1";"b"\n', [(2, 1, "b"), (1, 2, "a")]),
     ("k.csv", "number,expected\n1,'-\n2,'+1\n", [(2, 1, "-"), (3, 2, "+1")]),  # as csv_bytes writes them
     ("k.txt", "a\n,\n;\n\"\n 3 \n", [(1, 1, "a"), (2, 2, ","), (3, 3, ";"), (4, 4, '"'), (5, 5, "3")]),
@@ -417,7 +430,7 @@ def test_a_key_may_have_many_forms(tmp_path, name, text, rows):
     ("0,a\n", "row 1 has '0' in place of a number; title the columns number and expected"),
     ("number,expected\n1.5,a\n", "row 2 has '1.5' in place of a number"),
     ("Nr,Zeichen\n1,a\n", "row 1 has 'Nr' in place of a number; title the columns number and expected"),
-    ("a,b,c\n", "has 3 columns, and none has the title expected"),
+    ("a,b,c\nd,e,f\n", "has 3 columns, and none has the title expected"),
     (b"\xff\xfea\x00", "is no text in UTF-8; save it as a CSV file in UTF-8"),
     ('"a\n', None),  # a quotation mark that is not closed is taken as it is
 ])  # fmt: skip
