@@ -94,7 +94,8 @@ def collect(given: Sequence[str], recursive: bool, into: str) -> None:
             place = printable(error.filename or table.path)
             raise RunError(f"{place}: {error.strerror or error}; {collection.progress()}") from None
     if not collection.characters and not collection.earlier:
-        raise RunError(f"no character was collected; {collection.counted()}; {printable(table.path)} lists them")
+        where = f"{printable(table.path)} lists them" if table.path.exists() else "see the warnings above"
+        raise RunError(f"no character was collected; {collection.counted()}; {where}")
     log.info("%s", collection.summary())
 
 
@@ -137,6 +138,8 @@ class Collection:
         refused = {path_text(path): [Row(reason=reason, scan=path_text(path))] for path, reason in reasons.items()}
         self.rows |= refused
         self.failed += len(refused)
+        if not scans and not self.table.path.exists():  # such as a path that was misspelt: nothing to list
+            return
         self._tidy()
         first: dict[str, Path] = {}  # sha256 -> the file that has it
         with tqdm(scans, unit=" files", leave=False, disable=None, dynamic_ncols=True) as progress:

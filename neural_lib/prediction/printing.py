@@ -29,15 +29,14 @@ LONGEST_LABEL = 60  # bytes
 MAX_PAGES = 200
 RULE = "Write one character in each box. Cross a mistake out, from corner to corner of its box."
 
-
 log = logging.getLogger(__name__)
 
 
 def print_sheet(path: str, labels: str | None, labels_from: str | None, copies: int) -> None:
     """Write a sheet with `copies` boxes for each label as a PDF; without labels an answer sheet of `copies` boxes.
 
-    labels: see labels_of. labels_from: a data set of the catalogue, whose classes are taken; their characters are
-    printed. Raises UserError if nothing can be written there or the labels can't be used.
+    labels: see labels_of. labels_from: a data set of the catalogue, whose written characters, or else class names, are
+    the labels. Raises UserError if nothing can be written there or the labels can't be used.
     """
     output = check_output(path, "--sheet", (".pdf",))
     names = labels_of(labels) if labels is not None else []

@@ -309,6 +309,13 @@ def test_likeness_is_high_for_one_sheet_and_low_for_two():
 # --- what is in the way ---
 
 
+def test_a_path_that_does_not_exist_leaves_nothing_behind(run):
+    status, _, stderr = run("none/page.jpg")
+    assert status == 1 and "page.jpg: can't be read (No such file or directory)" in stderr
+    assert stderr.endswith("no character was collected; 1 picture without a sheet; see the warnings above\n")
+    assert not Path("characters").exists()
+
+
 def test_what_cannot_be_used_is_named_and_listed_and_the_rest_is_collected(run):
     scan("scans/good.png")
     shutil.copy("scans/good.png", "scans/broken.png")
