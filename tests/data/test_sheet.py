@@ -197,6 +197,18 @@ def test_markers_that_belong_to_no_sheet_are_not_put_together():
     assert len(found) > 1 and all("markers in a sheet's corners" in each.reason for each in found)
 
 
+def test_boxes_are_where_they_are_printed_on_a_sheet_that_is_not_flat():
+    (page,) = pages_of("abcdefghij", 10)
+    paper, per_mm = sheets.printed(page), sheets.DPI / 25.4
+    x, y = np.meshgrid(np.arange(paper.shape[1], dtype=np.float32), np.arange(len(paper), dtype=np.float32))
+    bend = 2 * per_mm * np.sin(np.pi * x / paper.shape[1])  # 2 mm upwards in the middle
+    (found,) = find_sheets(cv2.remap(paper, x, y + bend, cv2.INTER_LINEAR, borderValue=(255, 255, 255)))
+    places = np.append(page.boxes[:, 0] + page.boxes[:, 2] / 2, sheet.CORNERS[0][0] + sheet.MARKER / 2)
+    *up, of_markers = 2 * np.sin(np.pi * places / sheet.PAPER[0])
+    moved = found.boxes / sheet.RESOLUTION - page.boxes
+    assert np.abs(moved[:, 1] + up - of_markers).max() < 0.2 and np.abs(moved[:, [0, 2, 3]]).max() < 0.2
+
+
 def test_what_cannot_be_used_says_why():
     paper = written(PAGE)
     half = find_sheets(paper[: len(paper) // 2])
