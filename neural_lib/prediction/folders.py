@@ -169,7 +169,8 @@ class Table(Generic[RowType]):
         try:
             with self.path.open("r+b") as file:  # rows will be written to it, too
                 content = file.read()
-            found, *rows = csv_rows(content) or [titles]
+            first = content.partition(b"\n")[0].decode(errors="replace")
+            found, *rows = csv_rows(content, max(",;\t", key=first.count)) or [titles]  # some spreadsheets change it
         except FileNotFoundError:
             return []
         except (OSError, csv.Error) as error:

@@ -1,5 +1,6 @@
 """Folders that commands fill: the names of classes' folders and files, and the table that a command continues from."""
 
+import csv
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -69,3 +70,11 @@ def test_a_table_gives_back_its_rows_whatever_is_missing_at_its_end(tmp_path):
     table.path.write_text("name,number\n")
     with pytest.raises(UserError, match="was not written by predict.py --into, or has been changed"):
         table.check()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path, delimiter):
+    rows = [Row("a;b", "12"), Row("a,b", "3")]
+    with (tmp_path / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([Row._fields, *rows])
+    assert Table(tmp_path / "t.csv", Row, "--into").read() == rows
