@@ -24,6 +24,9 @@ RATIO = 0.57  # a suspect's label is less than that many times as probable as an
 # 80 classes and 4,000 of 100; with 1,280 features 1,560 of 100.
 MAX_IMAGES, MAX_PRODUCT = 5_000, 200_000_000
 MIN_OF_CLASS = 2  # images of each class, on average, that a fit needs within these limits
+# Features that differ by less, as a share of the largest, are equal: the same image in another place of a batch may be
+# computed in another order.
+ROUNDING = 1e-5
 MAX_FEATURE = 1e15  # absolute value; the square of a larger one may overflow
 
 
@@ -47,7 +50,10 @@ def cross_validated(features: Tensor, labels: Tensor, classes: int, seed: int = 
     nothing = torch.full((), torch.nan).expand(len(labels), classes)  # takes no memory
     limit = min(MAX_IMAGES, MAX_PRODUCT // (features.size(1) * classes))
     usable = (features.abs().amax(dim=1) < MAX_FEATURE).nonzero().flatten()  # NaN isn't below
-    if limit < MIN_OF_CLASS * classes or (features[usable] == features[usable[:1]]).all():
+    if limit < MIN_OF_CLASS * classes or not len(usable):
+        return nothing
+    lowest, highest = features[usable].aminmax(dim=0)
+    if (highest - lowest).max() <= ROUNDING * torch.maximum(highest, -lowest).max():
         return nothing
     probabilities = nothing.clone()
     fold_of = _stratified_folds(labels[usable], seed)

@@ -131,6 +131,14 @@ def test_of_equal_features_nothing_is_said(value):
     assert cross_validated(torch.full((60, 4), value), labels, 3).isnan().all()
 
 
+@pytest.mark.parametrize("value", [-3.0, 0.5, 1e12])
+def test_features_that_differ_by_rounding_are_equal(value):
+    labels = torch.arange(60) % 3
+    features = torch.full((60, 4), value) * (1 + torch.linspace(-1, 1, 240).view(60, 4) * 1e-6)
+    assert cross_validated(features, labels, 3).isnan().all()
+    assert not cross_validated(features + 1e-3 * value * labels[:, None], labels, 3).isnan().any()
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30, -1e30])
 def test_images_with_features_that_are_not_finite_are_left_out(value):
     features, true = clusters(50, 50)
