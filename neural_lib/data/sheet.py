@@ -32,6 +32,7 @@ MAX_CODE = 220  # bytes; the modules of a QR code of more are too small for a ph
 SIGNATURE = "sheet1"  # at the beginning of a code; change it with the layout
 DICTIONARY = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_APRILTAG_36h11)
 NUMBERED = 100  # page numbers that markers tell apart
+LONGEST_SIDE = 4096  # pixels to which a scan or a photo is reduced before sheets are looked for
 RESOLUTION = 8.0  # pixels per mm of a sheet's picture
 CODE_RESOLUTION = 16.0  # ... of its code
 MIN_MARKERS = 3

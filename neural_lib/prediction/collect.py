@@ -16,7 +16,16 @@ from tqdm import tqdm
 from neural_lib.data import pictures
 from neural_lib.data.page import Character
 from neural_lib.data.pictures import PictureError, PictureFiles, listed
-from neural_lib.data.sheet import MAX_PER_PAGE, RESOLUTION, SIDE, Sheet, SheetPage, find_sheets, read_boxes
+from neural_lib.data.sheet import (
+    LONGEST_SIDE,
+    MAX_PER_PAGE,
+    RESOLUTION,
+    SIDE,
+    Sheet,
+    SheetPage,
+    find_sheets,
+    read_boxes,
+)
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import (
     Table,
@@ -35,12 +44,11 @@ from neural_lib.system.files import locked, sha256_of
 
 OPTION = "--into"
 SHEETS = "sheets.csv"
-LONGEST_SIDE = 4096  # pixels; larger scans are reduced to it
 LONGEST_STEM = 150  # bytes of a file's name before the box's number
 BOX = round(SIDE * RESOLUTION)  # side of a box, pixels
 MARGIN = 6  # white around a box, pixels
-# Two pictures show the same sheet if the ink in their boxes is alike. On composed sheets the correlation is above 0.99
-# for photos of one; for other writers' it is below 0.6 with Hiragana, and up to 0.9 with four boxes of 1 and 7.
+# Two pictures show the same sheet if the ink in their boxes is alike. Sheets of two writers come nearest to that if
+# they have few boxes of simple signs, such as 1.
 SKETCH = 12  # pixels to which a box is reduced to compare it
 ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
 EMPTY, CROSSED_OUT = "empty", "crossed out"

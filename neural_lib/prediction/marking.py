@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from neural_lib.data.catalog import title_of
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
-from neural_lib.data.sheet import Sheet, find_sheets, labels_in
+from neural_lib.data.sheet import LONGEST_SIDE, Sheet, find_sheets, labels_in
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
@@ -57,9 +57,8 @@ TABLES = {
     "characters.csv": ("character", *MARKS, "numbers", "read as"),
 }
 INSET = 0.05  # share of its side by which a printed box is drawn smaller, so that its text hides no other box
-SHEET_SIDE = 4096  # pixels to which a picture is reduced before sheets are looked for
-# A sure answer is wrong only if the expected class is less probable than this. Of KMNIST's test images, read by `best`,
-# that halves the share whose right character is marked wrong, and leaves 0.6 % more of the wrong ones to be looked at.
+# A sure answer is wrong only if the expected class is less probable than this. Higher, more right characters that are
+# misread are marked wrong; lower, more wrong ones are left to be looked at.
 WRONG_BELOW = 0.005
 MAX_ROWS = 40  # characters in the table on the terminal; characters.csv has all
 MIN_PATH = 20  # columns of the terminal
@@ -207,7 +206,7 @@ def _pages_of(recogniser: "Recogniser", path: Path, key: dict[int, int], invert:
         name, stem = (f"{path}[{number + 1}]", f"{path.stem}-page-{number + 1}") if count > 1 else (path, path.stem)
         page = Page(str(name), stem)
         try:
-            picture = read_picture(path, number, SHEET_SIDE)
+            picture = read_picture(path, number, LONGEST_SIDE)
             sheets = find_sheets(picture)
             for at, sheet in enumerate(sheets, start=1):
                 page = Page(f"{name}, sheet {at}", f"{stem}-sheet-{at}") if len(sheets) > 1 else page
