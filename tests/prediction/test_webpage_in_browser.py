@@ -102,6 +102,18 @@ def wait_until(is_so) -> None:
     raise AssertionError("it has not happened")
 
 
+def downloaded(browser, name: str, act) -> Path:
+    """The file that act makes the page save, once all of it is on the disk.
+
+    Chromium reserves the name with an empty file and replaces that by the download, which is whole then.
+    """
+    path = browser.downloads / name
+    path.unlink(missing_ok=True)
+    act()
+    wait_until(lambda: path.exists() and path.stat().st_size > 0)
+    return path
+
+
 def answer_of(browser) -> str:
     """The answer, once there is one."""
     answer = browser.find_element("id", "answer")
@@ -262,9 +274,8 @@ def test_undo_and_clear_as_buttons_and_keys(opened):
 def test_a_drawing_is_saved(opened, digits):
     draw(opened, ZERO)
     text = answer_of(opened)
-    opened.find_element("tag name", "body").send_keys("s")
-    path = opened.downloads / "drawing.png"
-    wait_until(path.exists)
+    body = opened.find_element("tag name", "body")
+    path = downloaded(opened, "drawing.png", lambda: body.send_keys("s"))
     assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), drawing_of(opened))
     assert agrees(text, digits.read(path))
 
@@ -443,11 +454,7 @@ def are_enabled(browser, *ids: str) -> list[bool]:
 
 def saved_zip(browser, name: str = "drawings.zip") -> Path:
     """The zip that the page saves."""
-    path = browser.downloads / name
-    path.unlink(missing_ok=True)
-    browser.find_element("id", "zip").click()
-    wait_until(path.exists)
-    return path
+    return downloaded(browser, name, browser.find_element("id", "zip").click)
 
 
 def pictures_in(path: Path) -> dict[str, np.ndarray]:
@@ -602,9 +609,7 @@ def test_keys_collect(collecting):
     draw(collecting, SEVEN)  # takes the focus from the button
     ActionChains(collecting).send_keys(Keys.ENTER).perform()
     assert prompt_of(collecting) == "Write k 4 of 6"
-    body.send_keys("s")
-    path = collecting.downloads / "drawings-nbskuc.zip"
-    wait_until(path.exists)
+    path = downloaded(collecting, "drawings-nbskuc.zip", lambda: body.send_keys("s"))
     assert pictures_in(path).keys() == {"n/nbskuc-1.png", "s/nbskuc-1.png"}
     press(collecting, "read")
     body.send_keys("k", "k", Keys.ENTER)  # buttons that are not there
