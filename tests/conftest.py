@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,16 @@ def pytest_configure(config):
     # Threads gain nothing on images this small, and beside another busy program they wait for each other: with two, the
     # suite took three times as long beside a benchmark as alone. Set before any test file imports torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked slow
+def pytest_collection_modifyitems(items):
+    cases = Counter()
+    for item in items:
+        if few := item.get_closest_marker("few"):
+            cases[item.parent, item.originalname] += 1
+            if cases[item.parent, item.originalname] > few.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

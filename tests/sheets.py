@@ -19,7 +19,7 @@ DPI = 254  # of a printed sheet: 10 pixels per mm
 def printed(page: SheetPage) -> np.ndarray:
     """A page as it comes out of a printer: RGB, uint8 (H, W, 3), DPI pixels per inch."""
     content = io.BytesIO()
-    figure_of(page).savefig(content, format="png", dpi=DPI)
+    figure_of(page).savefig(content, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     encoded = np.frombuffer(content.getvalue(), np.uint8)
     return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
@@ -40,8 +40,10 @@ def fill_in(
         x, y = (round(at + side / 2 - size / 2 + uniform(-0.07, 0.07) * side) for at in (left, top))
         part = ink[y : y + size, x : x + size]
         np.maximum(part, mark, out=part)
-    written = paper + (dark - paper) * ink[..., None]
-    return np.minimum(paper, written).round().astype(np.uint8)
+    paper, touched = paper.copy(), ink > 0
+    clean = paper[touched]
+    paper[touched] = np.minimum(clean, clean + (dark - clean) * ink[touched][:, None]).round()
+    return paper
 
 
 def cross_out(paper: np.ndarray, page: SheetPage, numbers: list[int], generator: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,7 @@ def size_for(arch: str, size: int) -> int:
     return max(size, PHOTO_SIZE) if arch == "efficientnet-lite0" else size
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("channels, size", [(1, 28), (3, 32)])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_network_turns_images_into_log_probabilities(arch, channels, size):

@@ -229,6 +229,7 @@ def test_pictures_as_json(page, recognise):
     assert "[INFO] recognised 2 of 4 pictures" in stderr
 
 
+@pytest.mark.slow
 def test_an_option_of_another_mode_that_does_no_harm_is_ignored(page, recognise):
     status, stdout, _ = recognise("scans/one.png", "--data", "nowhere", "--samples", 3, "--seed", 5)
     assert status == 0 and "recognised 1 of 1 picture" in stdout
@@ -334,6 +335,7 @@ def opened(monkeypatch) -> list[str]:
     return addresses
 
 
+@pytest.mark.slow
 def test_draw_opens_the_page_that_export_writes(page, recognise, opened, few_digits):
     options = ("--min-probability", 0.75, "--title", "Which <digit>?")
     assert recognise("--draw", *options)[0] == 0
@@ -350,6 +352,7 @@ def test_draw_without_showing_names_the_page(page, recognise, opened, few_digits
     assert status == 0 and f"[INFO] wrote {Path('output/draw.html')} (" in stdout and opened == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("error", [None, webbrowser.Error("could not locate runnable browser")])
 def test_where_no_browser_opens_draw_names_the_page(page, recognise, few_digits, monkeypatch, error):
     def open_nothing(address: str) -> bool:
@@ -403,6 +406,7 @@ def test_draw_replaces_no_folder_and_no_report(page, recognise, opened):
 # --- for other programs ---
 
 
+@pytest.mark.slow
 def test_a_network_is_exported_and_compared_on_its_test_set(page, recognise, few_digits):
     status, stdout, stderr = recognise("--export", "new/model.onnx")
     assert (status, stderr) == (0, "") and "computing on cpu (export runs on the CPU)" in stdout
@@ -613,6 +617,7 @@ TRIED = {  # what a person tries: a function that writes a file and returns its 
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("tried", TRIED)
 def test_what_people_try_is_read(recognise, tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)
@@ -636,6 +641,7 @@ def test_what_people_try_is_read(recognise, tmp_path, monkeypatch, tried):
         )
 
 
+@pytest.mark.slow
 def test_a_sheet_in_table_picture_and_order(page, recognise):
     save("sheet.png", a_sheet("274630"))
     status, stdout, _ = recognise("sheet.png", "--order", "columns")
@@ -687,6 +693,7 @@ def test_pages_of_a_file_are_numbered_in_table_and_errors(page, recognise):
     assert "[WARNING] scan.tif[2]: no ink found" in stderr
 
 
+@pytest.mark.slow
 def test_letters_dots_and_scribbles_are_mostly_unsure(page, recognise):
     Path("odd").mkdir()
     for number, (kind, picture) in enumerate(odd.pictures(1, count=5)):

@@ -107,6 +107,7 @@ def test_every_network_of_torchvision_ends_in_a_linear_layer_for_its_classes(nam
     model.load_state_dict(dict(model.state_dict()))  # as a checkpoint has it, without torch's metadata
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet34"])  # with a dropout layer, and without one
 def test_a_network_of_torchvision_is_torchvisions(name):
     torch.manual_seed(0)

@@ -36,6 +36,7 @@ def test_memory_stays_flat_over_many_epochs(run_train, few_digits, monkeypatch):
     assert end - middle < 5, f"{middle:.0f} MB after 50 to 100 epochs, {end:.0f} MB after 150 to 200"
 
 
+@pytest.mark.slow
 @linux
 def test_no_file_thread_or_process_stays_open(run_train, few_digits):
     run_train(*SMALL, "--epochs", 1, "--logdir", "runs")  # some libraries open something that stays open

@@ -113,6 +113,7 @@ def test_an_option_wins_over_the_recipe_and_values_that_are_not_the_recipes_are_
     assert "for training only: distorted images, label smoothing" in stdout
 
 
+@pytest.mark.slow
 def test_without_a_recipe_it_is_the_classic_one(run_train):
     run_train("-d", "digits", *FAST)
     assert (
@@ -120,6 +121,7 @@ def test_without_a_recipe_it_is_the_classic_one(run_train):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fast", "best"])
 def test_the_other_recipes_learn_and_are_repeatable_bit_for_bit(run_train, kmnist_dir, recipe):
     weights = []
@@ -141,6 +143,7 @@ def weights_after(*arguments: str) -> torch.Tensor:
     return run.model.state_dict()["fc2.weight"]
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     "option, value, same",
     [
@@ -227,6 +230,7 @@ def test_no_compiler_is_one_line(run_script, tmp_path):
     assert error.startswith("train.py: error: --compile: torch.compile fails here") and "leave that option out" in error
 
 
+@pytest.mark.slow
 def test_quiet_logs_warnings_only(run_train, kmnist_dir, monkeypatch):
     for gap, warnings in ((1.0, 0), (-1.0, 1)):  # no gap is worth a warning; every gap is
         monkeypatch.setattr(report, "GAP_WORTH_A_WARNING", gap)
@@ -254,6 +258,7 @@ def test_validation_and_test_apart_are_a_warning(run_train, made_up_kmnist, monk
     assert re.search(r"\[WARNING\] validation accuracy .* points apart: KMNIST's test images differ", stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_the_first_of_many_epochs_that_is_the_best_is_a_hint_at_the_learning_rate(run_train, monkeypatch, caplog):
     for module in (records, state):
@@ -307,6 +312,7 @@ def test_a_given_data_set_that_cannot_be_downloaded_is_one_error(run_train, no_n
     assert not os.path.exists("output/model.pth")
 
 
+@pytest.mark.slow
 def test_without_dataset_the_run_goes_on_with_digits_and_says_so(run_train, no_network, monkeypatch):
     titles = []
     plot = plots.plot_results
@@ -327,6 +333,7 @@ def test_without_dataset_the_run_goes_on_with_digits_and_says_so(run_train, no_n
     assert status == 1 and stderr.splitlines()[-1] == f"[ERROR] {warning}"
 
 
+@pytest.mark.slow
 def test_the_fallback_replaces_only_a_network_for_digits(run_train, kmnist_dir, no_network):
     assert run_train("--data", kmnist_dir, *SLIM)[0] == 0
     for content in (Path("output/model.pth").read_bytes(), Path("output/model.pth").read_bytes()[:-9]):  # damaged
@@ -400,6 +407,7 @@ def test_a_learning_rate_far_too_high_ends_in_one_line(run_train, batch_size, lo
 # --- the process ---
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path):
     command = [sys.executable, "-u", str(ROOT / "train.py"), "-d", "digits", "--arch", "lenet-slim", "--epochs", "9"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -215,6 +215,7 @@ def test_what_does_not_fit_into_the_memory_is_refused_before_it_is_read(photos, 
         load(photos, 224, use_cache=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["L", "RGB"])
 def test_images_in_the_cache_are_never_in_memory_together(tmp_path, cache, monkeypatch, kind):
     monkeypatch.setattr(environment, "available_memory", lambda: 0)

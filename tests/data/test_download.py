@@ -150,6 +150,7 @@ ARCHIVE, TABLE, DESCRIPTION = f"{IMAGES}.gz", "/kmnist.arff", "/api/v1/json/data
 WRONG_CONTENT = "what it sent as train-images-idx3-ubyte is not the official file"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("serve, page, damage, reason", [
     (serve_codh, None, None, f"codh.rois.ac.jp: {WRONG_CONTENT}"),  # with the right md5
     (serve_codh, ARCHIVE, lambda page: gzip.compress(b"something else"), "codh.rois.ac.jp: .*corrupted"),

@@ -138,6 +138,7 @@ def test_a_column_of_a_table_gives_the_groups(tmp_path, caplog):
 # --- whole groups in each part ---
 
 
+@pytest.mark.slow
 def test_whole_groups_have_about_the_share_of_each_class():
     generator = np.random.default_rng(0)
     for seed in range(60):
@@ -191,6 +192,7 @@ def test_each_part_has_each_class_if_any_division_gives_it():
 # --- data sets ---
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("write, group_by", [
     (lambda folder, count: write_sheets(folder / "d", count), "sheet"), (write_table, "pupil"),
     (lambda folder, count: write_zip(folder / "d.zip", count), "sheet"),

@@ -302,6 +302,7 @@ def reads_of(data: Data, config: TrainConfig) -> list:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="/proc is Linux's")
 def test_what_is_read_of_mapped_images_does_not_stay_in_memory(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

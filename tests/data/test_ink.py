@@ -176,6 +176,7 @@ def test_a_photo_is_cropped_in_its_middle():
     assert ink.prepare(photo[:1, :1], DATASETS["cifar10"].preparation).shape == (3, 32, 32)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("size", [28, 75, 300])
 @pytest.mark.parametrize("inverted", [False, True])
 def test_a_data_sets_own_image_comes_back(size, inverted):

@@ -94,6 +94,7 @@ PAPERS = {"plain": lambda grey: None, **{each.__name__: each for each in (
     squared, ruled, boxed, with_edges, table_above, specked, shaded)}}  # fmt: skip
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_character_is_found_on_any_paper(paper):
     grey = sheet()
@@ -102,6 +103,7 @@ def test_a_character_is_found_on_any_paper(paper):
     assert_found(grey, [box])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("paper", [name for name in PAPERS if name != "plain"])
 def test_empty_paper_has_no_ink(paper):
     grey = sheet()
@@ -109,6 +111,7 @@ def test_empty_paper_has_no_ink(paper):
     assert find_characters(grey).characters == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("paper", ["squared", "ruled", "boxed"])
 def test_strokes_that_cross_lines_are_not_cut(paper):
     plain, lined = sheet(), sheet()
@@ -121,6 +124,7 @@ def test_strokes_that_cross_lines_are_not_cut(paper):
     assert inks[1].sum() > 0.95 * inks[0].sum()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("texts", [["お"] * 2, list("きすつなは"), ["つ"] * 6], ids=len)
 def test_characters_side_by_side_are_found_one_by_one(texts):
     grey, boxes = sheet(), []
@@ -129,6 +133,7 @@ def test_characters_side_by_side_are_found_one_by_one(texts):
     assert_found(grey, boxes)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("text", "いはおiうこ")
 def test_a_character_of_separate_strokes_is_one(text):
     grey = sheet()
@@ -143,6 +148,7 @@ def test_digits_that_are_narrow_stay_apart():
     assert_found(grey, [write(grey, each, 200 + 130 * number, 600) for number, each in enumerate("11718")])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("order, expected", [("rows", "123456"), ("columns", "246135")])
 @pytest.mark.parametrize("turned", [0, -2.5, 2.5])
 def test_the_order_is_that_of_reading(order, expected, turned):
@@ -164,6 +170,7 @@ def test_light_ink_on_dark_ground_is_found():
     assert_found(grey, [box], invert="no")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("angle", [-3, 2])
 @pytest.mark.parametrize("paper", ["squared", "ruled", "boxed"])
 def test_a_page_may_be_turned(paper, angle):
@@ -211,6 +218,7 @@ def mirrored(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return box[1], box[0], box[3], box[2]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("order", ["rows", "columns"])
 @pytest.mark.parametrize("text", ["のの+のの", "の+のののの", "のの+の+のの"])
 def test_characters_that_touch_are_long_and_cut_where_they_do(text, order):
@@ -258,6 +266,7 @@ def test_pairs_are_long_even_if_they_are_many():
     assert [each.is_long for each in find_characters(grey).characters] == [True, True, False]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("wide, is_cut, is_long", [(40, False, False), (60, True, False), (70, True, True)])
 def test_a_character_is_cut_before_it_is_called_long(wide, is_cut, is_long):
     grey = sheet()
@@ -326,6 +335,7 @@ FORMS = {
 }  # fmt: skip
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("blank", [{1}, {8, 15}, {1, 2, 3, 4, 5}, {3, 4, 6, 7, 8, 9, 10}], ids=str)
 @pytest.mark.parametrize("kind", FORMS)
 def test_a_blank_box_keeps_its_number(kind, blank):
@@ -342,6 +352,7 @@ def test_a_blank_box_keeps_its_number(kind, blank):
         assert overlap(page.boxes[each.place.number - 1], each.box) > 0.05
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("change", [turned, with_edges, specked, shaded], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("above", [name_above, heading], ids=lambda each: each.__name__)
 def test_ink_above_the_boxes_is_found_and_has_no_place(above, change):
@@ -389,6 +400,7 @@ def test_a_cell_as_wide_as_two_is_no_box():
     assert len(page.boxes) == 13
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("gap", [0, 18])
 @pytest.mark.parametrize("number", [1, 5, 8, 15])
 def test_a_box_whose_sides_are_covered_or_crossed_keeps_its_number(number, gap):
@@ -457,6 +469,7 @@ def test_boxes_are_numbered_column_by_column_from_the_right():
     assert [tuple(each) for each in places] == [each for each in expected if each[1:] not in ((1, 4), (2, 1))]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("order, expected", [
     ("rows", [(1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 2)]), ("columns", [(1, 1, 1), (2, 2, 1), (3, 1, 2), (4, 2, 2)]),
 ])  # fmt: skip
@@ -470,6 +483,7 @@ def test_without_boxes_the_place_is_that_in_reading_order(paper, order, expected
     assert [tuple(each.place) for each in page.characters] == expected and page.boxes.shape == (0, 4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("step", [40, 60, 110])
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_squared_paper_has_no_boxes(step, is_turned):
@@ -492,6 +506,7 @@ def test_a_page_of_text_with_a_few_boxes_counts_characters():
     assert [each.number for each in places] == list(range(1, len(places) + 1)) and len(places) >= 24
 
 
+@pytest.mark.slow
 def test_blank_boxes_below_a_name_keep_their_numbers_on_composed_pages(digit_images):
     right = wanted = 0
     for seed in range(4):
@@ -557,6 +572,7 @@ def test_printed_text_is_found_letter_by_letter():
     assert 90 <= len(find_characters(grey).characters) <= 102
 
 
+@pytest.mark.slow
 def test_the_same_page_gives_the_same_twice():
     grey = sheet()
     squared(grey)
@@ -576,6 +592,7 @@ def write_on_plain() -> np.ndarray:
 # --- composed pages, of the digits (tests/pages.py does the same with KMNIST's test images) ---
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", [kind for kind in pages.KINDS if kind != "touching"])
 def test_the_characters_of_composed_pages_are_found(digit_images, kind):
     hits = wanted = false = 0

@@ -120,6 +120,7 @@ def assert_found(found: sheet.Sheet, page: SheetPage) -> None:
         assert bool(np.ptp(middle) > 110) is (number != page.first + 1), number
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed, tilt", [(0, 0), (3, 30)])
 def test_a_sheet_is_read_whatever_its_turn_and_tilt(seed, tilt):
     (found,) = find_sheets(sheets.photograph(written(PAGE), np.random.default_rng(seed), 1600, tilt))
@@ -151,12 +152,14 @@ def test_strokes_that_cross_the_lines_of_a_box_are_kept():
     assert (first.character.ink.max(0)[2:-2] > 0.5).all()  # the level line has no gap
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_scan_may_lie_on_any_side(turns):
     (found,) = find_sheets(np.rot90(written(LAST), turns).copy())
     assert_found(found, LAST)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("corner", range(4))
 def test_three_markers_suffice(corner):
     paper = covered(written(PAGE), sheet.CORNERS[corner], sheet.MARKER)
@@ -164,6 +167,7 @@ def test_three_markers_suffice(corner):
     assert_found(found, PAGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [(PAGE, LAST), (LAST, PAGE)])
 def test_two_pages_on_a_photo_are_read_apart_from_the_left(pages):
     both = sheets.photograph(beside(*map(written, pages)), np.random.default_rng(0), 2600, turn=5)
@@ -171,6 +175,7 @@ def test_two_pages_on_a_photo_are_read_apart_from_the_left(pages):
         assert_found(found, page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [(), (0, 2)])
 def test_copies_of_a_page_on_a_photo_are_read_apart_even_if_each_lacks_a_marker(missing):
     papers = [written(PAGE, seed=1), written(PAGE, seed=2)]
@@ -197,6 +202,7 @@ def test_markers_that_belong_to_no_sheet_are_not_put_together():
     assert len(found) > 1 and all("markers in a sheet's corners" in each.reason for each in found)
 
 
+@pytest.mark.slow
 def test_boxes_are_where_they_are_printed_on_a_sheet_that_is_not_flat():
     (page,) = pages_of("abcdefghij", 10)
     paper, per_mm = sheets.printed(page), sheets.DPI / 25.4

@@ -208,9 +208,8 @@ def test_a_network_without_a_calibration_is_read_as_it_was(saved):
     assert torch.equal(probabilities, expected) and not is_unlike.any()
 
 
-@pytest.mark.parametrize(
-    "arch", [pytest.param(each, marks=pytest.mark.slow) if each == "resnet18" else each for each in made_up.SMALL_ARCHS]
-)
+@pytest.mark.few(1)
+@pytest.mark.parametrize("arch", made_up.SMALL_ARCHS)
 @pytest.mark.parametrize("dataset", ["kmnist", "cifar10"])
 def test_every_network_is_calibrated_and_twice_the_same(arch, dataset, tmp_path):
     made = made_up.make_checkpoint(dataset, arch)
@@ -297,6 +296,7 @@ def test_a_trained_network_is_calibrated_and_refuses_noise(digits_model):
     assert Recogniser.load(digits_model).answers_of(noise)[1].float().mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_an_interrupted_run_is_calibrated_once_it_is_resumed(run_train, monkeypatch):
     command = ("-d", "digits", "--arch", "lenet-slim", "--quiet", "--epochs", 2, "--train-split", 0.6)

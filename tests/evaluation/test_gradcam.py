@@ -96,6 +96,7 @@ def assert_is_map(arch: str, size: int) -> None:
 SIDES = {"lenet": 14, "lenet-slim": 14, "vgg-small": 7, "resnet18": 4, "efficientnet-lite0": 7}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_network_has_a_map(arch):
     size = 224 if arch == "efficientnet-lite0" else 28
@@ -110,6 +111,7 @@ def test_every_network_of_torchvision_has_a_map_but_vision_transformers(arch):
     assert_is_map(arch, VIT_SIZE if arch.startswith("vit_") else 96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch, side", [("vgg11", 4), ("swin_t", 2)])  # at 64 pixels
 def test_places_that_are_only_pooled_are_not_taken_and_a_transformers_are(arch, side):
     model = build_network(arch, numChannels=3, classes=2, image_size=64).eval()

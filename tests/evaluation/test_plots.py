@@ -59,6 +59,7 @@ def test_every_suffix_of_plot_can_be_written(suffix):
     assert len(to_bytes(small, suffix[1:])) > 100
 
 
+@pytest.mark.slow
 def test_the_picture_is_not_blank():
     picture = drawn(plot_history(make_rows(5), 3, "title"))
     assert picture.shape == (540, 1200, 3)
@@ -175,6 +176,7 @@ def test_class_names_and_titles_in_any_script_are_drawn():
     assert history.get_suptitle() == " \nwith label smoothing"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("classes, text", [(20, "1000\n100.0%"), (21, "1000"), (101, None)])
 def test_of_many_classes_each_cell_has_the_text_that_it_has_room_for(classes, text):
     names = [f"a long name {number}" for number in range(classes)]
@@ -229,6 +231,7 @@ def test_confusions_are_seen_beside_many_hits():
         assert shades.max() == 1 and shades.max() - shades.min() > 0.2  # 30 of 1,000 are seen beside 990
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("matrix", [[[5, 0], [0, 5]], [[0, 3], [2, 0]], [[0, 0], [0, 4]], [[0, 0], [0, 0]]])
 def test_a_matrix_without_hits_or_without_confusions_is_drawn(matrix):
     figure = plot_confusion(torch.tensor(matrix), ["a", "b"], "t")

@@ -138,6 +138,7 @@ def test_each_character_is_in_the_folder_of_its_label(run):
     assert files_in("scans") == before and sorted(os.listdir()) == ["characters", "scans"]
 
 
+@pytest.mark.slow
 def test_training_sees_what_is_on_the_paper():
     (sheet,) = find_sheets(sheets.photograph(paper_of(PAGE, 0), np.random.default_rng(1), 2000, 10))
     info = DATASETS["kmnist"]
@@ -162,6 +163,7 @@ def test_the_folder_is_a_data_set(run):
         assert (listing.classes, listing.stray, len(listing.files)) == (["a", "か"], [], 4)
 
 
+@pytest.mark.slow
 def test_torch_is_not_loaded(tmp_path):
     scan(f"{tmp_path}/scans/one.png")
     code = "import predict, sys; predict.main(sys.argv[1:]); assert 'torch' not in sys.modules"
@@ -194,6 +196,7 @@ def assert_collects_the_rest(run, whole) -> None:
     assert (files_in(), sorted(rows_of())) == whole and Path("characters", SHEETS).read_bytes() == table
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number, is_written", [(1, False), (4, True), (5, False), (7, True), (12, False), (12, True)])
 def test_an_interrupted_command_collects_the_rest_when_it_is_repeated(run, whole, monkeypatch, number, is_written):
     written = []
@@ -215,6 +218,7 @@ def test_an_interrupted_command_collects_the_rest_when_it_is_repeated(run, whole
     assert_collects_the_rest(run, whole)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("left", [0, 100, 900, 2000])
 def test_a_table_that_was_cut_off_is_completed(run, whole, left):
     run()
@@ -279,6 +283,7 @@ def test_a_file_of_another_program_is_not_overwritten(run):
 # --- sheets that are there twice ---
 
 
+@pytest.mark.slow
 def test_another_photo_of_a_sheet_is_left_out_but_not_another_pupils(run):
     photo("scans/1.png", paper_of(PAGE, 0), seed=1)
     photo("scans/2.png", paper_of(PAGE, 0), seed=2)
@@ -294,6 +299,7 @@ def test_another_photo_of_a_sheet_is_left_out_but_not_another_pupils(run):
     assert [row.reason for row in rows_of() if row.sheet == "2"] == [f"shows the same sheet as {one}; left out"]
 
 
+@pytest.mark.slow
 def test_likeness_is_high_for_one_sheet_and_low_for_two():
     def sketches(paper: np.ndarray, seed: int) -> dict[int, np.ndarray]:
         (sheet,) = find_sheets(sheets.photograph(paper, np.random.default_rng(seed), 1200))
@@ -365,6 +371,7 @@ def test_if_there_is_nothing_to_collect_the_exit_status_says_so(run, kind):
     assert os.path.exists("characters") is (kind != "no files")
 
 
+@pytest.mark.slow
 def test_sheets_of_several_pupils_pages_and_folders_have_names_apart(run):
     both = np.hstack([paper_of(PAGE, 1), paper_of(PAGE, 2)])
     photo("scans/b/1.png", both)
@@ -382,6 +389,7 @@ def test_sheets_of_several_pupils_pages_and_folders_have_names_apart(run):
     assert len(files_in()) == 6 * 4
 
 
+@pytest.mark.slow
 def test_a_label_that_can_be_no_folder_has_another_one_that_stays(run):
     (page,) = pages_of(["/", ".", "CON", "a", "A", "か"], 1)
     save("scans/1.png", paper_of(page, 0, (), ()))

@@ -74,6 +74,7 @@ def digits_in_a_row(count: int) -> np.ndarray:
     return page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lenet", "efficientnet-lite0"])
 def test_forked_children_read_as_their_parent_does(kind, digits_model):
     reader = Recogniser(checkpoint.load(digits_model) if kind == "lenet" else photo_network(), torch.device("cpu"))

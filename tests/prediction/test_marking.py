@@ -60,7 +60,7 @@ def mark(folder, capfd):
 
 
 def save(path: str, picture: np.ndarray) -> None:
-    Image.fromarray(picture).save(path)
+    Image.fromarray(picture).save(path, compress_level=1)
 
 
 def answer_sheet(page: SheetPage, written: dict, digits: dict[int, int], crossed: Sequence[int] = ()) -> np.ndarray:
@@ -170,6 +170,7 @@ def test_only_what_is_certainly_another_character_is_wrong(read, expected, is_su
     assert page.marks({1: int(read != expected)}) == {1: mark}
 
 
+@pytest.mark.slow
 def test_numbers_are_counted_on_from_page_to_page_of_a_sheet(written, mark):
     page = pages_of([], 103)[1]
     assert page.numbers == range(101, 104)
@@ -198,6 +199,7 @@ def test_a_sheet_that_cannot_be_used_is_named(written, mark):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sheet_with_other_characters_printed_on_it_is_not_marked(written, mark):
     for name, labels in (("same", "304"), ("other", "305")):
         (page,) = pages_of(labels, 1)
@@ -226,6 +228,7 @@ def test_boxes_are_counted_and_ink_outside_of_them_is_not(written, mark):
     assert {each[1:] for each in marks_of("scans/empty.png").values()} == {("", "empty")}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("digits, boxes, why", [
     (DIGITS[:11], 0, "has 11 characters, and the key has 12"),
     ([*DIGITS, 3], 0, "has 13 characters, and the key has 12"),
@@ -249,6 +252,7 @@ def test_a_page_of_another_number_is_reported_and_not_marked(written, mark, digi
         assert has_colour("marks/a.png", annotate.DARK_BLUE) and not any(drawn)
 
 
+@pytest.mark.slow
 def test_first_lines_are_a_heading_if_more_is_right_without_them(written, mark):
     save("scans/a.png", paper(written, DIGITS, heading=[8, 3, 5, 2]))
     status, stdout, _ = mark(DIGITS, "scans")
@@ -279,6 +283,7 @@ def test_a_heading_may_be_the_first_column(written, mark):
 # --- files ---
 
 
+@pytest.mark.slow
 def test_each_page_has_an_annotated_picture_and_the_same_command_replaces_it(written, mark):
     page = pages_of([], 12)[0]
     digits = dict(enumerate(DIGITS, start=1))
@@ -328,6 +333,7 @@ def test_a_table_of_another_program_is_not_touched(mark, name):
     assert os.listdir("marks") == [name] and Path("marks", name).read_text() == "mine\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error, status, message", [
     (KeyboardInterrupt, 130, "interrupted; 1 page is marked; the same command marks all of them again\n"),
     (OSError(errno.ENOSPC, "No space left on device"), 1, "marks/b.png: No space left on device\n"),
@@ -445,6 +451,7 @@ def test_a_key_that_cannot_be_used_is_refused(tmp_path, content, message):
     assert str(refused.value) == f"--key {path}: {message}"
 
 
+@pytest.mark.slow
 def test_a_key_is_checked_before_torch_is_loaded(run_without_torch, tmp_path):
     for name in ("model.pth", "scan.png", "key.csv"):
         (tmp_path / name).touch()

@@ -82,6 +82,7 @@ def test_too_many_pages_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_it_needs_no_model_and_no_torch(run_without_torch, tmp_path):
     done = run_without_torch("predict", "--sheet", "s.pdf", "--labels-from", "kmnist", "--copies", "2")
     assert (done.returncode, done.stderr) == (0, "") and pages_in(tmp_path / "s.pdf") == 1

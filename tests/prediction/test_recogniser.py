@@ -227,6 +227,7 @@ def accuracy_of(recogniser: Recogniser, pictures: list[np.ndarray], labels: list
     return sum(answer.top[0].index == label for answer, label in zip(answers, labels, strict=True)) / len(labels)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size, inverted, how", [
     (30, False, {"quality": 50}),
     (90, True, {"quality": 50}),
@@ -273,10 +274,8 @@ def cut_out(image: np.ndarray, longest: int, pad: int) -> np.ndarray:
     return 255 - cv2.copyMakeBorder(ink, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
 
 
-@pytest.mark.parametrize("longest, pad", [
-    (100, 12), *(pytest.param(*sizes, marks=pytest.mark.slow)
-                 for sizes in ((60, 6), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700))),
-])  # fmt: skip
+@pytest.mark.few(1)
+@pytest.mark.parametrize("longest, pad", [(100, 12), (60, 6), (100, 120), (300, 20), (900, 60), (300, 400), (700, 700)])
 def test_a_picture_of_one_character_is_read_as_well_as_with_single(recogniser, digits, longest, pad):
     count = 40 if longest + pad < 200 else 12
     images, labels = (part[:count] for part in digits)
@@ -352,6 +351,7 @@ def test_a_batch_in_which_no_file_can_be_read(recogniser, tmp_path):
     assert [list(result.answers) for result in results] == [[], []]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_files(recogniser, seven, monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 10)
 
@@ -474,6 +474,7 @@ def test_grey_is_the_brightness_that_the_eye_sees():
 # --- characters that touch ---
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("order", ["rows", "columns"])
 @pytest.mark.parametrize("before", [[60], [60, 170, 280]], ids=len)
 @pytest.mark.parametrize("pair, half, are_two, is_sure", [

@@ -80,11 +80,10 @@ def run_node(script: str, **given: object) -> object:
 # --- the network ---
 
 
+@pytest.mark.few(1)
 @needs_node
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "arch", [pytest.param(name, marks=pytest.mark.slow if name == "resnet18" else ()) for name in made_up.SMALL_ARCHS]
-)
+@pytest.mark.parametrize("arch", made_up.SMALL_ARCHS)
 def test_every_network_gives_the_same_in_the_page(arch, channels):
     recogniser = recogniser_of(arch, channels, classes=49 if channels == 3 else 2, size=32 if channels == 3 else 28)
     images = noise(recogniser.saved, 3)
@@ -93,8 +92,9 @@ def test_every_network_gives_the_same_in_the_page(arch, channels):
     assert recogniser.probabilities(images).std(dim=0).max() > 0.01  # so a constant would be noticed
 
 
+@pytest.mark.slow
 @needs_node
-@pytest.mark.parametrize("size", [66, *(pytest.param(size, marks=pytest.mark.slow) for size in (64, 65, 224))])
+@pytest.mark.parametrize("size", [64, 65, 66, 224])
 def test_a_network_for_photos_gives_the_same_in_the_page(size):
     """From 66 pixels padding is uneven, then even; from 64 always uneven, from 65 never."""
     recogniser = recogniser_of("efficientnet-lite0", 3, classes=5, size=size)
@@ -204,6 +204,7 @@ class NormalisedLate(nn.Module):
         return self.out((x + self.norm(x)).flatten(1)).log_softmax(dim=1)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("network", "name"),
     [
@@ -306,18 +307,19 @@ STROKES, GARMENTS = Preparation(28, 1, Placement(28, "box", stroke=1.55)), Prepa
 DIGITS = Preparation(28, 1, Placement(20, "mass", stroke=2.0))
 
 
+@pytest.mark.few(1)
 @needs_node
 @pytest.mark.parametrize(
     ("how", "invert"),
     [
         pytest.param(STROKES, "auto", id="strokes"),
-        pytest.param(STROKES, "yes", id="dark", marks=pytest.mark.slow),
-        pytest.param(STROKES, "no", id="light", marks=pytest.mark.slow),
-        pytest.param(DIGITS, "auto", id="mass", marks=pytest.mark.slow),
-        pytest.param(GARMENTS, "auto", id="garments", marks=pytest.mark.slow),
+        pytest.param(STROKES, "yes", id="dark"),
+        pytest.param(STROKES, "no", id="light"),
+        pytest.param(DIGITS, "auto", id="mass"),
+        pytest.param(GARMENTS, "auto", id="garments"),
         pytest.param(Preparation(32, 3, None, "crop"), "auto", id="crop"),
-        pytest.param(Preparation(32, 1, None, "pad"), "auto", id="pad", marks=pytest.mark.slow),
-        pytest.param(Preparation(32, 3, None, "stretch"), "auto", id="stretch", marks=pytest.mark.slow),
+        pytest.param(Preparation(32, 1, None, "pad"), "auto", id="pad"),
+        pytest.param(Preparation(32, 3, None, "stretch"), "auto", id="stretch"),
     ],
 )  # fmt: skip
 def test_a_picture_becomes_the_same_image_in_the_page(how, invert):
@@ -398,6 +400,7 @@ def test_a_zip_holds_the_files_under_their_names(files, tmp_path):
             assert info.date_time == (2026, 11, 30, 23, 59, 58) and not info.is_dir()
 
 
+@pytest.mark.slow
 @needs_node
 def test_what_does_not_fit_into_a_zip_is_refused():
     script = """const content = new Uint8Array(), files = Array.from({length: 65536}, () => ({name: "a", content}));
@@ -499,6 +502,7 @@ def test_it_is_written_once_it_was_compared_on_test_images(export_to, caplog):
     assert "the same labels in Node.js for 200 test images of digits; probabilities differ by at most " in caplog.text
 
 
+@pytest.mark.slow
 @needs_node
 def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monkeypatch):
     recogniser, probabilities = recogniser_of("lenet-slim"), Recogniser.probabilities
@@ -510,6 +514,7 @@ def test_a_page_that_answers_otherwise_is_not_written(export_to, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_node
 def test_weights_that_16_bits_do_not_hold_have_32_bits(export_to, caplog):
     caplog.set_level(logging.INFO)
@@ -522,6 +527,7 @@ def test_weights_that_16_bits_do_not_hold_have_32_bits(export_to, caplog):
     assert caplog.text.count("the same labels in Node.js for 200 images of noise (no digits here); ") == 2
 
 
+@pytest.mark.slow
 @needs_node
 def test_a_network_without_numbers_is_not_written(export_to, tmp_path):
     recogniser = recogniser_of("lenet-slim")

@@ -120,6 +120,7 @@ def test_each_key_shows_the_next_image_until_the_last(open_viewer):
     assert viewer.finish() == (0, "done\n", "")
 
 
+@pytest.mark.few(1)
 @KEYS
 @pytest.mark.parametrize("key", ["q", "Escape"])
 def test_q_and_esc_close_the_window(open_viewer, key):

@@ -32,7 +32,7 @@ def alone(tmp_path_factory) -> dict:
     return outcome
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(count, marks=pytest.mark.slow) for count in (2, 3)])
 def several(request, make_once) -> list[dict]:
     """The results of each of two processes, and of each of three."""
     count = request.param
@@ -157,6 +157,7 @@ def test_an_environment_without_an_address_is_refused(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_ranks_that_do_not_come_are_waited_for_only_until_the_limit(monkeypatch, rank):
     """Rank 0 waits for the others, and rank 1 for rank 0's store."""

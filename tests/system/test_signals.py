@@ -88,7 +88,8 @@ def wait_for_epoch(process: subprocess.Popen, epoch: object = r"\d+") -> None:
 RUN = ("-d", "digits", "--arch", "lenet-slim", "--epochs", 400)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR1])
 def test_train_ends_after_the_step_and_saves_its_state(tmp_path, signum):
     process = start(tmp_path, *RUN)
     wait_for_epoch(process, 2)

@@ -126,6 +126,7 @@ def test_ranks_read_ones_own_images_alike(torchrun, run_train, tmp_path, options
     assert_same_history(tmp_path / "output", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_wrong_argument_is_one_line_of_one_rank(torchrun):
     done = torchrun(2, "--lr", "fast")
     assert own_lines(done.stderr) == [

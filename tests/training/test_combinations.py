@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import made_up
@@ -57,23 +56,13 @@ def is_possible(info: catalog.DatasetInfo, arch: str) -> bool:
     return True
 
 
-def combinations() -> list:
-    """All that are possible; images like those of an earlier data set, and the largest network, are slow tests."""
-
-    def marks(dataset: str, info: catalog.DatasetInfo, arch: str) -> Iterator[pytest.MarkDecorator]:
-        kinds = {name: (each.channels, each.image_size) for name, each in catalog.DATASETS.items()}
-        first = list(kinds)[list(kinds.values()).index(kinds[dataset])]
-        if dataset != first or arch == "resnet18":
-            yield pytest.mark.slow
-
-    return [
-        pytest.param(dataset, arch, marks=tuple(marks(dataset, info, arch)))
-        for dataset, info in catalog.DATASETS.items()
-        for arch in made_up.SMALL_ARCHS
-        if is_possible(info, arch)
-    ]
+def combinations() -> list[tuple[str, str]]:
+    """All data sets and networks that are possible together."""
+    infos = catalog.DATASETS.items()
+    return [(dataset, arch) for dataset, info in infos for arch in made_up.SMALL_ARCHS if is_possible(info, arch)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dataset, arch", combinations())
 def test_every_data_set_trains_with_every_network(run_train, small_data, dataset, arch):
     info = catalog.DATASETS[dataset]
@@ -90,6 +79,7 @@ def test_every_data_set_trains_with_every_network(run_train, small_data, dataset
     assert ["epoch", *titles, "seconds"] in [re.split(" {2,}", line.strip()) for line in stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [["lenet-slim"], ["vgg-small", "--width", 8]], ids=["lenet-slim", "vgg-small"])
 def test_colour_images_are_learned(run_train, cifar_dir, network):
     arguments = ("-d", "cifar10", "--data", cifar_dir, "--arch", *network, "--quiet", "--device", "cpu")
@@ -97,6 +87,7 @@ def test_colour_images_are_learned(run_train, cifar_dir, network):
     assert checkpoint.load("output/model.pth").metrics["test_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_normalisation_is_repeated_bit_for_bit(run_train, kmnist_dir):
     weights = []
     for name in ("first", "second"):
@@ -114,6 +105,7 @@ def test_a_network_has_the_width_that_was_given(run_train, small_data):
     assert saved.build_model().fc.in_features == 32
 
 
+@pytest.mark.slow
 def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_networks(run_train, small_data):
     arguments = ("-d", "mnist", "--data", small_data, "--recipe", "best", "--arch", "lenet", "vgg-small", *FAST)
     status, stdout, _ = run_train(*arguments)
@@ -130,6 +122,7 @@ def test_a_grid_of_networks_has_each_ones_own_values_and_is_named_by_the_network
 # --- which epoch is best, and when training ends ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor, best_epoch", [("accuracy", 3), ("loss", 2), ("f1", 4)])
 def test_the_epoch_that_is_kept_is_the_best_by_what_is_monitored(run_train, monkeypatch, monitor, best_epoch):
     figures = [(0.9, 0.6, 0.5), (0.5, 0.7, 0.6), (0.7, 0.8, 0.7), (0.8, 0.75, 0.8)]  # loss, accuracy, F1

@@ -63,6 +63,7 @@ def earlier(run_train) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["model.pth", "checkpoint.pth", "results.csv", "results.json"])
 def test_space_that_is_found_again_in_time_has_cost_nothing(run_train, full, whole, name):
     full(name, times=1)
@@ -81,6 +82,7 @@ def test_a_kept_network_that_is_written_late_is_that_of_its_epoch(run_train, ful
     assert metrics["val_loss"] == whole["results"]["rows"][1]["val_loss"] and metrics["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_written_stops_the_run_at_its_end_and_is_in_the_state(run_train, full, whole, earlier):
     full("model.pth")
     status, _, stderr = run_train(*RUN)
@@ -103,6 +105,7 @@ def test_a_state_that_cannot_be_written_is_named_and_costs_nothing_else(run_trai
     assert outcome("output") == whole
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "name", ["plot.png", "confusion.png", "mistakes.png", "labels.csv", "report.json", "report.html", "results.json"]
 )
@@ -120,6 +123,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_else(run_train, full, whole
     assert outcome("output") == whole
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["plot.png", "report.html", "model.pth"])
 def test_resume_writes_what_is_missing_in_the_end(run_train, full, whole, monkeypatch, name):
     """The disk is full from the end of training on."""

@@ -47,6 +47,7 @@ def table_of(stdout: str) -> list[list[str]]:
     return [line.split() for line in stdout.split("the runs, by validation accuracy\n")[1].splitlines()[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_table_csv_json_tensorboard_and_model_agree(run_train):
     status, stdout, _ = run_train(*GRID, "--logdir", "runs")
@@ -90,6 +91,7 @@ def test_table_csv_json_tensorboard_and_model_agree(run_train):
     assert cv2.imread("output/plot.png").std() > 0
 
 
+@pytest.mark.slow
 def test_the_best_run_of_a_grid_is_the_same_run_alone(run_train):
     best = finished(run_train, *GRID).outcome
     config = best["config"]
@@ -115,6 +117,7 @@ def test_only_the_best_run_is_scored_on_the_test_set(run_train, monkeypatch):
 # --- runs that fail ---
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_and_the_grid_goes_on(run_train):
     status, stdout, stderr = run_train(*SMALL, "--lr", 1e30, 0.01, "--logdir", "runs")
     assert status == 1
@@ -178,6 +181,7 @@ def interrupt(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_goes_on_where_it_stopped(run_train, interrupt):
     whole = finished(run_train, *GRID).outcome
     begun = interrupt(3)
@@ -246,6 +250,7 @@ def test_a_failed_run_is_tried_again_on_resume(run_train, monkeypatch):
     assert content()["failures"] == {}
 
 
+@pytest.mark.slow
 def test_a_grid_whose_network_was_replaced_ends_with_its_own(run_train, interrupt):
     other = finished(run_train, *SMALL, "--lr", 0.02).files["model.pth"]
     interrupt(2)

@@ -57,12 +57,14 @@ def begin(run_train, monkeypatch):
 # --- results of earlier runs ---
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_its_own_has_its_plot_and_report_there(run_train, trained):
     assert run_train(*RUN, "-m", "output/other/model.pth")[0] == 0
     assert read_files("output") == trained
     assert {*os.listdir("output/other")} == OUTPUTS
 
 
+@pytest.mark.slow
 def test_a_new_command_replaces_a_finished_runs_state(run_train, trained):
     assert run_train(*RUN, "--seed", 7)[0] == 0
     assert load_archive("output/checkpoint.pth", STATE_FORMAT)["requested"][0]["seed"] == 7
@@ -144,6 +146,7 @@ def test_a_backend_in_the_environment_does_not_affect_files(run_script, tmp_path
     assert {*os.listdir(tmp_path / "output")} == OUTPUTS
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("broken, missing", [
     ((plots, "plot_results"), {"plot.png", "report.html"}),
     ((plots, "plot_confusion"), {"confusion.png"}),

@@ -56,6 +56,7 @@ def test_muon_is_torchs_for_convolutions_and_adamw_for_the_rest():
     assert torch.allclose(layers[2].weight, other[2].weight) and torch.allclose(layers[0].bias, other[0].bias)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle", "linear"])
 def test_every_optimizer_learns_with_every_schedule(name, schedule):

@@ -62,6 +62,7 @@ def parts_of(dataset: str, data_dir: str, config: TrainConfig) -> dict[str, tupl
     return {"train": (train.images, train.labels), "val": (val.images, val.labels), "test": test}
 
 
+@pytest.mark.few(1)
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("write, name", [(made_up.write_parts, "d"), (made_up.write_npz, "d.npz")])
 @pytest.mark.parametrize("options", [(), ("--recipe", "best", "--dropout", 0.1, "--train-split", 0.75)])
@@ -169,6 +170,7 @@ def sheets_of(images: ImageTensors) -> set[str]:
     return {images.name(index).rsplit("/", 1)[1].rsplit("-", 1)[0] for index in range(len(images))}
 
 
+@pytest.mark.slow
 def test_sheets_that_were_held_out_are_found_again(run_train, run_predict, tmp_path):
     write_sheets(tmp_path / "d")
     command = ("-d", "d", "--group-by", "sheet", *QUICK, "--seed", 7, 8)
@@ -308,6 +310,7 @@ def test_what_was_tested_and_what_chose_the_epoch_are_told_apart(run_train, run_
     assert again["images"] == 2 and head not in log and '<p id="parts">' not in page
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("options, test, val, summary", [
     ((), 12, 7, "d: the 12 images of val/ are the test set; 7 of train/ validate\n"),
     (("--test-split", 0.4), 5, 7, "d: 5 images of val/ are held out for test: 40% of each class, drawn by seed 3; 7 "
@@ -338,6 +341,7 @@ def test_val_or_a_share_of_it_is_scored_as_test(run_train, run_predict, divided,
     assert again["images"] == 26 and "moved has no test/: all 26 images are scored" in log
 
 
+@pytest.mark.slow
 def test_images_that_chose_the_epoch_are_recognised_wherever_they_lie(run_train, run_predict, divided):
     warning = "these images validated the network and chose its epoch: the scores may promise too much"
     assert run_train("-d", "d", *QUICK)[0] == 0
@@ -384,6 +388,7 @@ def test_a_part_that_would_be_empty_is_refused(run_train, tmp_path, options, mes
 # --- prediction ---
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", [(), ("--fit", "pad", "--image-size", 40), ("--fit", "stretch")])
 def test_prediction_prepares_a_picture_as_training_did(run_train, photos, how):
     assert run_train("-d", photos, *QUICK, *how)[0] == 0
@@ -396,6 +401,7 @@ def test_prediction_prepares_a_picture_as_training_did(run_train, photos, how):
     assert all(answer.label in ("red", "green", "blue") for answer in answers)
 
 
+@pytest.mark.slow
 def test_another_folder_is_scored_by_the_names_of_its_classes(run_train, run_predict, tmp_path, photos):
     assert run_train("-d", photos, *QUICK, "--epochs", 30, "--lr", 0.005)[0] == 0
     made_up.write_photos(tmp_path / "other", seed=5, green=4, blue=3)  # not all classes, and in other places
@@ -419,6 +425,7 @@ def test_another_folder_is_scored_by_the_names_of_its_classes(run_train, run_pre
     assert status == 2 and f"{photos}, which this network was trained on, is not there; name a data set" in stderr
 
 
+@pytest.mark.slow
 def test_test_images_and_export_work_as_for_other_data_sets(run_train, run_predict, photos):
     assert run_train("-d", photos, *QUICK)[0] == 0
     status, stdout, _ = run_predict()
@@ -428,12 +435,14 @@ def test_test_images_and_export_work_as_for_other_data_sets(run_train, run_predi
     assert status == 0 and "the same labels in OpenCV's dnn for 4 test images of photos" in stdout
 
 
+@pytest.mark.slow
 def test_predicting_without_the_cache_leaves_none(run_train, run_predict, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run_train("-d", photos, *QUICK, "--no-cache")[0] == 0
     assert run_predict("--evaluate", "--no-cache")[0] == 0 and not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_what_the_data_sets_folder_has_become_is_no_traceback(run_train, run_predict, photos):
     assert run_train("-d", photos, *QUICK)[0] == 0
     (photos / "val").mkdir()
@@ -474,6 +483,7 @@ def test_a_folder_whose_path_is_no_text_is_refused(run_train, photos):
     assert status == 2 and "its path is not UTF-8, or has control characters; rename it" in stderr
 
 
+@pytest.mark.slow
 def test_the_page_shows_balanced_accuracy_and_how_images_were_prepared(run_train, photos):
     assert run_train("-d", photos, *QUICK, "--fit", "pad")[0] == 0
     page = Path("output/report.html").read_text()
@@ -593,6 +603,7 @@ def test_a_run_begins_from_another_networks_weights(run_train, photos, digits_ne
     assert checkpoint.load("output/model.pth").training["init"] == str(digits_net)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_a_trained_network_goes_on_from_its_weights(run_train):
     assert run_train("-d", "digits", *QUICK, "-m", "first/model.pth")[0] == 0
@@ -602,6 +613,7 @@ def test_a_trained_network_goes_on_from_its_weights(run_train):
     assert second["val_loss"] < first["val_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, digits_net, monkeypatch):
     command = ("-d", "digits", *QUICK, "--init", digits_net, "--lr", 0.01, 0.001)
@@ -626,6 +638,7 @@ def test_a_resumed_grid_begins_its_other_runs_from_the_same_weights(run_train, d
     assert outcome("output") == outcome("whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_weights_alone", [False, True])
 def test_a_grid_killed_before_its_second_run_begins_that_from_the_same_weights(
     run_train, few_digits, digits_net, has_weights_alone

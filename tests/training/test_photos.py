@@ -91,6 +91,7 @@ def test_the_recipe_for_photos_is_chosen_unless_an_option_says_otherwise(photos,
     assert not (config.elastic or config.thickness) and config.flip == (recipe in ("best", "photos"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_options_of_epochs_have_no_effect_on_the_fit_alone(run_train):
     Path("init.pth").write_bytes(made_up.make_checkpoint("kmnist", "lenet-slim").to_bytes())
@@ -193,6 +194,7 @@ def command(request) -> tuple:
     return given if request.param == "begun" else ("-d", given, *SMALL, "--quiet")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("epochs, stops", [
     (0, [(1, "epoch 0, step 1"), (2, "epoch 0, step 1")]),
     (1, [(1, "epoch 0, step 1"), (2, "epoch 0, step 1"), (3, "epoch 1, step 1"), (3, "epoch 1, step 3")]),
@@ -213,6 +215,7 @@ def test_a_run_is_resumed_bit_for_bit_before_and_after_epoch_0(run_train, comman
         assert outcome("output") == outcome("whole")
 
 
+@pytest.mark.slow
 def test_a_fitted_network_is_trained_further(run_train, command):
     assert run_train(*command, "--epochs", 1, "-m", "whole/model.pth")[0] == 0
     assert run_train(*command, "--epochs", 0)[0] == 0 and epochs_of("output") == [0]
@@ -227,6 +230,7 @@ def test_a_grid_begins_each_run_with_epoch_0(run_train, command):
     assert epochs_of("output") == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_the_curves_of_a_fitted_network_begin_at_0(run_train, begun):
     assert run_train(*begun, "--epochs", 1)[0] == 0

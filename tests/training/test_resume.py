@@ -54,7 +54,7 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in checkpoint.load(f"{folder}/model.pth").state_dict.items()}
 
 
-QUICK = {("classic", "lenet-slim"), ("best", "vgg-small")}
+QUICK = {("classic", "lenet-slim")}
 RUNS = [
     pytest.param(recipe, arch, marks=() if (recipe, arch) in QUICK else pytest.mark.slow)
     for recipe in RECIPES
@@ -82,6 +82,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(run_tra
 # --- kept networks ---
 
 
+@pytest.mark.slow
 def test_the_network_is_kept_after_every_so_many_epochs(run_train):
     warning = "[WARNING] --keep-every 2 keeps no network, as the last epoch is 1"
     assert warning in run_train(*DIGITS, "--epochs", 1, "--keep-every", 2, "-m", "one/model.pth")[2]
@@ -125,6 +126,7 @@ def test_a_command_that_was_killed_before_its_state_was_saved_keeps_the_same_net
 # --- where a run resumes ---
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("times", [1, 3, 4, 5])  # after an epoch, the last epoch, the end of the run, the test
 def test_a_run_killed_between_checkpoint_and_exports_is_resumed_from_the_checkpoint_alone(run_train, times, deleted):
@@ -156,6 +158,7 @@ def test_a_grid_resumes_in_the_middle_of_a_run(run_train, interrupted):
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
+@pytest.mark.slow
 def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, stop_at):
     command = (*DIGITS, "--epochs", 60, "--lr", 0.03, "--patience", 1)
     whole = finished(run_train, *command).outcome
@@ -169,6 +172,7 @@ def test_a_run_that_would_have_stopped_early_does_so_when_it_goes_on(run_train, 
     assert outcome("output") == whole
 
 
+@pytest.mark.slow
 def test_options_that_are_not_given_come_from_the_interrupted_run(run_train, interrupted):
     command = (*DIGITS, "--lr", 0.002, "--seed", 7, "--recipe", "fast", "--precision", "fp32")
     interrupted(*command)
@@ -178,6 +182,7 @@ def test_options_that_are_not_given_come_from_the_interrupted_run(run_train, int
     assert "<span>--seed</span> <span>7</span>" in page and "--resume" not in page  # the command that repeats it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 0])  # interrupted in the first epoch, or finished
 def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(run_train, stop_at, count):
     command = (*DIGITS, "--dropout", 0.2, "--epochs")
@@ -189,6 +194,7 @@ def test_more_epochs_may_be_given_where_the_learning_rate_is_constant(run_train,
     assert outcome("output") == finished(run_train, *command, 4).outcome
 
 
+@pytest.mark.slow
 def test_files_of_a_finished_run_stay_until_it_has_more_epochs(run_train, interrupted):
     made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
     before = read_files("output")
@@ -233,6 +239,7 @@ def test_without_a_state_a_run_begins_anew_and_says_why(run_train, interrupted):
         Path("output/checkpoint.pth").unlink()
 
 
+@pytest.mark.slow
 def test_a_grid_killed_when_a_better_run_has_ended_is_resumed(run_train):
     grid = (*DIGITS, "--lr", 1e-5, 0.01)
     with killed_after_saving(8):  # three epochs and an end, twice
@@ -242,6 +249,7 @@ def test_a_grid_killed_when_a_better_run_has_ended_is_resumed(run_train):
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_epochs_are_told_apart(run_train, interrupted):
     grid = (*DIGITS, "--epochs", 1, 3)
     assert "resumes at run 2, epoch 2" in interrupted(*grid, count=24)
@@ -250,6 +258,7 @@ def test_runs_that_differ_in_their_epochs_are_told_apart(run_train, interrupted)
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
+@pytest.mark.slow
 def test_a_folder_with_records_of_an_earlier_run_is_as_good_as_an_empty_one(run_train, interrupted):
     made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
     command = (*DIGITS, "--lr", 0.002)
@@ -258,6 +267,7 @@ def test_a_folder_with_records_of_an_earlier_run_is_as_good_as_an_empty_one(run_
     assert outcome("output") == finished(run_train, *command).outcome
 
 
+@pytest.mark.slow
 def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, interrupted):
     grid = (*DIGITS, "--lr", 1e30, 0.001, "--checkpoint-every", 1)
     assert "run 2, epoch 2" in interrupted(*grid, count=25)
@@ -267,6 +277,7 @@ def test_the_run_that_was_interrupted_comes_before_one_that_failed(run_train, in
     assert outcome("output") == finished(run_train, *grid).outcome
 
 
+@pytest.mark.slow
 def test_a_grid_whose_first_run_failed_resumes_before_the_next_has_ended_an_epoch(run_train, interrupted, monkeypatch):
     grid = (*DIGITS, "--lr", 0.001, 0.002)
     end_epoch = TrainingState.end_epoch
@@ -284,6 +295,7 @@ def test_a_grid_whose_first_run_failed_resumes_before_the_next_has_ended_an_epoc
     assert outcome("output")["metrics"] == expected["metrics"] and outcome("output")["weights"] == expected["weights"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_lost_if_it_diverges_in_later_epochs(run_train, stop_at, monkeypatch):
     made_up.write_files(finished(run_train, *DIGITS).files, Path("output"))
     stop_at(3)
@@ -411,6 +423,7 @@ def test_it_resumes_where_device_said_to_compute(run_train, interrupted):
     assert status == 0 and "computing on cpu (as --device says; " in stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_or_prolonged_stays_in_its_tensorboard_folder(run_train, interrupted):
     interrupted(*DIGITS, "--logdir", "runs", count=1)
     assert run_train("--resume", "--seed", 42, "--logdir", "runs")[0] == 0

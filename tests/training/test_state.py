@@ -82,6 +82,7 @@ def test_durations_are_recorded_to_the_millisecond():
     assert [(row["epoch_duration"], row["run_duration"]) for row in kept.rows] == [(1.234, 1.234), (1.767, 3.001)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("steps, values", [
     (0, {"arch": "lenet-slim", "label_smoothing": 0.1}),
     (3, {"arch": "lenet-slim", "dropout": 0.3, "optimizer": "sgd"}),
