@@ -1,6 +1,7 @@
 """--collect of predict.py: the characters on sheets, each a picture in the folder of its label, and sheets.csv.
 
-sheets.csv gets a sheet's rows as soon as its pictures are written; the same command reads it and collects the rest.
+sheets.csv is replaced, with all rows of a scan, once its pictures are written; the same command reads it and collects
+the rest.
 """
 
 import logging
@@ -68,7 +69,6 @@ class Row(NamedTuple):
     scan: str = ""  # absolute path, escaped
     picture: str = ""  # page of the scan's file, from 1
     sha256: str = ""  # of the scan's content
-    rows: str = ""  # that the scan has, in the last of them; if some are missing, the command was interrupted
 
 
 class Known(NamedTuple):
@@ -156,22 +156,19 @@ class Collection:
                     log.warning("%s: is a copy of %s; left out", printable(path), printable(first[key]))
                     continue
                 first[key] = path
-                if _is_complete(self.rows.get(key, [])):
+                if key in self.rows:
                     self.earlier += 1
                 else:
-                    self._add(path, key, _name_of(path, given))
-        self._tidy()
+                    self.rows[key] = self._rows_of(path, key, _name_of(path, given))
+                    self._tidy()
         renamed = [f"{folder} for {label}" for label, folder in self.folders.items() if folder != label]
         if renamed:
             log.info("folders that can't be called as their label: %s", listed(sorted(renamed)))
 
-    def _add(self, path: Path, key: str, stem: str) -> None:
-        # Collect from a scan, of which an interrupted command may have collected a part, and write its rows.
-        before = self.rows.get(key, [])
-        names = iter(dict.fromkeys(row.sheet for row in before if row.sheet))  # in the order of the sheets
+    def _rows_of(self, path: Path, key: str, stem: str) -> list[Row]:
+        # Collect from a scan.
         rows, count = [], pictures.count_pages(path)
         for number in range(count):
-            first = len(rows)
             shown = f"{path}[{number + 1}]" if count > 1 else str(path)
             name = f"{stem}-{number + 1}" if count > 1 else stem
             origin = Row(scan=path_text(path), picture=str(number + 1), sha256=key)
@@ -179,24 +176,16 @@ class Collection:
             rows += [origin._replace(reason=reason) for reason in reasons]
             self.failed += not usable
             for place, sheet in enumerate(usable, start=1):
-                own = next(names, "") or self._free_name(f"{name}-{place}" if len(usable) > 1 else name)
-                of_sheet = {row.number: row for row in before if row.sheet == own}
-                origin = origin._replace(sheet=own, page=str(sheet.page.number))
-                found = self._collect(sheet, origin, of_sheet, shown)
+                own = self._free_name(f"{name}-{place}" if len(usable) > 1 else name)
+                found = self._collect(sheet, origin._replace(sheet=own, page=str(sheet.page.number)), shown)
                 rows += found
                 reasons += [row.reason for row in found if not row.number]
             if reasons:
                 log.warning("%s: %s", printable(shown), "; ".join(reasons))
-            if number == count - 1:
-                rows[-1] = rows[-1]._replace(rows=str(len(rows)))
-            self.table.append([row for row in rows[first:] if row not in before])
-        self.rows[key] = rows
+        return rows
 
-    def _collect(self, sheet: Sheet, origin: Row, before: Mapping[str, Row], shown: str) -> list[Row]:
-        # The rows of a sheet, after its characters were written; one without a number if it is known from another
-        # scan. before: the rows that it has, by number; what they list is not written again.
-        if "" in before:
-            return [before[""]]
+    def _collect(self, sheet: Sheet, origin: Row, shown: str) -> list[Row]:
+        # The rows of a sheet, after its characters were written; one without a number if it is known from another scan.
         page, name, boxes = sheet.page, origin.sheet, read_boxes(sheet)
         images = {
             box.number: cut_out(box.character, place)
@@ -210,21 +199,19 @@ class Collection:
         self._open_folders(page.labels)
         rows, digits = [], max(3, len(str(page.pages * MAX_PER_PAGE)))
         for box in boxes:
-            row = before.get(str(box.number))
-            if not row:
-                file, reason = "", CROSSED_OUT if box.character else EMPTY
-                if box.number in images:
-                    file, reason = f"{self.folders[box.label]}/{name}-{box.number:0{digits}}.png", ""
-                    content = cv2.imencode(".png", images[box.number])[1].tobytes()
-                    file = place_file(self.folder, file, content, lambda each: folded(each) in self.files)
-                    self.files.add(folded(file))
-                    self.characters[box.label] += 1
-                else:
-                    self.left_out[reason] += 1
-                row = origin._replace(file=file, label=box.label, number=str(box.number), reason=reason)
+            file, reason = "", CROSSED_OUT if box.character else EMPTY
+            if box.number in images:
+                file, reason = f"{self.folders[box.label]}/{name}-{box.number:0{digits}}.png", ""
+                content = cv2.imencode(".png", images[box.number])[1].tobytes()
+                file = place_file(self.folder, file, content, lambda each: folded(each) in self.files)
+                self.files.add(folded(file))
+                self.characters[box.label] += 1
+            else:
+                self.left_out[reason] += 1
+            row = origin._replace(file=file, label=box.label, number=str(box.number), reason=reason)
             rows.append(row)
             self._note(row, shown)
-        self.sheets += len(before) < len(rows)
+        self.sheets += 1
         self.sketches[name] = sketches
         return rows
 
@@ -299,10 +286,6 @@ class Collection:
         if total:
             text += f" of {labels:,} label{'s' * (labels > 1)} from {self.sheets:,} sheet{'s' * (self.sheets > 1)}"
         return "; ".join(filter(None, [text, self.counted(), f"{printable(self.table.path)} lists them"]))
-
-
-def _is_complete(rows: Sequence[Row]) -> bool:
-    return any(row.rows.isdecimal() and len(rows) >= int(row.rows) for row in rows)
 
 
 def _name_of(path: Path, given: Iterable[str]) -> str:
