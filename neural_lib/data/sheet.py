@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -34,6 +34,7 @@ DICTIONARY = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_APRILTAG_36h11)
 NUMBERED = 100  # page numbers that markers tell apart
 LONGEST_SIDE = 4096  # pixels to which a scan or a photo is reduced before sheets are looked for
 RESOLUTION = 8.0  # pixels per mm of a sheet's picture
+BOX = round(SIDE * RESOLUTION)  # side of a box in it, pixels
 CODE_RESOLUTION = 16.0  # ... of its code
 MIN_MARKERS = 3
 MAX_CHOICES = 1000  # ways to combine the markers of several sheets of one page
@@ -47,6 +48,10 @@ CROSSED_SHARE = 0.96  # share of the line with ink from which the box is crossed
 SMALL_BOX = 64  # pixels to which a box is reduced to look for that line
 SEEN_FROM = 0.3  # ink of a pixel, 0 to 1
 SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
+# Two pictures show the same sheet if the ink in their boxes is alike. Sheets of two writers come nearest to that if
+# they have few boxes of simple signs, such as 1.
+SKETCH = 12  # pixels to which a box is reduced to compare it
+ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
 
 
 class SheetPage(NamedTuple):
@@ -317,3 +322,22 @@ def _diagonals() -> tuple[np.ndarray, np.ndarray]:
     off = (ends[:, None, None] * (1 - along) + ends[:, None] * along).reshape(-1, SMALL_BOX)
     pixels = [np.floor((along + each) * SMALL_BOX).astype(int) for each in (-off / 2, off / 2)]
     return tuple(each.clip(0, SMALL_BOX - 1) for each in pixels)
+
+
+def sketch_of(image: np.ndarray) -> np.ndarray:
+    """The ink within a box, coarsely, as a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
+
+    image: as cut_out returns it. The dot product of two sketches is their correlation.
+    """
+    edge = max(0, (len(image) - BOX) // 2)
+    inside = 255 - image[edge : edge + BOX, edge : edge + BOX].astype(np.float32)
+    blurred = cv2.GaussianBlur(inside, (0, 0), BOX / SKETCH / 2)
+    coarse = cv2.resize(blurred, (SKETCH, SKETCH), interpolation=cv2.INTER_AREA)
+    sketch = coarse.ravel() - coarse.mean()
+    return sketch / max(np.linalg.norm(sketch), 1e-3)
+
+
+def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
+    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0."""
+    total = sum(float(one[each] @ other[each]) for each in one.keys() & other.keys())
+    return total / max(1, len(one.keys() | other.keys()))

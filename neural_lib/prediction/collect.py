@@ -18,14 +18,16 @@ from neural_lib.data import pictures
 from neural_lib.data.page import Character
 from neural_lib.data.pictures import PictureError, PictureFiles, listed
 from neural_lib.data.sheet import (
+    ALIKE_FROM,
+    BOX,
     LONGEST_SIDE,
     MAX_PER_PAGE,
-    RESOLUTION,
-    SIDE,
     Sheet,
     SheetPage,
     find_sheets,
+    likeness,
     read_boxes,
+    sketch_of,
 )
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import (
@@ -46,12 +48,7 @@ from neural_lib.system.files import locked, sha256_of
 OPTION = "--into"
 SHEETS = "sheets.csv"
 LONGEST_STEM = 150  # bytes of a file's name before the box's number
-BOX = round(SIDE * RESOLUTION)  # side of a box, pixels
 MARGIN = 6  # white around a box, pixels
-# Two pictures show the same sheet if the ink in their boxes is alike. Sheets of two writers come nearest to that if
-# they have few boxes of simple signs, such as 1.
-SKETCH = 12  # pixels to which a box is reduced to compare it
-ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
 EMPTY, CROSSED_OUT = "empty", "crossed out"
 
 log = logging.getLogger(__name__)
@@ -330,22 +327,3 @@ def cut_out(character: Character, box: np.ndarray) -> np.ndarray:
     picture = np.zeros((side, side), np.float32)
     picture[top : top + character.ink.shape[0], left : left + character.ink.shape[1]] = character.ink
     return np.round(255 * (1 - picture)).astype(np.uint8)
-
-
-def sketch_of(image: np.ndarray) -> np.ndarray:
-    """The ink within a box, coarsely, as a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
-
-    image: as cut_out returns it. The dot product of two sketches is their correlation.
-    """
-    edge = max(0, (len(image) - BOX) // 2)
-    inside = 255 - image[edge : edge + BOX, edge : edge + BOX].astype(np.float32)
-    blurred = cv2.GaussianBlur(inside, (0, 0), BOX / SKETCH / 2)
-    coarse = cv2.resize(blurred, (SKETCH, SKETCH), interpolation=cv2.INTER_AREA)
-    sketch = coarse.ravel() - coarse.mean()
-    return sketch / max(np.linalg.norm(sketch), 1e-3)
-
-
-def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
-    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0."""
-    total = sum(float(one[each] @ other[each]) for each in one.keys() & other.keys())
-    return total / max(1, len(one.keys() | other.keys()))

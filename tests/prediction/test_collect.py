@@ -22,9 +22,9 @@ from neural_lib.data import ink
 from neural_lib.data.catalog import DATASETS
 from neural_lib.data.listing import list_files
 from neural_lib.data.pictures import COMMAND_TABLES
-from neural_lib.data.sheet import CODE, CODE_AT, SheetPage, find_sheets, pages_of, read_boxes
+from neural_lib.data.sheet import CODE, CODE_AT, SheetPage, find_sheets, likeness, pages_of, read_boxes, sketch_of
 from neural_lib.prediction import collect, folders, sort
-from neural_lib.prediction.collect import SHEETS, Row, cut_out, likeness, sketch_of
+from neural_lib.prediction.collect import SHEETS, Row, cut_out
 from neural_lib.system import cli
 from neural_lib.system.files import locked, write_file
 
