@@ -51,7 +51,9 @@ SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
 # Two pictures show the same sheet if the ink in their boxes is alike. Sheets of two writers come nearest to that if
 # they have few boxes of simple signs, such as 1.
 SKETCH = 12  # pixels to which a box is reduced to compare it
+INSIDE = round(0.8 * BOX)  # side of the part that is compared, without the box's lines, pixels
 ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
+MIN_COMPARED = 3  # boxes; on fewer, two writers may be as much alike as two photos
 
 
 class SheetPage(NamedTuple):
@@ -325,19 +327,23 @@ def _diagonals() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sketch_of(image: np.ndarray) -> np.ndarray:
-    """The ink within a box, coarsely, as a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
+    """What is written in a box, coarsely, as a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
 
-    image: as cut_out returns it. The dot product of two sketches is their correlation.
+    image: dark on light, uint8 (S, S), the box in its middle. The dot product of two sketches is their correlation.
     """
-    edge = max(0, (len(image) - BOX) // 2)
-    inside = 255 - image[edge : edge + BOX, edge : edge + BOX].astype(np.float32)
-    blurred = cv2.GaussianBlur(inside, (0, 0), BOX / SKETCH / 2)
+    edge = max(0, (len(image) - INSIDE) // 2)
+    inside = image[edge : edge + INSIDE, edge : edge + INSIDE].astype(np.float32)
+    blurred = cv2.GaussianBlur(inside, (0, 0), INSIDE / SKETCH / 2)
     coarse = cv2.resize(blurred, (SKETCH, SKETCH), interpolation=cv2.INTER_AREA)
     sketch = coarse.ravel() - coarse.mean()
     return sketch / max(np.linalg.norm(sketch), 1e-3)
 
 
 def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
-    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0."""
+    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0.
+
+    It is 0 if the sheets have fewer than MIN_COMPARED boxes between them.
+    """
+    numbers = one.keys() | other.keys()
     total = sum(float(one[each] @ other[each]) for each in one.keys() & other.keys())
-    return total / max(1, len(one.keys() | other.keys()))
+    return total / len(numbers) if len(numbers) >= MIN_COMPARED else 0.0

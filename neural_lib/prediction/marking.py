@@ -23,8 +23,9 @@ from rich.cells import cell_len, set_cell_size
 from tqdm import tqdm
 
 from neural_lib.data.catalog import title_of
+from neural_lib.data.ink import to_grey
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
-from neural_lib.data.sheet import LONGEST_SIDE, Sheet, find_sheets, labels_in
+from neural_lib.data.sheet import ALIKE_FROM, LONGEST_SIDE, Sheet, find_sheets, labels_in, likeness, sketch_of
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
@@ -182,6 +183,7 @@ class Page:
     picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3)
     boxes: dict[int, Sequence[float]] = field(default_factory=dict)  # of each number, pixels of the picture
     answers: dict[int, "Answer"] = field(default_factory=dict)  # of the numbers that are not empty
+    sketches: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # of a sheet's numbers with ink
     why_not: str = ""  # the reason if it can't be compared
     remark: str = ""  # what somebody should know besides
 
@@ -228,6 +230,10 @@ def _read_sheet(recogniser: "Recogniser", page: Page, sheet: Sheet, key: dict[in
     page.picture, page.boxes = sheet.picture, dict(zip(numbers, _inset(sheet.boxes), strict=True))
     answers = recogniser.read_page(sheet.picture, invert="yes", boxes=sheet.boxes, top=len(recogniser.saved.classes))
     page.answers = {numbers[each.place.number - 1]: each for each in answers}
+    grey = to_grey(sheet.picture)
+    for each in answers:
+        x, y, width, height = np.round(sheet.boxes[each.place.number - 1]).astype(int)
+        page.sketches[numbers[each.place.number - 1]] = sketch_of(grey[y : y + height, x : x + width])
     labels = recogniser.saved.labels
     if any(sheet.page.labels and labels.get(sheet.page.label(each)) != key[each] for each in numbers if each in key):
         page.why_not = "is no answer sheet: the characters printed on it are not the key's"
@@ -364,11 +370,16 @@ class Marking:
         self.missing = set(key)  # numbers that were on no page
         self.characters: dict[int, Counter[str]] = {label: Counter() for label in sorted(set(key.values()))}
         self.misread: dict[int, Counter[int]] = {label: Counter() for label in self.characters}
+        self.sketches: dict[str, dict[int, np.ndarray]] = {}  # of each sheet, by the page's name
         self.taken: set[str] = set()  # names of annotated pictures, folded
 
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
         marks, annotated = page.marks(self.key), ""
+        if marks and (twin := self._twin_of(page)):
+            twice = f"shows the same sheet as {printable(twin)}, and both are counted: leave one of them out"
+            page.remark = "; ".join(filter(None, [page.remark, twice]))
+            log.warning("%s: %s", printable(page.name), twice)
         if page.picture is not None and (marks or page.answers):
             annotated = self._free_name(page.stem)
             annotate.write_picture(self.folder / annotated, self._draw(page, marks))
@@ -384,6 +395,14 @@ class Marking:
         self.marked += not page.why_not
         self.missing -= marks.keys()
         return counts
+
+    def _twin_of(self, page: Page) -> str:
+        # The name of an earlier page that shows the same sheet; "" if there is none.
+        for name, sketches in self.sketches.items() if page.sketches else ():
+            if likeness(page.sketches, sketches) >= ALIKE_FROM:
+                return name
+        self.sketches[page.name] = page.sketches
+        return ""
 
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.

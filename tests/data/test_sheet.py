@@ -237,6 +237,16 @@ def test_on_other_pictures_there_is_no_sheet(shape):
     assert find_sheets(noise) == [] and find_sheets(np.full_like(noise, 255)) == []
 
 
+# --- two photos of one sheet ---
+
+
+def test_the_lines_of_a_box_are_no_part_of_its_sketch():
+    box = np.full((sheet.BOX, sheet.BOX), 255, np.uint8)
+    cv2.line(box, (40, 30), (80, 90), 0, 8)
+    lined = cv2.rectangle(box.copy(), (0, 0), (sheet.BOX - 1, sheet.BOX - 1), 0, 6)
+    assert sheet.sketch_of(box) @ sheet.sketch_of(lined) > 0.99
+
+
 # --- crossed out ---
 
 

@@ -314,6 +314,8 @@ def test_likeness_is_high_for_one_sheet_and_low_for_two():
 
     one, again, other = (sketches(paper_of(PAGE, pupil), photo) for pupil, photo in ((0, 0), (0, 1), (1, 2)))
     assert likeness(one, again) > 0.95 and likeness(one, other) < 0.75 and likeness(one, {}) == 0
+    few = dict(list(one.items())[:2])
+    assert likeness(few, few) == 0  # of two boxes nobody can tell
     part = dict(list(one.items())[:1])
     assert likeness(one, part) < 0.5 and likeness(part, one) < 0.5  # another box alone tells that they differ
 

@@ -63,9 +63,11 @@ def save(path: str, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path, compress_level=1)
 
 
-def answer_sheet(page: SheetPage, written: dict, digits: dict[int, int], crossed: Sequence[int] = ()) -> np.ndarray:
+def answer_sheet(
+    page: SheetPage, written: dict, digits: dict[int, int], crossed: Sequence[int] = (), seed: int = 0
+) -> np.ndarray:
     """A scan of a page of an answer sheet. digits: what is written, by number. crossed: numbers crossed out."""
-    generator, images = np.random.default_rng(0), {number: written[digit] for number, digit in digits.items()}
+    generator, images = np.random.default_rng(seed), {number: written[digit] for number, digit in digits.items()}
     paper = sheets.fill_in(sheets.printed(page), page, images, generator, pen="brush")
     return sheets.cross_out(paper, page, list(crossed), generator)
 
@@ -182,6 +184,19 @@ def test_numbers_are_counted_on_from_page_to_page_of_a_sheet(written, mark):
     status, _, stderr = mark([3, 6], "scans")  # whose numbers are on the other page
     assert status == 1 and "not marked: has the numbers 101 to 103, none of which is in the key" in stderr
     assert stderr.endswith("predict.py: error: no page was marked; see the warnings above\n")
+
+
+def test_a_sheet_photographed_twice_is_named_but_not_another_pupils(written, mark):
+    digits, page = dict(enumerate(DIGITS, start=1)), pages_of([], 12)[0]
+    first, second = (answer_sheet(page, written, digits, seed=pupil) for pupil in range(2))
+    for name, paper, photo in (("a", first, 0), ("b", second, 1), ("c", first, 2)):
+        save(f"scans/{name}.png", sheets.photograph(paper, np.random.default_rng(photo), 1400))
+    status, _, stderr = mark(DIGITS, "scans")
+    a, c = (os.path.join("scans", f"{name}.png") for name in "ac")
+    twice = f"shows the same sheet as {a}, and both are counted: leave one of them out"
+    assert (status, stderr) == (0, f"[WARNING] {c}: {twice}\n")
+    assert [row["remark"] for row in rows_of("pages.csv")] == ["", "", twice]
+    assert [row["right"] for row in rows_of("pages.csv")] == ["12"] * 3
 
 
 def test_a_sheet_that_cannot_be_used_is_named(written, mark):
