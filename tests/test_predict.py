@@ -617,7 +617,7 @@ TRIED = {  # what a person tries: a function that writes a file and returns its 
 }
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("tried", TRIED)
 def test_what_people_try_is_read(recognise, tmp_path, monkeypatch, tried):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -53,7 +53,7 @@ SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
 SKETCH = 12  # pixels to which a box is reduced to compare it
 INSIDE = round(0.8 * BOX)  # side of the part that is compared, without the box's lines, pixels
 ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
-MIN_COMPARED = 3  # boxes; on fewer, two writers may be as much alike as two photos
+MIN_COMPARED = 3  # written boxes; with fewer, sheets of two writers may be as much alike as two photos of one
 
 
 class SheetPage(NamedTuple):
@@ -327,7 +327,7 @@ def _diagonals() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sketch_of(image: np.ndarray) -> np.ndarray:
-    """What is written in a box, coarsely, as a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
+    """A coarse sketch of a box's ink: a vector of mean 0 and length 1, float32 (SKETCH * SKETCH,).
 
     image: dark on light, uint8 (S, S), the box in its middle. The dot product of two sketches is their correlation.
     """
@@ -339,11 +339,18 @@ def sketch_of(image: np.ndarray) -> np.ndarray:
     return sketch / max(np.linalg.norm(sketch), 1e-3)
 
 
-def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
-    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0.
+def is_same_sheet(
+    new: Mapping[int, np.ndarray], known: Mapping[int, np.ndarray], deleted: Collection[int] = ()
+) -> bool:
+    """True if two pictures show the same sheet, judged by the sketches of its written boxes, by number.
 
-    It is 0 if the sheets have fewer than MIN_COMPARED boxes between them.
+    deleted: numbers that are not compared, because the known picture's characters were deleted.
     """
-    numbers = one.keys() | other.keys()
+    left = {number: sketch for number, sketch in new.items() if number not in deleted}
+    return len(new) >= MIN_COMPARED and likeness(left, known) >= ALIKE_FROM
+
+
+def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
+    """The mean correlation of the sketches of two sheets, by number; a box that only one of them has counts as 0."""
     total = sum(float(one[each] @ other[each]) for each in one.keys() & other.keys())
-    return total / len(numbers) if len(numbers) >= MIN_COMPARED else 0.0
+    return total / max(1, len(one.keys() | other.keys()))

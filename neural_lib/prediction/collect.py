@@ -18,14 +18,13 @@ from neural_lib.data import pictures
 from neural_lib.data.page import Character
 from neural_lib.data.pictures import PictureError, PictureFiles, listed
 from neural_lib.data.sheet import (
-    ALIKE_FROM,
     BOX,
     LONGEST_SIDE,
     MAX_PER_PAGE,
     Sheet,
     SheetPage,
     find_sheets,
-    likeness,
+    is_same_sheet,
     read_boxes,
     sketch_of,
 )
@@ -72,7 +71,7 @@ class Known(NamedTuple):
     """A sheet that was collected."""
 
     shown: str  # the scan's path for messages
-    labels: tuple[int, dict[int, str]]  # page, and the label of each box by number: those of a code
+    labels: dict[int, str]  # of each box by number, which is counted on from page to page
     files: dict[int, str]  # the picture of each box's character
 
 
@@ -190,7 +189,7 @@ class Collection:
             if box.character and not box.is_crossed_out
         }
         sketches = {number: sketch_of(image) for number, image in images.items()}
-        if twin := self._twin_of(page, sketches, name):
+        if twin := self._twin_of(page, sketches):
             self.twins += 1
             return [origin._replace(reason=f"shows the same sheet as {self.known[twin].shown}; left out")]
         self._open_folders(page.labels)
@@ -214,23 +213,22 @@ class Collection:
 
     def _note(self, row: Row, shown: str) -> None:
         # add a row of a box to the known sheets
-        if row.sheet and row.number.isdecimal() and row.page.isdecimal():
-            sheet = self.known.setdefault(row.sheet, Known(shown, (int(row.page), {}), {}))
-            sheet.labels[1][int(row.number)] = row.label
+        if row.sheet and row.number.isdecimal():
+            sheet = self.known.setdefault(row.sheet, Known(shown, {}, {}))
+            sheet.labels[int(row.number)] = row.label
             if row.file:
                 sheet.files[int(row.number)] = row.file
 
-    def _twin_of(self, page: SheetPage, sketches: Mapping[int, np.ndarray], name: str) -> str:
-        # The name of a known sheet with the same code and ink, other than `name`; "" if there is none.
-        labels = page.number, {number: page.label(number) for number in page.numbers}
-        for other, known in self.known.items():
-            if other != name and known.labels == labels:
-                if other not in self.sketches:
-                    self.sketches[other] = self._read_sketches(known)
-                gone = known.files.keys() - self.sketches[other].keys()  # deleted by hand
-                left = {number: sketch for number, sketch in sketches.items() if number not in gone}
-                if likeness(left, self.sketches[other]) >= ALIKE_FROM:
-                    return other
+    def _twin_of(self, page: SheetPage, sketches: Mapping[int, np.ndarray]) -> str:
+        # The name of a known sheet with the same code and ink; "" if there is none.
+        labels = {number: page.label(number) for number in page.numbers}
+        for name, known in self.known.items():
+            if known.labels.items() <= labels.items():
+                if name not in self.sketches:
+                    self.sketches[name] = self._read_sketches(known)
+                deleted = known.files.keys() - self.sketches[name].keys() | labels.keys() - known.labels.keys()
+                if is_same_sheet(sketches, self.sketches[name], deleted):
+                    return name
         return ""
 
     def _read_sketches(self, known: Known) -> dict[int, np.ndarray]:
@@ -264,7 +262,8 @@ class Collection:
 
     def progress(self) -> str:
         """A message for a command that ends early."""
-        what = "1 sheet is" if self.sheets == 1 else f"{self.sheets:,} sheets are"
+        sheets = len({row.sheet for rows in self.rows.values() for row in rows if row.number})
+        what = "1 sheet is" if sheets == 1 else f"{sheets:,} sheets are"
         return f"{what} collected, and the same command collects the rest"
 
     def counted(self) -> str:

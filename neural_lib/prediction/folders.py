@@ -151,7 +151,7 @@ def path_text(path: Path) -> str:
 
 
 class Table(Generic[RowType]):
-    """A CSV file of a command's rows, each a NamedTuple of texts; read again, the command continues from it."""
+    """A CSV file of a command's rows, each a NamedTuple of texts, which the same command reads to do the rest."""
 
     def __init__(self, path: Path, kind: type[RowType], option: str) -> None:
         self.path, self.kind, self.option = path, kind, option
@@ -188,7 +188,7 @@ class Table(Generic[RowType]):
             file.write(csv_bytes(rows).removeprefix(codecs.BOM_UTF8))
 
     def tidy(self, rows: Iterable[RowType]) -> None:
-        """Write the file anew if it has not exactly these rows: it is missing, or ends in a part of a row."""
+        """Replace the file, unless it has exactly these rows. Raises OSError."""
         content = csv_bytes([self.kind._fields, *rows])
         if not self.path.exists() or self.path.read_bytes() != content:
             write_file(self.path, lambda: content)

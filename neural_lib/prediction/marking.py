@@ -25,7 +25,14 @@ from tqdm import tqdm
 from neural_lib.data.catalog import title_of
 from neural_lib.data.ink import to_grey
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
-from neural_lib.data.sheet import ALIKE_FROM, LONGEST_SIDE, Sheet, find_sheets, labels_in, likeness, sketch_of
+from neural_lib.data.sheet import (
+    LONGEST_SIDE,
+    Sheet,
+    find_sheets,
+    is_same_sheet,
+    labels_in,
+    sketch_of,
+)
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import folded, numbered, portable
 from neural_lib.system.cli import failures_explained
@@ -183,7 +190,7 @@ class Page:
     picture: np.ndarray | None = field(default=None, repr=False)  # RGB, uint8 (H, W, 3)
     boxes: dict[int, Sequence[float]] = field(default_factory=dict)  # of each number, pixels of the picture
     answers: dict[int, "Answer"] = field(default_factory=dict)  # of the numbers that are not empty
-    sketches: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # of a sheet's numbers with ink
+    sketches: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by number, of a sheet with markers
     why_not: str = ""  # the reason if it can't be compared
     remark: str = ""  # what somebody should know besides
 
@@ -230,10 +237,12 @@ def _read_sheet(recogniser: "Recogniser", page: Page, sheet: Sheet, key: dict[in
     page.picture, page.boxes = sheet.picture, dict(zip(numbers, _inset(sheet.boxes), strict=True))
     answers = recogniser.read_page(sheet.picture, invert="yes", boxes=sheet.boxes, top=len(recogniser.saved.classes))
     page.answers = {numbers[each.place.number - 1]: each for each in answers}
-    grey = to_grey(sheet.picture)
-    for each in answers:
-        x, y, width, height = np.round(sheet.boxes[each.place.number - 1]).astype(int)
-        page.sketches[numbers[each.place.number - 1]] = sketch_of(grey[y : y + height, x : x + width])
+    grey, places = to_grey(sheet.picture), np.round(sheet.boxes).astype(int)
+    page.sketches = {
+        number: sketch_of(grey[y : y + height, x : x + width])
+        for number, (x, y, width, height) in zip(numbers, places, strict=True)
+        if number in page.answers
+    }
     labels = recogniser.saved.labels
     if any(sheet.page.labels and labels.get(sheet.page.label(each)) != key[each] for each in numbers if each in key):
         page.why_not = "is no answer sheet: the characters printed on it are not the key's"
@@ -370,14 +379,14 @@ class Marking:
         self.missing = set(key)  # numbers that were on no page
         self.characters: dict[int, Counter[str]] = {label: Counter() for label in sorted(set(key.values()))}
         self.misread: dict[int, Counter[int]] = {label: Counter() for label in self.characters}
-        self.sketches: dict[str, dict[int, np.ndarray]] = {}  # of each sheet, by the page's name
+        self.sketches: dict[str, dict[int, np.ndarray]] = {}  # sketches of each sheet, by the page's name
         self.taken: set[str] = set()  # names of annotated pictures, folded
 
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
         marks, annotated = page.marks(self.key), ""
         if marks and (twin := self._twin_of(page)):
-            twice = f"shows the same sheet as {printable(twin)}, and both are counted: leave one of them out"
+            twice = f"looks like the same sheet as {printable(twin)}; both are counted, so leave one out if it is"
             page.remark = "; ".join(filter(None, [page.remark, twice]))
             log.warning("%s: %s", printable(page.name), twice)
         if page.picture is not None and (marks or page.answers):
@@ -398,11 +407,10 @@ class Marking:
 
     def _twin_of(self, page: Page) -> str:
         # The name of an earlier page that shows the same sheet; "" if there is none.
-        for name, sketches in self.sketches.items() if page.sketches else ():
-            if likeness(page.sketches, sketches) >= ALIKE_FROM:
-                return name
+        same = (name for name, known in self.sketches.items() if is_same_sheet(page.sketches, known))
+        twin = next(same, "")
         self.sketches[page.name] = page.sketches
-        return ""
+        return twin
 
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.

@@ -94,7 +94,7 @@ PAPERS = {"plain": lambda grey: None, **{each.__name__: each for each in (
     squared, ruled, boxed, with_edges, table_above, specked, shaded)}}  # fmt: skip
 
 
-@pytest.mark.few(1)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_character_is_found_on_any_paper(paper):
     grey = sheet()

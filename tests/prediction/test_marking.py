@@ -188,15 +188,26 @@ def test_numbers_are_counted_on_from_page_to_page_of_a_sheet(written, mark):
 
 def test_a_sheet_photographed_twice_is_named_but_not_another_pupils(written, mark):
     digits, page = dict(enumerate(DIGITS, start=1)), pages_of([], 12)[0]
+    del digits[5]  # an empty box is not compared
     first, second = (answer_sheet(page, written, digits, seed=pupil) for pupil in range(2))
     for name, paper, photo in (("a", first, 0), ("b", second, 1), ("c", first, 2)):
         save(f"scans/{name}.png", sheets.photograph(paper, np.random.default_rng(photo), 1400))
-    status, _, stderr = mark(DIGITS, "scans")
     a, c = (os.path.join("scans", f"{name}.png") for name in "ac")
-    twice = f"shows the same sheet as {a}, and both are counted: leave one of them out"
+    twice = f"looks like the same sheet as {a}; both are counted, so leave one out if it is"
+    status, _, stderr = mark(DIGITS, "scans")
     assert (status, stderr) == (0, f"[WARNING] {c}: {twice}\n")
     assert [row["remark"] for row in rows_of("pages.csv")] == ["", "", twice]
-    assert [row["right"] for row in rows_of("pages.csv")] == ["12"] * 3
+    assert [row["right"] for row in rows_of("pages.csv")] == ["11"] * 3
+    mark(DIGITS[:-1], "scans")
+    beyond = "box 12 is not empty, but not in the key"
+    assert [row["remark"] for row in rows_of("pages.csv")] == [beyond, beyond, f"{beyond}; {twice}"]
+
+
+def test_sheets_that_are_not_marked_are_not_compared(written, mark):
+    save("scans/a.png", answer_sheet(pages_of([], 115)[1], written, {101: 3, 102: 4, 103: 5}))
+    shutil.copy("scans/a.png", "scans/b.png")
+    status, _, stderr = mark(DIGITS, "scans")
+    assert status == 1 and stderr.count("none of which is in the key") == 2 and "same sheet" not in stderr
 
 
 def test_a_sheet_that_cannot_be_used_is_named(written, mark):

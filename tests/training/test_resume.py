@@ -54,7 +54,7 @@ def weights(folder: str) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in checkpoint.load(f"{folder}/model.pth").state_dict.items()}
 
 
-QUICK = {("classic", "lenet-slim")}
+QUICK = {("classic", "lenet-slim"), ("best", "vgg-small")}
 RUNS = [
     pytest.param(recipe, arch, marks=() if (recipe, arch) in QUICK else pytest.mark.slow)
     for recipe in RECIPES

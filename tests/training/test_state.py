@@ -84,8 +84,8 @@ def test_durations_are_recorded_to_the_millisecond():
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("steps, values", [
-    (0, {"arch": "lenet-slim", "label_smoothing": 0.1}),
     (3, {"arch": "lenet-slim", "dropout": 0.3, "optimizer": "sgd"}),
+    (0, {"arch": "lenet-slim", "label_smoothing": 0.1}),
     (3, {"arch": "vgg-small", "width": 4, "optimizer": "adamw", "schedule": "one-cycle"}),
     (3, {"arch": "vgg-small", "width": 4, "optimizer": "muon", "schedule": "linear"}),
     (8, {"arch": "lenet-slim", "dropout": 0.3, "rotation": 10.0}),  # all steps, before validation
