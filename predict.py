@@ -172,7 +172,10 @@ def check_args(parser: cli.ArgumentParser, args: argparse.Namespace) -> argparse
     }
     requested = [mode for mode, value in modes.items() if value] or ["test images"]
     if len(requested) > 1:
-        parser.error(f"{' and '.join(requested)} don't go together; give one command for each")
+        advice = "give one command for each"
+        if requested == ["pictures", "--sheet"] and args.labels:
+            advice = 'several labels are one text: --labels "a b c"'
+        parser.error(f"{' and '.join(requested)} don't go together; {advice}")
     args.mode = requested[0]
     for option, goes_with in GOES_WITH.items():
         name = option.strip("-").replace("-", "_")

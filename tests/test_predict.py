@@ -474,6 +474,7 @@ REFUSED = [
     (["--model", "m.pth", "--output", "."], "--output .: is a folder"),
     (["--model", "m.pth", "--output", "p.pdf"], "--output p.pdf: can't write that kind of file; end the name in .png"),
     (["--evaluate", "p.png"], "pictures and --evaluate don't go together; give one command for each"),
+    (["--sheet", "s.pdf", "--labels", "a", "b"], 'several labels are one text: --labels "a b c"'),
     (["--draw", "--export", "m.onnx"], "--draw and --export don't go together"),
     (["p.png", "--dataset", "digits"], "--dataset doesn't go with pictures, but with test images or --evaluate"),
     (["--evaluate", "--invert", "yes"], "--invert doesn't go with --evaluate, but with pictures"),

@@ -35,7 +35,7 @@ def groups_of(
     if column is None:
         matches = [re.search(SHEET if group_by == "sheet" else group_by, name) for name in names]
         groups = [match and match[1 if match.re.groups else 0] or "" for match in matches]
-        needed = "names such as anna-017.png" if group_by == "sheet" else "to match a part of each path"
+        needed = "names such as anna-017.png" if group_by == "sheet" else "to match a part of each path, or to be sheet"
     else:
         groups, needed = [column[name] for name in names], "a value in each row"
     lacking = [name for name, group in zip(names, groups, strict=True) if not group]

@@ -402,10 +402,11 @@ def load_user_images(config: TrainConfig, use_cache: bool = True, min_val: int =
     what = f"groups by {printable(config.group_by)}" if config.group_by else "images"
     counts = np.bincount(of_class, minlength=len(classes)).tolist()
     needed = 1 + (val_source == "train") + (test_source == "train")
+    advice = "; add some, or leave out --group-by" if config.group_by else ""
     if small := [f"{name} {count}" for name, count in zip(classes, counts, strict=True) if count < needed]:
         raise UserError(
             f"--dataset {config.dataset}: a class needs {needed} or more {what}, so that each part has one: to train, "
-            f"to validate, to test; too few: {listed(small)}"
+            f"to validate, to test; too few: {listed(small)}{advice}"
         )
     train, val, test = _divided(parts, config)
     if val_source == "val" and not val:

@@ -174,7 +174,7 @@ def expanded(given: str | Path) -> list[Path]:
 
     Windows' shells expand no patterns.
     """
-    matches = [] if os.path.lexists(given) else sorted(glob.glob(str(given), recursive=True), key=natural_key)
+    matches = [] if os.path.lexists(given) else sorted(glob.glob(str(given), recursive=True), key=_file_key)
     return [Path(each) for each in matches or [given]]
 
 
@@ -185,7 +185,12 @@ def _files_in(folder: Path, recursive: bool, unread: dict[Path, str]) -> Iterato
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted((name for name in folders if not is_hidden(name)), key=natural_key) if recursive else []
-        yield from (Path(parent, name) for name in sorted(names, key=natural_key) if not is_hidden(name))
+        yield from (Path(parent, name) for name in sorted(names, key=_file_key) if not is_hidden(name))
+
+
+def _file_key(name: str) -> list[tuple[int, str]]:
+    # without the suffix: anna.jpg before anna2.jpg
+    return [*natural_key(os.path.splitext(name)[0]), (-2, name)]
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

@@ -5,6 +5,7 @@ the rest.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def collect(given: Sequence[str], recursive: bool, into: str) -> None:
     UserError if pictures can't be collected into that folder, and RunError if none can be written, or there is none.
     """
     to_read = pictures.find(given, recursive, is_excluded=annotate.is_montage)
-    table = Table(Path(into) / SHEETS, Row, OPTION)
+    table = Table(Path(into) / SHEETS, Row, OPTION, is_appended=False)
     check_folder(into, OPTION, given, to_read.files, "read")
     table.check()
     for line in to_read.problems():
@@ -99,7 +100,7 @@ def collect(given: Sequence[str], recursive: bool, into: str) -> None:
             raise RunError(f"{place}: {error.strerror or error}; {collection.progress()}") from None
     if not collection.characters and not collection.earlier:
         where = f"{printable(table.path)} lists them" if table.path.exists() else "see the warnings above"
-        raise RunError(f"no character was collected; {collection.counted()}; {where}")
+        raise RunError("; ".join(filter(None, ["no character was collected", collection.counted(), where])))
     log.info("%s", collection.summary())
 
 
@@ -120,6 +121,7 @@ class Collection:
             self._note(row, row.scan)
         self.sketches: dict[str, dict[int, np.ndarray]] = {}  # of known sheets that were compared
         self.moved: dict[str, Path] | None = None  # name of each picture -> where it is
+        self.listed = 0  # sheets in sheets.csv
         self.earlier = 0  # scans that are skipped, because an earlier command has collected them
         self.sheets = self.twins = self.failed = 0  # sheets; those that were collected before; pictures without one
         self.characters: Counter[str] = Counter()  # by label
@@ -139,7 +141,8 @@ class Collection:
         for _, key in scans:  # those without a sheet are tried again
             if not any(row.sheet for row in self.rows.get(key, [])):
                 self.rows.pop(key, None)
-        refused = {path_text(path): [Row(reason=reason, scan=path_text(path))] for path, reason in reasons.items()}
+        texts = {path_text(path): reason for path, reason in reasons.items() if os.path.lexists(path)}
+        refused = {text: [Row(reason=reason, scan=text)] for text, reason in texts.items()}
         self.rows |= refused
         self.failed += len(refused)
         if not scans and not self.table.path.exists():  # such as a path that was misspelt: nothing to list
@@ -155,14 +158,14 @@ class Collection:
                 if key in self.rows:
                     self.earlier += 1
                 else:
-                    self.rows[key] = self._rows_of(path, key, _name_of(path, given))
+                    self.rows[key] = self._collect_scan(path, key, _name_of(path, given))
                     self._tidy()
         renamed = [f"{folder} for {label}" for label, folder in self.folders.items() if folder != label]
         if renamed:
             log.info("folders that can't be called as their label: %s", listed(sorted(renamed)))
 
-    def _rows_of(self, path: Path, key: str, stem: str) -> list[Row]:
-        # Collect from a scan.
+    def _collect_scan(self, path: Path, key: str, stem: str) -> list[Row]:
+        # The rows of a scan, after its characters were written.
         rows, count = [], pictures.count_pages(path)
         for number in range(count):
             shown = f"{path}[{number + 1}]" if count > 1 else str(path)
@@ -173,14 +176,14 @@ class Collection:
             self.failed += not usable
             for place, sheet in enumerate(usable, start=1):
                 own = self._free_name(f"{name}-{place}" if len(usable) > 1 else name)
-                found = self._collect(sheet, origin._replace(sheet=own, page=str(sheet.page.number)), shown)
+                found = self._collect_sheet(sheet, origin._replace(sheet=own, page=str(sheet.page.number)), shown)
                 rows += found
                 reasons += [row.reason for row in found if not row.number]
             if reasons:
-                log.warning("%s: %s", printable(shown), "; ".join(reasons))
+                log.warning("%s: %s", printable(shown), "; ".join(dict.fromkeys(reasons)))
         return rows
 
-    def _collect(self, sheet: Sheet, origin: Row, shown: str) -> list[Row]:
+    def _collect_sheet(self, sheet: Sheet, origin: Row, shown: str) -> list[Row]:
         # The rows of a sheet, after its characters were written; one without a number if it is known from another scan.
         page, name, boxes = sheet.page, origin.sheet, read_boxes(sheet)
         images = {
@@ -258,12 +261,13 @@ class Collection:
             check_class_folder(self.folder / self.folders[label], OPTION)
 
     def _tidy(self) -> None:
-        self.table.tidy(row for rows in self.rows.values() for row in rows)
+        rows = [row for rows in self.rows.values() for row in rows]
+        self.table.tidy(rows)
+        self.listed = len({row.sheet for row in rows if row.number})
 
     def progress(self) -> str:
         """A message for a command that ends early."""
-        sheets = len({row.sheet for rows in self.rows.values() for row in rows if row.number})
-        what = "1 sheet is" if sheets == 1 else f"{sheets:,} sheets are"
+        what = "1 sheet is" if self.listed == 1 else f"{self.listed:,} sheets are"
         return f"{what} collected, and the same command collects the rest"
 
     def counted(self) -> str:
@@ -305,7 +309,7 @@ def _sheets_on(path: Path, number: int) -> tuple[list[Sheet], list[str]]:
         if not each.page
         else ""
         if each.page.labels
-        else "shows an answer sheet, whose boxes have no labels"
+        else "shows an answer sheet, whose boxes have no labels; --key marks it"
         for each in found
     ]
     usable = [each for each, reason in zip(found, reasons, strict=True) if not reason]

@@ -151,10 +151,13 @@ def path_text(path: Path) -> str:
 
 
 class Table(Generic[RowType]):
-    """A CSV file of a command's rows, each a NamedTuple of texts, which the same command reads to do the rest."""
+    """A CSV file of a command's rows, each a NamedTuple of texts, which the same command reads to do the rest.
 
-    def __init__(self, path: Path, kind: type[RowType], option: str) -> None:
-        self.path, self.kind, self.option = path, kind, option
+    is_appended: False if the command always replaces it whole. Else a last row without a line's end was cut off.
+    """
+
+    def __init__(self, path: Path, kind: type[RowType], option: str, is_appended: bool = True) -> None:
+        self.path, self.kind, self.option, self.is_appended = path, kind, option, is_appended
 
     def check(self) -> None:
         """Raise UserError if rows can't be written, or it was written by another program."""
@@ -164,7 +167,7 @@ class Table(Generic[RowType]):
         self.read()
 
     def read(self) -> list[RowType]:
-        """The rows, none if there is no file, without a last one that was cut off. Raises UserError as check does."""
+        """The rows without one that was cut off; none if there is no file. Raises UserError as check does."""
         titles = self.kind._fields
         try:
             with self.path.open("r+b") as file:  # rows will be written to it, too
@@ -179,7 +182,8 @@ class Table(Generic[RowType]):
         if tuple(found) != titles:
             why = f"was not written by predict.py {self.option}, or has been changed"
             raise UserError(f"{self.option} {printable(self.path)}: {why}; move it, or {OTHER_PLACE}")
-        rows = rows if content.endswith((b"\n", b"\r")) else rows[:-1]
+        is_cut_off = self.is_appended and not content.endswith((b"\n", b"\r"))
+        rows = rows[:-1] if is_cut_off else rows
         return [self.kind(*row) for row in rows if len(row) == len(titles)]
 
     def append(self, rows: Iterable[RowType]) -> None:

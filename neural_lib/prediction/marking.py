@@ -34,7 +34,7 @@ from neural_lib.data.sheet import (
     sketch_of,
 )
 from neural_lib.evaluation import annotate
-from neural_lib.prediction.folders import folded, numbered, portable
+from neural_lib.prediction.folders import class_folders, folded, numbered, portable
 from neural_lib.system.cli import failures_explained
 from neural_lib.system.errors import RunError, UserError, escaped, printable
 from neural_lib.system.files import (
@@ -131,7 +131,7 @@ def read_key(path: str) -> list[KeyRow]:
             number = str(row - first)
         elif not number.isdecimal() or int(number) < 1:
             advice = "" if first else f"; title the columns {NUMBER} and {EXPECTED[0]}"
-            raise UserError(f"{name}: row {row} has {number!r} in place of a number{advice}")
+            raise UserError(f"{name}: row {row} has {number!r} in place of a number from 1{advice}")
         found.append(KeyRow(row, int(number), expected))
     if not found:
         raise UserError(f"{name}: has no characters")
@@ -244,7 +244,9 @@ def _read_sheet(recogniser: "Recogniser", page: Page, sheet: Sheet, key: dict[in
         if number in page.answers
     }
     labels = recogniser.saved.labels
-    if any(sheet.page.labels and labels.get(sheet.page.label(each)) != key[each] for each in numbers if each in key):
+    classes = dict(zip(sheet.page.labels, class_folders(sheet.page.labels), strict=True))  # names after --collect
+    printed = {each: sheet.page.label(each) for each in numbers if each in key and sheet.page.labels}
+    if any(key[each] not in (labels.get(label), labels.get(classes[label])) for each, label in printed.items()):
         page.why_not = "is no answer sheet: the characters printed on it are not the key's"
     elif not key.keys() & page.boxes.keys():
         page.why_not = f"has the numbers {numbers[0]} to {numbers[-1]}, none of which is in the key"
@@ -385,7 +387,7 @@ class Marking:
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
         marks, annotated = page.marks(self.key), ""
-        if marks and (twin := self._twin_of(page)):
+        if twin := self._twin_of(page) if marks else "":
             twice = f"looks like the same sheet as {printable(twin)}; both are counted, so leave one out if it is"
             page.remark = "; ".join(filter(None, [page.remark, twice]))
             log.warning("%s: %s", printable(page.name), twice)
@@ -398,19 +400,18 @@ class Marking:
             self.marks.append((escaped(page.name), number, self.names[label], *read, mark))
             self.characters[label][mark] += 1
             self.misread[label].update([answer.top[0].index] if mark == WRONG else [])
+        self.sketches |= {page.name: page.sketches} if marks else {}
         counts = Counter(marks.values())
         remark = f"not marked: {page.why_not}" if page.why_not else page.remark
-        self.pages.append((escaped(page.name), annotated, *_figures(counts), remark))
+        figures = [""] * (len(MARKS) + 1) if page.why_not else _figures(counts)  # no page with 0 right
+        self.pages.append((escaped(page.name), annotated, *figures, remark))
         self.marked += not page.why_not
         self.missing -= marks.keys()
         return counts
 
     def _twin_of(self, page: Page) -> str:
         # The name of an earlier page that shows the same sheet; "" if there is none.
-        same = (name for name, known in self.sketches.items() if is_same_sheet(page.sketches, known))
-        twin = next(same, "")
-        self.sketches[page.name] = page.sketches
-        return twin
+        return next((name for name, known in self.sketches.items() if is_same_sheet(page.sketches, known)), "")
 
     def _free_name(self, stem: str) -> str:
         # A name that no other page of this command has, and no file that predict.py did not draw.
@@ -435,13 +436,14 @@ class Marking:
         answer = page.answers.get(number)
         if answer is None:
             return f"{number}: {EMPTY}" if mark else "", COLOURS[EMPTY]
-        text = f"{number}: {self.names[answer.top[0].index]}"
+        read = answer.top[0].index
+        text = f"{number}: {self.names[read]}"
         if page.why_not:
             return text + " ?" * (not answer.is_sure), annotate.DARK_BLUE
         if mark is None:
             return f"{text}, no key", COLOURS[UNSURE]
-        more = {WRONG: f", not {self.names[self.key[number]]}", UNSURE: " ?"}.get(mark, "")
-        return text + more, COLOURS[mark]
+        text += " ?" * (mark == UNSURE)
+        return text if read == self.key[number] else f"{text}, not {self.names[self.key[number]]}", COLOURS[mark]
 
     def write_tables(self) -> None:
         """Write TABLES about the pages so far. Raises OSError if a file can't be written."""

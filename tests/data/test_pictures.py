@@ -813,3 +813,12 @@ def test_a_conversion_never_names_its_own_file(tmp_path):
     path.write_bytes(CONVERTIBLE["heic"][0])
     *_, line = pictures.find([tmp_path]).problems()
     assert line.endswith(f"magick {path} {path.with_stem('IMG_1-converted')}")
+
+
+@pytest.mark.parametrize("given", [".", "*.png"])
+def test_pictures_are_found_in_natural_order(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    names = ["anna.png", "anna2.png", "anna-2.png", "page2.png", "page10.png"]
+    for name in reversed(names):
+        Image.new("L", (9, 9)).save(name)
+    assert [path.name for path in pictures.find([given], False).files] == names

@@ -245,6 +245,34 @@ def delete_rows(is_deleted: Callable[[Row], bool]) -> bytes:
     return table.read_bytes()
 
 
+def test_a_table_without_a_last_line_end_is_read_whole(run):
+    scan("scans/one.png")
+    run()
+    table = Path("characters", SHEETS)
+    content = table.read_bytes()
+    table.write_bytes(content.removesuffix(b"\r\n"))  # some editors leave it out
+    assert run()[::2] == (0, "") and table.read_bytes() == content
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_sheets_that_are_not_listed_are_not_called_collected(run, whole, monkeypatch, number):
+    def fail(path, make):
+        calls.append(path)
+        if len(calls) > number:
+            raise OSError(errno.ENOSPC, FULL, str(path))
+        write_file(path, make)
+
+    with monkeypatch.context() as patched:
+        calls = []
+        patched.setattr(
+            folders, "write_file", lambda path, make: (fail if path.name == SHEETS else write_file)(path, make)
+        )
+        status, _, stderr = run()
+    count = ["0 sheets are", "1 sheet is"][number - 1]  # the first table has the titles only
+    assert status == 1 and f"{FULL}; {count} collected, and the same command collects the rest\n" in stderr
+    assert_collects_the_rest(run, whole)
+
+
 @pytest.mark.parametrize("number", ["1", "2"])  # written, and crossed out
 def test_a_row_that_was_deleted_stays_so_and_another_photo_of_its_sheet_is_left_out(run, number):
     scan("scans/one.png")
@@ -356,8 +384,11 @@ def test_likeness_is_high_for_one_sheet_and_low_for_two():
 def test_a_path_that_does_not_exist_leaves_nothing_behind(run):
     status, _, stderr = run("none/page.jpg")
     assert status == 1 and "page.jpg: can't be read (No such file or directory)" in stderr
-    assert stderr.endswith("no character was collected; 1 picture without a sheet; see the warnings above\n")
+    assert stderr.endswith("no character was collected; see the warnings above\n")
     assert not Path("characters").exists()
+    scan("scans/one.png")
+    run("scans", "none/page.jpg")
+    assert len(rows_of()) == 6  # none of that path
 
 
 def test_what_cannot_be_used_is_named_and_listed_and_the_rest_is_collected(run):
@@ -383,7 +414,7 @@ def test_what_cannot_be_used_is_named_and_listed_and_the_rest_is_collected(run):
         assert reasons["scans/broken.png"].startswith("is damaged or cut short")
         assert reasons["scans/half.png"].startswith("only 2 of the 4 markers")
         assert reasons["scans/coded.png"].startswith("the square code")
-        assert reasons["scans/answers.png"] == "shows an answer sheet, whose boxes have no labels"
+        assert reasons["scans/answers.png"] == "shows an answer sheet, whose boxes have no labels; --key marks it"
         assert reasons["scans/phone.heic"].startswith("is a HEIC photo")
         assert reasons["skipped, for the content is not that of a picture"] == "scans/notes.txt"
         assert f"; 6 pictures without a sheet{earlier}; " in stdout

@@ -225,7 +225,6 @@ def test_a_sheet_that_cannot_be_used_is_named(written, mark):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_sheet_with_other_characters_printed_on_it_is_not_marked(written, mark):
     for name, labels in (("same", "304"), ("other", "305")):
         (page,) = pages_of(labels, 1)
@@ -233,6 +232,18 @@ def test_a_sheet_with_other_characters_printed_on_it_is_not_marked(written, mark
     status, _, stderr = mark([3, 0, 4], "scans")
     assert status == 0 and "other.png: not marked: is no answer sheet: the characters printed on it are not" in stderr
     assert {mark for *_, mark in marks_of("scans/same.png").values()} == {"right"} and not marks_of("scans/other.png")
+
+
+def test_labels_that_were_renamed_when_they_were_collected_are_those_of_the_key(written, mark, monkeypatch):
+    (page,) = pages_of(["/", "CON", "7"], 1)
+    save("scans/a.png", answer_sheet(page, written, {1: 3, 2: 0, 3: 7}))
+    model = load("model.pth")
+    monkeypatch.setattr(
+        type(model), "labels", {name: label for label, name in enumerate(["_CON", "1", "2", "_", *"456789"])}
+    )
+    Path("key.csv").write_text("expected\n_\n_CON\n7\n")
+    assert mark(DIGITS, "scans", "--key", "key.csv")[0] == 0
+    assert {mark for *_, mark in marks_of("scans/a.png").values()} == {"right"}
 
 
 # --- pages without markers ---
@@ -272,7 +283,7 @@ def test_a_page_of_another_number_is_reported_and_not_marked(written, mark, digi
     ]
     assert rows_of("marks.csv") == [] and rows_of("characters.csv") == []
     (page,) = rows_of("pages.csv")
-    assert (page["remark"], page["numbers"]) == (f"not marked: {why}", "0")
+    assert (page["remark"], page["right"], page["numbers"]) == (f"not marked: {why}", "", "")
     if digits:
         drawn = [has_colour(f"marks/{page['annotated']}", each) for each in marking.COLOURS.values()]
         assert has_colour("marks/a.png", annotate.DARK_BLUE) and not any(drawn)
@@ -407,6 +418,22 @@ def test_confusions_that_do_not_fit_are_left_out(folder):
     ]  # fmt: skip
 
 
+def test_a_box_shows_what_is_expected_unless_it_was_read(folder):
+    marks = Marking(load("model.pth"), {1: 4, 2: 4, 3: 4, 4: 4}, Path("marks"))
+
+    def answer(label: int, is_sure: bool) -> Answer:
+        return Answer([Candidate(str(label), 0.9, label, "")], np.zeros((28, 28), np.uint8), is_sure=is_sure)
+
+    page = Page(
+        "a.png", "a", answers={1: answer(4, True), 2: answer(4, False), 3: answer(9, False), 4: answer(9, True)}
+    )
+    texts = [
+        marks._label_of(page, number, mark)
+        for number, mark in enumerate(("right", "unsure", "unsure", "wrong"), start=1)
+    ]
+    assert [text for text, _ in texts] == ["1: 4", "2: 4 ?", "3: 9 ?, not 4", "4: 9, not 4"]
+
+
 def test_no_two_pages_have_one_picture(folder):
     marks = Marking(load("model.pth"), {1: 4}, Path("scans"))
     save("scans/b.png", np.zeros((9, 9, 3), np.uint8))
@@ -459,9 +486,9 @@ def test_a_key_may_have_many_forms(tmp_path, name, text, rows):
     ("number,expected\n1,a\n2,b\n1,c\n", "number 1 is given 2 times, in rows 2, 4; give it once"),
     ("number,expected\n1,a\n2,\n", "row 3 has no character"),
     ("a\n\nb\n", "row 2 has no character"),
-    ("0,a\n", "row 1 has '0' in place of a number; title the columns number and expected"),
-    ("number,expected\n1.5,a\n", "row 2 has '1.5' in place of a number"),
-    ("Nr,Zeichen\n1,a\n", "row 1 has 'Nr' in place of a number; title the columns number and expected"),
+    ("0,a\n", "row 1 has '0' in place of a number from 1; title the columns number and expected"),
+    ("number,expected\n1.5,a\n", "row 2 has '1.5' in place of a number from 1"),
+    ("Nr,Zeichen\n1,a\n", "row 1 has 'Nr' in place of a number from 1; title the columns number and expected"),
     ("a,b,c\nd,e,f\n", "has 3 columns, and none has the title expected"),
     (b"\xff\xfea\x00", "is no text in UTF-8; save it as a CSV file in UTF-8"),
     ('"a\n', None),  # a quotation mark that is not closed is taken as it is
