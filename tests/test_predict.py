@@ -353,7 +353,7 @@ def test_draw_without_showing_names_the_page(page, recognise, opened, few_digits
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("error", [None, webbrowser.Error("could not locate runnable browser")])
+@pytest.mark.parametrize("error", [webbrowser.Error("could not locate runnable browser"), None])
 def test_where_no_browser_opens_draw_names_the_page(page, recognise, few_digits, monkeypatch, error):
     def open_nothing(address: str) -> bool:
         if error:

@@ -1,4 +1,4 @@
-"""Folders that a command fills: a subfolder for each class, and a table of what was done, to continue from."""
+"""Folders that a command fills: a subfolder for each class, and a table of what was done."""
 
 import codecs
 import contextlib

@@ -121,7 +121,7 @@ def assert_found(found: sheet.Sheet, page: SheetPage) -> None:
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("seed, tilt", [(0, 0), (3, 30)])
+@pytest.mark.parametrize("seed, tilt", [(3, 30), (0, 0)])
 def test_a_sheet_is_read_whatever_its_turn_and_tilt(seed, tilt):
     (found,) = find_sheets(sheets.photograph(written(PAGE), np.random.default_rng(seed), 1600, tilt))
     boxes = read_boxes(found)
@@ -153,7 +153,7 @@ def test_strokes_that_cross_the_lines_of_a_box_are_kept():
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("turns", [2, 0, 1, 3])
 def test_a_scan_may_lie_on_any_side(turns):
     (found,) = find_sheets(np.rot90(written(LAST), turns).copy())
     assert_found(found, LAST)
