@@ -53,7 +53,7 @@ SCRIBBLED = 0.45  # share of a box that is ink from which it is crossed out
 SKETCH = 12  # pixels to which a box is reduced to compare it
 INSIDE = round(0.8 * BOX)  # side of the part that is compared, without the box's lines, pixels
 ALIKE_FROM = 0.94  # correlation, mean over the boxes that either has
-MIN_COMPARED = 3  # written boxes; with fewer, sheets of two writers may be as much alike as two photos of one
+MIN_WRITTEN, MIN_LEFT = 3, 2  # boxes, and those that are compared; fewer may be alike on sheets of two writers
 
 
 class SheetPage(NamedTuple):
@@ -347,7 +347,7 @@ def is_same_sheet(
     deleted: numbers that are not compared, because the known picture's characters were deleted.
     """
     left = {number: sketch for number, sketch in new.items() if number not in deleted}
-    return len(new) >= MIN_COMPARED and likeness(left, known) >= ALIKE_FROM
+    return len(new) >= MIN_WRITTEN and len(left) >= MIN_LEFT and likeness(left, known) >= ALIKE_FROM
 
 
 def likeness(one: Mapping[int, np.ndarray], other: Mapping[int, np.ndarray]) -> float:
