@@ -141,8 +141,8 @@ class Collection:
         for _, key in scans:  # those without a sheet are tried again
             if not any(row.sheet for row in self.rows.get(key, [])):
                 self.rows.pop(key, None)
-        texts = {path_text(path): reason for path, reason in reasons.items() if os.path.lexists(path)}
-        refused = {text: [Row(reason=reason, scan=text)] for text, reason in texts.items()}
+        existing = {path: reason for path, reason in reasons.items() if os.path.lexists(path)}
+        refused = {path_text(path): [Row(reason=reason, scan=path_text(path))] for path, reason in existing.items()}
         self.rows |= refused
         self.failed += len(refused)
         if not scans and not self.table.path.exists():  # such as a path that was misspelt: nothing to list
@@ -229,8 +229,9 @@ class Collection:
             if known.labels.items() <= labels.items():
                 if name not in self.sketches:
                     self.sketches[name] = self._read_sketches(known)
-                deleted = known.files.keys() - self.sketches[name].keys() | labels.keys() - known.labels.keys()
-                if is_same_sheet(sketches, self.sketches[name], deleted):
+                pictures_deleted = known.files.keys() - self.sketches[name].keys()
+                rows_deleted = labels.keys() - known.labels.keys()
+                if is_same_sheet(sketches, self.sketches[name], pictures_deleted | rows_deleted):
                     return name
         return ""
 

@@ -25,14 +25,7 @@ from tqdm import tqdm
 from neural_lib.data.catalog import title_of
 from neural_lib.data.ink import to_grey
 from neural_lib.data.pictures import PictureError, PictureFiles, count_pages, listed, read_picture, reduced
-from neural_lib.data.sheet import (
-    LONGEST_SIDE,
-    Sheet,
-    find_sheets,
-    is_same_sheet,
-    labels_in,
-    sketch_of,
-)
+from neural_lib.data.sheet import LONGEST_SIDE, Sheet, find_sheets, is_same_sheet, labels_in, sketch_of
 from neural_lib.evaluation import annotate
 from neural_lib.prediction.folders import class_folders, folded, numbered, portable
 from neural_lib.system.cli import failures_explained
@@ -387,7 +380,8 @@ class Marking:
     def add(self, page: Page) -> Counter[str]:
         """Write the annotated picture of a page; returns how often it has each mark."""
         marks, annotated = page.marks(self.key), ""
-        if twin := self._twin_of(page) if marks else "":
+        twin = self._twin_of(page) if marks else ""
+        if twin:
             twice = f"looks like the same sheet as {printable(twin)}; both are counted, so leave one out if it is"
             page.remark = "; ".join(filter(None, [page.remark, twice]))
             log.warning("%s: %s", printable(page.name), twice)

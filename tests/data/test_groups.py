@@ -259,8 +259,10 @@ def test_given_parts_stay_and_a_group_in_two_is_named(tmp_path, caplog, given, v
 
 
 @pytest.mark.parametrize("sheets, group_by, message", [
-    (2, "sheet", r"needs 3 or more groups by sheet, .*; too few: green 2, red 2; add some, or leave out --group-by$"),
-    (9, "pupil", r"needs 3 or more groups by pupil, .*; too few: green 1, red 1; add some, or leave out --group-by$"),
+    (2, "sheet", r"a class needs 3 or more groups by sheet, so that each part has one: .*; too few: green 2, red 2; "
+                 r"add some, or leave out --group-by$"),
+    (9, "pupil", r"a class needs 3 or more groups by pupil, so .*; too few: green 1, red 1; add some, or "
+                 r"leave out --group-by$"),
     (9, "green|red", r"too few: green 1, red 1; add some, or leave out --group-by$"),
     (9, "patient", r"have no group, such as green/pupil-\d-\d+.png; --group-by patient needs to match"),
 ])  # fmt: skip

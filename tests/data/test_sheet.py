@@ -247,6 +247,16 @@ def test_the_lines_of_a_box_are_no_part_of_its_sketch():
     assert sheet.sketch_of(box) @ sheet.sketch_of(lined) > 0.99
 
 
+def test_sheets_are_the_same_if_what_is_left_of_them_is_alike():
+    one = dict(enumerate(np.eye(4, dtype=np.float32)))
+    assert sheet.is_same_sheet(one, one) and not sheet.is_same_sheet(one, one | {3: one[2]})
+    assert not sheet.is_same_sheet(one, {0: one[0], 1: one[1]})  # boxes that only one of them has
+    assert sheet.is_same_sheet(one, {0: one[0], 1: one[1]}, deleted={2, 3})
+    assert not sheet.is_same_sheet(one, {0: one[0]}, deleted={1, 2, 3})  # one box alone doesn't tell
+    few = {0: one[0], 1: one[1]}
+    assert not sheet.is_same_sheet(few, few)
+
+
 # --- crossed out ---
 
 
